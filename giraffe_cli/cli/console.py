@@ -1,0 +1,83 @@
+"""The only printer. stdout is data (one JSON object, or the result table), stderr is talk."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console as RichConsole
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from giraffe_cli.errors import GiraffeError
+from giraffe_cli.progress import Bar
+
+
+class _RichBar:
+    def __init__(self, progress: Progress, task: TaskID) -> None:
+        self.progress, self.task = progress, task
+
+    def advance(self, amount: float = 1, **fields: str) -> None:
+        shown = "  ".join(f"{name} {value}" for name, value in fields.items())
+        self.progress.update(self.task, advance=amount, fields_text=shown)
+
+
+class Console:
+    """Implements `Reporter` on stderr; `result` writes what was asked for to stdout.
+
+    `NO_COLOR` and non-terminals are honoured by rich; nothing is said by colour alone.
+    """
+
+    def __init__(self, as_json: bool = False) -> None:
+        self.as_json = as_json
+        self.err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
+        self.out = RichConsole(highlight=False, soft_wrap=True)
+
+    def info(self, text: str) -> None:
+        self.err.print(escape(text))
+
+    def warn(self, text: str) -> None:
+        self.err.print(f"[yellow]warning:[/] {escape(text)}")
+
+    def error(self, error: GiraffeError) -> None:
+        self.err.print(f"[bold red]error:[/] {escape(error.message)}")
+        if error.hint:
+            self.err.print(f"\n[cyan]hint:[/] {escape(error.hint)}")
+
+    def result(self, value: Any, rendered: RenderableType | list[RenderableType]) -> None:
+        """`value` as one JSON object under `--json`, else `rendered` for people."""
+        if self.as_json:
+            sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+            return
+        for part in rendered if isinstance(rendered, list) else [rendered]:
+            self.out.print(part)
+
+    @contextlib.contextmanager
+    def bar(self, description: str, total: float, unit: str, done: float = 0) -> Iterator[Bar]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn(escape(unit)),
+            TimeElapsedColumn(),
+            TextColumn("eta"),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[fields_text]}"),
+        )
+        with Progress(*columns, console=self.err, transient=False) as progress:
+            task = progress.add_task(
+                escape(description), total=total, completed=done, fields_text=""
+            )
+            yield _RichBar(progress, task)

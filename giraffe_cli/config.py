@@ -1,0 +1,262 @@
+"""Every knob once, with its documentation under it: YAML, `--set`, help and JSON schema come from here.
+
+    target_length: 16k
+    rope: {strategy: yarn}
+    train: {steps: 60, window: 2k}
+
+`load` collects every problem of a file and the `--set` overrides, then raises once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from giraffe_cli.errors import GiraffeError, InvalidInput, near_misses, raise_together
+from giraffe_cli.units import parse_length
+
+LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def _length(value: Any) -> int:
+    try:
+        return parse_length(value)
+    except GiraffeError as error:
+        raise ValueError(f"{error.message}; {error.hint}") from error
+
+
+Length = Annotated[int, BeforeValidator(_length)]
+
+
+class Section(BaseModel):
+    """A group of knobs; unknown keys are errors, and the text under a field is its description."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class RopeConfig(Section):
+    """How positions are rescaled."""
+
+    strategy: str = "yarn"
+    """Name of the strategy; `giraffe rope list` shows them."""
+    knobs: dict[str, float | int | bool | str] = Field(default_factory=dict)
+    """Knobs of the strategy, such as `beta_fast`."""
+
+
+class PackConfig(Section):
+    """How documents become training windows."""
+
+    hold_out: float = Field(default=0.1, ge=0, lt=1)
+    """Share of documents (by hash of their id) kept out of training, for evaluation."""
+    on_bad: Literal["fail", "skip"] = "fail"
+    """What to do with a record that cannot be read: stop, or skip and count it."""
+    text_field: str = "text"
+    """The JSONL field that holds the text."""
+    min_piece: int = Field(default=32, ge=1)
+    """Pieces of documents shorter than this many tokens are dropped, and counted."""
+
+
+class LoraConfig(Section):
+    """The adapter that is trained."""
+
+    rank: int = Field(default=16, ge=1)
+    """Rank r of the update."""
+    alpha: float = Field(default=32.0, gt=0)
+    """The update is scaled by alpha / rank."""
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Dropout before the down-projection."""
+    targets: list[str] = Field(default_factory=lambda: list(LORA_TARGETS), min_length=1)
+    """Module names that get an adapter; each must match something."""
+
+
+class TrainConfig(Section):
+    """The fine-tune."""
+
+    steps: int = Field(default=100, ge=0)
+    """Optimiser steps; 0 writes the zero-shot extension."""
+    window: Length | None = None
+    """Tokens in a training window; default: the target length. Shorter windows train with PoSE."""
+    positions: Literal["auto"] | str = "auto"
+    """Position scheme; auto: `plain` for full windows, `pose` for shorter ones."""
+    windows_per_step: int = Field(default=1, ge=1)
+    """Windows in one optimiser step, over all processes and accumulation together."""
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    warmup_steps: int = Field(default=10, ge=0)
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "constant"] = "cosine"
+    """After warm-up: cosine to a tenth of the peak, or constant."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Gradients are clipped to this global norm."""
+    lora: LoraConfig = Field(default_factory=LoraConfig)
+    """The adapter."""
+    gradient_checkpointing: bool = True
+    """Recompute layers in the backward pass instead of keeping their activations."""
+    loss_chunk: int = Field(default=1024, ge=1)
+    """Tokens whose logits exist at one time."""
+    checkpoint_every: int = Field(default=50, ge=1)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """How many checkpoints stay on disk."""
+    processes: int | None = Field(default=None, ge=1)
+    """Processes that train together; default: one per visible GPU, one without GPUs."""
+    trackers: list[str] = Field(default_factory=list)
+    """Accelerate trackers, such as `tensorboard` or `wandb`."""
+
+
+class EvalConfig(Section):
+    """The proof: base against extended on the same samples."""
+
+    tasks: list[str] = Field(default_factory=lambda: ["nll", "passkey"], min_length=1)
+    """Names of the tasks."""
+    lengths: list[Length] | None = None
+    """Context lengths in tokens; default: the native window and every doubling up to the target."""
+    knobs: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """Knobs by task, such as `{nll: {anchors: 4}}`."""
+    documents: int = Field(default=8, ge=1)
+    """Held-out documents used at the most, longest first."""
+    data: list[str] = Field(default_factory=list)
+    """Corpora to score on; default: the documents `pack.hold_out` kept out of training."""
+
+
+class ExtendConfig(Section):
+    """A whole run of `giraffe extend`."""
+
+    model: str = "calf"
+    """A checkpoint: a local directory, a `.gguf` file, a Hugging Face id, or `calf`."""
+    data: list[str] = Field(default_factory=lambda: ["python-stdlib"], min_length=1)
+    """Corpora, or one directory that `giraffe pack-data` wrote."""
+    target_length: Length
+    """The window the model is to reach, in tokens."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Computation type; auto: the checkpoint's on a GPU, bfloat16 or float32 as stored on a CPU."""
+    seed: int = 0
+    """Seeds packing, positions, adapters, windows and evaluation samples."""
+    rope: RopeConfig = Field(default_factory=RopeConfig)
+    """How positions are rescaled."""
+    pack: PackConfig = Field(default_factory=PackConfig)
+    """How documents become windows."""
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    """The fine-tune."""
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    """The proof."""
+
+    @property
+    def window(self) -> int:
+        """Tokens in a training window."""
+        return self.train.window or self.target_length
+
+    @property
+    def positions(self) -> str:
+        """The position scheme in force."""
+        if self.train.positions != "auto":
+            return self.train.positions
+        return "plain" if self.window == self.target_length else "pose"
+
+    @model_validator(mode="after")
+    def _windows_reach_no_further_than_the_target(self) -> ExtendConfig:
+        if self.window > self.target_length:
+            raise ValueError(
+                f"train.window {self.window} is longer than target_length {self.target_length}"
+            )
+        return self
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file; plain data only.
+
+    Raises:
+        InvalidInput: missing, not YAML, or not a mapping.
+    """
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InvalidInput(f"cannot read config {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InvalidInput(f"config {path} is not valid YAML: {error}") from error
+    if not isinstance(value, dict):
+        raise InvalidInput(f"config {path} holds no mapping", "write `key: value` lines")
+    return value
+
+
+def apply_overrides(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """`train.lora.rank=8` set into nested `values`; the right side is YAML.
+
+    Raises:
+        InvalidInput: an assignment without `=`, or a path through a plain value.
+    """
+    merged = _deep_copy(values)
+    for assignment in assignments:
+        path, separator, text = assignment.partition("=")
+        if not separator or not path.strip():
+            raise InvalidInput(f"--set {assignment}: no `key=value`", "write --set train.steps=60")
+        *parents, leaf = path.strip().split(".")
+        target = merged
+        for parent in parents:
+            target = target.setdefault(parent, {})
+            if not isinstance(target, dict):
+                raise InvalidInput(f"--set {assignment}: `{parent}` holds no section")
+        try:
+            target[leaf] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise InvalidInput(f"--set {assignment}: the value is not YAML") from error
+    return merged
+
+
+def build(values: Mapping[str, Any], subject: str = "config") -> ExtendConfig:
+    """Validate `values`, reporting every problem at once.
+
+    Raises:
+        InvalidInput: unknown keys (with near misses), wrong types, values out of range.
+    """
+    try:
+        return ExtendConfig.model_validate(dict(values))
+    except ValidationError as error:
+        raise_together([_problem(entry) for entry in error.errors()], subject)
+        raise
+
+
+def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ between two nested mappings."""
+    different: list[str] = []
+    for key in sorted({*old, *new}):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            different += differing_keys(a, b, f"{prefix}{key}.")
+        elif a != b:
+            different.append(f"{prefix}{key}")
+    return different
+
+
+def _deep_copy(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _deep_copy(entry) for key, entry in value.items()}
+    return value
+
+
+def _problem(entry: Any) -> str:
+    """One pydantic error as a sentence that names the dotted key."""
+    path = ".".join(str(part) for part in entry["loc"]) or "config"
+    if entry["type"] == "extra_forbidden":
+        *parents, leaf = entry["loc"]
+        known = _field_names(parents)
+        return f"unknown key `{path}`; {near_misses(str(leaf), known)}"
+    if entry["type"] == "missing":
+        return f"`{path}` is required"
+    message = entry["msg"].removeprefix("Value error, ")
+    return f"`{path}`: {message}" if entry["loc"] else message
+
+
+def _field_names(parents: list[Any]) -> Iterator[str]:
+    section: type[BaseModel] = ExtendConfig
+    for parent in parents:
+        annotation = section.model_fields[str(parent)].annotation
+        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        section = annotation
+    return iter(section.model_fields)

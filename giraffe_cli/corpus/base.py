@@ -1,0 +1,82 @@
+"""What a corpus source is: something that yields documents in a stable order.
+
+A reader claims a source (`books.jsonl.gz`, `docs/`, `python-stdlib`) and yields `Document`s. What
+is wrong with one record goes to `BadRecords`, which raises or counts as the user chose.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.registry import discover
+
+
+@dataclass(frozen=True)
+class Document:
+    """One text. `id` is unique within its source, `source` is what the user named."""
+
+    id: str
+    text: str
+    source: str
+
+
+@dataclass
+class BadRecords:
+    """What happens to a record that cannot be used: `fail` raises, `skip` counts it by reason."""
+
+    on_bad: Literal["fail", "skip"] = "fail"
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Reason → number of records skipped."""
+
+    def report(self, where: str, reason: str) -> None:
+        """`where` names file and line.
+
+        Raises:
+            InvalidInput: under `fail`.
+        """
+        if self.on_bad == "fail":
+            raise InvalidInput(f"{where}: {reason}", "mend the record, or pass --on-bad skip")
+        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+
+
+@dataclass(frozen=True)
+class AbstractReader(ABC):
+    """One kind of source. Readers hold no state; the file name is the reader's name."""
+
+    summary: ClassVar[str]
+    """What it reads, for the help and the error that lists readers."""
+
+    @abstractmethod
+    def claims(self, source: str) -> bool:
+        """Whether this reader reads `source`; at most one reader claims a source."""
+
+    @abstractmethod
+    def documents(self, source: str, bad: BadRecords) -> Iterator[Document]:
+        """Documents in an order that is the same on every machine.
+
+        Raises:
+            InvalidInput: the source is missing or unreadable, or a bad record under `fail`.
+        """
+
+
+def readers() -> dict[str, type[AbstractReader]]:
+    """Every registered reader by name."""
+    return discover("giraffe_cli.corpus.readers", AbstractReader)
+
+
+def reader_for(source: str) -> AbstractReader:
+    """The reader that claims `source`.
+
+    Raises:
+        InvalidInput: none does; the hint lists what can be read.
+    """
+    known = readers()
+    for kind in known.values():
+        if kind().claims(source):
+            return kind()
+    listed = "; ".join(f"{name}: {kind.summary}" for name, kind in known.items())
+    raise InvalidInput(f"no reader for `{source}`", f"readable sources: {listed}")

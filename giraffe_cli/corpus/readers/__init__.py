@@ -1,0 +1,1 @@
+"""One corpus source a file; the file name is the reader's name."""

@@ -1,0 +1,69 @@
+"""Every error a user can cause: what was found, what was needed, what to run.
+
+The command line turns a `GiraffeError` into text and an exit code in one place (`cli/app.py`).
+Errors of ours (a broken invariant) stay ordinary exceptions, so that a traceback is a bug report.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class GiraffeError(Exception):
+    """A failure while running. `message` states the fact, `hint` the command or edit that helps."""
+
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class UsageError(GiraffeError):
+    """Options that contradict each other."""
+
+    exit_code = 2
+
+
+class InvalidInput(GiraffeError):
+    """A config, corpus or checkpoint that cannot be used as it is."""
+
+    exit_code = 3
+
+
+class DoesNotFit(GiraffeError):
+    """The job needs more memory than the machine has."""
+
+    exit_code = 4
+
+
+class GateFailed(GiraffeError):
+    """A quality gate's interval lies on the wrong side of its threshold."""
+
+    exit_code = 5
+
+
+class Interrupted(GiraffeError):
+    """Stopped by a signal after saving; the same command resumes."""
+
+    exit_code = 130
+
+
+def near_misses(name: str, known: Iterable[str]) -> str:
+    """`did you mean x or y? known: a, b, c`, for a hint."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=3, cutoff=0.6)
+    question = f"did you mean {' or '.join(f'`{c}`' for c in close)}? " if close else ""
+    return f"{question}known: {', '.join(names)}"
+
+
+def raise_together(problems: list[str], subject: str, hint: str | None = None) -> None:
+    """Raise one `InvalidInput` that lists every problem; nothing when there is none."""
+    if len(problems) == 1:
+        raise InvalidInput(f"{subject}: {problems[0]}", hint)
+    if problems:
+        listed = "\n".join(f"  - {problem}" for problem in problems)
+        raise InvalidInput(f"{subject}: {len(problems)} problems\n{listed}", hint)

@@ -1,0 +1,1 @@
+"""Scores with intervals; see `base.py`."""

@@ -1,0 +1,1 @@
+"""What changes inside the model while it trains: attention, loss, adapters."""

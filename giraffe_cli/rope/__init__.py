@@ -1,0 +1,1 @@
+"""RoPE strategies (tables) and position schemes; see `base.py`."""

@@ -1,0 +1,1 @@
+"""One position scheme a file: the position ids of a training window."""

@@ -1,0 +1,1 @@
+"""One strategy a file; the file name is the strategy's name."""

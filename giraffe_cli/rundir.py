@@ -1,0 +1,163 @@
+"""Files that are whole or absent, and stages that count only once their manifest exists.
+
+Every file is written beside its final name, fsynced, renamed, and the folder fsynced. A stage is a
+folder whose `manifest.json`, written last, names its inputs by digest and its files by size and
+digest; a folder without one is a leftover and is cleared before the stage runs again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from giraffe_cli.errors import GiraffeError, InvalidInput
+
+MANIFEST = "manifest.json"
+TEMPORARY_SUFFIX = ".partial"
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames inside `folder` durable."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def commit_file(temporary: Path, final: Path) -> None:
+    """fsync `temporary`, rename it to `final`, fsync the folder. For writers that need a path."""
+    descriptor = os.open(temporary, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(temporary, final)
+    sync_folder(final.parent)
+
+
+def temporary_path(final: Path) -> Path:
+    """Where a writer puts the bytes that `commit_file` will rename to `final`."""
+    return final.with_name(final.name + TEMPORARY_SUFFIX)
+
+
+@contextlib.contextmanager
+def atomic_open(final: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """A handle whose bytes appear under `final` when the block ends without an exception.
+
+    Raises:
+        GiraffeError: the folder cannot be written or the disk is full.
+    """
+    temporary = temporary_path(final)
+    encoding = None if "b" in mode else "utf-8"
+    try:
+        with open(temporary, mode, encoding=encoding) as handle:
+            yield handle
+            handle.flush()
+            os.fsync(handle.fileno())
+        os.replace(temporary, final)
+        sync_folder(final.parent)
+    except OSError as error:
+        raise GiraffeError(
+            f"cannot write {final}: {error.strerror or error}",
+            "free disk space or choose another --out",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(final: Path, value: Any) -> None:
+    """`value` as indented JSON, atomically."""
+    with atomic_open(final, "w") as handle:
+        json.dump(value, handle, indent=2, ensure_ascii=False)
+        handle.write("\n")
+
+
+def read_json(path: Path) -> Any:
+    """Parse `path`.
+
+    Raises:
+        InvalidInput: missing, or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise InvalidInput(f"{path} does not exist") from error
+    except (ValueError, OSError) as error:
+        raise InvalidInput(f"{path} cannot be read as JSON: {error}") from error
+
+
+def digest_bytes(data: bytes) -> str:
+    """sha256, hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def digest_file(path: Path) -> str:
+    """sha256 of the file's bytes, hex; constant memory."""
+    with open(path, "rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def digest_value(value: Any) -> str:
+    """sha256 of `value` as canonical JSON (sorted keys): the identity of a config slice."""
+    return digest_bytes(json.dumps(value, sort_keys=True, default=str).encode())
+
+
+def make_folder(folder: Path) -> Path:
+    """Create `folder` and its parents.
+
+    Raises:
+        InvalidInput: it cannot be created or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInput(
+            f"cannot create {folder}: {error.strerror or error}", "choose another --out"
+        ) from error
+    if not os.access(folder, os.W_OK):
+        raise InvalidInput(f"{folder} is not writable", "choose another --out")
+    return folder
+
+
+def begin_stage(folder: Path) -> Path:
+    """An empty folder for a stage that is about to run: leftovers of a killed run are removed."""
+    if folder.exists():
+        shutil.rmtree(folder)
+    return make_folder(folder)
+
+
+def finish_stage(folder: Path, inputs: Mapping[str, Any], **facts: Any) -> dict[str, Any]:
+    """Write the manifest of `folder`: `inputs`, `facts`, and each file's size and sha256."""
+    files = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digest_file(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != MANIFEST
+    }
+    manifest = {"inputs": dict(inputs), **facts, "files": files}
+    write_json(folder / MANIFEST, manifest)
+    return manifest
+
+
+def stage_holds(folder: Path, inputs: Mapping[str, Any]) -> bool:
+    """True when the manifest exists, names these inputs, and every file has its size and digest."""
+    if not (folder / MANIFEST).exists():
+        return False
+    try:
+        manifest = read_json(folder / MANIFEST)
+        if manifest["inputs"] != json.loads(json.dumps(dict(inputs))):
+            return False
+        return all(
+            (folder / name).is_file()
+            and (folder / name).stat().st_size == entry["bytes"]
+            and digest_file(folder / name) == entry["sha256"]
+            for name, entry in manifest["files"].items()
+        )
+    except (InvalidInput, KeyError, TypeError, AttributeError):
+        return False

@@ -1,0 +1,51 @@
+"""Lengths, bytes and durations as people write them: `16k` tokens, `1.5 GB`, `3 min 20 s`."""
+
+from __future__ import annotations
+
+import re
+
+from giraffe_cli.errors import InvalidInput
+
+_MULTIPLIERS = {"": 1, "k": 1024, "m": 1024 * 1024}
+
+
+def parse_length(text: str | int) -> int:
+    """`"16k"` → 16384, `"1m"` → 1048576, `4096` → 4096 (tokens).
+
+    Raises:
+        InvalidInput: not a positive length.
+    """
+    match = re.fullmatch(r"(\d+)([km]?)", str(text).strip().lower())
+    length = int(match[1]) * _MULTIPLIERS[match[2]] if match else 0
+    if length <= 0:
+        raise InvalidInput(
+            f"`{text}` is not a length in tokens", "write 16k, 1m or a plain integer such as 16384"
+        )
+    return length
+
+
+def format_length(length: int) -> str:
+    """16384 → `16k`, 1048576 → `1m`, 1000 → `1000`: the inverse of `parse_length`."""
+    for suffix in ("m", "k"):
+        if length and length % _MULTIPLIERS[suffix] == 0:
+            return f"{length // _MULTIPLIERS[suffix]}{suffix}"
+    return str(length)
+
+
+def format_bytes(count: float) -> str:
+    """Decimal units, one decimal: 1500000000 → `1.5 GB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} B" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def format_seconds(seconds: float) -> str:
+    """`45 s`, `3 min 20 s`, `2 h 05 min`."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
