@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -28,6 +29,8 @@ def _length(value: Any) -> int:
     except GiraffeError as error:
         raise ValueError(f"{error.message}; {error.hint}") from error
 
+
+_REQUIRED = {"target_length": ", pass --target-len 16k or write it into the config"}
 
 Length = Annotated[int, BeforeValidator(_length)]
 
@@ -185,25 +188,34 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return value
 
 
+def put(values: dict[str, Any], path: str, value: Any) -> None:
+    """Set the dotted `path` in nested `values`, making sections on the way.
+
+    Raises:
+        InvalidInput: the path leads through a plain value.
+    """
+    *parents, leaf = path.strip().split(".")
+    target = values
+    for parent in parents:
+        target = target.setdefault(parent, {})
+        if not isinstance(target, dict):
+            raise InvalidInput(f"cannot set `{path}`: `{parent}` holds no section")
+    target[leaf] = value
+
+
 def apply_overrides(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """`train.lora.rank=8` set into nested `values`; the right side is YAML.
+    """A copy of `values` with `train.lora.rank=8` and the like set; the right side is YAML.
 
     Raises:
         InvalidInput: an assignment without `=`, or a path through a plain value.
     """
-    merged = _deep_copy(values)
+    merged = copy.deepcopy(values)
     for assignment in assignments:
         path, separator, text = assignment.partition("=")
         if not separator or not path.strip():
             raise InvalidInput(f"--set {assignment}: no `key=value`", "write --set train.steps=60")
-        *parents, leaf = path.strip().split(".")
-        target = merged
-        for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
-                raise InvalidInput(f"--set {assignment}: `{parent}` holds no section")
         try:
-            target[leaf] = yaml.safe_load(text)
+            put(merged, path, yaml.safe_load(text))
         except yaml.YAMLError as error:
             raise InvalidInput(f"--set {assignment}: the value is not YAML") from error
     return merged
@@ -234,12 +246,6 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str =
     return different
 
 
-def _deep_copy(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _deep_copy(entry) for key, entry in value.items()}
-    return value
-
-
 def _problem(entry: Any) -> str:
     """One pydantic error as a sentence that names the dotted key."""
     path = ".".join(str(part) for part in entry["loc"]) or "config"
@@ -248,7 +254,7 @@ def _problem(entry: Any) -> str:
         known = _field_names(parents)
         return f"unknown key `{path}`; {near_misses(str(leaf), known)}"
     if entry["type"] == "missing":
-        return f"`{path}` is required"
+        return f"`{path}` is required{_REQUIRED.get(path, '')}"
     message = entry["msg"].removeprefix("Value error, ")
     return f"`{path}`: {message}" if entry["loc"] else message
 

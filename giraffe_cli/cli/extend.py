@@ -1,0 +1,174 @@
+"""`giraffe extend`: a checkpoint goes in, a proven long-context model comes out."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from giraffe_cli.cli.console import Console
+from giraffe_cli.config import ExtendConfig, apply_overrides, build, put, read_yaml
+from giraffe_cli.errors import UsageError
+from giraffe_cli.units import format_length, parse_length
+
+EXAMPLES = """
+Examples:
+
+giraffe extend --target-len 16k
+
+giraffe extend --model ./smollm2-135m --data books.jsonl.gz --target-len 16k --window 2k
+
+giraffe extend --config configs/llama3-8b-64k.yaml --set train.steps=200 --dry-run
+"""
+
+EMBEDDED = "calf"
+
+
+def embedded_preset() -> dict[str, Any]:
+    """The settings that suit the embedded default; the same as `configs/calf-16k.yaml`."""
+    return read_yaml(Path(__file__).parent.parent / "calf" / "extend.yaml")
+
+
+def gather(
+    config_file: Path | None, flags: dict[str, Any], assignments: list[str]
+) -> dict[str, Any]:
+    """Defaults < preset of the embedded model < `--config` < flags < `--set`."""
+    values: dict[str, Any] = read_yaml(config_file) if config_file else {}
+    if not config_file and flags.get("model", EMBEDDED) == EMBEDDED:
+        values = embedded_preset()
+    for path, value in flags.items():
+        put(values, path, value)
+    return apply_overrides(values, assignments)
+
+
+def default_run_dir(config: ExtendConfig) -> Path:
+    """`runs/<model>-<target>`."""
+    name = Path(config.model).name.removesuffix(".gguf")
+    return Path("runs") / f"{name}-{format_length(config.target_length)}"
+
+
+def extend(
+    target_len: Annotated[
+        str | None, typer.Option(help="Window the model is to reach: 16k, 1m, 16384.")
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Local directory, .gguf file or Hugging Face id. Default: calf."),
+    ] = None,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(help="Corpus, or a directory of `pack-data`; repeatable."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Run folder. Default: runs/MODEL-TARGET.")
+    ] = None,
+    rope: Annotated[
+        str | None, typer.Option(help="RoPE strategy; `giraffe rope list` shows them.")
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Optimiser steps; 0 writes the zero-shot extension.")
+    ] = None,
+    window: Annotated[
+        str | None,
+        typer.Option(help="Training window; shorter than the target trains with PoSE."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file; `configs/` has presets.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="Any config key: train.lora.rank=8.")
+    ] = None,
+    eval_data: Annotated[
+        list[str] | None, typer.Option(help="Corpus to evaluate on; default: held-out documents.")
+    ] = None,
+    gpus: Annotated[
+        int | None, typer.Option(help="Number of GPUs to train on. Default: all visible.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    on_bad: Annotated[
+        str | None, typer.Option(help="Unreadable records: `fail` (default) or `skip`.")
+    ] = None,
+    no_eval: Annotated[bool, typer.Option("--no-eval", help="Skip the evaluation.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the plan and stop; writes nothing.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="A failed quality gate exits with 5.")
+    ] = False,
+    allow_native: Annotated[
+        bool,
+        typer.Option("--allow-native", help="A base that reaches the target is no error."),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Extend a Llama checkpoint: RoPE strategy, packed windows, LoRA, merge, proof, report card.
+
+    Without --model and --data it extends calf, a small embedded Llama, on the Python standard
+    library's sources: minutes on any machine, no network. The same command resumes a stopped run.
+    """
+    console = Console(as_json)
+    flags = {
+        "target_length": target_len,
+        "model": model,
+        "data": data or None,
+        "rope.strategy": rope,
+        "train.steps": steps,
+        "train.window": window,
+        "train.processes": gpus,
+        "eval.data": eval_data or None,
+        "seed": seed,
+        "pack.on_bad": on_bad,
+    }
+    given = {path: value for path, value in flags.items() if value is not None}
+    resolved = build(gather(config, given, assignments or []))
+    run_dir = out or default_run_dir(resolved)
+    if gpus is not None:
+        _check_gpus(gpus)
+    if dry_run:
+        _show_plan(resolved, run_dir, console)
+    else:
+        _run(resolved, run_dir, console, (not no_eval, strict, allow_native))
+
+
+def _check_gpus(requested: int) -> None:
+    import torch
+
+    visible = torch.cuda.device_count()
+    if requested > visible:
+        raise UsageError(
+            f"--gpus {requested}: {visible} visible here",
+            "lower --gpus, or leave it out to use what is there",
+        )
+
+
+def _show_plan(config: ExtendConfig, run_dir: Path, console: Console) -> None:
+    from rich.table import Table
+
+    from giraffe_cli.checkpoint import inspect
+    from giraffe_cli.pipeline import announce, choose_table, make_plan
+    from giraffe_cli.units import format_bytes
+
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint = inspect(config.model, Path(scratch))
+        plan = make_plan(config, checkpoint, choose_table(config, checkpoint))
+    announce(plan, console)
+    table = Table("part", "memory", title="predicted memory at the peak of training")
+    for part, count in plan["estimate"]["bytes"].items():
+        table.add_row(part, format_bytes(count))
+    console.result({**plan, "run_dir": str(run_dir)}, [table, f"would write {run_dir}/"])
+
+
+def _run(
+    config: ExtendConfig, run_dir: Path, console: Console, switches: tuple[bool, bool, bool]
+) -> None:
+    from giraffe_cli.pipeline import Options, describe_time, extend
+    from giraffe_cli.report.serve import serve_lines
+    from giraffe_cli.report.tables import summary_table
+
+    report = extend(config, run_dir, Options(*switches), console)
+    if "verify" not in report:
+        console.result(report, f"nothing to do: {report['model_dir']}")
+        return
+    closing = ["", "serve it:", *serve_lines(Path(report["model_dir"]), report)]
+    console.info(f"time: {describe_time(report)}")
+    console.result(report, [*summary_table(report), *closing])
