@@ -1,4 +1,4 @@
-"""`giraffe extend` as a story: each stage is a function from a config slice and folders to a folder.
+"""`giraffe extend` as a story: a stage is a function from a config slice and folders to a folder.
 
     inspect → rope → pack → train → merge → verify → eval → report
 
@@ -196,7 +196,7 @@ def check_documents_reach(documents: list[Document], config: ExtendConfig, longe
     if "nll" in config.eval.tasks and all(len(d.text.encode()) < longest for d in documents):
         raise InvalidInput(
             f"none of the {len(documents)} held-out documents can hold {longest} tokens",
-            "pass --eval-data with longer documents, shorter --set eval.lengths=[...], or --no-eval",
+            "pass longer documents as --eval-data, shorter eval.lengths, or --no-eval",
         )
 
 

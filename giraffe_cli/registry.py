@@ -1,6 +1,6 @@
 """Plug-in folders: the file name is the name, the one final class in the file is the plug-in.
 
-`discover("giraffe_cli.rope.strategies", AbstractStrategy)` → `{"linear": Linear, "yarn": Yarn, ...}`.
+`discover("giraffe_cli.rope.strategies", AbstractStrategy)` → `{"linear": Linear, ...}`.
 Adding a plug-in is adding a file; `ntk_by_parts.py` is known to users as `ntk-by-parts`.
 """
 
