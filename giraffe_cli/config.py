@@ -1,4 +1,4 @@
-"""Every knob once, with its documentation under it: YAML, `--set`, help and JSON schema come from here.
+"""Every knob once, documented under it: YAML, `--set`, help and JSON schema come from here.
 
     target_length: 16k
     rope: {strategy: yarn}
@@ -263,6 +263,7 @@ def _field_names(parents: list[Any]) -> Iterator[str]:
     section: type[BaseModel] = ExtendConfig
     for parent in parents:
         annotation = section.model_fields[str(parent)].annotation
-        assert isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, BaseModel)
         section = annotation
     return iter(section.model_fields)

@@ -33,7 +33,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 BOS, EOS = "<|begin|>", "<|end|>"
 WINDOW = 1024
-# Short windows first: induction forms sooner and attention is cheap; half the tokens at full length.
+# Short windows first: induction forms sooner and attention is cheap; 60 % of tokens at full length.
 GROWTH = [(0.0, 128), (0.1, 256), (0.2, 512), (0.4, WINDOW)]
 LONG_LINE = 40  # characters; shorter lines ("import os") are shared by all Python code
 

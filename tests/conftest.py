@@ -84,9 +84,7 @@ def tiny_llama(tmp_path_factory) -> Path:
 def corpus(tmp_path_factory) -> Path:
     """24 JSONL documents: half of about 2,000 tokens, half of about 100."""
     path = tmp_path_factory.mktemp("corpus") / "docs.jsonl"
-    documents = [
-        {"id": f"doc-{i}", "text": prose(i, 160 if i % 2 else 8)} for i in range(24)
-    ]
+    documents = [{"id": f"doc-{i}", "text": prose(i, 160 if i % 2 else 8)} for i in range(24)]
     path.write_text("".join(json.dumps(d) + "\n" for d in documents), encoding="utf-8")
     return path
 

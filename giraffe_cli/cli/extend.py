@@ -11,7 +11,7 @@ import typer
 from giraffe_cli.cli.console import Console
 from giraffe_cli.config import ExtendConfig, apply_overrides, build, put, read_yaml
 from giraffe_cli.errors import UsageError
-from giraffe_cli.units import format_length, parse_length
+from giraffe_cli.units import format_length
 
 EXAMPLES = """
 Examples:
