@@ -1,0 +1,82 @@
+"""`giraffe extend` as a user meets it: exit codes, streams, and text."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+@pytest.fixture
+def arguments(tiny_llama, corpus, tmp_path):
+    return (
+        "extend",
+        *("--model", tiny_llama, "--data", corpus, "--target-len", "512", "--window", "128"),
+        *("--steps", "1", "--out", tmp_path / "run", "--set", "train.lora.rank=2"),
+        *("--set", "pack.hold_out=0.3", "--set", "eval.lengths=[128,512]"),
+        *("--set", "eval.knobs={nll: {anchors: 1, targets: 32}, passkey: {depths: 2, trials: 1}}"),
+    )
+
+
+def test_a_run_ends_with_table_path_and_serve_lines(giraffe, arguments, tmp_path):
+    done = giraffe(*arguments)
+    assert done.code == 0, done.stderr
+    assert "vllm serve" in done.stdout
+    assert "--max-model-len 512" in done.stdout
+    assert "llama-server" in done.stdout
+    assert str(tmp_path / "run") in done.stdout
+    assert "verified:" in done.stderr
+    assert "Traceback" not in done.stderr
+    again = giraffe(*arguments, "--json")
+    assert again.code == 0
+    report = json.loads(again.stdout)
+    assert report["target_length"] == 512
+    assert report["steps"] == 1
+    changed = giraffe(*arguments, "--seed", "3")
+    assert changed.code == 3
+    assert "holds a run of another config; different: seed" in changed.stderr
+    assert "hint:" in changed.stderr
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(giraffe, arguments, tmp_path):
+    shown = giraffe(*arguments, "--dry-run", "--json")
+    assert shown.code == 0, shown.stderr
+    plan = json.loads(shown.stdout)
+    assert plan["steps"] == 1
+    assert plan["tokens_per_step"] == 128
+    assert plan["positions"] == "pose"
+    assert plan["estimate"]["bytes"]["total"] > 0
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        (("--target-len", "16q"), 3, "`16q` is not a length in tokens"),
+        (("--target-len", "-4"), 3, "is not a length"),
+        (("--target-len", "64"), 3, "train.window 128 is longer than target_length 64"),
+        (("--target-len", "128"), 3, "already reaches 128 tokens"),
+        (("--rope", "yarrn"), 3, "did you mean `yarn`?"),
+        (("--set", "train.stepz=4"), 3, "unknown key `train.stepz`; did you mean `steps`?"),
+        (("--set", "train.steps"), 3, "no `key=value`"),
+        (("--set", "train.lora.targets=[q_prj]"), 3, "q_prj"),
+        (("--set", "rope.knobs={beta: 3}"), 3, "`beta` is no knob of `yarn`"),
+        (("--gpus", "9"), 2, "visible here"),
+        (("--no-such-option",), 2, "No such option"),
+        (("--data", "nowhere.jsonl"), 3, "nowhere.jsonl"),
+        (("--config", "nowhere.yaml"), 3, "cannot read config"),
+    ],
+)
+def test_bad_input_is_named_and_leaves_nothing(giraffe, arguments, tmp_path, options, code, text):
+    refused = giraffe(*arguments, *options)
+    assert refused.code == code, refused.stderr
+    assert text in refused.stderr
+    assert refused.stdout == ""
+    assert "Traceback" not in refused.stderr
+    assert not list((tmp_path).rglob("*.safetensors"))
+
+
+def test_target_length_is_asked_for(giraffe):
+    refused = giraffe("extend")
+    assert refused.code == 3
+    assert "--target-len 16k" in refused.stderr

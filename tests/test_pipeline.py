@@ -1,0 +1,185 @@
+"""The whole path on a tiny model: what is written, what resumes, what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from giraffe_cli.config import build
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.pipeline import (
+    Options,
+    check_documents_reach,
+    claim,
+    evaluation_lengths,
+    extend,
+    resolve_dtype,
+)
+from giraffe_cli.progress import SilentReporter
+from safetensors.numpy import load_file
+
+TARGET = 512
+
+
+def settings(model, data, **changes):
+    values = {
+        "model": str(model),
+        "data": [str(data)],
+        "target_length": TARGET,
+        "pack": {"hold_out": 0.3},
+        "train": {
+            "steps": 3,
+            "window": 128,
+            "checkpoint_every": 2,
+            "warmup_steps": 1,
+            "lora": {"rank": 4, "alpha": 8},
+        },
+        "eval": {
+            "lengths": [128, TARGET],
+            "knobs": {"nll": {"anchors": 2, "targets": 32}, "passkey": {"depths": 2, "trials": 1}},
+        },
+    }
+    return build({**values, **changes})
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_llama, corpus, tmp_path_factory):
+    """One complete run, shared by the tests that only look at it."""
+    run_dir = tmp_path_factory.mktemp("runs") / "tiny"
+    reporter = SilentReporter()
+    report = extend(settings(tiny_llama, corpus), run_dir, Options(), reporter)
+    return run_dir, report, reporter
+
+
+def test_the_run_folder_holds_what_the_design_promises(finished):
+    run_dir, _, _ = finished
+    for name in (
+        "run.yaml plan.json rope.json packed/manifest.json packed/stats.json metrics.jsonl "
+        "adapter/manifest.json adapter/rope.json model/manifest.json model/config.json "
+        "model/model.safetensors model/rope.json model/README.md eval/results.json "
+        "eval/samples.jsonl report.json report.html"
+    ).split():
+        assert (run_dir / name).is_file(), name
+    assert not list(run_dir.rglob("*.partial"))
+
+
+def test_the_report_keeps_every_promised_key(finished):
+    run_dir, report, _ = finished
+    for key in (
+        "run_dir model_dir strategy native_length target_length steps trained_tokens seconds "
+        "peak_memory_bytes verify nll passkey short_context gates"
+    ).split():
+        assert key in report, key
+    assert json.loads((run_dir / "report.json").read_text()) == json.loads(json.dumps(report))
+    assert report["native_length"] == 128
+    assert report["strategy"] == "yarn"
+    assert report["verify"]["ok"] is True
+    assert set(report["nll"]) == set(report["passkey"]) == {"base", "extended"}
+    for side in ("base", "extended"):
+        assert set(report["nll"][side]) == {"128", "512"}
+        score = report["nll"][side]["512"]
+        assert score["ci_low"] <= score["mean"] <= score["ci_high"]
+        assert score["n"] > 0
+    assert set(report["short_context"]["delta_nll"]) == {"mean", "ci_low", "ci_high", "n"}
+    assert {"pack", "train", "merge", "verify", "eval", "total"} <= set(report["seconds"])
+
+
+def test_training_changes_weights_and_nothing_else_in_the_layout(finished, tiny_llama):
+    run_dir, report, _ = finished
+    before, after = (load_file(d / "model.safetensors") for d in (tiny_llama, run_dir / "model"))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if (before[name] != after[name]).any()}
+    assert len(changed) == 2 * 7, "two layers of seven adapted projections"
+    assert report["trained_tokens"] > 0
+
+
+def test_the_same_command_again_redoes_nothing(finished, tiny_llama, corpus):
+    run_dir, report, _ = finished
+    stamps = {p: p.stat().st_mtime_ns for p in run_dir.rglob("*.safetensors")}
+    again = extend(settings(tiny_llama, corpus), run_dir, Options(), SilentReporter())
+    assert {p: p.stat().st_mtime_ns for p in run_dir.rglob("*.safetensors")} == stamps
+    assert again["nll"] == report["nll"]
+    assert again["seconds"]["train"] == report["seconds"]["train"]
+
+
+def test_another_config_in_the_same_folder_is_refused_by_key(finished, tiny_llama, corpus):
+    run_dir, _, _ = finished
+    with pytest.raises(InvalidInput, match=r"different: rope.strategy, seed") as caught:
+        changed = settings(tiny_llama, corpus, seed=7, rope={"strategy": "ntk"})
+        extend(changed, run_dir, Options(), SilentReporter())
+    assert "--out" in caught.value.hint
+
+
+def test_zero_steps_write_the_base_weights_under_the_new_table(tiny_llama, corpus, tmp_path):
+    config = settings(tiny_llama, corpus, train={"steps": 0, "window": 128})
+    report = extend(config, tmp_path / "zero", Options(evaluate=False), SilentReporter())
+    before, after = (
+        load_file(d / "model.safetensors") for d in (tiny_llama, tmp_path / "zero" / "model")
+    )
+    assert all((before[name] == after[name]).all() for name in before)
+    assert report["steps"] == 0
+    assert report["verify"]["ok"]
+    written = json.loads((tmp_path / "zero" / "model" / "config.json").read_text())
+    assert written["max_position_embeddings"] == TARGET
+    assert written["rope_parameters"]["rope_type"] == written["rope_scaling"]["rope_type"] == "yarn"
+
+
+def test_a_packed_directory_is_taken_and_a_foreign_one_refused(
+    finished, tiny_llama, corpus, tmp_path
+):
+    packed = tmp_path / "packed"
+    shutil.copytree(finished[0] / "packed", packed)
+    config = settings(tiny_llama, packed)
+    report = extend(config, tmp_path / "a", Options(evaluate=False), SilentReporter())
+    assert report["steps"] == 3
+    longer = settings(tiny_llama, packed, train={"steps": 3, "window": 256})
+    with pytest.raises(InvalidInput, match="windows of 128 tokens, 256 were asked for"):
+        extend(longer, tmp_path / "b", Options(), SilentReporter())
+    foreign = tmp_path / "foreign"
+    shutil.copytree(tiny_llama, foreign)
+    text = (foreign / "tokenizer.json").read_text(encoding="utf-8")
+    (foreign / "tokenizer.json").write_text(text.replace("</s>", "</t>"), encoding="utf-8")
+    with pytest.raises(InvalidInput, match="another tokenizer"):
+        extend(settings(foreign, packed), tmp_path / "c", Options(), SilentReporter())
+
+
+def test_a_base_that_reaches_the_target_is_refused_or_allowed(tiny_llama, corpus, tmp_path):
+    config = settings(tiny_llama, corpus, target_length=128)
+    with pytest.raises(InvalidInput, match="already reaches 128 tokens, the target is 128"):
+        extend(config, tmp_path / "run", Options(), SilentReporter())
+    answer = extend(config, tmp_path / "run", Options(allow_native=True), SilentReporter())
+    assert answer["native_length"] == 128
+    assert not (tmp_path / "run").exists()
+
+
+def test_held_out_documents_too_short_are_refused_before_training(tiny_llama, tmp_path):
+    data = tmp_path / "short.jsonl"
+    lines = [json.dumps({"id": f"d{i}", "text": "a short text " * 8}) for i in range(20)]
+    data.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(InvalidInput, match="held-out documents can hold 512 tokens"):
+        extend(settings(tiny_llama, data), tmp_path / "run", Options(), SilentReporter())
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_lengths_double_from_native_to_target(tiny_llama, corpus):
+    config = settings(tiny_llama, corpus, target_length=700, eval={})
+    assert evaluation_lengths(config, 128) == [128, 256, 512, 700]
+    assert evaluation_lengths(settings(tiny_llama, corpus), 128) == [128, 512]
+
+
+def test_auto_computes_in_the_stored_width():
+    assert resolve_dtype("auto", "float32") == "float32"
+    assert resolve_dtype("auto", "float16") == resolve_dtype("auto", "bfloat16") == "bfloat16"
+    assert resolve_dtype("float32", "bfloat16") == "float32"
+
+
+def test_claim_needs_a_folder(tiny_llama, corpus, tmp_path):
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(InvalidInput, match="is not a directory"):
+        claim(settings(tiny_llama, corpus), tmp_path / "file")
+
+
+def test_documents_are_only_measured_for_nll(tiny_llama, corpus):
+    config = settings(tiny_llama, corpus, eval={"tasks": ["passkey"]})
+    check_documents_reach([], config, 512)
