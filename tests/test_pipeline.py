@@ -6,18 +6,13 @@ import json
 import shutil
 
 import pytest
+from safetensors.numpy import load_file
+
 from giraffe_cli.config import build
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.pipeline import (
-    Options,
-    check_documents_reach,
-    claim,
-    evaluation_lengths,
-    extend,
-    resolve_dtype,
-)
+from giraffe_cli.pipeline import Options, extend
 from giraffe_cli.progress import SilentReporter
-from safetensors.numpy import load_file
+from giraffe_cli.stages import check_documents_reach, claim, evaluation_lengths, resolve_dtype
 
 TARGET = 512
 
@@ -105,8 +100,8 @@ def test_the_same_command_again_redoes_nothing(finished, tiny_llama, corpus):
 
 def test_another_config_in_the_same_folder_is_refused_by_key(finished, tiny_llama, corpus):
     run_dir, _, _ = finished
+    changed = settings(tiny_llama, corpus, seed=7, rope={"strategy": "ntk"})
     with pytest.raises(InvalidInput, match=r"different: rope.strategy, seed") as caught:
-        changed = settings(tiny_llama, corpus, seed=7, rope={"strategy": "ntk"})
         extend(changed, run_dir, Options(), SilentReporter())
     assert "--out" in caught.value.hint
 

@@ -13,13 +13,14 @@ import time
 import traceback
 
 import pytest
+
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.config import build
 from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.merge import merge_stage
-from giraffe_cli.pipeline import choose_table, claim
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rundir import digest_file
+from giraffe_cli.stages import choose_table, claim
 from giraffe_cli.train.loop import train_stage
 
 

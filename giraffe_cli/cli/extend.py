@@ -145,7 +145,8 @@ def _show_plan(config: ExtendConfig, run_dir: Path, console: Console) -> None:
     from rich.table import Table
 
     from giraffe_cli.checkpoint import inspect
-    from giraffe_cli.pipeline import announce, choose_table, make_plan
+    from giraffe_cli.pipeline import announce
+    from giraffe_cli.stages import choose_table, make_plan
     from giraffe_cli.units import format_bytes
 
     with tempfile.TemporaryDirectory() as scratch:
