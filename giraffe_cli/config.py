@@ -246,6 +246,13 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str =
     return different
 
 
+def resolve_dtype(requested: str, stored: str) -> str:
+    """`auto` computes in bfloat16 when the weights are stored in 16 bits, else in float32."""
+    if requested != "auto":
+        return requested
+    return "float32" if stored == "float32" else "bfloat16"
+
+
 def _problem(entry: Any) -> str:
     """One pydantic error as a sentence that names the dotted key."""
     path = ".".join(str(part) for part in entry["loc"]) or "config"

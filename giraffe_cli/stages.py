@@ -13,7 +13,7 @@ import yaml
 
 from giraffe_cli import plan
 from giraffe_cli.checkpoint import Checkpoint, refuse_scaled
-from giraffe_cli.config import ExtendConfig, differing_keys, read_yaml
+from giraffe_cli.config import ExtendConfig, differing_keys, read_yaml, resolve_dtype
 from giraffe_cli.corpus.base import BadRecords, Document, reader_for
 from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest
 from giraffe_cli.corpus.store import held_out, is_packed, open_packed
@@ -40,13 +40,6 @@ class Timings:
         elapsed = round(time.monotonic() - started, 2)
         self.seconds[name] = max(elapsed, self.seconds.get(name, 0.0))
         write_json(self.path, self.seconds)
-
-
-def resolve_dtype(requested: str, stored: str) -> str:
-    """`auto` computes in bfloat16 when the weights are stored in 16 bits, else in float32."""
-    if requested != "auto":
-        return requested
-    return "float32" if stored == "float32" else "bfloat16"
 
 
 def evaluation_lengths(config: ExtendConfig, native_length: int) -> list[int]:

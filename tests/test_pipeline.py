@@ -8,11 +8,11 @@ import shutil
 import pytest
 from safetensors.numpy import load_file
 
-from giraffe_cli.config import build
+from giraffe_cli.config import build, resolve_dtype
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.pipeline import Options, extend
 from giraffe_cli.progress import SilentReporter
-from giraffe_cli.stages import check_documents_reach, claim, evaluation_lengths, resolve_dtype
+from giraffe_cli.stages import check_documents_reach, claim, evaluation_lengths
 
 TARGET = 512
 
