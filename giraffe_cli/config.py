@@ -126,6 +126,8 @@ class EvalConfig(Section):
     """Held-out documents used at the most, longest first."""
     data: list[str] = Field(default_factory=list)
     """Corpora to score on; default: the documents `pack.hold_out` kept out of training."""
+    cache: str | None = None
+    """Folder of scored samples that several runs may share; default: in the run folder."""
 
 
 class ExtendConfig(Section):

@@ -129,7 +129,7 @@ def extend(
                 seed=config.seed,
                 documents=documents,
                 out=make_folder(run_dir / "eval"),
-                cache=make_folder(run_dir / "eval" / "cache"),
+                cache=make_folder(Path(config.eval.cache or run_dir / "eval" / "cache")),
                 reporter=reporter,
             )
 
