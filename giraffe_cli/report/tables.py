@@ -1,0 +1,67 @@
+"""The table the console ends with: base against extended by context length."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from giraffe_cli.report.scores import ABSENT, length_rows, proportion, with_half_width
+from giraffe_cli.report.verdicts import Verdict, verdicts
+from giraffe_cli.units import format_length
+
+_STYLES = {"yes": "green", "no": "red", "not shown": "yellow", "not measured": "dim"}
+
+
+def summary_table(report: Mapping[str, Any]) -> list[RenderableType]:
+    """The scores by length, the verdicts as sentences, and where everything lies."""
+    parts: list[RenderableType] = []
+    if length_rows(report):
+        parts.append(scores_table(report))
+    parts += [_line(verdict) for verdict in verdicts(report)]
+    parts += [
+        "",
+        f"model   {escape(str(report['model_dir']))}",
+        f"report  {escape(str(report['run_dir']))}/report.html",
+    ]
+    return parts
+
+
+def scores_table(report: Mapping[str, Any]) -> Table:
+    """Lengths as rows; losses with the half-width of their 95 % interval, passkey with n."""
+    native, target = (format_length(report[key]) for key in ("native_length", "target_length"))
+    table = Table(
+        title=f"{escape(str(report.get('model', 'model')))}: {native} → {target} "
+        f"({escape(str(report['strategy']))})",
+        caption="nll: nats per token, lower is better; ± half of the 95 % interval",
+    )
+    table.add_column("context", justify="right")
+    for heading in ("nll base", "nll extended", "n", "passkey base", "passkey extended", "n"):
+        table.add_column(heading, justify="right")
+    for row in length_rows(report):
+        mark = "*" if row.beyond_native else ""
+        table.add_row(
+            f"{format_length(row.length)}{mark}",
+            with_half_width(row.base_nll),
+            with_half_width(row.extended_nll),
+            _count(row.extended_nll or row.base_nll),
+            proportion(row.base_passkey),
+            proportion(row.extended_passkey),
+            _count(row.extended_passkey or row.base_passkey),
+        )
+    table.caption = f"{table.caption}; * beyond the native window"
+    return table
+
+
+def _count(score: Mapping[str, Any] | None) -> str:
+    return ABSENT if score is None else str(score["n"])
+
+
+def _line(verdict: Verdict) -> str:
+    """The answer in words and, on a terminal, in colour as well."""
+    style = "default" if verdict.about_base else _STYLES[verdict.answer]
+    figures = f", {escape(verdict.figures)}" if verdict.figures else ""
+    return f"{escape(verdict.claim)}: [{style}]{verdict.answer}[/]{figures}"
