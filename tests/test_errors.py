@@ -1,0 +1,88 @@
+"""What users are told: exit codes, near misses, all problems at once, one place that prints."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from giraffe_cli import errors
+from giraffe_cli.errors import GiraffeError, InvalidInput, near_misses, raise_together
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("GiraffeError", 1),
+        ("UsageError", 2),
+        ("InvalidInput", 3),
+        ("DoesNotFit", 4),
+        ("GateFailed", 5),
+        ("Interrupted", 130),
+    ],
+)
+def test_exit_codes_are_the_documented_ones(name, code):
+    kind = getattr(errors, name)
+    assert issubclass(kind, GiraffeError)
+    assert kind.exit_code == code
+
+
+def test_near_misses_come_before_the_list():
+    assert near_misses("yran", ["yarn", "ntk"]) == "did you mean `yarn`? known: ntk, yarn"
+    assert near_misses("qqq", ["yarn", "ntk"]) == "known: ntk, yarn"
+
+
+def test_problems_are_raised_together_and_none_raises_nothing():
+    raise_together([], "config")
+    with pytest.raises(InvalidInput, match="^config: only this$"):
+        raise_together(["only this"], "config")
+    with pytest.raises(InvalidInput) as caught:
+        raise_together(["first", "second"], "config", "mend it")
+    assert caught.value.message == "config: 2 problems\n  - first\n  - second"
+    assert caught.value.hint == "mend it"
+
+
+def run_main(monkeypatch, stop: BaseException) -> int:
+    from giraffe_cli.cli import app
+
+    def fail() -> None:
+        raise stop
+
+    monkeypatch.setattr(app, "app", fail)
+    monkeypatch.setattr(sys, "argv", ["giraffe"])
+    with pytest.raises(SystemExit) as caught:
+        app.main()
+    return caught.value.code
+
+
+def test_an_error_becomes_text_with_its_hint_on_stderr_alone(monkeypatch, capsys):
+    code = run_main(monkeypatch, InvalidInput("head_dim is 7 [odd]", "run giraffe doctor"))
+    captured = capsys.readouterr()
+    assert code == 3
+    assert captured.out == ""
+    assert captured.err == "error: head_dim is 7 [odd]\n\nhint: run giraffe doctor\n"
+
+
+def test_control_c_exits_with_130(monkeypatch, capsys):
+    assert run_main(monkeypatch, KeyboardInterrupt()) == 130
+    assert "resume" in capsys.readouterr().err
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch):
+    from giraffe_cli.cli import app
+
+    monkeypatch.setattr(app, "app", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        app.main()
+
+
+def test_debug_shows_the_traceback_of_a_known_error(monkeypatch):
+    from giraffe_cli.cli import app
+
+    def fail() -> None:
+        raise InvalidInput("x")
+
+    monkeypatch.setattr(app, "app", fail)
+    monkeypatch.setenv("GIRAFFE_DEBUG", "1")
+    with pytest.raises(InvalidInput):
+        app.main()
