@@ -52,9 +52,8 @@ def test_bytes_appear_only_when_the_block_ends(tmp_path):
 def test_an_exception_leaves_the_old_content_and_no_leftover(tmp_path):
     final = tmp_path / "a"
     final.write_bytes(b"old")
-    with pytest.raises(ZeroDivisionError), atomic_open(final) as handle:
-        handle.write(b"half")
-        raise ZeroDivisionError
+    with pytest.raises(TypeError), atomic_open(final) as handle:
+        handle.writelines([b"half", "text among bytes"])
     assert contents(tmp_path) == {"a": b"old"}
 
 
