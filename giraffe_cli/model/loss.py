@@ -1,0 +1,103 @@
+"""Next-token loss from hidden states without ever holding all logits.
+
+The logits of a 16k window over a 128k vocabulary are 8 GB in float32, and their gradient as much
+again. Here `chunk` tokens are projected at a time and the gradient with respect to the hidden
+states is formed on the spot (softmax minus one-hot, times the head), so that the backward pass
+needs no logits and no recomputation: two products with the head when it is frozen, three when it
+trains. Peak memory beyond inputs and gradients: chunk · V · 4 bytes (twice for a moment).
+
+    chunked_nll(hidden [n, d], weight [V, d], labels [n], chunk=1024)  → sum of nats, a scalar
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+IGNORED = -100
+
+
+def chunked_nll(hidden: Tensor, lm_head_weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
+    """SUM over labels ≠ -100 of the negative log-likelihood in nats, differentiable.
+
+    Args:
+        hidden: [n, d] final hidden states; `labels[t]` is what `hidden[t]` predicts.
+        lm_head_weight: [V, d], frozen or trained.
+        labels: [n] int64; -100 is not counted.
+        chunk: tokens whose logits exist at one time.
+
+    Returns:
+        A scalar, float32 (float64 for float64 inputs).
+    """
+    if not torch.is_grad_enabled() or not (hidden.requires_grad or lm_head_weight.requires_grad):
+        return token_nll(hidden, lm_head_weight, labels, chunk).sum()
+    total: Tensor = _ChunkedNll.apply(hidden, lm_head_weight, labels, chunk)  # type: ignore[no-untyped-call]
+    return total
+
+
+@torch.no_grad()
+def token_nll(hidden: Tensor, lm_head_weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
+    """[n] nats of every label, 0 where it is -100; float32 (float64 for float64). No gradient."""
+    parts = [
+        _nll_of_logits(_logits(rows, lm_head_weight), kept)[0]
+        for rows, kept in zip(torch.split(hidden, chunk), torch.split(labels, chunk), strict=True)
+    ]
+    return torch.cat(parts)
+
+
+def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
+    """[chunk, V], at least float32."""
+    logits = hidden @ weight.t()
+    return logits if logits.dtype == torch.float64 else logits.float()
+
+
+def _nll_of_logits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats of each label (0 where ignored), and the log-sum-exp of each row, both [chunk]."""
+    log_sum = logits.logsumexp(-1)
+    picked = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return (log_sum - picked).masked_fill(labels == IGNORED, 0.0), log_sum
+
+
+class _ChunkedNll(torch.autograd.Function):
+    """Forms the gradients in the forward; the backward scales them by the incoming gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
+        wants_hidden, wants_weight = ctx.needs_input_grad[:2]
+        accumulator = torch.promote_types(hidden.dtype, torch.float32)
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight, dtype=accumulator) if wants_weight else None
+        total = hidden.new_zeros((), dtype=torch.float64)
+        for start in range(0, len(hidden), chunk):
+            rows, kept = hidden[start : start + chunk], labels[start : start + chunk]
+            logits = _logits(rows, weight)
+            nll, log_sum = _nll_of_logits(logits, kept)
+            total += nll.sum(dtype=torch.float64)
+            slope = _slope_in_place(logits, log_sum, kept).to(rows.dtype)
+            if grad_hidden is not None:
+                torch.mm(slope, weight, out=grad_hidden[start : start + chunk])
+            if grad_weight is not None:
+                grad_weight += slope.t() @ rows
+        ctx.weight_dtype = weight.dtype
+        ctx.save_for_backward(grad_hidden, grad_weight)
+        return total.to(accumulator)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        grad_hidden, grad_weight = ctx.saved_tensors
+        scale = grad_outputs[0]
+        for_hidden = None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype)
+        for_weight = None if grad_weight is None else (grad_weight * scale).to(ctx.weight_dtype)
+        return for_hidden, for_weight, None, None
+
+
+def _slope_in_place(logits: Tensor, log_sum: Tensor, labels: Tensor) -> Tensor:
+    """∂nll/∂logits = softmax - one-hot, written over the logits; zero rows where ignored."""
+    logits.sub_(log_sum.unsqueeze(-1)).exp_()
+    logits.scatter_add_(
+        -1, labels.clamp(min=0).unsqueeze(-1), torch.full_like(log_sum, -1.0).unsqueeze(-1)
+    )
+    return logits.masked_fill_((labels == IGNORED).unsqueeze(-1), 0.0)

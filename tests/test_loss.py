@@ -1,0 +1,107 @@
+"""The chunked loss against torch's own cross entropy in float64, and by finite differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional
+
+from giraffe_cli.model.loss import chunked_nll, token_nll
+
+
+def inputs(n: int = 7, d: int = 5, vocabulary: int = 11, dtype: torch.dtype = torch.float64):
+    generator = torch.Generator().manual_seed(n)
+    hidden = torch.randn(n, d, generator=generator, dtype=torch.float64).to(dtype)
+    weight = torch.randn(vocabulary, d, generator=generator, dtype=torch.float64).to(dtype)
+    labels = torch.randint(0, vocabulary, (n,), generator=generator)
+    labels[n // 2] = -100
+    return hidden, weight, labels
+
+
+@settings(max_examples=25, deadline=None)
+@given(n=st.integers(1, 9), chunk=st.integers(1, 12), trains_head=st.booleans())
+def test_value_and_gradients_equal_cross_entropy(n, chunk, trains_head):
+    hidden, weight, labels = inputs(n)
+    ours = hidden.clone().requires_grad_(), weight.clone().requires_grad_(trains_head)
+    theirs = hidden.clone().requires_grad_(), weight.clone().requires_grad_(trains_head)
+    loss = chunked_nll(*ours, labels, chunk)
+    expected = functional.cross_entropy(theirs[0] @ theirs[1].t(), labels, reduction="sum")
+    torch.testing.assert_close(loss, expected, atol=1e-12, rtol=1e-12)
+    (3 * loss).backward()
+    (3 * expected).backward()
+    torch.testing.assert_close(ours[0].grad, theirs[0].grad, atol=1e-12, rtol=1e-12)
+    if trains_head:
+        torch.testing.assert_close(ours[1].grad, theirs[1].grad, atol=1e-12, rtol=1e-12)
+    else:
+        assert ours[1].grad is None
+
+
+@pytest.mark.parametrize("trains_hidden", [True, False])
+@pytest.mark.parametrize("trains_head", [True, False])
+def test_gradcheck(trains_hidden, trains_head):
+    if not (trains_hidden or trains_head):
+        return
+    hidden, weight, labels = inputs()
+    hidden.requires_grad_(trains_hidden)
+    weight.requires_grad_(trains_head)
+    assert torch.autograd.gradcheck(lambda h, w: chunked_nll(h, w, labels, 3), (hidden, weight))
+
+
+def test_named_end_points():
+    hidden, weight = torch.zeros(2, 3), torch.zeros(8, 3)
+    uniform = chunked_nll(hidden, weight, torch.tensor([0, 7]), chunk=1)
+    assert uniform.item() == pytest.approx(2 * torch.tensor(8.0).log().item())
+    assert chunked_nll(hidden, weight, torch.tensor([-100, -100]), chunk=4).item() == 0.0
+
+
+def test_ignored_tokens_get_no_gradient_even_with_infinite_logits():
+    hidden, weight, labels = inputs()
+    hidden[3] = float("inf")
+    hidden.requires_grad_()
+    labels[3] = -100
+    chunked_nll(hidden, weight, labels, 2).backward()
+    assert torch.equal(hidden.grad[3], torch.zeros(5, dtype=torch.float64))
+    assert bool(hidden.grad.isfinite().all())
+
+
+def test_tokens_one_by_one_sum_to_the_loss_and_need_no_gradient():
+    hidden, weight, labels = inputs(dtype=torch.float32)
+    hidden.requires_grad_()
+    each = token_nll(hidden, weight, labels, 2)
+    assert each.dtype == torch.float32
+    assert not each.requires_grad
+    assert each[3].item() == 0.0
+    assert each.sum().item() == pytest.approx(chunked_nll(hidden, weight, labels, 2).item())
+
+
+def test_bfloat16_head_gives_a_float32_loss_and_bfloat16_gradients():
+    hidden, weight, labels = inputs(dtype=torch.bfloat16)
+    hidden.requires_grad_()
+    loss = chunked_nll(hidden, weight, labels, 3)
+    loss.backward()
+    assert loss.dtype == torch.float32
+    assert hidden.grad.dtype == torch.bfloat16
+    exact = chunked_nll(hidden.detach().double(), weight.double(), labels, 3)
+    assert loss.item() == pytest.approx(exact.item(), rel=2e-2)  # bf16 keeps 8 bits of a logit
+
+
+def test_memory_grows_with_the_chunk_not_with_the_window():
+    """Largest tensor the forward makes: chunk · V, never n · V."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Largest(TorchDispatchMode):
+        largest = 0
+
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            out = func(*args, **(kwargs or {}))
+            if isinstance(out, torch.Tensor):
+                self.largest = max(self.largest, out.numel())
+            return out
+
+    hidden, weight, labels = inputs(n=64, d=4, vocabulary=100, dtype=torch.float32)
+    hidden.requires_grad_()
+    with Largest() as seen:
+        chunked_nll(hidden, weight, labels, 8).backward()
+    assert seen.largest == 8 * 100
