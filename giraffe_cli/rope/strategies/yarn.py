@@ -45,11 +45,22 @@ class Yarn(AbstractStrategy):
             )
 
     def ramp_ends(self, head: Head) -> tuple[float, float]:
-        """Pair indices `(low, high)` between which frequencies blend."""
+        """Pair indices `(low, high)` between which frequencies blend.
+
+        Raises:
+            InvalidInput: the ramp would run backwards (transformers would divide the wrong end).
+        """
         low, high = _correction(self.beta_fast, head), _correction(self.beta_slow, head)
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
-        return max(low, 0), min(high, head.head_dim - 1)
+        low, high = max(low, 0), min(high, head.head_dim - 1)
+        if high < low:
+            raise InvalidInput(
+                f"beta_fast {self.beta_fast:g} and beta_slow {self.beta_slow:g} leave no ramp: no "
+                f"pair turns that often in {head.original_max_position_embeddings} tokens",
+                "lower beta_slow",
+            )
+        return low, high
 
     def inv_freq(self, head: Head) -> FloatArray:
         low, high = self.ramp_ends(head)
@@ -57,7 +68,8 @@ class Yarn(AbstractStrategy):
         width = high - low if high != low else 0.001
         divided = np.clip((np.arange(head.head_dim // 2) - low) / width, 0.0, 1.0)
         unscaled = head.unscaled_inv_freq()
-        return unscaled * (1 - divided) + unscaled / head.factor * divided
+        table: FloatArray = unscaled * (1 - divided) + unscaled / head.factor * divided
+        return table
 
     def attention_factor(self, head: Head) -> float:
         return 0.1 * self.mscale * math.log(head.factor) + 1.0 if head.factor > 1 else 1.0

@@ -1,0 +1,242 @@
+"""Open a checkpoint: what it is, whether it can be extended, and its model with a given table.
+
+`inspect` reads configs and safetensors headers only (no torch for Hugging Face directories) and
+refuses with a reason. `load_model` puts the table on the config *before* `from_pretrained` and
+never calls `.to(dtype)`, which would round `inv_freq`: 15 rad off at position 16384 in bfloat16.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.resources
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from giraffe_cli.checkpoint_config import read_rope, read_shape
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.gguf_import import import_gguf
+from giraffe_cli.rope.base import Head, RopeTable
+from giraffe_cli.rope.install import ROPE_FILE, apply_table, check_table
+from giraffe_cli.rundir import digest_file, digest_value, read_json
+from giraffe_cli.weights import (
+    STORED_DTYPES,
+    check_tensors,
+    count_parameters,
+    read_weights,
+    weight_files,
+)
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+
+EMBEDDED = "calf"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+_HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The facts of a checkpoint that can be used; lengths in tokens."""
+
+    source: str
+    """What the user named."""
+    path: Path
+    """A local Hugging Face directory."""
+    digest: str
+    """sha256 over config, tokenizer and weight files."""
+    head_dim: int
+    rope_theta: float
+    native_length: int
+    """Window before any scaling."""
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    vocab_size: int
+    tie_word_embeddings: bool
+    dtype: str
+    """`float32`, `bfloat16` or `float16`: what the weight files hold."""
+    num_parameters: int
+    existing_rope: dict[str, Any] | None
+    """The scaling that is already in force, with the `target_length` it reaches; None without."""
+
+    def to_json(self) -> dict[str, Any]:
+        return {**dataclasses.asdict(self), "path": str(self.path)}
+
+    def head(self, target_length: int) -> Head:
+        """The rotary shape, to reach `target_length`."""
+        return Head(self.head_dim, self.rope_theta, self.native_length, target_length)
+
+
+def inspect(source: str, work_dir: Path) -> Checkpoint:
+    """Open `source`: a local directory, a `.gguf` file, a Hugging Face id, or `calf`.
+
+    A GGUF is converted into `work_dir/base`.
+
+    Raises:
+        InvalidInput: not found, not a Llama, damaged weights, no or a foreign tokenizer.
+    """
+    path = _locate(source, work_dir)
+    config = _read_config(path)
+    shape, rope = read_shape(config, path), read_rope(config, path)
+    weights = read_weights(path)
+    check_tensors(path, shape, weights)
+    _check_tokenizer(path, shape.vocab_size)
+    return Checkpoint(
+        source=source,
+        path=path,
+        digest=_digest(path),
+        rope_theta=rope.rope_theta,
+        native_length=rope.native_length,
+        existing_rope=rope.existing,
+        dtype=STORED_DTYPES[weights["model.embed_tokens.weight"].dtype],
+        num_parameters=count_parameters(shape, weights),
+        **dataclasses.asdict(shape),
+    )
+
+
+def refuse_scaled(checkpoint: Checkpoint) -> None:
+    """Scaling on top of scaling multiplies factors that were never meant to meet.
+
+    Raises:
+        InvalidInput: the checkpoint's RoPE is scaled already.
+    """
+    rope = checkpoint.existing_rope
+    if rope is not None:
+        raise InvalidInput(
+            f"{checkpoint.source} is already scaled: rope_type `{rope['rope_type']}` takes its "
+            f"{checkpoint.native_length} native tokens to {rope['target_length']}",
+            "extend its unscaled base instead",
+        )
+
+
+def torch_dtype(name: str) -> torch.dtype:
+    """`"bfloat16"` → `torch.bfloat16`."""
+    import torch
+
+    return {
+        "float32": torch.float32,
+        "bfloat16": torch.bfloat16,
+        "float16": torch.float16,
+    }[name]
+
+
+def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer saved in `path`, with nothing fetched and no code run."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+
+
+def load_model(
+    path: Path,
+    *,
+    dtype: torch.dtype,
+    table: RopeTable | None = None,
+    attn_implementation: str = "sdpa",
+) -> LlamaForCausalLM:
+    """The model of `path` in evaluation mode, its weights in `dtype`, `inv_freq` in float32.
+
+    Raises:
+        GiraffeError: the model's table is not `table` after loading.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig.from_pretrained(path, local_files_only=True)
+    if table is not None:
+        apply_table(config, table)
+    model = LlamaForCausalLM.from_pretrained(
+        path,
+        config=config,
+        dtype=dtype,
+        attn_implementation=attn_implementation,
+        local_files_only=True,
+        use_safetensors=True,
+    )
+    check_table(model, table)
+    return model.eval()
+
+
+# ---------------------------------------------------------------- finding the directory
+
+
+def _locate(source: str, work_dir: Path) -> Path:
+    if source == EMBEDDED:
+        return Path(str(importlib.resources.files("giraffe_cli") / EMBEDDED))
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise InvalidInput(f"{path} does not exist")
+        return import_gguf(path, work_dir / "base")
+    if path.exists():
+        raise InvalidInput(
+            f"{path} is a file, needs a checkpoint directory or a .gguf file",
+            "name the directory that holds config.json",
+        )
+    if not _HUB_ID.fullmatch(source):
+        raise InvalidInput(
+            f"{source} does not exist and is no Hugging Face id",
+            f"give a directory, a .gguf file, an `owner/name`, or `{EMBEDDED}`",
+        )
+    return _download(source)
+
+
+def _download(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+    try:
+        return Path(snapshot_download(repository, allow_patterns=_HUB_FILES))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InvalidInput(
+            f"there is no directory {repository}, and it cannot be fetched from the hub: {reason}",
+            f"check the id and the network, or run `hf download {repository}` where there is one",
+        ) from error
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    if not (path / "config.json").is_file():
+        raise InvalidInput(f"{path} has no config.json", "name a Hugging Face checkpoint directory")
+    config = read_json(path / "config.json")
+    if not isinstance(config, dict):
+        raise InvalidInput(f"{path / 'config.json'} holds no JSON object")
+    return config
+
+
+# ---------------------------------------------------------------- tokenizer and identity
+
+
+def _check_tokenizer(path: Path, vocab_size: int) -> None:
+    if not (path / "tokenizer.json").is_file():
+        raise InvalidInput(
+            f"{path} has no tokenizer.json",
+            "save it: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+        )
+    value = read_json(path / "tokenizer.json")
+    try:
+        vocabulary = value["model"]["vocab"]
+        # A dictionary of ids for BPE, a list of (piece, score) for Unigram.
+        ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+        added = [int(token["id"]) for token in value.get("added_tokens", [])]
+        largest = max([*ids, *added], default=-1)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(f"{path / 'tokenizer.json'} is no fast tokenizer") from error
+    if not 0 <= largest < vocab_size:
+        raise InvalidInput(
+            f"the tokenizer of {path} is foreign: its ids reach {largest}, the embedding has "
+            f"{vocab_size} rows",
+            "put back the tokenizer that the model was trained with",
+        )
+
+
+def _digest(path: Path) -> str:
+    files = [path / "config.json", path / "tokenizer.json", *weight_files(path)]
+    rope = path / ROPE_FILE
+    return digest_value({f.name: digest_file(f) for f in [*files, *[rope] * rope.exists()]})

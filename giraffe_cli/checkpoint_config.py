@@ -1,0 +1,142 @@
+"""What a `config.json` says, in either generation of transformers' keys.
+
+v4 wrote `rope_theta` and `rope_scaling` at the top, v5 writes one `rope_parameters`; where both are
+present `rope_scaling` wins, as in transformers 5 itself. `rope.json` beside it marks a directory
+that giraffe wrote and tells its native window even where the config is a plain θ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.errors import InvalidInput, raise_together
+from giraffe_cli.rope.base import RopeTable
+from giraffe_cli.rope.install import ROPE_FILE
+from giraffe_cli.rundir import read_json
+
+_DEFAULT_THETA = 10000.0
+"""What transformers takes for Llama when a config names no θ."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The sizes of a Llama."""
+
+    head_dim: int
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    vocab_size: int
+    tie_word_embeddings: bool
+
+
+@dataclass(frozen=True)
+class RopeFacts:
+    """θ and window before any scaling, and the scaling in force (with its `target_length`)."""
+
+    rope_theta: float
+    native_length: int
+    existing: dict[str, Any] | None
+
+
+def read_shape(config: Mapping[str, Any], path: Path) -> Shape:
+    """The sizes; `head_dim` and `num_key_value_heads` default as in transformers.
+
+    Raises:
+        InvalidInput: another architecture, quantised weights, or a size that is missing or odd.
+    """
+    architectures = config.get("architectures") or []
+    if config.get("model_type") != "llama" or "LlamaForCausalLM" not in architectures:
+        raise InvalidInput(
+            f"{path} is a {', '.join(architectures) or 'model'} of type "
+            f"`{config.get('model_type')}`, needs LlamaForCausalLM of type `llama`",
+            "giraffe extends Llama architectures only",
+        )
+    if config.get("quantization_config"):
+        raise InvalidInput(f"{path} has quantised weights", "start from the unquantised model")
+    _check_sizes(config, path)
+    heads = config["num_attention_heads"]
+    return Shape(
+        head_dim=config.get("head_dim") or config["hidden_size"] // heads,
+        hidden_size=config["hidden_size"],
+        intermediate_size=config["intermediate_size"],
+        num_layers=config["num_hidden_layers"],
+        num_attention_heads=heads,
+        num_key_value_heads=config.get("num_key_value_heads") or heads,
+        vocab_size=config["vocab_size"],
+        tie_word_embeddings=bool(config.get("tie_word_embeddings", False)),
+    )
+
+
+def _check_sizes(config: Mapping[str, Any], path: Path) -> None:
+    needed = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "vocab_size",
+        "max_position_embeddings",
+    )
+    optional = ("head_dim", "num_key_value_heads")
+    problems = [
+        f"{name} is {config.get(name)!r}, needs a positive integer"
+        for name in (*needed, *(name for name in optional if config.get(name) is not None))
+        if not _is_size(config.get(name))
+    ]
+    if not problems:
+        head_dim = config.get("head_dim") or config["hidden_size"] / config["num_attention_heads"]
+        if head_dim % 2:
+            problems.append(f"head_dim is {head_dim:g}, needs an even integer")
+        if config.get("partial_rotary_factor", 1.0) != 1.0:
+            problems.append("partial_rotary_factor is not 1")
+    raise_together(problems, f"{path / 'config.json'}")
+
+
+def _is_size(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def read_rope(config: Mapping[str, Any], path: Path) -> RopeFacts:
+    """θ, native window and existing scaling.
+
+    Raises:
+        InvalidInput: RoPE fields that are no numbers or no mapping; a damaged `rope.json`.
+    """
+    if (path / ROPE_FILE).exists():
+        return _from_rope_file(path / ROPE_FILE)
+    rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    theta = rope.get("rope_theta") or config.get("rope_theta") or _DEFAULT_THETA
+    rope_type = rope.get("rope_type") or rope.get("type") or "default"
+    reach = config["max_position_embeddings"]
+    if rope_type == "default":
+        return RopeFacts(float(theta), reach, None)
+    native, reach = _scaled_window(rope_type, rope, config)
+    existing = {**rope, "rope_type": rope_type, "rope_theta": theta, "target_length": reach}
+    return RopeFacts(float(theta), native, existing)
+
+
+def _scaled_window(
+    rope_type: str, rope: Mapping[str, Any], config: Mapping[str, Any]
+) -> tuple[int, int]:
+    """`(native, reach)`. `linear` and `dynamic` configs name the native window and are served at
+    factor times it; the other types name the reach, and the native window inside the dict."""
+    window: int = config["max_position_embeddings"]
+    native = rope.get("original_max_position_embeddings") or config.get(
+        "original_max_position_embeddings"
+    )
+    if native:
+        return int(native), window
+    if rope_type in ("linear", "dynamic"):
+        return window, int(window * rope.get("factor", 1))
+    return window, window
+
+
+def _from_rope_file(file: Path) -> RopeFacts:
+    table = RopeTable.from_json(read_json(file))
+    existing = {**table.rope_parameters, "target_length": table.target_length}
+    return RopeFacts(table.rope_theta, table.original_max_position_embeddings, existing)

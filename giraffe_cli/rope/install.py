@@ -1,0 +1,114 @@
+"""The only writer of RoPE fields: onto a config in memory and onto a finished directory.
+
+Written configs say the same thing twice, because the generations of transformers read different
+keys: v5 `rope_parameters`, v4 `rope_theta` + `rope_scaling` (which wins in v5 if both are there).
+`original_max_position_embeddings` stays inside the dict; at the top it would cap vLLM's length.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from giraffe_cli.errors import GiraffeError
+from giraffe_cli.rope.base import RopeTable
+from giraffe_cli.rundir import read_json, write_json
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import LlamaConfig
+
+ROPE_FILE = "rope.json"
+TOLERANCE = 1e-6
+"""Relative; float32 evaluation of θ^(-2i/d) is within 2e-7 of the float64 table."""
+
+
+def apply_table(config: LlamaConfig, table: RopeTable) -> None:
+    """Put `table` on a config from which a model will be built."""
+    config.rope_parameters = dict(table.rope_parameters)
+    config.max_position_embeddings = int(table.target_length)
+    config.validate_rope()
+
+
+def check_table(model: torch.nn.Module, table: RopeTable | None) -> None:
+    """Every rotary module of `model` holds `table` in float32 (only the dtype for None).
+
+    Raises:
+        GiraffeError: another dtype, table or attention factor; the message says which and how far.
+    """
+    import torch
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    rotaries = [m for m in model.modules() if isinstance(m, LlamaRotaryEmbedding)]
+    if not rotaries:
+        raise GiraffeError("the model has no Llama rotary embedding to check")
+    for rotary in rotaries:
+        if rotary.inv_freq.dtype != torch.float32:
+            raise GiraffeError(f"inv_freq is {rotary.inv_freq.dtype}, needs float32")
+        if table is not None:
+            _compare(rotary.inv_freq.double().tolist(), float(rotary.attention_scaling), table)
+
+
+def _compare(inv_freq: list[float], attention_factor: float, table: RopeTable) -> None:
+    if len(inv_freq) != len(table.inv_freq):
+        raise GiraffeError(
+            f"the model's inv_freq has {len(inv_freq)} pairs, the table {len(table.inv_freq)}"
+        )
+    errors = [abs(a - b) / b for a, b in zip(inv_freq, table.inv_freq, strict=True)]
+    worst = max(range(len(errors)), key=errors.__getitem__)
+    if not errors[worst] <= TOLERANCE:
+        raise GiraffeError(
+            f"the model's inv_freq[{worst}] is {inv_freq[worst]:.9g}, the {table.strategy} table "
+            f"says {table.inv_freq[worst]:.9g}"
+        )
+    if not abs(attention_factor - table.attention_factor) <= TOLERANCE * table.attention_factor:
+        raise GiraffeError(
+            f"the model's attention factor is {attention_factor:.9g}, the {table.strategy} table "
+            f"says {table.attention_factor:.9g}"
+        )
+
+
+def finish_directory(folder: Path, table: RopeTable) -> None:
+    """Make a saved model directory say `table` everywhere; config, tokenizer, weights are there.
+
+    Raises:
+        InvalidInput: no readable config.json or tokenizer_config.json.
+        GiraffeError: the folder cannot be written.
+    """
+    config = read_json(folder / "config.json")
+    write_json(folder / "config.json", config_with_table(config, table))
+    tokenizer = read_json(folder / "tokenizer_config.json")
+    write_json(folder / "tokenizer_config.json", _tokenizer_limits(tokenizer, table.target_length))
+    generation = folder / "generation_config.json"
+    if generation.exists():
+        write_json(generation, _generation_limits(read_json(generation), table.target_length))
+    write_json(folder / ROPE_FILE, table.to_json())
+
+
+def config_with_table(config: dict[str, Any], table: RopeTable) -> dict[str, Any]:
+    """`config.json`'s content with the table in both generations' keys."""
+    dropped = {"rope_scaling", "rope_parameters", "rope_theta", "original_max_position_embeddings"}
+    written = {key: value for key, value in config.items() if key not in dropped}
+    scaling = {key: v for key, v in table.rope_parameters.items() if key != "rope_theta"}
+    written |= {
+        "max_position_embeddings": int(table.target_length),
+        "rope_theta": table.rope_parameters["rope_theta"],
+        "rope_parameters": dict(table.rope_parameters),
+    }
+    # A v4 reader needs θ alone then, and a `default` scaling would only make it warn.
+    return written if scaling["rope_type"] == "default" else written | {"rope_scaling": scaling}
+
+
+def _tokenizer_limits(tokenizer: dict[str, Any], target_length: int) -> dict[str, Any]:
+    """The new limit; and the class name that both generations know for a plain fast tokenizer."""
+    names = {"TokenizersBackend": "PreTrainedTokenizerFast"}
+    name = tokenizer.get("tokenizer_class")
+    renamed = {"tokenizer_class": names.get(name, name)} if name else {}
+    return {**tokenizer, **renamed, "model_max_length": int(target_length)}
+
+
+def _generation_limits(generation: dict[str, Any], target_length: int) -> dict[str, Any]:
+    """A `max_length` of the native window would stop generation there."""
+    if "max_length" not in generation:
+        return generation
+    return {**generation, "max_length": max(int(generation["max_length"]), int(target_length))}

@@ -1,0 +1,167 @@
+"""What safetensors files hold, read from their headers alone: names, shapes, dtypes, completeness.
+
+A file is 8 bytes (header length, little-endian), a JSON header, then the tensors; the last tensor's
+end offset must be the end of the file, which is how a truncated download is found without reading
+the weights. Format: https://github.com/huggingface/safetensors#format
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.checkpoint_config import Shape
+from giraffe_cli.errors import InvalidInput, raise_together
+from giraffe_cli.rundir import read_json
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_HEADER_LIMIT = 100_000_000
+"""The format's own cap on header bytes; more means that the file is something else."""
+
+
+@dataclass(frozen=True)
+class TensorEntry:
+    """One tensor as its header describes it; `dtype` is safetensors' name, such as `BF16`."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    @property
+    def num_elements(self) -> int:
+        return math.prod(self.shape)
+
+
+def read_header(path: Path) -> dict[str, TensorEntry]:
+    """The tensors of one file by name.
+
+    Raises:
+        InvalidInput: not a safetensors file, or shorter or longer than its header says.
+    """
+    size = path.stat().st_size
+    with open(path, "rb") as handle:
+        length = int.from_bytes(handle.read(8), "little")
+        if size < 8 or not 0 < length <= min(size - 8, _HEADER_LIMIT):
+            raise InvalidInput(f"{path.name} is no safetensors file ({size} bytes)")
+        raw = handle.read(length)
+    try:
+        header: dict[str, Any] = json.loads(raw)
+        header.pop("__metadata__", None)
+        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+        entries = {
+            name: TensorEntry(name, str(entry["dtype"]), tuple(entry["shape"]))
+            for name, entry in header.items()
+        }
+    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+        raise InvalidInput(f"{path.name} has a damaged safetensors header") from error
+    if 8 + length + end != size:
+        raise InvalidInput(f"{path.name} has {size} bytes, its header describes {8 + length + end}")
+    return entries
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files of a checkpoint directory, in order.
+
+    Raises:
+        InvalidInput: none, only pickled ones, or an index that names no files.
+    """
+    if (folder / INDEX).exists():
+        index = read_json(folder / INDEX)
+        names = index.get("weight_map") if isinstance(index, Mapping) else None
+        if not isinstance(names, Mapping) or not names:
+            raise InvalidInput(f"{folder / INDEX} has no `weight_map`", "download it again")
+        return [folder / str(name) for name in sorted(set(names.values()))]
+    if (folder / SINGLE).exists():
+        return [folder / SINGLE]
+    pickled = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt*")])
+    if pickled:
+        raise InvalidInput(
+            f"{folder} has only pickled weights ({', '.join(pickled)}), needs safetensors",
+            "convert: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)",
+        )
+    raise InvalidInput(f"{folder} has no {SINGLE} and no {INDEX}", "download the weights")
+
+
+def read_weights(folder: Path) -> dict[str, TensorEntry]:
+    """Every tensor of the checkpoint by name, all shards checked.
+
+    Raises:
+        InvalidInput: missing or damaged shards, or tensors that the index names and no shard has;
+            every problem is listed.
+    """
+    problems: list[str] = []
+    entries: dict[str, TensorEntry] = {}
+    for path in weight_files(folder):
+        if not path.is_file():
+            problems.append(f"{path.name} is missing")
+            continue
+        try:
+            entries.update(read_header(path))
+        except InvalidInput as error:
+            problems.append(error.message)
+    if not problems and (folder / INDEX).exists():
+        named = read_json(folder / INDEX)["weight_map"]
+        problems += [f"no shard has {name}" for name in sorted({*named} - {*entries})[:5]]
+    raise_together(problems, f"weights of {folder}", "download the damaged files again")
+    return entries
+
+
+def expected_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
+    """Every tensor a Llama of this shape needs; a missing one would be initialised at random."""
+    d, f = shape.hidden_size, shape.intermediate_size
+    q, kv = (n * shape.head_dim for n in (shape.num_attention_heads, shape.num_key_value_heads))
+    layer: dict[str, tuple[int, ...]] = {
+        "input_layernorm": (d,),
+        "post_attention_layernorm": (d,),
+        "self_attn.q_proj": (q, d),
+        "self_attn.k_proj": (kv, d),
+        "self_attn.v_proj": (kv, d),
+        "self_attn.o_proj": (d, q),
+        "mlp.gate_proj": (f, d),
+        "mlp.up_proj": (f, d),
+        "mlp.down_proj": (d, f),
+    }
+    tensors: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (shape.vocab_size, d),
+        "model.norm.weight": (d,),
+    }
+    for n in range(shape.num_layers):
+        tensors |= {f"model.layers.{n}.{name}.weight": size for name, size in layer.items()}
+    return (
+        tensors
+        if shape.tie_word_embeddings
+        else tensors | {"lm_head.weight": (shape.vocab_size, d)}
+    )
+
+
+def check_tensors(folder: Path, shape: Shape, weights: Mapping[str, TensorEntry]) -> None:
+    """Every tensor the config promises is there, in its shape, in a dtype we train from.
+
+    Raises:
+        InvalidInput: the first five that are not.
+    """
+    problems = []
+    for name, size in expected_shapes(shape).items():
+        if name not in weights:
+            problems.append(f"{name} is missing")
+        elif weights[name].shape != size:
+            problems.append(f"{name} is {[*weights[name].shape]}, config.json says {[*size]}")
+        elif weights[name].dtype not in STORED_DTYPES:
+            problems.append(
+                f"{name} is {weights[name].dtype}, needs one of {', '.join(STORED_DTYPES)}"
+            )
+    if len(problems) > 5:
+        problems = [*problems[:5], f"and {len(problems) - 5} more"]
+    raise_together(problems, f"weights of {folder} do not fit its config.json")
+
+
+def count_parameters(shape: Shape, weights: Mapping[str, TensorEntry]) -> int:
+    """Parameters of the model; a stored copy of a tied `lm_head` is not counted twice."""
+    tied = {"lm_head.weight"} if shape.tie_word_embeddings else set()
+    return sum(entry.num_elements for name, entry in weights.items() if name not in tied)
