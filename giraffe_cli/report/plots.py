@@ -24,7 +24,7 @@ from giraffe_cli.units import format_length
 
 BASE_COLOUR, EXTENDED_COLOUR = "#c2570c", "#1f5fa8"
 INK, FAINT, CARD = "#26221c", "#8a8378", "#fffdf9"
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.hashsalt": "giraffe",
     "font.family": "DejaVu Sans",
     "font.size": 10,
@@ -191,7 +191,7 @@ def _passkey_plot(base: Depths, extended: Depths, native: int) -> Plot:
     panels[0].set_ylabel("depth of the passkey (0 % = start)")
     bar = figure.colorbar(image, ax=list(panels), ticks=[0, 0.5, 1], aspect=30, pad=0.02)
     bar.ax.set_yticklabels(["0 %", "50 %", "100 %"])
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     alt = f"Share of passkeys found by depth and context length. Base: {_overall(base)}; "
     return _finish(figure, "passkey_by_depth", f"{alt}extended: {_overall(extended)}.")
 

@@ -1,0 +1,141 @@
+"""The model card: `README.md` of the extended checkpoint, with the numbers of `report.json`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import ModelCard, ModelCardData
+
+from giraffe_cli import __version__
+from giraffe_cli.report import facts
+from giraffe_cli.report.page import all_warnings, model_name, page_title
+from giraffe_cli.report.scores import (
+    ABSENT,
+    Score,
+    length_rows,
+    proportion,
+    with_half_width,
+)
+from giraffe_cli.report.serve import serve_lines
+from giraffe_cli.report.verdicts import verdicts
+from giraffe_cli.rundir import atomic_open
+from giraffe_cli.units import format_length
+
+_HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def write_card(report: Mapping[str, Any], model_dir: Path, plan: Mapping[str, Any]) -> None:
+    """Write `model_dir/README.md`.
+
+    Args:
+        plan: content of `plan.json`, whose `model.path` leads to the base's own card; may be empty.
+
+    Raises:
+        GiraffeError: the file cannot be written.
+    """
+    base_path = plan.get("model", {}).get("path")
+    data = card_data(report, Path(base_path) if base_path else None)
+    card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(report, model_dir)}")
+    with atomic_open(model_dir / "README.md", "w") as handle:
+        handle.write(str(card))
+
+
+def card_data(report: Mapping[str, Any], base_path: Path | None) -> ModelCardData:
+    """Front matter. A license is repeated from the base's card, never invented."""
+    source = str(report.get("model", ""))
+    named = _HUB_NAME.fullmatch(source) and not Path(source).exists()
+    return ModelCardData(
+        base_model=source if named else None,
+        library_name="transformers",
+        pipeline_tag="text-generation",
+        tags=["llama", "long-context", "rope", str(report["strategy"]), "giraffe"],
+        **_inherited(base_path),
+    )
+
+
+def _inherited(base_path: Path | None) -> dict[str, Any]:
+    """`license`, its name and link, and `language` of the base's card, where it has them."""
+    if base_path is None or not (base_path / "README.md").is_file():
+        return {}
+    text = (base_path / "README.md").read_text(encoding="utf-8", errors="replace")
+    front = re.match(r"---\s*\n(.*?)\n---\s*\n", text, re.DOTALL)
+    try:
+        values = yaml.safe_load(front[1]) if front else None
+    except yaml.YAMLError:
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    keys = ("license", "license_name", "license_link", "language")
+    return {key: values[key] for key in keys if values.get(key)}
+
+
+def _body(report: Mapping[str, Any], model_dir: Path) -> str:
+    native, target = (format_length(report[key]) for key in ("native_length", "target_length"))
+    steps = report["steps"]
+    how = f"{steps:,} LoRA steps, merged" if steps else "no training (zero-shot)"
+    parts = [
+        f"# {page_title(report)}",
+        f"{model_name(report)} with its context window extended from {native} to {target} tokens: "
+        f"{report['strategy']} scaling of RoPE, {how}. It loads with no extra code.",
+        "## What was measured",
+        "\n".join(f"- {verdict.sentence}. {verdict.meaning}" for verdict in verdicts(report)),
+    ]
+    if length_rows(report):
+        parts += [markdown_table(report), _READING]
+    warnings = all_warnings(report, {})
+    if warnings:
+        parts += ["**Warnings**", "\n".join(f"- {warning}" for warning in warnings)]
+    code = "python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer"
+    parts += [
+        "## Load it",
+        f"```{code}\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("PATH", dtype="auto")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("PATH")\n```',
+        "## Serve it",
+        "```\n" + "\n".join(serve_lines(model_dir, report)) + "\n```",
+        "## RoPE",
+        _listed(facts.rope_rows(report, {})),
+        "## Training",
+        _listed([*facts.training_rows(report), *facts.data_rows(report, {})]),
+        f"Made by giraffe {__version__}.",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+_READING = (
+    "Loss in nats per token, lower is better: the same tokens at every length, with more text "
+    "before them. ± is half of the 95 % interval; passkey intervals are Wilson's. "
+    "A gain over the base at the native length is the training text's domain, not length."
+)
+
+
+def markdown_table(report: Mapping[str, Any]) -> str:
+    """The scores by length, the same as on the page and on the console."""
+    header = ["context", "loss base", "loss extended", "n", "passkey base", "passkey extended", "n"]
+    lines = [header, ["---:"] * len(header)]
+    for row in length_rows(report):
+        native = " (native)" if row.length == report["native_length"] else ""
+        lines.append(
+            [
+                f"{format_length(row.length)}{native}",
+                with_half_width(row.base_nll),
+                with_half_width(row.extended_nll),
+                _count(row.extended_nll or row.base_nll),
+                proportion(row.base_passkey),
+                proportion(row.extended_passkey),
+                _count(row.extended_passkey or row.base_passkey),
+            ]
+        )
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _count(score: Score | None) -> str:
+    return ABSENT if score is None else str(score["n"])
+
+
+def _listed(rows: list[facts.Row]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in rows)

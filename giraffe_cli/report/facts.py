@@ -1,0 +1,159 @@
+"""The settings, times and files of a run as rows of text, for the page and the card.
+
+rope.json with 16 pairs, factor 16  →  `16 pairs: 5 unchanged, 4 slowed by 16, 7 in between`
+"""
+
+from __future__ import annotations
+
+import math
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.units import format_bytes, format_length, format_seconds
+
+Row = tuple[str, str]
+
+_CONTENTS = {
+    "model/": "the extended checkpoint: config, tokenizer, safetensors, model card",
+    "adapter/": "the trained LoRA adapter, with rope.json inside",
+    "packed/": "training windows and their statistics",
+    "checkpoints/": "states a stopped run resumes from",
+    "eval/": "results.json, samples.jsonl and these plots as PNG and SVG",
+    "run.yaml": "the fully resolved config",
+    "plan.json": "what was predicted before the run",
+    "rope.json": "the RoPE table, number by number",
+    "metrics.jsonl": "one line for each training step",
+    "timings.json": "seconds by stage",
+    "verify.json": "every check of the written directory",
+    "report.json": "everything on this page, for programs",
+    "report.html": "this page",
+}
+
+
+def rope_rows(report: Mapping[str, Any], table: Mapping[str, Any]) -> list[Row]:
+    """The RoPE settings; `table` is the content of `rope.json`, empty when there is none."""
+    rope = {**report.get("rope", {}), **table}
+    parameters = rope.get("rope_parameters", {})
+    rows = [("strategy", str(report["strategy"]))]
+    rows += [(name, _value(value)) for name, value in rope.get("knobs", {}).items()]
+    if "rope_theta" in rope:
+        rows.append(("rope_theta of the base", f"{rope['rope_theta']:,.0f}"))
+    rows.append(("written as rope_type", str(parameters.get("rope_type", "default"))))
+    if "rope_theta" in parameters:
+        rows.append(("rope_theta", f"{parameters['rope_theta']:,.0f}"))
+    factor = report["target_length"] / report["native_length"]
+    rows.append(("factor", f"{factor:g}"))
+    if "attention_factor" in rope:
+        rows.append(("attention factor", f"{rope['attention_factor']:.4f}"))
+    if rope.get("inv_freq"):
+        rows.append(("table", describe_table(rope, factor)))
+    return rows
+
+
+def describe_table(rope: Mapping[str, Any], factor: float) -> str:
+    """How many rotary pairs kept their speed, how many were slowed by the whole factor."""
+    head_dim, theta = rope["head_dim"], rope["rope_theta"]
+    slowed = [
+        theta ** (-2 * pair / head_dim) / value for pair, value in enumerate(rope["inv_freq"])
+    ]
+    unchanged = sum(math.isclose(ratio, 1, rel_tol=1e-6) for ratio in slowed)
+    fully = sum(math.isclose(ratio, factor, rel_tol=1e-6) for ratio in slowed)
+    between = len(slowed) - unchanged - fully
+    parts = [f"{unchanged} unchanged", f"{fully} slowed by {factor:g}"]
+    parts += [f"{between} in between"] if between else []
+    return f"{len(slowed)} pairs: {', '.join(parts)}"
+
+
+def training_rows(report: Mapping[str, Any]) -> list[Row]:
+    """Steps, windows, optimiser and adapter; one row when nothing was trained."""
+    if not report["steps"]:
+        return [("steps", "0: a zero-shot extension, no weight was changed")]
+    train = report.get("train", {})
+    lora = train.get("lora", {})
+    rows = [
+        ("steps", f"{report['steps']:,}"),
+        ("trained tokens", f"{report['trained_tokens']:,}"),
+    ]
+    if "window" in report:
+        scheme = report.get("positions", "plain")
+        note = f", {scheme} positions up to {format_length(report['target_length'])}"
+        rows.append(("window", f"{format_length(report['window'])} tokens{note}"))
+    names = ("windows_per_step", "learning_rate", "schedule", "warmup_steps", "weight_decay")
+    rows += [(name.replace("_", " "), _value(train[name])) for name in names if name in train]
+    if lora:
+        rows.append(
+            ("LoRA", f"rank {lora['rank']}, α {lora['alpha']:g}, dropout {lora['dropout']:g}")
+        )
+        rows.append(("LoRA targets", ", ".join(lora["targets"])))
+    if report.get("final_loss") is not None:
+        rows.append(("final training loss", f"{report['final_loss']:.3f} nats per token"))
+    return rows
+
+
+def data_rows(report: Mapping[str, Any], stats: Mapping[str, Any]) -> list[Row]:
+    """Corpora, seed and type; `stats` is the packing's `stats.json`, empty when nothing was."""
+    rows = [("corpora", _value(report.get("data", [])))]
+    for name in ("documents", "tokens_kept", "windows"):
+        if name in stats:
+            rows.append((name.replace("_", " "), f"{stats[name]:,}"))
+    if "long_share" in stats and "window" in stats:
+        window = format_length(stats["window"])
+        rows.append((f"tokens in documents of {window} or more", f"{stats['long_share']:.0%}"))
+    rows.append(("seed", str(report.get("seed", "not recorded"))))
+    if "dtype" in report:
+        rows.append(("computed in", str(report["dtype"])))
+    return rows
+
+
+def stage_rows(report: Mapping[str, Any]) -> list[tuple[str, str, float]]:
+    """`(stage, time, share of the whole)` in the order they ran."""
+    seconds = {name: spent for name, spent in report.get("seconds", {}).items() if name != "total"}
+    total = sum(seconds.values()) or 1.0
+    return [(name, format_seconds(spent), spent / total) for name, spent in seconds.items()]
+
+
+def total_seconds(report: Mapping[str, Any]) -> float:
+    """All stages together."""
+    seconds = report.get("seconds", {})
+    return float(seconds.get("total", sum(seconds.values())))
+
+
+def repeat_commands(report: Mapping[str, Any]) -> list[str]:
+    """What to type to run, verify and evaluate again."""
+    run, model = (shlex.quote(str(report[key])) for key in ("run_dir", "model_dir"))
+    again = shlex.quote(f"{report['run_dir']}-again")
+    base = shlex.quote(str(report.get("model", "BASE")))
+    lengths = ",".join(
+        format_length(int(length))
+        for length in sorted(report.get("nll", {}).get("base", {}), key=int)
+    )
+    commands = [
+        f"giraffe extend --config {run}/run.yaml --out {again}",
+        f"giraffe verify {model}",
+    ]
+    if lengths:
+        commands.append(f"giraffe eval {model} --base {base} --lengths {lengths}")
+    return commands
+
+
+def file_rows(run_dir: Path) -> Iterator[tuple[str, str, str]]:
+    """`(name, size, content)` of what lies in `run_dir`; folders end in `/`."""
+    for name, content in _CONTENTS.items():
+        path = run_dir / name
+        if name in ("report.json", "report.html"):
+            yield name, "", content
+        elif path.is_dir():
+            size = sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+            yield name, format_bytes(size), content
+        elif path.is_file():
+            yield name, format_bytes(path.stat().st_size), content
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(str(entry) for entry in value) or "none"
+    return f"{value:g}" if isinstance(value, float) else str(value)

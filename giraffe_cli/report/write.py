@@ -1,0 +1,66 @@
+"""The last stage: report.json, report.html, plots and model card, from one set of numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.report.card import write_card
+from giraffe_cli.report.page import render_page
+from giraffe_cli.report.plots import make_plots, write_plots
+from giraffe_cli.report.verdicts import verdicts
+from giraffe_cli.rundir import atomic_open, make_folder, read_json, write_json
+
+
+def write_report(
+    report: Mapping[str, Any], results: Mapping[str, Any], run_dir: Path, model_dir: Path
+) -> None:
+    """Write everything a reader gets; run again, the same inputs give the same plots and card.
+
+    Args:
+        report: the keys promised for `report.json`; `verdicts` are added to what is written.
+        results: content of `eval/results.json`; `{}` when the evaluation was skipped.
+        run_dir: gets `report.json`, `report.html` and `eval/*.png|svg`; `rope.json`, `plan.json`,
+            `metrics.jsonl` and `packed/stats.json` are read from it where they exist.
+        model_dir: gets `README.md`.
+
+    Raises:
+        GiraffeError: a file cannot be written.
+        InvalidInput: `model_dir` holds no readable `config.json`.
+    """
+    plots = make_plots(report, results, read_metrics(run_dir / "metrics.jsonl"))
+    write_plots(plots, make_folder(run_dir / "eval"))
+    write_card(report, model_dir, _optional(run_dir / "plan.json"))
+    artefacts = {
+        "rope": _optional(run_dir / "rope.json"),
+        "stats": _optional(run_dir / "packed" / "stats.json"),
+    }
+    page = render_page(report, results, plots, run_dir, artefacts)
+    write_json(
+        run_dir / "report.json", {**report, "verdicts": [asdict(v) for v in verdicts(report)]}
+    )
+    with atomic_open(run_dir / "report.html", "w") as handle:
+        handle.write(page)
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """One object a training step; a last line cut off by a kill is left out."""
+    if not path.exists():
+        return []
+    metrics = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            metrics.append(json.loads(line))
+        except ValueError:
+            continue
+    return metrics
+
+
+def _optional(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    value: dict[str, Any] = read_json(path)
+    return value
