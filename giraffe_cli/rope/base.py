@@ -53,12 +53,24 @@ def knob(default: Any, doc: str, low: float = -math.inf, high: float = math.inf)
     return dataclasses.field(default=default, metadata={"doc": doc, "low": low, "high": high})
 
 
+def _knob_problem(field: dataclasses.Field[Any], value: Any) -> str | None:
+    """What is wrong with a knob's value; an int may stand for a float, a bool for nothing else."""
+    low, high = field.metadata["low"], field.metadata["high"]
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    expected = float if isinstance(field.default, float) else type(field.default)
+    if not (number if expected in (int, float) else isinstance(value, expected)):
+        return f"{field.name} is {value!r}, must be of type {expected.__name__}"
+    if number and not low <= value <= high:
+        return f"{field.name} is {value}, must lie in [{low:g}, {high:g}]"
+    return None
+
+
 @dataclass(frozen=True)
 class AbstractStrategy(ABC):
     """One scaling rule; the dataclass fields (made with `knob`) are its knobs.
 
     Raises:
-        InvalidInput: a knob outside its range, naming the range.
+        InvalidInput: a knob of another type or outside its range, naming the range.
     """
 
     summary: ClassVar[str]
@@ -69,13 +81,10 @@ class AbstractStrategy(ABC):
     """One line of advice."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{field.name} is {value}, must lie in [{low:g}, {high:g}]"
-            for field in dataclasses.fields(self)
-            if isinstance(value := getattr(self, field.name), int | float)
-            for low, high in [(field.metadata["low"], field.metadata["high"])]
-            if not low <= value <= high
-        ]
+        found = (
+            _knob_problem(field, getattr(self, field.name)) for field in dataclasses.fields(self)
+        )
+        problems = [problem for problem in found if problem]
         raise_together(problems, f"knobs of {type(self).__name__.lower()}")
 
     @abstractmethod
