@@ -7,9 +7,10 @@ is wrong with one record goes to `BadRecords`, which raises or counts as the use
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.registry import discover
@@ -40,12 +41,19 @@ class BadRecords:
         """
         if self.on_bad == "fail":
             raise InvalidInput(f"{where}: {reason}", "mend the record, or pass --on-bad skip")
+        self.skip(reason)
+
+    def skip(self, reason: str) -> None:
+        """Count a record passed over even under `fail`: no fault, only nothing to train on."""
         self.skipped[reason] = self.skipped.get(reason, 0) + 1
 
 
 @dataclass(frozen=True)
 class AbstractReader(ABC):
-    """One kind of source. Readers hold no state; the file name is the reader's name."""
+    """One kind of source. Readers hold no state; the file name is the reader's name.
+
+    A reader's dataclass fields are its knobs, such as `text_field`.
+    """
 
     summary: ClassVar[str]
     """What it reads, for the help and the error that lists readers."""
@@ -68,8 +76,8 @@ def readers() -> dict[str, type[AbstractReader]]:
     return discover("giraffe_cli.corpus.readers", AbstractReader)
 
 
-def reader_for(source: str) -> AbstractReader:
-    """The reader that claims `source`.
+def reader_for(source: str, knobs: Mapping[str, Any] | None = None) -> AbstractReader:
+    """The reader that claims `source`, with those of `knobs` that it declares.
 
     Raises:
         InvalidInput: none does; the hint lists what can be read.
@@ -77,6 +85,8 @@ def reader_for(source: str) -> AbstractReader:
     known = readers()
     for kind in known.values():
         if kind().claims(source):
-            return kind()
+            declared = {entry.name for entry in fields(kind)}
+            return kind(**{name: v for name, v in (knobs or {}).items() if name in declared})
     listed = "; ".join(f"{name}: {kind.summary}" for name, kind in known.items())
-    raise InvalidInput(f"no reader for `{source}`", f"readable sources: {listed}")
+    fact = f"no reader for `{source}`" if Path(source).exists() else f"`{source}` does not exist"
+    raise InvalidInput(fact, f"readable sources: {listed}")
