@@ -1,0 +1,99 @@
+"""`giraffe merge`: a run's adapter into standalone weights, again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from giraffe_cli.cli.console import Console
+from giraffe_cli.config import ExtendConfig, build, read_yaml
+from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.rope.base import RopeTable
+from giraffe_cli.rundir import MANIFEST, read_json
+
+EXAMPLES = """[bold]Examples[/]\n
+giraffe merge runs/mine\n
+giraffe merge runs/mine --out ./my-llama-16k\n
+giraffe merge runs/mine --json"""
+
+
+def merge(
+    run: Annotated[Path, typer.Argument(help="A directory that `giraffe extend` wrote.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write the model; default: RUN/model.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Merge a run's adapter into its base: a plain Hugging Face directory, proven after writing.
+
+    Use it to write the model elsewhere, or again after it was deleted. What is there already and
+    still holds is not written again.
+    """
+    config, table = read_run(run)
+
+    from giraffe_cli.checkpoint import inspect
+    from giraffe_cli.merge import merge_stage
+    from giraffe_cli.verify import raise_if_defective, verify_directory
+
+    console = Console(as_json)
+    adapter = adapter_of(run, config)
+    checkpoint = inspect(config.model, run)
+    model_dir = merge_stage(checkpoint, adapter, table, out or run / "model", console)
+    proof = verify_directory(
+        model_dir, adapter_dir=adapter, base=checkpoint.path, table=table, reporter=console
+    )
+    raise_if_defective(model_dir, proof, GiraffeError)
+    console.result(*summary(model_dir, table, proof))
+
+
+def read_run(run: Path) -> tuple[ExtendConfig, RopeTable]:
+    """The config and the table of a run.
+
+    Raises:
+        InvalidInput: `run` is no run directory.
+    """
+    for name in ("run.yaml", "rope.json"):
+        if not (run / name).is_file():
+            raise InvalidInput(
+                f"{run} is no run directory: it has no {name}",
+                "name a directory that `giraffe extend --out DIR` wrote",
+            )
+    config = build(read_yaml(run / "run.yaml"), str(run / "run.yaml"))
+    return config, RopeTable.from_json(read_json(run / "rope.json"))
+
+
+def adapter_of(run: Path, config: ExtendConfig) -> Path | None:
+    """The finished adapter; None for a run of zero steps.
+
+    Raises:
+        InvalidInput: the training has not ended.
+    """
+    if config.train.steps == 0:
+        return None
+    adapter = run / "adapter"
+    if not (adapter / MANIFEST).is_file():
+        raise InvalidInput(
+            f"{run} has no finished adapter",
+            "run the same giraffe extend command again: it resumes the training",
+        )
+    return adapter
+
+
+def summary(model_dir: Path, table: RopeTable, proof: dict[str, Any]) -> tuple[dict[str, Any], str]:
+    """The JSON object and the lines that say the same."""
+    value = {
+        "model_dir": str(model_dir),
+        "strategy": table.strategy,
+        "native_length": table.original_max_position_embeddings,
+        "target_length": table.target_length,
+        "verify": proof,
+    }
+    lines = (
+        f"model: {model_dir}\n"
+        f"window: {table.target_length} tokens ({table.strategy})\n"
+        f"verified: {len(proof['checks'])} checks\n"
+        f"next: giraffe eval {model_dir}"
+    )
+    return value, lines

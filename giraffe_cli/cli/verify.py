@@ -1,0 +1,63 @@
+"""`giraffe verify`: is this directory portable, and does it hold what was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from giraffe_cli.cli.console import Console
+from giraffe_cli.errors import InvalidInput, UsageError
+
+EXAMPLES = """[bold]Examples[/]\n
+giraffe verify runs/mine/model\n
+giraffe verify runs/mine/model --adapter runs/mine/adapter --base ./SmolLM2-135M\n
+giraffe verify ./some-downloaded-llama --json"""
+
+
+def verify(
+    checkpoint: Annotated[Path, typer.Argument(help="A model directory, ours or any Llama.")],
+    adapter: Annotated[
+        Path | None, typer.Option(help="Adapter that was merged: compares logits; needs --base.")
+    ] = None,
+    base: Annotated[Path | None, typer.Option(help="Directory the adapter was trained on.")] = None,
+    full: Annotated[
+        bool, typer.Option("--full", help="Also run one pass over the whole target length.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Check a model directory: files, config keys, tokenizer, weights, rotary table, logits.
+
+    Loading is done by stock transformers in a process that never imports giraffe. A defective
+    directory ends with exit code 3 and each difference named.
+    """
+    if adapter and not base:
+        raise UsageError("--adapter needs --base", "add --base DIR, the model it was trained on")
+    for folder in (checkpoint, adapter, base):
+        if folder and not folder.is_dir():
+            raise InvalidInput(f"{folder} is no directory", "name a local model directory")
+
+    from giraffe_cli.verify import raise_if_defective, verify_directory
+
+    console = Console(as_json)
+    proof = verify_directory(
+        checkpoint, adapter_dir=adapter, base=base, full=full, reporter=console
+    )
+    console.result(proof, render(proof))
+    raise_if_defective(checkpoint, proof, InvalidInput)
+
+
+def render(proof: dict[str, Any]) -> list[RenderableType]:
+    """Checks and runtimes for people; `ok` and `FAILED` are words, not colours."""
+    checks = Table("check", "", "found", box=None, padding=(0, 2, 0, 0))
+    for name, entry in proof["checks"].items():
+        verdict = "[green]ok[/]" if entry["ok"] else "[bold red]FAILED[/]"
+        checks.add_row(name, verdict, escape(str(entry["found"])))
+    readers = Table("runtime", "with this directory", box=None, padding=(0, 2, 0, 0))
+    for name, sentence in proof["runtimes"].items():
+        readers.add_row(name, escape(sentence))
+    return [checks, "", readers]

@@ -1,0 +1,179 @@
+"""What the probe answered, held against the files and the table: the checks that need the model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from giraffe_cli.rope.base import RopeTable
+from giraffe_cli.rope.readings import claimed_table
+from giraffe_cli.rundir import MANIFEST, read_json
+from giraffe_cli.tensor_stream import stored_tensors
+from giraffe_cli.verify_files import EMBEDDINGS, HEAD, Check, check, check_tokenizer, listed
+
+TABLE_TOLERANCE = 1e-6
+"""Relative: float32 keeps 6e-8, its powers and products a few times that."""
+MAX_LOGIT_DIFFERENCE = 1e-4
+"""float32: the merge reorders sums, nothing else."""
+MAX_KL, MIN_TOP1 = 1e-3, 0.99
+"""16 bits: the merge rounds the weights once more than the adapter model does."""
+STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
+
+
+def judge(
+    answer: Mapping[str, Any],
+    folder: Path,
+    digests: Mapping[str, str],
+    config: Mapping[str, Any],
+    table: RopeTable | None,
+    *,
+    asked: bool,
+) -> dict[str, Check]:
+    """The checks that need the loaded model; `asked`: an adapter was given to compare with."""
+    loaded = answer["loaded"]
+    if "error" in loaded:
+        return {"loading": check(False, loaded["error"], "loads in stock transformers")}
+    checks = {
+        "loading": check(
+            not loaded["problems"],
+            "; ".join(f"{k}: {listed(v)}" for k, v in loaded["problems"].items()) or "no complaint",
+            "loads in stock transformers",
+        ),
+        **check_tokenizer(folder, answer["tokenizer"], config, table),
+    }
+    if digests:
+        checks["weights"] = check_weights(answer["weights"], folder, digests)
+    checks |= check_table(answer["table"], config, table)
+    checks |= check_finite(answer)
+    if asked:
+        checks |= check_logits(answer.get("comparison", {}), loaded["dtype"])
+    return checks
+
+
+def _same_digests(found: Mapping[str, str], expected: Mapping[str, str]) -> Check:
+    """Names every tensor that is absent, added or different, the first with both digests."""
+    wrong = [
+        f"{name} {(found.get(name) or 'absent')[:12]} against {(expected.get(name) or 'none')[:12]}"
+        for name in sorted({*found, *expected})
+        if found.get(name) != expected.get(name)
+    ]
+    return check(
+        not wrong,
+        listed(wrong, 2) or f"{len(expected)} tensors bit-equal",
+        "every tensor bit-equal",
+    )
+
+
+def check_weights(loaded: Mapping[str, Any], folder: Path, digests: Mapping[str, str]) -> Check:
+    """Loaded against stored, bit for bit; a head tied to the embeddings is no extra."""
+    if "error" in loaded:
+        return check(False, loaded["error"], "every tensor bit-equal")
+    stored = stored_tensors(folder)
+    for name, entry in loaded.items():
+        expected = STORED_DTYPES.get(stored[name].dtype) if name in stored else entry["dtype"]
+        if entry["dtype"] != expected:
+            return check(False, f"{name} loads as {entry['dtype']}", f"{expected}, as stored")
+    found = {name: entry["sha256"] for name, entry in loaded.items()}
+    if HEAD not in digests and found.get(HEAD) == found.get(EMBEDDINGS):
+        found.pop(HEAD, None)
+    return _same_digests(found, digests)
+
+
+def check_table(
+    loaded: Mapping[str, Any], config: Mapping[str, Any], table: RopeTable | None
+) -> dict[str, Check]:
+    """`inv_freq` and attention factor in force at the target against what was trained."""
+    at_load = loaded["at_load"]
+    at_target = loaded.get("at_target", at_load)
+    for entry in (at_load, at_target):
+        if "error" in entry:
+            return {"inv_freq": check(False, entry["error"], "a rotary table")}
+    checks = {
+        "inv_freq_dtype": check(at_target["dtype"] == "float32", at_target["dtype"], "float32"),
+        "one_table": check(
+            at_load == at_target,
+            "constant" if at_load == at_target else "changes between position 0 and the target",
+            "constant: a KV cache holds rotated keys",
+        ),
+    }
+    claim = (np.array(table.inv_freq), table.attention_factor) if table else _claim(config)
+    if claim is None:
+        return checks
+    inv_freq, attention_factor = claim
+    factor = at_target["attention_factor"]
+    return {
+        **checks,
+        "inv_freq": _check_inv_freq(np.array(at_target["inv_freq"]), inv_freq),
+        "attention_factor": check(
+            math.isclose(factor, attention_factor, rel_tol=TABLE_TOLERANCE),
+            factor,
+            attention_factor,
+        ),
+    }
+
+
+def _claim(config: Mapping[str, Any]) -> tuple[Any, float] | None:
+    try:
+        return claimed_table(config)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError):
+        return None  # incomplete fields: `loading` and `rope_type_fields` name them
+
+
+def _check_inv_freq(found: Any, expected: Any) -> Check:
+    if found.shape != expected.shape:
+        return check(False, f"{found.size} pairs", f"{expected.size} pairs")
+    apart = np.abs(found / expected - 1)
+    worst = int(np.argmax(np.where(np.isfinite(apart), apart, np.inf)))
+    ok = bool(apart[worst] <= TABLE_TOLERANCE)
+    if ok:
+        return check(True, f"largest relative difference {apart[worst]:.1e}", TABLE_TOLERANCE)
+    return check(False, f"pair {worst}: {found[worst]:.9g}", f"{expected[worst]:.9g}")
+
+
+def check_finite(answer: Mapping[str, Any]) -> dict[str, Check]:
+    """Logits without NaN or infinities, in every window that was run."""
+    expected = "finite logits"
+    logits = answer.get("logits", {"error": "not computed"})
+    if "error" in logits:
+        return {"finite_logits": check(False, logits["error"], expected)}
+    if "full" in answer:
+        return {"finite_logits": check(False, f"full: {answer['full']['error']}", expected)}
+    found = logits["finite"]
+    bad = [name for name, finite in found.items() if not finite]
+    words = f"not finite in {listed(bad)}" if bad else f"finite in {', '.join(found)}"
+    return {"finite_logits": check(not bad, words, expected)}
+
+
+def check_logits(comparison: Mapping[str, Any], dtype: str) -> dict[str, Check]:
+    """Merged against adapter logits, in the dtype of the directory."""
+    if "error" in comparison or not comparison:
+        reason = comparison.get("error", "not computed")
+        return {"logits": check(False, reason, "the adapter's logits")}
+    return {f"logits_{name}": _check_window(e, dtype) for name, e in comparison.items()}
+
+
+def _check_window(entry: Mapping[str, float], dtype: str) -> Check:
+    difference, kl = entry["max_abs_difference"], entry["mean_kl"]
+    top1 = entry["top1_agreement"]
+    if dtype == "float32":
+        # written so that NaN fails
+        ok = difference <= MAX_LOGIT_DIFFERENCE
+        return check(
+            ok, f"largest difference {difference:.2e}", f"at most {MAX_LOGIT_DIFFERENCE:g}"
+        )
+    ok = kl <= MAX_KL and top1 >= MIN_TOP1
+    found = f"KL {kl:.2e} nats, top-1 {top1:.2%}"
+    return check(ok, found, f"KL at most {MAX_KL:g}, top-1 at least {MIN_TOP1:.0%}")
+
+
+def check_against_manifest(folder: Path, digests: Mapping[str, str]) -> dict[str, Check]:
+    """The files hold what the merge computed; nothing to say without its manifest."""
+    manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
+    written = manifest.get("tensors") if isinstance(manifest, dict) else None
+    if not isinstance(written, dict):
+        return {}
+    return {"tensors_as_written": _same_digests(digests, written)}

@@ -1,0 +1,220 @@
+"""What stock libraries make of a model directory: run as a program that knows nothing of us.
+
+    python -I verify_probe.py < request.json > answer.json
+
+Only torch, transformers, peft and the standard library are imported, and those inside functions.
+Request: `folder`, `windows` (`[{"name", "start", "length"}]`: tokens at positions start …),
+`full_length` (or null), `adapter` and `base` (or null), `seed`. Answer: one JSON object with the
+sections `loaded`, `weights`, `table`, `tokenizer`, `logits`, `full`; a section that failed is
+`{"error": reason}`. The models are loaded one after the other, on the CPU, so that memory peaks
+at one model and the logits of the windows.
+"""
+
+from __future__ import annotations
+
+import functools
+import gc
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+KEPT_POSITIONS = 512
+"""Of a full-length pass, the logits of so many last positions are looked at."""
+
+
+def section(work: Callable[[], Any]) -> Any:
+    """The result of `work`, or the reason it has none, in one line."""
+    try:
+        return work()
+    except Exception as error:  # noqa: BLE001 - every failure is an answer, none a traceback
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        return {"error": f"{type(error).__name__}: {' '.join(lines)[:500]}"}
+
+
+def pseudo_random_tokens(length: int, vocab_size: int, seed: int) -> Any:
+    """`[1, length]` int64 token ids, the same on every machine."""
+    import torch
+
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, vocab_size, (1, length), generator=generator)
+
+
+def load(folder: str) -> tuple[Any, dict[str, Any]]:
+    """The model as `AutoModelForCausalLM` gives it, in the directory's own dtype."""
+    from transformers import AutoModelForCausalLM
+
+    model, info = AutoModelForCausalLM.from_pretrained(
+        folder, dtype="auto", output_loading_info=True
+    )
+    keys = ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")
+    problems = {key: sorted(str(entry) for entry in info.get(key) or ()) for key in keys}
+    return model.eval(), {key: listed for key, listed in problems.items() if listed}
+
+
+def tensor_digests(model: Any) -> dict[str, dict[str, Any]]:
+    """sha256 of every tensor's bytes, with its dtype and shape as loaded."""
+    import torch
+
+    digests = {}
+    for name, tensor in model.state_dict().items():
+        raw = tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
+        digests[name] = {
+            "sha256": hashlib.sha256(raw).hexdigest(),
+            "dtype": str(tensor.dtype).removeprefix("torch."),
+            "shape": list(tensor.shape),
+        }
+    return digests
+
+
+def table(model: Any) -> dict[str, Any]:
+    """The rotary table in force."""
+    rotary = model.model.rotary_emb
+    return {
+        "inv_freq": [float(value) for value in rotary.inv_freq],
+        "dtype": str(rotary.inv_freq.dtype).removeprefix("torch."),
+        "attention_factor": float(rotary.attention_scaling),
+    }
+
+
+def logits_of(model: Any, windows: list[dict[str, Any]], seed: int) -> dict[str, Any]:
+    """`{window: float32 [length, vocabulary]}`; the same tokens in every window."""
+    import torch
+
+    found = {}
+    for window in windows:
+        start, length = window["start"], window["length"]
+        tokens = pseudo_random_tokens(length, model.config.vocab_size, seed)
+        positions = torch.arange(start, start + length).unsqueeze(0)
+        with torch.inference_mode():
+            output = model(input_ids=tokens, position_ids=positions, use_cache=False)
+        found[window["name"]] = output.logits[0].float()
+    return found
+
+
+def full_pass(model: Any, length: int, seed: int) -> Any:
+    """float32 `[min(length, 512), vocabulary]`: the end of one pass over `length` tokens."""
+    import torch
+
+    tokens = pseudo_random_tokens(length, model.config.vocab_size, seed)
+    with torch.inference_mode():
+        output = model(
+            input_ids=tokens, use_cache=False, logits_to_keep=min(length, KEPT_POSITIONS)
+        )
+    return output.logits[0].float()
+
+
+def is_finite(logits: dict[str, Any]) -> dict[str, bool]:
+    """Which windows hold neither infinities nor NaN."""
+    return {name: bool(value.isfinite().all()) for name, value in logits.items()}
+
+
+def spread(dtype: str) -> float:
+    """Two steps of `dtype`, relative: candidates closer than this are a tie it cannot resolve."""
+    return {"bfloat16": 2 * 2.0**-8, "float16": 2 * 2.0**-11}.get(dtype, 0.0)
+
+
+def compare(merged: Any, adapted: Any, dtype: str) -> dict[str, float]:
+    """How far two `[n, vocabulary]` logits lie apart.
+
+    `top1_agreement` counts a position when the merged model's first choice is the adapter model's,
+    or ties with it within two steps of the dtype. `mean_kl` is KL(adapter ‖ merged) in nats.
+    """
+    expected, found = adapted.log_softmax(-1), merged.log_softmax(-1)
+    best = adapted.max(-1).values
+    chosen = adapted.gather(-1, merged.argmax(-1, keepdim=True)).squeeze(-1)
+    agreed = best - chosen <= best.abs() * spread(dtype)
+    return {
+        "max_abs_difference": float((merged - adapted).abs().max()),
+        "mean_kl": float((expected.exp() * (expected - found)).sum(-1).mean()),
+        "top1_agreement": float(agreed.float().mean()),
+    }
+
+
+def adapted_model(request: dict[str, Any], dtype: Any) -> Any:
+    """The base under the directory's config, with the adapter on top: what was trained."""
+    from peft import PeftModel
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(request["folder"])
+    base = AutoModelForCausalLM.from_pretrained(request["base"], config=config, dtype=dtype)
+    return PeftModel.from_pretrained(base, request["adapter"]).eval()
+
+
+def tokenizer_facts(folder: str) -> dict[str, int]:
+    """Size and limit of the tokenizer as `AutoTokenizer` gives it."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    return {
+        "largest_id": max(tokenizer.get_vocab().values()),
+        "model_max_length": int(tokenizer.model_max_length),
+    }
+
+
+def own_logits(model: Any, request: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
+    """The merged model's logits by window, `full` among them; what failed is in the answer."""
+    logits: dict[str, Any] = section(lambda: logits_of(model, request["windows"], request["seed"]))
+    if "error" in logits:
+        answer["logits"] = logits
+        return {}
+    answer["table"]["at_target"] = section(lambda: table(model))
+    if request["full_length"]:
+        last = section(lambda: full_pass(model, request["full_length"], request["seed"]))
+        if isinstance(last, dict):
+            answer["full"] = last
+        else:
+            logits["full"] = last
+    answer["logits"] = {"finite": is_finite(logits)}
+    return logits
+
+
+def compare_with_adapter(
+    request: dict[str, Any], logits: dict[str, Any], dtype: Any
+) -> dict[str, Any]:
+    """Per window: the distance between the merged and the adapter model."""
+    model = adapted_model(request, dtype)
+    expected = logits_of(model, request["windows"], request["seed"])
+    if "full" in logits:
+        expected["full"] = full_pass(model, request["full_length"], request["seed"])
+    name = str(dtype).removeprefix("torch.")
+    return {key: compare(value, expected[key], name) for key, value in logits.items()}
+
+
+def examine(request: dict[str, Any], answer: dict[str, Any]) -> None:
+    """Fill `answer` section by section; the first model is gone before the second comes."""
+    answer["tokenizer"] = section(lambda: tokenizer_facts(request["folder"]))
+    loaded = section(lambda: load(request["folder"]))
+    if isinstance(loaded, dict):
+        answer["loaded"] = loaded
+        return
+    model, problems = loaded
+    dtype = next(iter(model.parameters())).dtype
+    answer["loaded"] = {"dtype": str(dtype).removeprefix("torch."), "problems": problems}
+    answer["weights"] = section(functools.partial(tensor_digests, model))
+    answer["table"] = {"at_load": section(functools.partial(table, model))}
+    logits = own_logits(model, request, answer)
+    del model, loaded
+    gc.collect()
+    if request["adapter"] and logits:
+        answer["comparison"] = section(lambda: compare_with_adapter(request, logits, dtype))
+
+
+def main() -> None:
+    """stdin → stdout; whatever the libraries print goes to stderr."""
+    answer_to = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    request = json.load(sys.stdin)
+    answer: dict[str, Any] = {}
+    failure = section(lambda: examine(request, answer))
+    if failure is not None:
+        answer["loaded"] = failure
+    answer["modules"] = sorted({name.partition(".")[0] for name in sys.modules})
+    json.dump(answer, answer_to)
+    answer_to.close()
+
+
+if __name__ == "__main__":
+    main()
