@@ -90,8 +90,8 @@ def _check_sizes(config: Mapping[str, Any], path: Path) -> None:
     ]
     if not problems:
         head_dim = config.get("head_dim") or config["hidden_size"] / config["num_attention_heads"]
-        if head_dim % 2:
-            problems.append(f"head_dim is {head_dim:g}, needs an even integer")
+        if head_dim < 4 or head_dim % 2:
+            problems.append(f"head_dim is {head_dim:g}, needs an even integer of at least 4")
         if config.get("partial_rotary_factor", 1.0) != 1.0:
             problems.append("partial_rotary_factor is not 1")
     raise_together(problems, f"{path / 'config.json'}")
