@@ -1,0 +1,74 @@
+"""Outcomes kept sample by sample, so that an evaluation resumes where it stopped.
+
+One append-only JSONL file per subject and task; a line is written, flushed and fsynced when its
+sample is done. A line cut short by a kill is ignored, and the sample is run again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from giraffe_cli.evals.base import Example, Outcome
+from giraffe_cli.evals.subject import Subject
+from giraffe_cli.rundir import digest_bytes, digest_value
+
+FORMAT = 1
+"""Raised when the same example would get another outcome from newer code."""
+
+
+def sample_key(subject: Subject, task: str, example: Example) -> str:
+    """sha256 over all that decides the outcome: model, type, prompt, and what is asked of it."""
+    return digest_value(
+        {
+            "format": FORMAT,
+            "subject": subject.digest,
+            "dtype": subject.dtype,
+            "task": task,
+            "example": example.key,
+            "token_ids": digest_bytes(example.token_ids.astype("<i4").tobytes()),
+            "num_targets": example.num_targets,
+            "max_new_tokens": example.max_new_tokens,
+        }
+    )
+
+
+class OutcomeCache:
+    """The outcomes of one subject and task in `folder`, by `sample_key`."""
+
+    def __init__(self, folder: Path, subject: Subject, task: str) -> None:
+        self.path = folder / f"{subject.digest[:16]}-{subject.dtype}-{task}.jsonl"
+        self.known: dict[str, Outcome] = {}
+        if self.path.exists():
+            for line in self.path.read_bytes().splitlines():
+                self._remember(line)
+
+    def get(self, key: str) -> Outcome | None:
+        """The outcome stored under `key`, or None."""
+        return self.known.get(key)
+
+    def put(self, key: str, outcome: Outcome) -> None:
+        """Store durably; a line left incomplete by a killed run is closed first."""
+        line = json.dumps({"key": key, "nll": outcome.target_nll.tolist(), "text": outcome.text})
+        with open(self.path, "ab+") as handle:
+            handle.seek(0, os.SEEK_END)
+            if handle.tell():
+                handle.seek(-1, os.SEEK_END)
+                line = line if handle.read(1) == b"\n" else "\n" + line
+            handle.write(line.encode() + b"\n")
+            handle.flush()
+            os.fsync(handle.fileno())
+        self.known[key] = outcome
+
+    def _remember(self, line: bytes) -> None:
+        try:
+            entry: dict[str, Any] = json.loads(line)
+            self.known[entry["key"]] = Outcome(
+                np.asarray(entry["nll"], np.float64), str(entry["text"])
+            )
+        except (ValueError, KeyError, TypeError):
+            return  # half-written: counts as not there
