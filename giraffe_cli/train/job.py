@@ -1,0 +1,98 @@
+"""What one training run is: its inputs as one value that travels to worker processes as JSON."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.checkpoint import Checkpoint
+from giraffe_cli.config import TrainConfig
+from giraffe_cli.rope.base import RopeTable
+from giraffe_cli.rundir import digest_value
+
+_WITHOUT_EFFECT_ON_WEIGHTS = {"checkpoint_every", "keep_checkpoints", "processes", "trackers"}
+
+
+@dataclass(frozen=True)
+class TrainJob:
+    """A fine-tune of `checkpoint` under `table` on the rows of `packed_dir`, kept in `run_dir`."""
+
+    checkpoint: Checkpoint
+    table: RopeTable
+    packed_dir: Path
+    config: TrainConfig
+    positions: str
+    """Name of the position scheme."""
+    target_length: int
+    dtype: str
+    """`float32` or `bfloat16`; adapters are float32 in both."""
+    seed: int
+    run_dir: Path
+
+    @property
+    def window(self) -> int:
+        """Most tokens in a training window."""
+        return self.config.window or self.target_length
+
+    @property
+    def adapter_dir(self) -> Path:
+        return self.run_dir / "adapter"
+
+    @property
+    def checkpoints_dir(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+    @property
+    def metrics_path(self) -> Path:
+        return self.run_dir / "metrics.jsonl"
+
+    @property
+    def summary_path(self) -> Path:
+        """Steps, tokens, seconds and memory of the finished run; outside `adapter/`, whose bytes
+        depend on the weights alone."""
+        return self.run_dir / "training.json"
+
+    def identity(self, packed_digest: str) -> dict[str, Any]:
+        """What decides the weights: manifests name it, and only equal ones are resumed."""
+        knobs = self.config.model_dump(mode="json", exclude=_WITHOUT_EFFECT_ON_WEIGHTS)
+        return {
+            "checkpoint": self.checkpoint.digest,
+            "source": self.checkpoint.source,
+            "rope": digest_value(self.table.to_json()),
+            "packed": packed_digest,
+            "train": {**knobs, "window": self.window},
+            "positions": self.positions,
+            "target_length": self.target_length,
+            "dtype": self.dtype,
+            "seed": self.seed,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "checkpoint": self.checkpoint.to_json(),
+            "table": self.table.to_json(),
+            "packed_dir": str(self.packed_dir.absolute()),
+            "config": self.config.model_dump(mode="json"),
+            "positions": self.positions,
+            "target_length": self.target_length,
+            "dtype": self.dtype,
+            "seed": self.seed,
+            "run_dir": str(self.run_dir.absolute()),
+        }
+
+    @classmethod
+    def from_json(cls, value: dict[str, Any]) -> TrainJob:
+        """Inverse of `to_json`."""
+        checkpoint = dict(value["checkpoint"])
+        return cls(
+            checkpoint=Checkpoint(**{**checkpoint, "path": Path(checkpoint["path"])}),
+            table=RopeTable.from_json(value["table"]),
+            packed_dir=Path(value["packed_dir"]),
+            config=TrainConfig.model_validate(value["config"]),
+            positions=value["positions"],
+            target_length=value["target_length"],
+            dtype=value["dtype"],
+            seed=value["seed"],
+            run_dir=Path(value["run_dir"]),
+        )

@@ -1,0 +1,181 @@
+"""Several processes for one training run: how many, how they start, and how they are heard.
+
+The parent runs torch's own launcher with an argument list, replays what rank 0 reports, and turns
+a worker's error into its own. A stop travels as a file (`workers/stop`) that every worker sees at
+the end of its step, because the launcher would kill them after 30 seconds; a parent that dies
+closes the pipe the workers inherited as stdin, and they end at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+
+from giraffe_cli import errors
+from giraffe_cli.config import TrainConfig
+from giraffe_cli.errors import GiraffeError, Interrupted, UsageError
+from giraffe_cli.progress import Bar, Reporter
+from giraffe_cli.rundir import begin_stage, read_json, write_json
+from giraffe_cli.train.state import stop_requests
+
+_EVENT = "giraffe-event "
+
+
+def choose_processes(config: TrainConfig, visible_devices: int, reporter: Reporter) -> int:
+    """How many processes train: as configured, else as many GPUs as divide a step's windows.
+
+    Raises:
+        UsageError: the windows of a step cannot be shared equally, or there are fewer GPUs.
+    """
+    windows = config.windows_per_step
+    if config.processes is not None:
+        if windows % config.processes:
+            raise UsageError(
+                f"{windows} windows per step cannot be shared by {config.processes} processes",
+                f"--set train.windows_per_step={config.processes}, or a multiple",
+            )
+        if 0 < visible_devices < config.processes:
+            raise UsageError(
+                f"{config.processes} processes were asked for, {visible_devices} GPUs are visible",
+                f"pass --gpus {visible_devices}",
+            )
+        return config.processes
+    chosen = max(n for n in range(1, max(1, visible_devices) + 1) if windows % n == 0)
+    if chosen < visible_devices:
+        reporter.warn(
+            f"training on {chosen} of {visible_devices} GPUs: a step has {windows} windows; "
+            f"--set train.windows_per_step={visible_devices} uses them all"
+        )
+    return chosen
+
+
+def launch(request: dict[str, Any], run_dir: Path, processes: int, reporter: Reporter) -> None:
+    """Run `giraffe_cli.train.worker` in `processes` processes until they end.
+
+    Raises:
+        GiraffeError: a worker failed; its own error where it told one.
+        Interrupted: a signal came; the workers saved a checkpoint.
+    """
+    folder = begin_stage(run_dir / "workers")
+    write_json(folder / "request.json", request)
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--nproc-per-node", str(processes), "-m", "giraffe_cli.train.worker"),
+        str((folder / "request.json").absolute()),
+    ]
+    reporter.info(f"starting {processes} processes: {shlex.join(command)}")
+    stop_file = folder / "stop"
+    with open(folder / "log.txt", "wb") as log, stop_requests(then=stop_file.touch):
+        process = subprocess.Popen(
+            command,
+            env=_environment(processes),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C reaches the workers as a stop file, not as a signal
+            text=True,
+        )
+        # leaving the block closes the workers' stdin, at which any that still run end
+        with process:
+            assert process.stdout is not None
+            replay(process.stdout, reporter)
+            code = process.wait()
+    _raise_what_workers_told(folder, code)
+
+
+def tell_error(folder: Path, rank: int, error: BaseException) -> None:
+    """In a worker: leave `error` for the parent."""
+    known = isinstance(error, GiraffeError)
+    told = {
+        "kind": type(error).__name__ if known else "",
+        "message": str(error) if known else f"{type(error).__name__}: {error}",
+        "hint": error.hint if isinstance(error, GiraffeError) else None,
+    }
+    write_json(folder / f"error-{rank}.json", told)
+
+
+class EventReporter:
+    """A `Reporter` that writes what it is told as lines for `replay`."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self.stream = stream
+
+    def info(self, text: str) -> None:
+        self._write(event="info", text=text)
+
+    def warn(self, text: str) -> None:
+        self._write(event="warn", text=text)
+
+    @contextlib.contextmanager
+    def bar(self, description: str, total: float, unit: str, done: float = 0) -> Iterator[Bar]:
+        self._write(event="bar", description=description, total=total, unit=unit, done=done)
+        yield self
+        self._write(event="end")
+
+    def advance(self, amount: float = 1, **fields: str) -> None:
+        self._write(event="advance", amount=amount, fields=fields)
+
+    def _write(self, **event: Any) -> None:
+        self.stream.write(_EVENT + json.dumps(event) + "\n")
+        self.stream.flush()
+
+
+def replay(lines: IO[str], reporter: Reporter) -> None:
+    """Tell `reporter` what an `EventReporter` wrote; other lines are dropped."""
+    with contextlib.ExitStack() as open_bars:
+        bar: Bar | None = None
+        for line in lines:
+            if not line.startswith(_EVENT):
+                continue
+            event = json.loads(line.removeprefix(_EVENT))
+            match event.pop("event"):
+                case "info":
+                    reporter.info(event["text"])
+                case "warn":
+                    reporter.warn(event["text"])
+                case "bar":
+                    bar = open_bars.enter_context(reporter.bar(**event))
+                case "advance" if bar is not None:
+                    bar.advance(event["amount"], **event["fields"])
+                case "end":
+                    open_bars.close()
+
+
+def _environment(processes: int) -> dict[str, str]:
+    """This environment, with torch's threads shared out and this very package importable."""
+    here = str(Path(__file__).parents[2])
+    return {
+        **os.environ,
+        "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes)),
+        "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
+    }
+
+
+def visible_gpus() -> int:
+    """CUDA devices this process may use."""
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _raise_what_workers_told(folder: Path, code: int) -> None:
+    told = [read_json(path) for path in sorted(folder.glob("error-*.json"))]
+    # a worker that lost its peer tells of a broken connection: the peer's own error comes first
+    told.sort(key=lambda entry: not entry["kind"])
+    if not told and code == 0:
+        return
+    if not told:
+        raise GiraffeError(
+            f"training ended with exit code {code}", f"what it wrote is in {folder / 'log.txt'}"
+        )
+    kind = getattr(errors, told[0]["kind"], GiraffeError)
+    if kind is Interrupted:
+        raise Interrupted(told[0]["message"], told[0]["hint"])
+    raise kind(told[0]["message"], told[0]["hint"] or f"more in {folder / 'log.txt'}")
