@@ -72,6 +72,6 @@ prepare() {
         printf '%s\n' "$wanted" >".venv/giraffe-${extra:-run}"
     fi
     # No network after installation, and one thread count, on which bits depend.
-    export HF_HUB_OFFLINE=1
+    export HF_HUB_OFFLINE=${HF_HUB_OFFLINE:-1}
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$(.venv/bin/python -c 'import os; print(os.cpu_count())')}
 }

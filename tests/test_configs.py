@@ -1,0 +1,121 @@
+"""Every YAML in configs/ builds, explains itself, and runs on the tiny model with small lengths."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+
+import pytest
+import yaml
+
+from giraffe_cli.config import build, read_yaml
+from giraffe_cli.rope.base import Head, make_strategy, make_table
+
+ROOT = Path(__file__).parent.parent
+PRESETS = sorted((ROOT / "configs").glob("*.yaml"))
+ACCELERATE = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
+NAMES = {
+    "calf-16k",
+    "smollm2-135m-16k",
+    "smollm2-135m-32k",
+    "llama2-7b-16k",
+    "llama3-8b-64k",
+    "llama3-8b-128k",
+    "llama3-8b-512k",
+}
+
+each_preset = pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
+each_file = pytest.mark.parametrize("path", [*PRESETS, *ACCELERATE], ids=lambda path: path.stem)
+
+
+def header(path: Path) -> str:
+    """The comment block at the top, without its `#`."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    size = next(n for n, line in enumerate(lines) if not line.startswith("#"))
+    return "\n".join(line.removeprefix("#").strip() for line in lines[:size])
+
+
+def test_the_promised_presets_exist():
+    assert {path.stem for path in PRESETS} >= NAMES
+    assert {path.stem for path in ACCELERATE} == {"1gpu", "8gpu-fsdp2", "2node"}
+
+
+@each_preset
+def test_a_preset_builds_and_its_name_tells_its_target(preset):
+    config = build(read_yaml(preset), preset.name)
+    assert preset.stem.endswith(f"-{config.target_length // 1024}k")
+    make_strategy(config.rope.strategy, config.rope.knobs)
+
+
+@each_file
+def test_a_header_says_purpose_command_cost_and_who_measured(path):
+    text = header(path)
+    for entry in ("Purpose:", "Run:", "Expected:", "memory", "time", "score", "Measured:"):
+        assert entry in text, entry
+    assert path.relative_to(ROOT).as_posix() in text
+
+
+@each_preset
+def test_the_commands_in_a_header_are_real(preset, giraffe):
+    lines = [line for line in header(preset).splitlines() if "giraffe extend" in line]
+    assert lines
+    for line in lines:
+        words = shlex.split(line[line.index("giraffe extend") :])
+        assert giraffe(*words[1:], "--help").code == 0
+
+
+def test_calf_is_what_extend_uses_by_itself():
+    preset = read_yaml(ROOT / "configs" / "calf-16k.yaml")
+    assert preset.pop("target_length") == "16k"
+    assert preset == read_yaml(ROOT / "giraffe_cli" / "calf" / "extend.yaml")
+
+
+@pytest.mark.parametrize(("name", "theta"), [("llama3-8b-64k", 8e6), ("llama3-8b-512k", 1.28e8)])
+def test_a_chosen_alpha_gives_the_base_its_header_names(name, theta):
+    config = build(read_yaml(ROOT / "configs" / f"{name}.yaml"))
+    table = make_table(
+        config.rope.strategy, config.rope.knobs, Head(128, 5e5, 8192, config.target_length)
+    )
+    assert table.rope_parameters["rope_theta"] == pytest.approx(theta, rel=2e-3)
+
+
+def shrunk(preset: Path, tiny_llama: Path, corpus: Path, out: Path) -> list[object]:
+    """The preset's command with model, data and lengths of a size a test can afford."""
+    return [
+        *("extend", "--config", preset, "--model", tiny_llama, "--data", corpus, "--out", out),
+        *("--target-len", "512", "--window", "128", "--steps", "1"),
+        *("--set", "train.windows_per_step=1", "--set", "eval.lengths=[128,512]"),
+        *("--set", "eval.knobs={}", "--set", "eval.documents=2"),
+    ]
+
+
+@each_preset
+def test_a_preset_plans_without_writing(preset, giraffe, tiny_llama, corpus, tmp_path):
+    result = giraffe(*shrunk(preset, tiny_llama, corpus, tmp_path / "run"), "--dry-run", "--json")
+    assert result.code == 0, result.stderr
+    plan = json.loads(result.stdout)
+    assert (plan["native_length"], plan["target_length"], plan["steps"]) == (128, 512, 1)
+    assert not (tmp_path / "run").exists()
+
+
+@each_preset
+def test_a_preset_trains_one_step(preset, giraffe, tiny_llama, corpus, tmp_path):
+    out = tmp_path / "run"
+    result = giraffe(*shrunk(preset, tiny_llama, corpus, out), "--no-eval", "--json")
+    assert result.code == 0, result.stderr
+    report = json.loads(result.stdout)
+    assert (report["steps"], report["trained_tokens"]) == (1, 128)
+    assert report["strategy"] == yaml.safe_load(preset.read_text())["rope"]["strategy"]
+    assert report["verify"]["ok"]
+    assert (out / "model" / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)
+def test_accelerate_reads_its_configs(path):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(path))
+    values = yaml.safe_load(path.read_text())
+    assert config.num_processes == values["num_processes"]
+    assert str(config.distributed_type.value) == values["distributed_type"]
