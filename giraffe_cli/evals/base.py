@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
-from giraffe_cli.errors import InvalidInput
+from giraffe_cli.errors import InvalidInput, near_misses
 from giraffe_cli.registry import discover, pick
 
 
@@ -105,6 +105,10 @@ def make_task(name: str, knobs: dict[str, Any]) -> AbstractTask:
         InvalidInput: unknown task or knob.
     """
     kind = pick(name, tasks(), "evaluation task")
+    known = [entry.name for entry in fields(kind)]
+    for given in knobs:
+        if given not in known:
+            raise InvalidInput(f"`{given}` is no knob of `{name}`", near_misses(given, known))
     try:
         return kind(**knobs)
     except TypeError as error:

@@ -12,6 +12,7 @@ import dataclasses
 import json
 import platform
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +119,14 @@ def evaluate(
     return results
 
 
+def default_lengths(native_length: int, longest: int) -> list[int]:
+    """The native window, its doublings, and `longest`: 1k, 2k, 3k for 1k and 3k."""
+    lengths = [native_length]
+    while lengths[-1] * 2 < longest:
+        lengths.append(lengths[-1] * 2)
+    return sorted({*lengths, max(native_length, longest)})
+
+
 def gather_material(
     subjects: Sequence[Subject], documents: Sequence[Document], most: int
 ) -> Material:
@@ -138,12 +147,19 @@ def gather_material(
     def encode(text: str) -> list[int]:
         return list(fast.encode(text, add_special_tokens=False).ids)
 
-    longest = sorted(documents, key=lambda d: (-len(d.text), d.id))[:most]
+    longest = sorted(documents, key=lambda d: (-len(d.text), d.source, d.id))[:most]
+    seen = Counter(document.id for document in longest)
     return Material(
         encode=encode,
         decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
         bos_token_ids=tuple(tokenizer("")["input_ids"]),
-        documents=[TokenDocument(d.id, np.asarray(encode(d.text), np.int32)) for d in longest],
+        documents=[
+            TokenDocument(
+                d.id if seen[d.id] == 1 else f"{d.source}:{d.id}",
+                np.asarray(encode(d.text), np.int32),
+            )
+            for d in longest
+        ],
     )
 
 

@@ -44,7 +44,7 @@ class Nll(AbstractTask):
                 ("targets", self.targets, 1),
                 ("longest", self.longest, 0),
             )
-            if value < least
+            if not isinstance(value, int) or value < least
         ]
         raise_together(problems, "task `nll`")
 

@@ -60,7 +60,7 @@ class Passkey(AbstractTask):
         problems = [
             f"{name} is {value}, must be 1 or more"
             for name, value in vars(self).items()
-            if value < 1
+            if not isinstance(value, int) or value < 1
         ]
         raise_together(problems, "task `passkey`")
 
