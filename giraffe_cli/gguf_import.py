@@ -12,7 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.rundir import begin_stage, digest_file, finish_stage, stage_holds
+from giraffe_cli.rundir import (
+    begin_stage,
+    digest_file,
+    finish_stage,
+    read_json,
+    stage_holds,
+    write_json,
+)
 
 _STORED_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
@@ -89,3 +96,13 @@ def _convert(gguf_file: Path, out: Path, dtype: str) -> None:
     tokenizer.model_max_length = model.config.max_position_embeddings
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
+    _drop_invented_tokens(out / "tokenizer.json", model.config.vocab_size)
+
+
+def _drop_invented_tokens(file: Path, vocab_size: int) -> None:
+    """GPT-2 style conversion adds `<|endoftext|>` to vocabularies without it: an id past the
+    embedding, which no model could emit or read."""
+    value = read_json(file)
+    kept = [token for token in value["added_tokens"] if token["id"] < vocab_size]
+    if len(kept) < len(value["added_tokens"]):
+        write_json(file, {**value, "added_tokens": kept})
