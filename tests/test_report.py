@@ -149,3 +149,459 @@ def make_run(run_dir: Path) -> tuple[dict, dict]:
     (run_dir / "run.yaml").write_text("target_length: 16384\n")
     results = make_results()
     return make_report(run_dir, results), results
+
+
+def answer(claim_start: str, report: dict) -> tuple[str, str]:
+    """(answer, figures and meaning) of the one verdict whose claim starts so."""
+    (verdict,) = [v for v in verdicts(report) if v.claim.startswith(claim_start)]
+    return verdict.answer, f"{verdict.figures} | {verdict.meaning}"
+
+
+@pytest.fixture
+def report() -> dict:
+    return make_report(Path("run"), make_results())
+
+
+def set_paired(report: dict, low: float, high: float, *path: str) -> None:
+    target = report["differences"]["nll"]
+    for key in path[:-1]:
+        target = target[key]
+    target[path[-1]] = {"mean": (low + high) / 2, "ci_low": low, "ci_high": high, "n": 32}
+
+
+# ── verdicts ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.06, -0.04, "yes"),
+        (-0.09, 0.01, "not shown"),
+        (0.01, 0.2, "no"),
+        (-0.01, 0.0, "not shown"),
+    ],
+)
+def test_long_context_is_used_only_when_the_whole_interval_lies_below_zero(
+    report, low, high, expected
+):
+    set_paired(report, low, high, "length_minus_native", "checkpoint", "16384")
+    assert answer("uses context", report)[0] == expected
+
+
+@given(low=st.floats(-2, 2), width=st.floats(0, 1), share_below=st.floats(0, 1))
+def test_the_mean_never_decides(low, width, share_below):
+    report = make_report(Path("run"), make_results())
+    path = ("length_minus_native", "checkpoint", "16384")
+    set_paired(report, low, low + width, *path)
+    report["differences"]["nll"]["length_minus_native"]["checkpoint"]["16384"]["mean"] = (
+        low + share_below * width
+    )
+    expected = "yes" if low + width < 0 else "no" if low > 0 else "not shown"
+    assert answer("uses context", report)[0] == expected
+
+
+def test_the_yes_states_size_interval_and_perplexity(report):
+    found, text = answer("uses context up to 16k", report)
+    assert found == "yes"
+    assert text.startswith("−0.05 ± 0.01 nats compared with 1k | ")
+    assert "5% lower perplexity (95% interval −0.06 to −0.04 nats, n = 32)" in text
+
+
+def test_an_open_answer_names_the_longest_length_with_a_shown_gain(report):
+    set_paired(report, -0.02, 0.01, "length_minus_native", "checkpoint", "16384")
+    set_paired(report, -0.02, 0.01, "length_minus_native", "checkpoint", "8192")
+    assert answer("uses context", report)[1].endswith("A gain is shown up to 4k.")
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected", "says_domain"),
+    [
+        (0.00, 0.05, "yes", False),
+        (-0.30, -0.20, "yes", True),
+        (-0.04, 0.02, "yes", True),
+        (-0.10, 0.06, "not shown", True),
+        (0.02, 0.06, "not shown", False),
+        (0.06, 0.09, "no", False),
+    ],
+)
+def test_short_context_is_judged_by_the_upper_bound_and_gains_are_called_domain(
+    report, low, high, expected, says_domain
+):
+    report["short_context"] = {
+        "delta_nll": {"mean": (low + high) / 2, "ci_low": low, "ci_high": high, "n": 32}
+    }
+    found, text = answer("short context kept", report)
+    assert found == expected
+    assert ("domain" in text) == says_domain
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "claim", "expected"),
+    [
+        (1.4, 1.6, "base collapses", "yes"),
+        (0.9, 1.6, "base gets worse", "yes"),
+        (-0.1, 0.1, "base gets worse", "not shown"),
+        (-0.2, -0.1, "base gets worse", "no"),
+    ],
+)
+def test_a_base_is_called_collapsed_only_beyond_one_nat(report, low, high, claim, expected):
+    set_paired(report, low, high, "length_minus_native", "base", "16384")
+    assert answer(claim, report)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("base", "extended", "expected"), [(0, 18, "yes"), (8, 12, "not shown"), (19, 2, "no")]
+)
+def test_passkeys_are_compared_by_intervals(report, base, extended, expected):
+    report["passkey"]["base"]["16384"] = share(base)
+    report["passkey"]["extended"]["16384"] = share(extended)
+    assert answer("finds a passkey at 16k", report)[0] == expected
+
+
+def test_passkeys_say_nothing_on_length_when_the_base_cannot_find_them_at_all(report):
+    report["passkey"]["base"]["1024"] = share(1)
+    found, text = answer("finds a passkey", report)
+    assert found == "not shown"
+    assert "inside its own window" in text
+
+
+def test_nothing_is_claimed_that_was_not_measured(report):
+    for key in ("nll", "passkey", "short_context", "differences", "verify"):
+        report[key] = {}
+    assert {v.answer for v in verdicts(report)} == {"not measured"}
+
+
+def test_a_failed_check_is_a_no(report):
+    report["verify"]["ok"] = report["verify"]["checks"]["weights"]["ok"] = False
+    found, text = answer("loads in stock transformers", report)
+    assert (found, text.split(" | ")[0]) == ("no", "3 of 4 checks passed")
+
+
+# ── numbers ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("mean", "half", "shown"),
+    [
+        (-0.05, 0.01, "−0.05 ± 0.01"),
+        (0.0, 0.01, "0.00 ± 0.01"),
+        (-0.0001, 0.02, "0.00 ± 0.02"),
+        (0.0123, 0.004, "+0.012 ± 0.004"),
+        (1.6, 0.31, "+1.60 ± 0.31"),
+    ],
+)
+def test_digits_follow_the_interval_and_zero_has_no_sign(mean, half, shown):
+    assert scores.with_half_width(score(mean, half), sign=True) == shown
+
+
+@pytest.mark.parametrize(
+    ("nats", "text"),
+    [
+        (-0.05, "5% lower perplexity"),
+        (0.005, "0.5% higher perplexity"),
+        (1.5, "4.5 times the perplexity"),
+    ],
+)
+def test_nats_in_plain_words(nats, text):
+    assert scores.perplexity_change(nats) == text
+
+
+def test_a_length_scored_by_one_task_only_still_has_its_row(report):
+    del report["nll"]["base"]["2048"], report["nll"]["extended"]["2048"]
+    row = scores.length_rows(report)[1]
+    assert (row.length, row.base_nll, row.beyond_native) == (2048, None, True)
+    assert row.extended_passkey["mean"] == 1.0
+
+
+def test_the_table_of_pairs_is_counted():
+    # theta 16, 4 pairs: 1, 1/2, 1/4, 1/8; the first kept, the second halved, two slowed by 4.
+    rope = {"head_dim": 8, "rope_theta": 16.0, "inv_freq": [1, 1 / 4, 1 / 16, 1 / 32]}
+    text = facts.describe_table(rope, 4.0)
+    assert text == "4 pairs: 1 unchanged, 2 slowed by 4, 1 in between"
+
+
+def test_commands_quote_what_a_shell_would_split(report):
+    report["run_dir"], report["model_dir"] = "my run", "my run/model"
+    extend, verify, evaluate = facts.repeat_commands(report)
+    assert extend == "giraffe extend --config 'my run'/run.yaml --out 'my run-again'"
+    assert verify == "giraffe verify 'my run/model'"
+    assert evaluate.endswith("--base calf --lengths 1k,2k,4k,8k,16k")
+
+
+# ── console ──────────────────────────────────────────────────────────────────────────────────
+
+
+def rendered(report: dict) -> str:
+    console = Console(file=StringIO(), width=160)
+    for part in summary_table(report):
+        console.print(part)
+    return console.file.getvalue()
+
+
+def test_the_console_shows_a_row_a_length_the_verdicts_and_the_paths(report):
+    text = rendered(report)
+    assert [line.split("│")[1].strip() for line in text.splitlines() if line.startswith("│")] == [
+        "1k", "2k*", "4k*", "8k*", "16k*"
+    ]  # fmt: skip
+    assert "2.95 ± 0.06" in text
+    assert "90% (70 to 97%)" in text
+    assert "uses context up to 16k: yes, −0.05 ± 0.01 nats compared with 1k" in text
+    assert "report  run/report.html" in text
+
+
+def test_without_an_evaluation_the_console_shows_no_empty_table(report):
+    report["nll"] = report["passkey"] = {}
+    assert "│" not in rendered(report)
+
+
+def test_brackets_in_a_name_are_text_not_markup(report):
+    report["model"] = "[bold]x[/bold]"
+    assert "[bold]x[/bold]" in rendered(report)
+
+
+# ── the page ─────────────────────────────────────────────────────────────────────────────────
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Every tag with its attributes; fails on tags that do not nest."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag, f"</{tag}> at {self.getpos()}"
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory) -> tuple[Path, dict, dict]:
+    run_dir = tmp_path_factory.mktemp("runs") / "calf-16k"
+    report, results = make_run(run_dir)
+    write_report(report, results, run_dir, run_dir / "model")
+    return run_dir, report, results
+
+
+def test_the_page_needs_no_network_and_no_script(written):
+    html = (written[0] / "report.html").read_text(encoding="utf-8")
+    page = Page(html)
+    names = {tag for tag, _ in page.tags}
+    assert names.isdisjoint({"script", "link", "iframe", "object", "form", "base"})
+    attributes = [(name, value) for _, found in page.tags for name, value in found.items()]
+    assert all(
+        value.startswith("data:image/svg+xml;") for name, value in attributes if name == "src"
+    )
+    assert not [name for name, _ in attributes if name.startswith("on") or name == "style"]
+    assert "http://" not in html
+    assert "https://" not in html
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 3
+
+
+def test_the_policy_allows_exactly_the_pages_own_stylesheet(written):
+    import base64
+    import hashlib
+
+    html = (written[0] / "report.html").read_text(encoding="utf-8")
+    style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)[1]
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    policy = f"default-src 'none'; img-src data:; style-src 'sha256-{digest}'"
+    assert policy in html
+    assert "prefers-color-scheme: dark" in style
+    assert 'name="viewport"' in html
+
+
+def test_the_page_says_title_verdicts_table_and_how_to_repeat(written):
+    html = (written[0] / "report.html").read_text(encoding="utf-8").replace("\u00a0", " ")
+    text = re.sub(r"<[^>]+>", "", html)
+    assert "<title>calf: 1k → 16k</title>" in html
+    order = [
+        "Uses context up to 16k: −0.05 ± 0.01 nats compared with 1k",
+        "Base collapses beyond its window: +1.60 ± 0.02 nats at 16k compared with 1k",
+        "2 trials a depth, single cells say little",
+        "4.54 to 4.66, n 32",
+        "logits at end",
+        "16 pairs: 6 unchanged, 6 slowed by 16, 4 in between",
+        "2 min 28 s",
+        "run.yaml --out",
+        "metrics.jsonl",
+    ]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+
+
+def test_hostile_names_and_values_are_escaped(tmp_path):
+    report, results = make_run(tmp_path / "run")
+    evil = '<script>alert("x")</script>\' onload="y'
+    report["model"] = report["data"][0] = evil
+    report["warnings"] = [evil]
+    report["verify"]["checks"]["weights"]["found"] = evil
+    report["verify"]["runtimes"][evil] = evil
+    results["versions"][evil] = evil
+    write_report(report, results, tmp_path / "run", tmp_path / "run" / "model")
+    page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert not [name for _, found in page.tags for name in found if name == "onload"]
+
+
+def test_a_run_without_training_or_evaluation_has_a_page_too(tmp_path):
+    report, _ = make_run(tmp_path / "run")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    for key in ("nll", "passkey"):
+        del report[key]
+    report |= {"steps": 0, "trained_tokens": 0, "short_context": {}, "differences": {}}
+    write_report(report, {}, tmp_path / "run", tmp_path / "run" / "model")
+    html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "without training" in html
+    assert "not measured" in html
+    assert "<img" not in html
+
+
+def test_report_json_keeps_the_promised_keys_and_adds_the_verdicts(written):
+    run_dir, report, _ = written
+    found = json.loads((run_dir / "report.json").read_text())
+    assert {key: found[key] for key in report} == json.loads(json.dumps(report))
+    assert [verdict["answer"] for verdict in found["verdicts"]] == ["yes"] * 5
+
+
+# ── plots ────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_plots_are_written_in_both_formats(written):
+    for name in ("nll_by_context", "passkey_by_depth", "training_loss"):
+        assert (written[0] / "eval" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert b"<svg" in (written[0] / "eval" / f"{name}.svg").read_bytes()[:600]
+
+
+def test_the_same_numbers_give_the_same_bytes(report):
+    metrics = [{"step": n, "loss": 3.0} for n in range(3)]
+    first = make_plots(report, make_results(), metrics)
+    second = make_plots(copy.deepcopy(report), make_results(), list(metrics))
+    assert [(p.name, p.svg, p.png) for p in first] == [(p.name, p.svg, p.png) for p in second]
+    assert not any(b"<dc:date>" in plot.svg for plot in first)
+
+
+def test_alternative_texts_carry_the_numbers(report):
+    nll, passkey = make_plots(report, make_results(), [])
+    assert "16k: base 4.60, extended 2.95" in nll.alt
+    assert passkey.alt.endswith("extended: 1k 100%, 2k 100%, 4k 95%, 8k 95%, 16k 90%.")
+
+
+def test_a_line_cut_off_by_a_kill_does_not_lose_the_curve(tmp_path):
+    from giraffe_cli.report.write import read_metrics
+
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 3.0}\n{"step": 2, "lo')
+    assert read_metrics(path) == [{"step": 1, "loss": 3.0}]
+
+
+# ── model card ───────────────────────────────────────────────────────────────────────────────
+
+
+def front_matter(card: str) -> dict:
+    return yaml.safe_load(card.split("---")[1])
+
+
+def test_the_card_has_the_same_numbers_and_says_how_to_load_and_serve(written):
+    run_dir, report, _ = written
+    card = (run_dir / "model" / "README.md").read_text(encoding="utf-8")
+    assert front_matter(card) == {
+        "base_model": "calf",
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["llama", "long-context", "rope", "yarn", "giraffe"],
+    }
+    assert "| 16k | 4.60 ± 0.06 | 2.95 ± 0.06 | 32 | 0% (0 to 16%) | 90% (70 to 97%) | 20 |" in card
+    assert "AutoModelForCausalLM.from_pretrained" in card
+    assert "--max-model-len 16384" in card
+
+
+@pytest.mark.parametrize(
+    ("base_card", "license_name"),
+    [
+        ("---\nlicense: llama2\n---\n# Base\n", "llama2"),
+        ("# Base\n", None),
+        ("---\n: [\n---\n", None),
+    ],
+)
+def test_a_license_is_inherited_never_invented(tmp_path, base_card, license_name):
+    report, results = make_run(tmp_path / "run")
+    base = tmp_path / "base"
+    base.mkdir()
+    (base / "README.md").write_text(base_card)
+    report["model"] = str(base)
+    (tmp_path / "run" / "plan.json").write_text(json.dumps({"model": {"path": str(base)}}))
+    write_report(report, results, tmp_path / "run", tmp_path / "run" / "model")
+    front = front_matter((tmp_path / "run" / "model" / "README.md").read_text())
+    assert front.get("license") == license_name
+    assert "base_model" not in front
+
+
+# ── serving ──────────────────────────────────────────────────────────────────────────────────
+
+
+def lines_for(tmp_path: Path, rope: dict, model: str = "org/base") -> list[str]:
+    config = {"max_position_embeddings": 16384, "rope_parameters": rope, "dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return [line.replace(str(tmp_path), "DIR") for line in serve_lines(tmp_path, {"model": model})]
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "default", "rope_theta": 4e5},
+        {"rope_type": "llama3", "factor": 8.0},
+        YARN,
+        {**YARN, "attention_factor": 1.2772588722239782},
+    ],
+)
+def test_types_that_both_runtimes_read_exactly_get_all_lines(tmp_path, rope):
+    assert lines_for(tmp_path, rope) == [
+        "vllm serve DIR --max-model-len 16384",
+        "python convert_hf_to_gguf.py DIR --outfile DIR.gguf --outtype bf16",
+        "llama-server -m DIR.gguf -c 16384",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rope", "model", "reason"),
+    [
+        ({"rope_type": "longrope", "long_mscale": 1.0}, "org/base", "drops the longrope factors"),
+        ({"rope_type": "dynamic", "factor": 4.0}, "org/base", "does not carry rope_type dynamic"),
+        ({**YARN, "attention_factor": 1.0}, "org/base", "replace the attention factor 1.0000"),
+        (YARN, "calf", "calf's own tokenizer"),
+    ],
+)
+def test_no_llama_cpp_line_is_printed_that_would_serve_another_model(tmp_path, rope, model, reason):
+    vllm, llama_cpp = lines_for(tmp_path, rope, model)
+    assert vllm == "vllm serve DIR --max-model-len 16384"
+    assert llama_cpp.startswith("# llama.cpp: not served yet")
+    assert reason in llama_cpp
+
+
+def test_linear_warns_that_vllm_multiplies_the_length(tmp_path):
+    caution, vllm, *llama_cpp = lines_for(tmp_path, {"rope_type": "linear", "factor": 16.0})
+    assert caution.startswith("# vLLM multiplies")
+    assert vllm == "vllm serve DIR --max-model-len 16384"
+    assert len(llama_cpp) == 2
+
+
+def test_longrope_without_its_vllm_keys_is_named(tmp_path):
+    assert "long_mscale is missing" in lines_for(tmp_path, {"rope_type": "longrope"})[0]
+
+
+def test_a_directory_without_a_usable_length_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 16384.0}')
+    with pytest.raises(InvalidInput, match="needs an integer"):
+        serve_lines(tmp_path)

@@ -108,7 +108,7 @@ def _body(report: Mapping[str, Any], model_dir: Path) -> str:
 
 _READING = (
     "Loss in nats per token, lower is better: the same tokens at every length, with more text "
-    "before them. ± is half of the 95 % interval; passkey intervals are Wilson's. "
+    "before them. ± is half of the 95% interval; passkey intervals are Wilson's. "
     "A gain over the base at the native length is the training text's domain, not length."
 )
 

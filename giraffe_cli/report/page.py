@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -64,6 +65,7 @@ def render_page(
         data_uri=_data_uri,
         mark=_MARKS.__getitem__,
         shown=_shown,
+        tied=_tied,
     )
     return environment.get_template(TEMPLATE).render(
         style=Markup(style),  # our own file, and the digest below is over exactly these bytes
@@ -113,7 +115,12 @@ def _peak_memory(report: Mapping[str, Any]) -> str:
 
 
 def _share_interval(score: scores.Score) -> str:
-    return f"{100 * score['ci_low']:.0f} to {100 * score['ci_high']:.0f} %"
+    return f"{100 * score['ci_low']:.0f} to {100 * score['ci_high']:.0f}%"
+
+
+def _tied(text: str) -> str:
+    """No line break inside `−0.05 ± 0.01 nats` or `n = 32`."""
+    return re.sub(r" (?=[±=] |nats)|(?<=[±=]) ", "\u00a0", text)
 
 
 def _data_uri(plot: Plot) -> str:

@@ -33,7 +33,7 @@ _STYLE: Any = {
     "axes.titlesize": 11,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
-    "axes.titlepad": 12,
+    "axes.titlepad": 14,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "text.color": INK,
@@ -103,7 +103,7 @@ def _finish(figure: Figure, name: str, alt: str) -> Plot:
 
 
 def _nll_plot(report: Mapping[str, Any]) -> Plot:
-    figure = Figure(figsize=(8.2, 4.3), layout="constrained")
+    figure = Figure(figsize=(6.6, 3.9), layout="constrained")
     axes = figure.add_subplot()
     native = int(report["native_length"])
     base = by_length(report, "nll", "base")
@@ -113,7 +113,7 @@ def _nll_plot(report: Mapping[str, Any]) -> Plot:
     _native_line(axes, native)
     _series(axes, base, "base", BASE_COLOUR, "s", "--")
     _series(axes, extended, "extended", EXTENDED_COLOUR, "o", "-")
-    axes.set_title("Loss by context length: the same words, more text before them")
+    axes.set_title("Loss on the same words, by context before them")
     axes.set_ylabel("nats per token (lower is better)")
     axes.grid(axis="y")
     axes.set_axisbelow(True)
@@ -132,7 +132,7 @@ def _context_axis(axes: Axes, lengths: Sequence[int]) -> None:
     axes.set_xticks(lengths, [format_length(length) for length in lengths])
     axes.minorticks_off()
     # Room on the right for the series' names.
-    axes.set_xlim(lengths[0] / 1.12, lengths[-1] * (lengths[-1] / lengths[0]) ** 0.16 * 1.12)
+    axes.set_xlim(lengths[0] / 1.12, lengths[-1] * (lengths[-1] / lengths[0]) ** 0.2 * 1.12)
     axes.set_xlabel("tokens of context")
 
 
@@ -188,9 +188,9 @@ def _passkey_plot(base: Depths, extended: Depths, native: int) -> Plot:
         _native_border(axes, lengths, native)
         axes.set_title(f"{name} ({_cell_sizes(scores)})")
         axes.set_xlabel("tokens of context")
-    panels[0].set_ylabel("depth of the passkey (0 % = start)")
+    panels[0].set_ylabel("depth of the passkey (0% = start)")
     bar = figure.colorbar(image, ax=list(panels), ticks=[0, 0.5, 1], aspect=30, pad=0.02)
-    bar.ax.set_yticklabels(["0 %", "50 %", "100 %"])
+    bar.ax.set_yticklabels(["0%", "50%", "100%"])
     bar.outline.set_visible(False)
     alt = f"Share of passkeys found by depth and context length. Base: {_overall(base)}; "
     return _finish(figure, "passkey_by_depth", f"{alt}extended: {_overall(extended)}.")
@@ -210,7 +210,7 @@ def _heat_map(axes: Axes, scores: Depths, lengths: list[int], depths: list[float
             axes.text(column_index, row, text, ha="center", va="center", color=colour, fontsize=8.5)
     unit = 100 if max(depths) <= 1 else 1
     axes.set_xticks(range(len(lengths)), [format_length(length) for length in lengths])
-    axes.set_yticks(range(len(depths)), [f"{unit * depth:.0f} %" for depth in depths])
+    axes.set_yticks(range(len(depths)), [f"{unit * depth:.0f}%" for depth in depths])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     axes.set_xticks(np.arange(len(lengths) - 1) + 0.5, minor=True)
@@ -266,7 +266,7 @@ def _loss_plot(losses: Sequence[tuple[int, float]]) -> Plot:
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(0, ends - width)
     smooth = (sums[ends] - sums[starts]) / (ends - starts)
-    figure = Figure(figsize=(8.2, 2.9), layout="constrained")
+    figure = Figure(figsize=(6.6, 2.7), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(steps, values, color=EXTENDED_COLOUR, alpha=0.3, linewidth=1, marker=".")
     axes.plot(steps, smooth, color=EXTENDED_COLOUR, linewidth=2)

@@ -97,23 +97,23 @@ def interval(score: Score, sign: bool = False) -> str:
 
 
 def percent(value: float) -> str:
-    """0.425 → `42 %`."""
-    return f"{100 * value:.0f} %"
+    """0.425 → `42%`."""
+    return f"{100 * value:.0f}%"
 
 
 def proportion(score: Score | None) -> str:
-    """`95 % (76 to 99 %)`, or `–`."""
+    """`95% (76 to 99%)`, or `–`."""
     if score is None:
         return ABSENT
     low, high = 100 * score["ci_low"], 100 * score["ci_high"]
-    return f"{percent(score['mean'])} ({low:.0f} to {high:.0f} %)"
+    return f"{percent(score['mean'])} ({low:.0f} to {high:.0f}%)"
 
 
 def perplexity_change(nats: float) -> str:
-    """−0.05 → `5 % lower perplexity`; beyond a doubling as a factor: 1.5 → `4.5 times the…`."""
+    """−0.05 → `5% lower perplexity`; beyond a doubling as a factor: 1.5 → `4.5 times the…`."""
     ratio = math.exp(nats)
     if ratio >= 2:
         return f"{ratio:.1f} times the perplexity"
     change = 100 * abs(ratio - 1)
     shown = f"{change:.0f}" if change >= 1 else f"{change:.1f}"
-    return f"{shown} % {'lower' if ratio < 1 else 'higher'} perplexity"
+    return f"{shown}% {'lower' if ratio < 1 else 'higher'} perplexity"

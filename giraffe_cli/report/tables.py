@@ -36,7 +36,7 @@ def scores_table(report: Mapping[str, Any]) -> Table:
     table = Table(
         title=f"{escape(str(report.get('model', 'model')))}: {native} → {target} "
         f"({escape(str(report['strategy']))})",
-        caption="nll: nats per token, lower is better; ± half of the 95 % interval",
+        caption="nll: nats per token, lower is better; ± half of the 95% interval",
     )
     table.add_column("context", justify="right")
     for heading in ("nll base", "nll extended", "n", "passkey base", "passkey extended", "n"):

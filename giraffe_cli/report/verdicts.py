@@ -75,7 +75,7 @@ def _measured(score: Score, short: str) -> str:
 
 
 def _bounds(score: Score) -> str:
-    return f"(95 % interval {interval(score, sign=True)} nats, n = {score['n']})"
+    return f"(95% interval {interval(score, sign=True)} nats, n = {score['n']})"
 
 
 def uses_context(report: Mapping[str, Any]) -> Verdict:
@@ -201,7 +201,7 @@ def finds_passkey(report: Mapping[str, Any]) -> Verdict:
     figures = f"{percent(after['mean'])} found, base {percent(before['mean'])}"
     counts = (
         f"Hidden numbers found at {long}: extended {proportion(after)}, base {proportion(before)}; "
-        f"95 % intervals, n = {after['n']}."
+        f"95% intervals, n = {after['n']}."
     )
     inside = base.get(native)
     if inside and inside["ci_high"] < 0.5:

@@ -1,0 +1,100 @@
+"""`giraffe doctor`: what it finds, what it misses, and the lines that serve a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+
+import pytest
+
+from giraffe_cli.cli import doctor
+
+
+def test_json_names_versions_devices_memory_and_disk(giraffe):
+    result = giraffe("doctor", "--json")
+    found = json.loads(result.stdout)
+    assert result.code == 0
+    assert found["ok"] is True
+    assert found["packages"]["torch"]["installed"] == metadata.version("torch")
+    assert found["packages"]["transformers"]["needed"].startswith(">=5")
+    assert found["cpu"]["cores"] >= 1
+    assert isinstance(found["cpu"]["bfloat16"], bool)
+    assert 0 < found["memory_bytes"]["free"] <= found["memory_bytes"]["total"]
+    assert 0 < found["disk"]["free_bytes"] <= found["disk"]["total_bytes"]
+    assert "gguf" in found["extras"]
+    assert "dev" not in found["extras"]
+
+
+def test_the_table_shows_each_package_and_the_next_command(giraffe):
+    result = giraffe("doctor")
+    assert result.code == 0
+    assert f"│ {metadata.version('peft')} " in result.stdout
+    assert "ready: giraffe extend --target-len 16k" in result.stdout
+
+
+@pytest.fixture
+def without(monkeypatch):
+    """Pretend that distributions have other versions; None: not installed."""
+
+    def pretend(**versions: str | None) -> None:
+        real = doctor.installed
+        monkeypatch.setattr(doctor, "installed", lambda n: versions.get(n, "") or _real(n))
+
+        def _real(name: str) -> str | None:
+            return None if name in versions else real(name)
+
+    return pretend
+
+
+def test_a_missing_extra_comes_with_its_pip_line(giraffe, without):
+    without(gguf=None)
+    result = giraffe("doctor", "--json")
+    extra = json.loads(result.stdout)["extras"]["gguf"]
+    assert result.code == 0
+    assert extra == {
+        "installed": {},
+        "missing": ["gguf>=0.19"],
+        "install": "pip install 'gguf>=0.19'",
+    }
+
+
+def test_a_package_that_is_too_old_ends_with_1_and_the_command(giraffe, without):
+    without(transformers="4.57.1")
+    result = giraffe("doctor")
+    assert result.code == 1
+    assert "problem: transformers 4.57.1, needs >=5.17: pip install 'transformers>=5.17'" in (
+        result.stdout
+    )
+    assert "ready:" not in result.stdout
+
+
+def test_without_torch_doctor_still_answers(giraffe, without):
+    without(torch=None)
+    result = giraffe("doctor", "--json")
+    found = json.loads(result.stdout)
+    assert result.code == 1
+    assert found["problems"] == ["torch missing, needs >=2.11: pip install 'torch>=2.11'"]
+    assert found["devices"] == []
+
+
+def test_a_checkpoint_adds_its_serve_lines(giraffe, tiny_llama):
+    result = giraffe("doctor", tiny_llama)
+    assert result.code == 0
+    assert f"vllm serve {tiny_llama} --max-model-len 128" in result.stdout
+    assert f"llama-server -m {tiny_llama}.gguf -c 128" in result.stdout
+
+
+def test_a_run_folder_stands_for_the_model_inside(giraffe, tmp_path):
+    model = tmp_path / "run" / "model"
+    model.mkdir(parents=True)
+    (model / "config.json").write_text('{"max_position_embeddings": 2048}')
+    (tmp_path / "run" / "report.json").write_text('{"model": "calf"}')
+    serve = json.loads(giraffe("doctor", tmp_path / "run", "--json").stdout)["serve"]
+    assert serve[0] == f"vllm serve {model} --max-model-len 2048"
+    assert "calf's own tokenizer" in serve[1]
+
+
+def test_a_folder_without_a_checkpoint_is_refused(giraffe, tmp_path):
+    result = giraffe("doctor", tmp_path)
+    assert result.code == 3
+    assert "holds no config.json" in result.stderr
