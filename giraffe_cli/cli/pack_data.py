@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.markup import escape
 
 from giraffe_cli.cli.console import Console
 from giraffe_cli.errors import InvalidInput, raise_together
@@ -74,10 +75,12 @@ def pack_data(
     tokens = parse_length(window)
     with tempfile.TemporaryDirectory() as scratch:
         folder = _tokenizer_folder(tokenizer, Path(scratch))
-        stats = pack_stage(sources, folder, tokens, config, seed, out, console)
+        stats = pack_stage(sources, folder, tokens, config, seed, out, console, replace=False)
     length = format_length(tokens)
     following = f"giraffe extend --model {tokenizer} --data {out} --target-len {length}"
-    console.result({"out": str(out), **stats}, [_table(stats, out), "", "next:", f"  {following}"])
+    console.result(
+        {"out": str(out), **stats}, [_table(stats, out), "", "next:", escape(f"  {following}")]
+    )
 
 
 def _config(values: dict[str, Any]) -> PackConfig:
@@ -127,7 +130,7 @@ def _table(stats: dict[str, Any], out: Path) -> Table:
         "documents split": f"{stats['documents_split']:,}",
         "tokens in documents at least the window long": f"{stats['long_share']:.1%}",
     }
-    table = Table("", "", title=f"packed {out}", show_header=False, title_justify="left")
+    table = Table("", "", title=escape(f"packed {out}"), show_header=False, title_justify="left")
     for name, value in rows.items():
         table.add_row(name, value)
     return table

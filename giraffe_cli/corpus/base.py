@@ -70,6 +70,10 @@ class AbstractReader(ABC):
             InvalidInput: the source is missing or unreadable, or a bad record under `fail`.
         """
 
+    @abstractmethod
+    def example(self, folder: Path) -> str:
+        """Write a small source under `folder` and return its name; the contract suite reads it."""
+
 
 def readers() -> dict[str, type[AbstractReader]]:
     """Every registered reader by name."""

@@ -96,8 +96,7 @@ def plan(lengths: Sequence[int] | Int64, window: int, min_piece: int = 1) -> Pla
 
     Deterministic: equal pieces keep the order of their documents.
     """
-    assert window >= 1
-    assert min_piece >= 1
+    assert 1 <= min_piece <= window
     document, start, length = cut(np.asarray(lengths, dtype=np.int64), window)
     kept = length >= min_piece
     dropped = length[~kept]

@@ -7,15 +7,16 @@ in batches; only token ids (4 bytes a token) and document ids stay in memory.
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from giraffe_cli.config import PackConfig
+from giraffe_cli.config import PackConfig, differing_keys
 from giraffe_cli.corpus.base import BadRecords, Document
 from giraffe_cli.corpus.pack import Int64, Plan, plan
 from giraffe_cli.corpus.scan import Corpus, choose_held_out, scan
@@ -29,12 +30,20 @@ from giraffe_cli.corpus.store import (
     SourcedRow,
     check_replaceable,
     held_out_writer,
+    is_packed,
     write_rows,
 )
 from giraffe_cli.corpus.tokens import BACKEND, DocumentTokenizer, tokenizer_digest
-from giraffe_cli.errors import InvalidInput
+from giraffe_cli.errors import InvalidInput, UsageError
 from giraffe_cli.progress import Reporter
-from giraffe_cli.rundir import begin_stage, finish_stage, read_json, stage_holds, write_json
+from giraffe_cli.rundir import (
+    MANIFEST,
+    begin_stage,
+    finish_stage,
+    read_json,
+    stage_holds,
+    write_json,
+)
 
 __all__ = ["pack_stage", "tokenizer_digest"]
 
@@ -83,18 +92,28 @@ def pack_stage(
     seed: int,
     out: Path,
     reporter: Reporter,
+    *,
+    replace: bool = True,
 ) -> dict[str, Any]:
     """Pack `sources` into windows of at most `window` tokens under `out`; returns its stats.
 
     `checkpoint_path` is a folder with `tokenizer.json`. Does nothing when `out` holds the rows of
-    the same sources, tokenizer, window, config and seed.
+    the same sources, tokenizer, window, config and seed; rows of other inputs are
+    packed again under `replace`, and refused without it.
 
     Raises:
-        InvalidInput: a source, a record or the tokenizer cannot be used; nothing to train on.
-        UsageError: a source named twice, or `out` holds files of something else.
+        InvalidInput: a source, a record or the tokenizer cannot be used; nothing to train on;
+            `out` holds rows of other inputs.
+        UsageError: a source named twice, `min_piece` longer than the window, or `out` holds
+            files of something else.
         GiraffeError: `out` cannot be written; nothing half-written stays.
     """
     check_replaceable(out)
+    if config.min_piece > window:
+        raise UsageError(
+            f"min_piece {config.min_piece} is longer than the window of {window} tokens",
+            "lower --min-piece or pass a longer --window",
+        )
     tokenize = DocumentTokenizer(checkpoint_path)
     corpus = scan(sources, config)
     inputs = {
@@ -108,6 +127,8 @@ def pack_stage(
     if stage_holds(out, inputs):
         reporter.info(f"{out} holds these windows already")
     else:
+        if not replace and is_packed(out):
+            _refuse(out, inputs)
         begin_stage(out)
         try:
             tokens = _tokenize(corpus, config.hold_out, tokenize, out, reporter)
@@ -119,6 +140,14 @@ def pack_stage(
     stats: dict[str, Any] = read_json(out / STATS)
     _warn(stats, config, reporter)
     return stats
+
+
+def _refuse(out: Path, inputs: dict[str, Any]) -> None:
+    different = differing_keys(read_json(out / MANIFEST)["inputs"], inputs)
+    raise InvalidInput(
+        f"{out} holds windows of other inputs; different: {', '.join(different) or 'a file in it'}",
+        f"choose another --out, or remove {out}",
+    )
 
 
 def _tokenize(
@@ -134,7 +163,7 @@ def _tokenize(
         def training() -> Iterator[Document]:
             for document in corpus.read(BadRecords(corpus.bad.on_bad)):
                 if document.id in held:
-                    hold_out(replace(document, id=corpus.stored_id(document)))
+                    hold_out(dataclasses.replace(document, id=corpus.stored_id(document)))
                     bar.advance(len(document.text))
                 else:
                     yield document

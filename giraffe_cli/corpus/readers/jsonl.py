@@ -57,6 +57,12 @@ class Jsonl(AbstractReader):
             else:
                 bad.skip("empty text")
 
+    def example(self, folder: Path) -> str:
+        path = folder / "example.jsonl"
+        records = [{"id": "one", self.text_field: "a text"}, {self.text_field: "another"}]
+        path.write_text("".join(json.dumps(record) + "\n" for record in records))
+        return str(path)
+
     def _text(self, record: dict[str, Any]) -> str:
         if self.text_field not in record:
             known = near_misses(self.text_field, record) if record else "the object is empty"

@@ -52,6 +52,9 @@ class PythonStdlib(AbstractReader):
             text = "".join(_with_header(root, path, bad) for path in files)
             yield Document(f"{NAME}/{name}", text, source)
 
+    def example(self, folder: Path) -> str:
+        return NAME
+
 
 def _sources(root: Path) -> Iterator[Path]:
     """Relative paths; folders that are left out are not entered (site-packages may be huge)."""

@@ -66,6 +66,13 @@ class TextTree(AbstractReader):
             for _ in range(number):
                 bad.skip(f"not a text suffix: {suffix}")
 
+    def example(self, folder: Path) -> str:
+        root = folder / "example"
+        (root / "inner").mkdir(parents=True)
+        (root / "one.md").write_text("# a text")
+        (root / "inner" / "two.py").write_text("print('another')")
+        return str(root)
+
 
 def _files(root: Path) -> Iterator[Path]:
     """Every file under `root` that is not hidden, each folder's files before its subfolders.
