@@ -20,7 +20,7 @@ TABLE_TOLERANCE = 1e-6
 MAX_LOGIT_DIFFERENCE = 1e-4
 """float32: the merge reorders sums, nothing else."""
 MAX_KL, MIN_TOP1 = 1e-3, 0.99
-"""16 bits: the merge rounds the weights once more than the adapter model does."""
+"""16 bits: the merge rounds the weights once more than the adapter model does; KL in nats."""
 STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 
 
@@ -149,7 +149,7 @@ def check_finite(answer: Mapping[str, Any]) -> dict[str, Check]:
 
 
 def check_logits(comparison: Mapping[str, Any], dtype: str) -> dict[str, Check]:
-    """Merged against adapter logits, in the dtype of the directory."""
+    """Merged against adapter logits; the bounds depend on the dtype the weights are stored in."""
     if "error" in comparison or not comparison:
         reason = comparison.get("error", "not computed")
         return {"logits": check(False, reason, "the adapter's logits")}
