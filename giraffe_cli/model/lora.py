@@ -14,13 +14,13 @@ from typing import Any
 import torch
 from peft import LoraConfig as PeftLoraConfig
 from peft import PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from giraffe_cli.config import LoraConfig
 from giraffe_cli.errors import near_misses, raise_together
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.rundir import commit_file, temporary_path, write_json
+from giraffe_cli.rundir import atomic_open, write_json
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
@@ -60,9 +60,8 @@ def save_adapter(model: PeftModel, folder: Path, table: RopeTable, source: str) 
         name: tensor.detach().cpu().contiguous()
         for name, tensor in get_peft_model_state_dict(model, save_embedding_layers=False).items()
     }
-    temporary = temporary_path(folder / ADAPTER_WEIGHTS)
-    save_file(tensors, temporary, metadata={"format": "pt"})
-    commit_file(temporary, folder / ADAPTER_WEIGHTS)
+    with atomic_open(folder / ADAPTER_WEIGHTS) as handle:
+        handle.write(save(tensors, metadata={"format": "pt"}))
     settings = model.peft_config["default"].to_dict()
     settings.update(base_model_name_or_path=source, inference_mode=True)
     write_json(folder / ADAPTER_CONFIG, {key: _plain(value) for key, value in settings.items()})

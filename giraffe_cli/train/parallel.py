@@ -89,7 +89,7 @@ def launch(request: dict[str, Any], run_dir: Path, processes: int, reporter: Rep
             assert process.stdout is not None
             replay(process.stdout, reporter)
             code = process.wait()
-    _raise_what_workers_told(folder, code)
+    raise_what_workers_told(folder, code)
 
 
 def tell_error(folder: Path, rank: int, error: BaseException) -> None:
@@ -165,7 +165,12 @@ def visible_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def _raise_what_workers_told(folder: Path, code: int) -> None:
+def raise_what_workers_told(folder: Path, code: int) -> None:
+    """Turn the workers' end into this process's own.
+
+    Raises:
+        GiraffeError: of the kind the first worker told; of the exit code when none told.
+    """
     told = [read_json(path) for path in sorted(folder.glob("error-*.json"))]
     # a worker that lost its peer tells of a broken connection: the peer's own error comes first
     told.sort(key=lambda entry: not entry["kind"])

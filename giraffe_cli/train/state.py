@@ -22,19 +22,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
-from giraffe_cli.errors import GiraffeError
 from giraffe_cli.rundir import (
     atomic_open,
     begin_stage,
-    commit_file,
     finish_stage,
     make_folder,
     read_json,
     stage_holds,
-    temporary_path,
     write_json,
 )
 from giraffe_cli.train.data import WindowStream
@@ -81,12 +78,8 @@ def save_checkpoint(
         GiraffeError: the folder cannot be written or the disk is full.
     """
     target = begin_stage(folder / f"step-{state.step}")
-    temporary = temporary_path(target / _TENSORS)
-    try:
-        save_file(_collect(parameters, optimizer), temporary)
-    except OSError as error:
-        raise GiraffeError(f"cannot write {target}: {error}", "free disk space") from error
-    commit_file(temporary, target / _TENSORS)
+    with atomic_open(target / _TENSORS) as handle:
+        handle.write(save(_collect(parameters, optimizer)))
     write_json(target / _FACTS, asdict(state))
     finish_stage(target, identity)
     for old in _newest_first(folder)[keep:]:

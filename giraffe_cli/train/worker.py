@@ -39,8 +39,11 @@ def main() -> int:
 
 
 def _die_with_the_parent() -> None:
-    """The parent holds the other end of stdin; its end is the end of that pipe."""
-    sys.stdin.buffer.read()
+    """The parent holds the other end of stdin; its end is the end of that pipe.
+
+    Not through `sys.stdin`: its lock, held here, would abort the interpreter's own end.
+    """
+    os.read(0, 1)
     os._exit(1)
 
 
