@@ -170,7 +170,7 @@ def _locate(source: str, work_dir: Path) -> Path:
     path = Path(source).expanduser()
     if path.is_dir():
         return path
-    if path.suffix == ".gguf":
+    if path.suffix.lower() == ".gguf":
         if not path.is_file():
             raise InvalidInput(f"{path} does not exist")
         return import_gguf(path, work_dir / "base")

@@ -110,7 +110,11 @@ def read_rope(config: Mapping[str, Any], path: Path) -> RopeFacts:
     if (path / ROPE_FILE).exists():
         return _from_rope_file(path / ROPE_FILE)
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    if not isinstance(rope, Mapping):
+        raise InvalidInput(f"{path / 'config.json'} has RoPE fields that are no mapping: {rope!r}")
     theta = rope.get("rope_theta") or config.get("rope_theta") or _DEFAULT_THETA
+    if not isinstance(theta, int | float) or not theta > 1:
+        raise InvalidInput(f"{path / 'config.json'} has rope_theta {theta!r}, needs a number > 1")
     rope_type = rope.get("rope_type") or rope.get("type") or "default"
     reach = config["max_position_embeddings"]
     if rope_type == "default":

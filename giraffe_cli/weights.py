@@ -162,6 +162,10 @@ def check_tensors(folder: Path, shape: Shape, weights: Mapping[str, TensorEntry]
 
 
 def count_parameters(shape: Shape, weights: Mapping[str, TensorEntry]) -> int:
-    """Parameters of the model; a stored copy of a tied `lm_head` is not counted twice."""
+    """Parameters of the model, without a stored copy of a tied `lm_head` or old `inv_freq`s."""
     tied = {"lm_head.weight"} if shape.tie_word_embeddings else set()
-    return sum(entry.num_elements for name, entry in weights.items() if name not in tied)
+    return sum(
+        entry.num_elements
+        for name, entry in weights.items()
+        if name not in tied and not name.endswith("inv_freq")
+    )

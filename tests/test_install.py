@@ -113,6 +113,20 @@ def test_limits_of_tokenizer_and_generation_follow_the_target(tiny_llama, tmp_pa
     assert read(folder / "generation_config.json") == {**generation, "max_length": 1024}
 
 
+def test_a_shorter_generation_limit_is_a_choice_and_stays(tiny_llama, tmp_path):
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    (folder / "generation_config.json").write_text('{"max_length": 20}')
+    finish_directory(folder, make_table("yarn", {}, TINY))
+    assert read(folder / "generation_config.json") == {"max_length": 20}
+
+
+def test_a_bare_tokenizer_json_gets_its_limit(tiny_llama, tmp_path):
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    (folder / "tokenizer_config.json").unlink()
+    finish_directory(folder, make_table("yarn", {}, TINY))
+    assert load_tokenizer(folder).model_max_length == 1024
+
+
 def test_rope_json_holds_the_whole_table_and_finishing_twice_changes_nothing(finished):
     folder, table = finished("yarn", beta_fast=16.0)
     assert RopeTable.from_json(read(folder / "rope.json")) == table

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import LlamaConfig
 
 ROPE_FILE = "rope.json"
+_FAST = ("TokenizersBackend", "PreTrainedTokenizerFast")
+"""A plain fast tokenizer's class as transformers 5 saves it, and as both 4 and 5 load it."""
 TOLERANCE = 1e-6
 """Relative; float32 evaluation of θ^(-2i/d) is within 2e-7 of the float64 table."""
 
@@ -72,16 +74,17 @@ def finish_directory(folder: Path, table: RopeTable) -> None:
     """Make a saved model directory say `table` everywhere; config, tokenizer, weights are there.
 
     Raises:
-        InvalidInput: no readable config.json or tokenizer_config.json.
+        InvalidInput: no readable config.json.
         GiraffeError: the folder cannot be written.
     """
     config = read_json(folder / "config.json")
     write_json(folder / "config.json", config_with_table(config, table))
-    tokenizer = read_json(folder / "tokenizer_config.json")
-    write_json(folder / "tokenizer_config.json", _tokenizer_limits(tokenizer, table.target_length))
+    tokenizer = folder / "tokenizer_config.json"
+    settings = read_json(tokenizer) if tokenizer.exists() else {"tokenizer_class": _FAST[0]}
+    write_json(tokenizer, _tokenizer_limits(settings, table.target_length))
     generation = folder / "generation_config.json"
     if generation.exists():
-        write_json(generation, _generation_limits(read_json(generation), table.target_length))
+        write_json(generation, _generation_limits(read_json(generation), table))
     write_json(folder / ROPE_FILE, table.to_json())
 
 
@@ -101,14 +104,14 @@ def config_with_table(config: dict[str, Any], table: RopeTable) -> dict[str, Any
 
 def _tokenizer_limits(tokenizer: dict[str, Any], target_length: int) -> dict[str, Any]:
     """The new limit; and the class name that both generations know for a plain fast tokenizer."""
-    names = {"TokenizersBackend": "PreTrainedTokenizerFast"}
-    name = tokenizer.get("tokenizer_class")
-    renamed = {"tokenizer_class": names.get(name, name)} if name else {}
-    return {**tokenizer, **renamed, "model_max_length": int(target_length)}
+    limited = {**tokenizer, "model_max_length": int(target_length)}
+    if tokenizer.get("tokenizer_class") == _FAST[0]:
+        limited["tokenizer_class"] = _FAST[1]
+    return limited
 
 
-def _generation_limits(generation: dict[str, Any], target_length: int) -> dict[str, Any]:
-    """A `max_length` of the native window would stop generation there."""
-    if "max_length" not in generation:
-        return generation
-    return {**generation, "max_length": max(int(generation["max_length"]), int(target_length))}
+def _generation_limits(generation: dict[str, Any], table: RopeTable) -> dict[str, Any]:
+    """A `max_length` of the native window would stop generation there; a shorter one stays."""
+    native, target = table.original_max_position_embeddings, int(table.target_length)
+    stops = isinstance(limit := generation.get("max_length"), int) and native <= limit < target
+    return {**generation, "max_length": target} if stops else generation
