@@ -7,7 +7,7 @@ from importlib import metadata
 
 import pytest
 
-from giraffe_cli.cli import doctor
+from giraffe_cli.cli import environment
 
 
 def test_json_names_versions_devices_memory_and_disk(giraffe):
@@ -37,8 +37,8 @@ def without(monkeypatch):
     """Pretend that distributions have other versions; None: not installed."""
 
     def pretend(**versions: str | None) -> None:
-        real = doctor.installed
-        monkeypatch.setattr(doctor, "installed", lambda n: versions.get(n, "") or _real(n))
+        real = environment.installed
+        monkeypatch.setattr(environment, "installed", lambda n: versions.get(n, "") or _real(n))
 
         def _real(name: str) -> str | None:
             return None if name in versions else real(name)

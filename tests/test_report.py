@@ -322,10 +322,14 @@ def test_the_table_of_pairs_is_counted():
 
 def test_commands_quote_what_a_shell_would_split(report):
     report["run_dir"], report["model_dir"] = "my run", "my run/model"
-    extend, verify, evaluate = facts.repeat_commands(report)
+    run = {"seed": 3, "eval": {"tasks": ["nll"], "documents": 8, "knobs": {"nll": {"anchors": 4}}}}
+    extend, verify, evaluate = facts.repeat_commands(report, run)
     assert extend == "giraffe extend --config 'my run'/run.yaml --out 'my run-again'"
     assert verify == "giraffe verify 'my run/model'"
-    assert evaluate.endswith("--base calf --lengths 1k,2k,4k,8k,16k")
+    assert evaluate == (
+        "giraffe eval 'my run/model' --base calf --lengths 1k,2k,4k,8k,16k --tasks nll "
+        "--documents 8 --set nll.anchors=4 --seed 3"
+    )
 
 
 # ── console ──────────────────────────────────────────────────────────────────────────────────
@@ -496,6 +500,16 @@ def test_alternative_texts_carry_the_numbers(report):
     nll, passkey = make_plots(report, make_results(), [])
     assert "16k: base 4.60, extended 2.95" in nll.alt
     assert passkey.alt.endswith("extended: 1k 100%, 2k 100%, 4k 95%, 8k 95%, 16k 90%.")
+
+
+def test_names_of_curves_that_end_together_move_apart(report):
+    from giraffe_cli.report.plots import _label_shift
+
+    apart = {1024: score(3.0, 0.06), 16384: score(4.6, 0.06)}
+    below = {1024: score(3.0, 0.06), 16384: score(2.95, 0.06)}
+    near = {1024: score(3.0, 0.06), 16384: score(2.96, 0.06)}
+    assert _label_shift(apart, below) == 0
+    assert _label_shift(near, below) > 0 > _label_shift(below, near)
 
 
 def test_a_line_cut_off_by_a_kill_does_not_lose_the_curve(tmp_path):

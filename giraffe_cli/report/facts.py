@@ -120,22 +120,42 @@ def total_seconds(report: Mapping[str, Any]) -> float:
     return float(seconds.get("total", sum(seconds.values())))
 
 
-def repeat_commands(report: Mapping[str, Any]) -> list[str]:
-    """What to type to run, verify and evaluate again."""
-    run, model = (shlex.quote(str(report[key])) for key in ("run_dir", "model_dir"))
+def repeat_commands(report: Mapping[str, Any], run: Mapping[str, Any]) -> list[str]:
+    """What to type to run, verify and evaluate again; `run` is the resolved config, `run.yaml`."""
+    folder, model = (shlex.quote(str(report[key])) for key in ("run_dir", "model_dir"))
     again = shlex.quote(f"{report['run_dir']}-again")
-    base = shlex.quote(str(report.get("model", "BASE")))
-    lengths = ",".join(
-        format_length(int(length))
-        for length in sorted(report.get("nll", {}).get("base", {}), key=int)
-    )
     commands = [
-        f"giraffe extend --config {run}/run.yaml --out {again}",
+        f"giraffe extend --config {folder}/run.yaml --out {again}",
         f"giraffe verify {model}",
     ]
+    lengths = sorted({int(n) for task in ("nll", "passkey") for n in _scored(report, task)})
     if lengths:
-        commands.append(f"giraffe eval {model} --base {base} --lengths {lengths}")
+        shown = ",".join(format_length(length) for length in lengths)
+        base = shlex.quote(str(report.get("model", "BASE")))
+        options = "".join(f" {option}" for option in _evaluation_options(run))
+        commands.append(f"giraffe eval {model} --base {base} --lengths {shown}{options}")
     return commands
+
+
+def _scored(report: Mapping[str, Any], task: str) -> Mapping[str, Any]:
+    scores: Mapping[str, Any] = report.get(task, {}).get("extended", {})
+    return scores
+
+
+def _evaluation_options(run: Mapping[str, Any]) -> Iterator[str]:
+    """The flags of `giraffe eval` that a run's config stands for."""
+    settings = run.get("eval", {})
+    yield from (f"--data {shlex.quote(source)}" for source in settings.get("data", []))
+    if settings.get("tasks"):
+        yield f"--tasks {','.join(settings['tasks'])}"
+    if "documents" in settings:
+        yield f"--documents {settings['documents']}"
+    for task, knobs in settings.get("knobs", {}).items():
+        yield from (f"--set {shlex.quote(f'{task}.{name}={v}')}" for name, v in knobs.items())
+    if run.get("seed"):
+        yield f"--seed {run['seed']}"
+    if run.get("dtype", "auto") != "auto":
+        yield f"--dtype {run['dtype']}"
 
 
 def file_rows(run_dir: Path) -> Iterator[tuple[str, str, str]]:

@@ -20,7 +20,7 @@ from markupsafe import Markup
 
 from giraffe_cli import __version__
 from giraffe_cli.report import facts, scores
-from giraffe_cli.report.plots import Plot
+from giraffe_cli.report.figure import Plot
 from giraffe_cli.report.serve import serve_lines
 from giraffe_cli.report.verdicts import verdicts
 from giraffe_cli.units import format_bytes, format_length, format_seconds
@@ -43,7 +43,8 @@ def render_page(
         results: content of `eval/results.json`; empty when the evaluation was skipped.
         plots: figures, embedded as SVG.
         run_dir: whose files are listed.
-        artefacts: `rope` (rope.json) and `stats` (packed/stats.json), each may be empty.
+        artefacts: `rope` (rope.json), `stats` (packed/stats.json) and `run` (run.yaml), each may be
+            empty.
     """
     package = resources.files("giraffe_cli.report")
     style = (package / STYLESHEET).read_text(encoding="utf-8")
@@ -84,7 +85,7 @@ def render_page(
         total_time=format_seconds(facts.total_seconds(report)),
         peak_memory=_peak_memory(report),
         warnings=all_warnings(report, results),
-        commands=facts.repeat_commands(report),
+        commands=facts.repeat_commands(report, artefacts["run"]),
         serve=serve_lines(Path(report["model_dir"]), report),
         files=list(facts.file_rows(run_dir)),
         versions=results.get("versions", {}),

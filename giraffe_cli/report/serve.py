@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.rope.readings import read_as_transformers_5, yarn_attention_factor
 from giraffe_cli.rundir import read_json
 
 CONVERTIBLE = ("default", "linear", "yarn", "llama3")
@@ -40,7 +41,7 @@ def serve_lines(model_dir: Path, report: Mapping[str, Any] | None = None) -> lis
         InvalidInput: no readable `config.json`.
     """
     config = read_json(model_dir / "config.json")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    rope = read_as_transformers_5(config)
     length = config.get("max_position_embeddings")
     if not isinstance(length, int):
         raise InvalidInput(
@@ -55,17 +56,12 @@ def serve_lines(model_dir: Path, report: Mapping[str, Any] | None = None) -> lis
     ]
 
 
-def rope_type(rope: Mapping[str, Any]) -> str:
-    """The type under its newer or older key; `default` when there is no scaling."""
-    return str(rope.get("rope_type", rope.get("type", "default")))
-
-
 def _vllm_cautions(rope: Mapping[str, Any]) -> list[str]:
-    if rope_type(rope) == "linear":
+    if rope["rope_type"] == "linear":
         return [
             "# vLLM multiplies the length of linear scaling by its factor: keep --max-model-len"
         ]
-    if rope_type(rope) == "longrope" and "long_mscale" not in rope:
+    if rope["rope_type"] == "longrope" and "long_mscale" not in rope:
         return ["# vLLM ignores attention_factor for longrope, and long_mscale is missing here"]
     return []
 
@@ -88,7 +84,7 @@ def _llama_cpp(
 
 def _llama_cpp_obstacle(rope: Mapping[str, Any], model: str) -> str | None:
     """Why the stock converter would write a model that runs with another table; None when exact."""
-    kind = rope_type(rope)
+    kind = rope["rope_type"]
     if kind == "longrope":
         return (
             "its stock converter drops the longrope factors and the model would run unscaled; "
@@ -98,7 +94,7 @@ def _llama_cpp_obstacle(rope: Mapping[str, Any], model: str) -> str | None:
         return f"its stock converter does not carry rope_type {kind}"
     if kind == "yarn" and not _standard_attention_factor(rope):
         return (
-            f"it would replace the attention factor {rope['attention_factor']:.4f} "
+            f"it would replace the attention factor {yarn_attention_factor(rope):.4f} "
             "by 0.1 ln(factor) + 1"
         )
     if model == "calf":
@@ -107,7 +103,6 @@ def _llama_cpp_obstacle(rope: Mapping[str, Any], model: str) -> str | None:
 
 
 def _standard_attention_factor(rope: Mapping[str, Any]) -> bool:
-    """True when YaRN's factor is absent or the paper's 0.1 ln s + 1, which llama.cpp computes."""
-    given = rope.get("attention_factor")
-    factor = float(rope.get("factor", 1.0))
-    return given is None or math.isclose(given, 0.1 * math.log(factor) + 1, rel_tol=1e-6)
+    """True when YaRN's factor is the paper's 0.1 ln s + 1, which llama.cpp computes itself."""
+    standard = yarn_attention_factor({"factor": rope["factor"]})
+    return math.isclose(yarn_attention_factor(rope), standard, rel_tol=1e-6)

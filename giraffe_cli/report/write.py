@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from giraffe_cli.config import read_yaml
 from giraffe_cli.report.card import write_card
 from giraffe_cli.report.page import render_page
 from giraffe_cli.report.plots import make_plots, write_plots
@@ -23,8 +24,8 @@ def write_report(
     Args:
         report: the keys promised for `report.json`; `verdicts` are added to what is written.
         results: content of `eval/results.json`; `{}` when the evaluation was skipped.
-        run_dir: gets `report.json`, `report.html` and `eval/*.png|svg`; `rope.json`, `plan.json`,
-            `metrics.jsonl` and `packed/stats.json` are read from it where they exist.
+        run_dir: gets `report.json`, `report.html` and `eval/*.png|svg`; `run.yaml`, `plan.json`,
+            `rope.json`, `metrics.jsonl` and `packed/stats.json` are read from it where they exist.
         model_dir: gets `README.md`.
 
     Raises:
@@ -37,6 +38,7 @@ def write_report(
     artefacts = {
         "rope": _optional(run_dir / "rope.json"),
         "stats": _optional(run_dir / "packed" / "stats.json"),
+        "run": read_yaml(run_dir / "run.yaml") if (run_dir / "run.yaml").exists() else {},
     }
     page = render_page(report, results, plots, run_dir, artefacts)
     write_json(

@@ -1,0 +1,97 @@
+"""Passkey by depth and context length: base and extended side by side on one fixed scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from giraffe_cli.report.figure import CARD, Plot, finish
+from giraffe_cli.report.scores import Score
+from giraffe_cli.units import format_length
+
+Depths = Mapping[str, Mapping[str, Score]]
+"""Length → depth (0 start, 1 end) → share found."""
+
+
+def passkey_plot(base: Depths, extended: Depths, native: int) -> Plot:
+    """The two heat maps; a line parts the lengths beyond the native window."""
+    lengths = sorted({int(length) for model in (base, extended) for length in model})
+    depths = sorted({float(d) for m in (base, extended) for cells in m.values() for d in cells})
+    figure = Figure(
+        figsize=(2.6 + 1.15 * len(lengths), 1.9 + 0.34 * len(depths)), layout="constrained"
+    )
+    panels = figure.subplots(1, 2, sharey=True)
+    for axes, name, scores in ((panels[0], "base", base), (panels[1], "extended", extended)):
+        image = _heat_map(axes, scores, lengths, depths)
+        _native_border(axes, lengths, native)
+        axes.set_title(f"{name} ({_cell_sizes(scores)})")
+        axes.set_xlabel("tokens of context")
+    panels[0].set_ylabel("depth of the passkey (0% = start)")
+    bar = figure.colorbar(image, ax=list(panels), ticks=[0, 0.5, 1], aspect=30, pad=0.02)
+    bar.ax.set_yticklabels(["0%", "50%", "100%"])
+    bar.outline.set_visible(False)
+    alt = f"Share of passkeys found by depth and context length. Base: {_overall(base)}; "
+    return finish(figure, "passkey_by_depth", f"{alt}extended: {_overall(extended)}.")
+
+
+def _heat_map(axes: Axes, scores: Depths, lengths: list[int], depths: list[float]) -> Any:
+    """Cells on a fixed 0..1 scale with their percentage written in; unmeasured cells stay blank."""
+    cells = np.full((len(depths), len(lengths)), np.nan)
+    for length, column in scores.items():
+        for depth, score in column.items():
+            cells[depths.index(float(depth)), lengths.index(int(length))] = score["mean"]
+    image = axes.imshow(cells, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    for (row, column_index), share in np.ndenumerate(cells):
+        if not np.isnan(share):
+            colour = "#1c1a17" if share > 0.55 else "#ffffff"
+            text = f"{100 * share:.0f}"
+            axes.text(column_index, row, text, ha="center", va="center", color=colour, fontsize=8.5)
+    unit = 100 if max(depths) <= 1 else 1
+    axes.set_xticks(range(len(lengths)), [format_length(length) for length in lengths])
+    axes.set_yticks(range(len(depths)), [f"{unit * depth:.0f}%" for depth in depths])
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_xticks(np.arange(len(lengths) - 1) + 0.5, minor=True)
+    axes.set_yticks(np.arange(len(depths) - 1) + 0.5, minor=True)
+    axes.grid(which="minor", color=CARD, linewidth=1.5)
+    axes.tick_params(which="minor", length=0)
+    return image
+
+
+def _native_border(axes: Axes, lengths: list[int], native: int) -> None:
+    """A line between the lengths inside the native window and those beyond it."""
+    inside = sum(length <= native for length in lengths)
+    if 0 < inside < len(lengths):
+        axes.axvline(inside - 0.5, color="#d1495b", linewidth=2)
+        axes.annotate(
+            "native | beyond",
+            (inside - 0.5, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(0, 2),
+            textcoords="offset points",
+            ha="center",
+            va="bottom",
+            fontsize=7.5,
+            color="#a8323f",
+        )
+
+
+def _cell_sizes(scores: Depths) -> str:
+    """`n = 4 a cell`, or the range."""
+    sizes = sorted({int(s["n"]) for column in scores.values() for s in column.values()})
+    if not sizes:
+        return "not measured"
+    return f"n = {sizes[0] if len(sizes) == 1 else f'{sizes[0]} to {sizes[-1]}'} a cell"
+
+
+def _overall(scores: Depths) -> str:
+    parts = [
+        f"{format_length(int(length))} {np.mean([s['mean'] for s in column.values()]):.0%}"
+        for length, column in sorted(scores.items(), key=lambda item: int(item[0]))
+        if column
+    ]
+    return ", ".join(parts) or "not measured"
