@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 import shlex
 from pathlib import Path
 
 import pytest
 import yaml
 
+from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config import build, read_yaml
+from giraffe_cli.plan import Machine, estimate
 from giraffe_cli.rope.base import Head, make_strategy, make_table
 
 ROOT = Path(__file__).parent.parent
@@ -23,6 +26,13 @@ NAMES = {
     "llama3-8b-64k",
     "llama3-8b-128k",
     "llama3-8b-512k",
+}
+
+# hidden, intermediate, layers, heads, key/value heads, head_dim, vocabulary, tied, parameters, type
+SHAPES = {
+    "smollm2-135m": (576, 1536, 30, 9, 3, 64, 49152, True, 134_515_008, "bfloat16"),
+    "llama2-7b": (4096, 11008, 32, 32, 32, 128, 32000, False, 6_738_415_616, "float16"),
+    "llama3-8b": (4096, 14336, 32, 32, 8, 128, 128256, False, 8_030_261_248, "bfloat16"),
 }
 
 each_preset = pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
@@ -78,6 +88,32 @@ def test_a_chosen_alpha_gives_the_base_its_header_names(name, theta):
         config.rope.strategy, config.rope.knobs, Head(128, 5e5, 8192, config.target_length)
     )
     assert table.rope_parameters["rope_theta"] == pytest.approx(theta, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    "preset", [p for p in PRESETS if p.stem != "calf-16k"], ids=lambda path: path.stem
+)
+def test_the_memory_a_header_predicts_is_what_the_plan_says(preset):
+    values = SHAPES[preset.stem.rpartition("-")[0]]
+    names = (
+        "hidden_size intermediate_size num_layers num_attention_heads num_key_value_heads "
+        "head_dim vocab_size tie_word_embeddings num_parameters dtype"
+    ).split()
+    shape = Checkpoint(
+        source="",
+        path=Path(),
+        digest="",
+        rope_theta=1e4,
+        native_length=8192,
+        existing_rope=None,
+        **dict(zip(names, values, strict=True)),
+    )
+    predicted, where = re.search(
+        r"memory about ([\d.]+) GB (on a CPU|a GPU)", header(preset)
+    ).groups()
+    machine = Machine("cpu" if where == "on a CPU" else "cuda", 1, 10**12)
+    total = estimate(shape, build(read_yaml(preset)), machine)["bytes"]["total"]
+    assert f"{total / 1e9:.1f}" == predicted
 
 
 def shrunk(preset: Path, tiny_llama: Path, corpus: Path, out: Path) -> list[object]:
