@@ -157,6 +157,8 @@ def test_the_same_input_gives_the_same_bytes(pack, corpus):
     first, _, _ = pack(corpus, out="first")
     second, _, _ = pack(corpus, out="second")
     assert contents(first) == contents(second)
+    name_flag_and_time = (first / "held_out.jsonl.gz").read_bytes()[3:8]
+    assert name_flag_and_time == bytes(5)  # a gzip header holds neither
     assert open_packed(first).digest == open_packed(second).digest
     other, _, _ = pack(corpus, out="other", seed=1)
     assert open_packed(other).digest != open_packed(first).digest
