@@ -21,6 +21,8 @@ MAX_LOGIT_DIFFERENCE = 1e-4
 """float32: the merge reorders sums, nothing else."""
 MAX_KL, MIN_TOP1 = 1e-3, 0.99
 """16 bits: the merge rounds the weights once more than the adapter model does; KL in nats."""
+MAX_STEPS, MAX_STEPS_FLOAT32 = 0.51, 8.0
+"""One rounding is half a step of a 16-bit dtype; float32 sums of rank terms lose a few steps."""
 STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 
 
@@ -153,7 +155,23 @@ def check_logits(comparison: Mapping[str, Any], dtype: str) -> dict[str, Check]:
     if "error" in comparison or not comparison:
         reason = comparison.get("error", "not computed")
         return {"logits": check(False, reason, "the adapter's logits")}
-    return {f"logits_{name}": _check_window(e, dtype) for name, e in comparison.items()}
+    windows = comparison["windows"].items()
+    return {
+        "merged_weights": _check_merged(comparison["weights"], dtype),
+        **{f"logits_{name}": _check_window(entry, dtype) for name, entry in windows},
+    }
+
+
+def _check_merged(entry: Mapping[str, Any], dtype: str) -> Check:
+    """Each merged tensor is base + update, rounded once; every other is the base's own."""
+    limit = MAX_STEPS_FLOAT32 if dtype == "float32" else MAX_STEPS
+    expected = f"base + update within {limit:g} steps of {dtype}"
+    if entry["missing"] or entry["changed"]:
+        parts = {"not stored": entry["missing"], "differ from the base": entry["changed"]}
+        words = "; ".join(f"{key}: {listed(names)}" for key, names in parts.items() if names)
+        return check(False, words, expected)
+    found = f"{entry['worst']} is {entry['steps']:.3g} steps away"
+    return check(entry["steps"] <= limit, found, expected)
 
 
 def _check_window(entry: Mapping[str, float], dtype: str) -> Check:

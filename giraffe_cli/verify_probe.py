@@ -20,9 +20,11 @@ import functools
 import gc
 import hashlib
 import json
+import math
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 KEPT_POSITIONS = 512
@@ -173,6 +175,51 @@ def adapted_model(request: dict[str, Any], dtype: Any) -> Any:
     return PeftModel.from_pretrained(base, request["adapter"]).eval()
 
 
+def rounding_steps(found: Any, weight: Any, module: Any, adapter: str) -> float:
+    """Largest distance of `found` from weight + PEFT's own update, in steps of found's dtype.
+
+    A step is taken at the scale |W| + s·|B|@|A|, where float32 sums lose their last bits.
+    """
+    import torch
+
+    down, up = (half[adapter].weight.float().abs() for half in (module.lora_A, module.lora_B))
+    exact = weight.float() + module.get_delta_weight(adapter).float()
+    scale = weight.float().abs() + abs(module.scaling[adapter]) * (up @ down)
+    exponent = torch.frexp(scale).exponent.float()
+    step = torch.finfo(found.dtype).eps * 2.0 ** (exponent - 1)
+    return float(((found.float() - exact).abs() / step).nan_to_num(nan=math.inf).max())
+
+
+def compare_weights(model: Any, folder: str) -> dict[str, Any]:
+    """Every stored tensor against the base's, plus PEFT's update where the adapter has one."""
+    import torch
+    from safetensors import safe_open
+
+    prefix, adapter = "base_model.model.", "default"
+    targets = {
+        f"{name.removeprefix(prefix)}.weight": module
+        for name, module in model.named_modules()
+        if adapter in getattr(module, "lora_A", {})
+    }
+    plain = {
+        name.removeprefix(prefix).replace(".base_layer", ""): value
+        for name, value in model.named_parameters()
+        if "lora_" not in name
+    }
+    steps, changed = {}, []
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(path, framework="pt") as stored, torch.no_grad():
+            for name in sorted(stored.keys()):
+                value, module = stored.get_tensor(name), targets.get(name)
+                if module is not None:
+                    steps[name] = rounding_steps(value, plain[name], module, adapter)
+                elif name in plain and not torch.equal(value, plain[name]):
+                    changed.append(name)
+    worst = max(steps, key=lambda name: steps[name])
+    missing = sorted(set(targets) - set(steps))
+    return {"worst": worst, "steps": steps[worst], "changed": changed, "missing": missing}
+
+
 def tokenizer_facts(folder: str) -> dict[str, int]:
     """Size and limit of the tokenizer as `AutoTokenizer` gives it."""
     from transformers import AutoTokenizer
@@ -204,13 +251,14 @@ def own_logits(model: Any, request: dict[str, Any], answer: dict[str, Any]) -> d
 def compare_with_adapter(
     request: dict[str, Any], logits: dict[str, Any], dtype: Any
 ) -> dict[str, Any]:
-    """Per window: the distance between the merged and the adapter model."""
+    """Per window: the distance between the merged and the adapter model; and their weights'."""
     model = adapted_model(request, dtype)
     expected = logits_of(model, request["windows"], request["seed"])
     if "full" in logits:
         expected["full"] = full_pass(model, request["full_length"], request["seed"])
     name = str(dtype).removeprefix("torch.")
-    return {key: compare(value, expected[key], name) for key, value in logits.items()}
+    windows = {key: compare(value, expected[key], name) for key, value in logits.items()}
+    return {"windows": windows, "weights": compare_weights(model, request["folder"])}
 
 
 def examine(request: dict[str, Any], answer: dict[str, Any]) -> None:
