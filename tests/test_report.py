@@ -125,7 +125,10 @@ def make_report(run_dir: Path, results: dict) -> dict:
         },
         "short_context": results["short_context"],
         "differences": results["paired"],
-        "gates": [],
+        "gates": [
+            {"name": "nll@16384-nll@1024", "bound": -0.04, "threshold": 0.05, "ok": True},
+            {"name": "short_context.delta_nll", "bound": 0.018, "threshold": 0.05, "ok": True},
+        ],
         "seconds": {"pack": 4.1, "train": 148.2, "merge": 1.3, "verify": 9.8, "eval": 71.0},
         "warnings": [],
     }
@@ -436,6 +439,7 @@ def test_the_page_says_title_verdicts_table_and_how_to_repeat(written):
         "2 trials a depth, single cells say little",
         "4.54 to 4.66, n 32",
         "logits at end",
+        "short_context.delta_nll",
         "16 pairs: 6 unchanged, 6 slowed by 16, 4 in between",
         "2 min 28 s",
         "run.yaml --out",

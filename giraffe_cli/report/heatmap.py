@@ -22,7 +22,8 @@ def passkey_plot(base: Depths, extended: Depths, native: int) -> Plot:
     lengths = sorted({int(length) for model in (base, extended) for length in model})
     depths = sorted({float(d) for m in (base, extended) for cells in m.values() for d in cells})
     figure = Figure(
-        figsize=(2.6 + 1.15 * len(lengths), 1.9 + 0.34 * len(depths)), layout="constrained"
+        figsize=(max(8.2, 2.6 + 1.15 * len(lengths)), 1.9 + 0.34 * len(depths)),
+        layout="constrained",
     )
     panels = figure.subplots(1, 2, sharey=True)
     for axes, name, scores in ((panels[0], "base", base), (panels[1], "extended", extended)):

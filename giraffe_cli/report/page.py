@@ -63,6 +63,7 @@ def render_page(
         signed_interval=lambda score: scores.interval(score, sign=True),
         share=lambda score: scores.percent(score["mean"]),
         share_interval=_share_interval,
+        bound=lambda nats: scores.number(nats, 3, sign=True),
         data_uri=_data_uri,
         mark=_MARKS.__getitem__,
         shown=_shown,
