@@ -143,15 +143,15 @@ def is_finite(logits: dict[str, Any]) -> dict[str, bool]:
 
 
 def spread(dtype: str) -> float:
-    """Two steps of `dtype`, relative: logits closer than this are a tie to every 16-bit reader."""
-    return {"bfloat16": 2 * 2.0**-8, "float16": 2 * 2.0**-11}.get(dtype, 0.0)
+    """One step of a 16-bit `dtype`, relative: logits closer than this are a tie to its readers."""
+    return {"bfloat16": 2.0**-7, "float16": 2.0**-10}.get(dtype, 0.0)
 
 
 def compare(merged: Any, adapted: Any, dtype: str) -> dict[str, float]:
     """How far two `[n, vocabulary]` logits lie apart.
 
     `top1_agreement` counts a position when the merged model's first choice is the adapter model's,
-    or ties with it within two steps of the stored dtype. `mean_kl` is KL(adapter ‖ merged) in nats.
+    or ties with it within one step of the stored 16-bit dtype. `mean_kl` is KL(adapter ‖ merged) in nats.
     """
     expected, found = adapted.log_softmax(-1), merged.log_softmax(-1)
     best = adapted.max(-1).values

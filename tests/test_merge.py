@@ -1,0 +1,311 @@
+"""Merged weights against PEFT's own merge; what is copied, refused, skipped and left behind."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from tiny_runs import make_adapter, make_base, merge, table_for
+
+import giraffe_cli.merge as merge_module
+from giraffe_cli.adapter import LoraUpdate, read_adapter
+from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.rundir import read_json
+from giraffe_cli.tensor_stream import read_layout, read_tensors, tensor_digests, write_shard
+
+BFLOAT16_STEP = 2.0**-7  # relative, at most
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory) -> Path:
+    return make_base(tmp_path_factory.mktemp("base"))
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory, base) -> Path:
+    return make_adapter(tmp_path_factory.mktemp("adapter"), base)
+
+
+def weights_of(folder: Path) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        tensors |= load_file(path)
+    return tensors
+
+
+def merged_by_peft(base: Path, adapter: Path) -> dict[str, torch.Tensor]:
+    """The independent reference: PEFT's merge of the base in float32."""
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+        return PeftModel.from_pretrained(model, adapter).merge_and_unload().state_dict()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("rslora", [False, True])
+def test_merged_weights_are_pefts(tmp_path, tied, dtype, rslora):
+    base = make_base(tmp_path / "base", dtype, "150KB", tie_word_embeddings=tied)
+    adapter = make_adapter(tmp_path / "adapter", base, use_rslora=rslora)
+    out = merge(base, adapter, tmp_path / "out")
+
+    names = sorted(path.name for path in base.glob("*.safetensors*"))
+    assert len(names) >= 3  # two shards and their index
+    assert sorted(path.name for path in out.glob("*.safetensors*")) == names
+
+    found, expected, original = weights_of(out), merged_by_peft(base, adapter), weights_of(base)
+    assert found.keys() == original.keys()
+    assert ("lm_head.weight" in found) is not tied
+    changed = {name for name in found if not torch.equal(found[name], original[name])}
+    assert len(changed) == 6  # three projections in each of two layers
+    for name, tensor in found.items():
+        assert tensor.dtype == dtype
+        if dtype == torch.float32:  # float32 sums in another order
+            torch.testing.assert_close(tensor, expected[name], atol=2e-6, rtol=0)
+        else:  # one rounding: half a step, wherever float32 does not sit on the edge
+            torch.testing.assert_close(
+                tensor.float(), expected[name], atol=1e-7, rtol=0.501 * BFLOAT16_STEP
+            )
+
+
+@given(
+    out_dim=st.integers(1, 5),
+    in_dim=st.integers(1, 5),
+    rank=st.integers(1, 3),
+    scaling=st.floats(0.125, 8),
+    seed=st.integers(0, 2**20),
+)
+@settings(max_examples=60, deadline=None)
+def test_an_update_is_rounded_once(out_dim, in_dim, rank, scaling, seed):
+    generator = torch.Generator().manual_seed(seed)
+    weight = torch.randn(out_dim, in_dim, generator=generator).bfloat16()
+    down = torch.randn(rank, in_dim, generator=generator)
+    up = torch.randn(out_dim, rank, generator=generator)
+    merged = LoraUpdate(down, up, scaling).merged(weight)
+
+    exact = weight.double() + scaling * (up.double() @ down.double())
+    magnitude = weight.double().abs() + scaling * (up.double().abs() @ down.double().abs())
+    assert merged.dtype == torch.bfloat16
+    # Half a bfloat16 step of the result, and the last bits of the float32 sum before it.
+    bound = exact.abs() * BFLOAT16_STEP / 2 * 1.001 + magnitude * 2.0**-20
+    assert ((merged.double() - exact).abs() <= bound).all()
+
+
+def test_scaling_is_alpha_over_rank_by_hand(tmp_path):
+    adapter = tmp_path
+    save_file(
+        {
+            "base_model.model.m.lora_A.weight": torch.tensor([[1.0, 2.0]]),
+            "base_model.model.m.lora_B.weight": torch.tensor([[3.0], [4.0]]),
+        },
+        adapter / "adapter_model.safetensors",
+    )
+    (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 2}')
+    update = read_adapter(adapter)["m.weight"]
+    merged = update.merged(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
+    assert merged.tolist() == [[7.0, 12.0], [8.0, 17.0]]
+
+
+def test_without_adapter_the_weights_are_the_bases_bytes(tmp_path):
+    base = make_base(tmp_path / "base", torch.bfloat16, "80KB")
+    out = merge(base, None, tmp_path / "out")
+    assert tensor_digests(out) == tensor_digests(base)
+    for path in out.iterdir():
+        assert path.stat().st_nlink == 1
+        assert not path.is_symlink()
+
+
+def test_the_directory_says_what_it_is(tmp_path, base, adapter):
+    (base / "pytorch_model.bin").write_bytes(b"pickle")
+    out = merge(base, adapter, tmp_path / "out")
+    (base / "pytorch_model.bin").unlink()
+    assert {path.name for path in out.iterdir()} == {
+        "config.json",
+        "generation_config.json",
+        "manifest.json",
+        "model.safetensors",
+        "rope.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
+    manifest = read_json(out / "manifest.json")
+    assert manifest["tensors"] == tensor_digests(out)
+    assert read_json(out / "config.json")["max_position_embeddings"] == 1024
+    assert read_layout(out / "model.safetensors").metadata["format"] == "pt"
+
+
+def test_a_finished_merge_is_not_repeated_and_a_changed_one_is(tmp_path, base, adapter):
+    out = merge(base, adapter, tmp_path / "out")
+    first = (out / "model.safetensors").stat().st_ino
+    merge(base, adapter, out)
+    assert (out / "model.safetensors").stat().st_ino == first
+    merge(base, adapter, out, strategy="linear")
+    assert read_json(out / "rope.json")["strategy"] == "linear"
+    merge(base, None, out, strategy="linear")
+    assert tensor_digests(out) == tensor_digests(base)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_damaged_output_is_written_again(tmp_path, base, adapter):
+    out = merge(base, adapter, tmp_path / "out")
+    expected = tensor_digests(out)
+    flip_last_byte(out / "model.safetensors")
+    assert tensor_digests(out) != expected
+    merge(base, adapter, out)
+    assert tensor_digests(out) == expected
+
+
+def flip_last_byte(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+
+
+def test_a_merge_that_stops_midway_leaves_the_old_model(tmp_path, base, adapter, monkeypatch):
+    out = merge(base, None, tmp_path / "out")
+    before = tensor_digests(out)
+
+    def fail(*_):
+        raise GiraffeError("disk full")
+
+    monkeypatch.setattr(merge_module, "finish_directory", fail)
+    with pytest.raises(GiraffeError, match="disk full"):
+        merge(base, adapter, out)
+    assert tensor_digests(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_leftovers_of_a_killed_merge_are_cleared(tmp_path, base, adapter):
+    for leftover in ("out.building", "out.replaced"):
+        (tmp_path / leftover).mkdir()
+        (tmp_path / leftover / "model.safetensors").write_bytes(b"half")
+    merge(base, adapter, tmp_path / "out")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+
+
+def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path, base, adapter):
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "thesis.txt").write_text("years of work")
+    with pytest.raises(InvalidInput, match="exists and is no merged model"):
+        merge(base, adapter, out)
+    assert (out / "thesis.txt").read_text() == "years of work"
+
+
+def changed_config(adapter: Path, tmp_path: Path, **values) -> Path:
+    copy = Path(shutil.copytree(adapter, tmp_path / "changed"))
+    path = copy / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("use_dora", True),
+        ("bias", "all"),
+        ("modules_to_save", ["lm_head"]),
+        ("init_lora_weights", "pissa"),
+        ("alpha_pattern", {"q_proj": 3}),
+        ("peft_type", "IA3"),
+    ],
+)
+def test_what_a_plain_merge_would_drop_is_refused(tmp_path, base, adapter, key, value):
+    with pytest.raises(GiraffeError, match=key):
+        merge(base, changed_config(adapter, tmp_path, **{key: value}), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def renamed_keys(adapter: Path, tmp_path: Path, old: str, new: str) -> Path:
+    copy = Path(shutil.copytree(adapter, tmp_path / "changed"))
+    tensors = load_file(copy / "adapter_model.safetensors")
+    renamed = {key.replace(old, new): value for key, value in tensors.items()}
+    save_file(renamed, copy / "adapter_model.safetensors")
+    return copy
+
+
+def test_adapter_keys_without_a_base_tensor_are_named(tmp_path, base, adapter):
+    wrong = renamed_keys(adapter, tmp_path, "layers.1.", "layers.9.")
+    with pytest.raises(GiraffeError, match=r"3 adapter targets match no tensor .*layers\.9\.") as e:
+        merge(base, wrong, tmp_path / "out")
+    assert "another base" in (e.value.hint or "")
+
+
+def test_a_head_tied_to_the_embeddings_has_no_tensor_to_change(tmp_path, base, adapter):
+    wrong = renamed_keys(adapter, tmp_path, "model.layers.0.self_attn.q_proj", "lm_head")
+    with pytest.raises(GiraffeError, match=r"lm_head\.weight") as caught:
+        merge(base, wrong, tmp_path / "out")
+    assert "tied" in (caught.value.hint or "")
+
+
+def test_shapes_that_do_not_fit_are_named(tmp_path, base, adapter):
+    wrong = renamed_keys(adapter, tmp_path, "layers.0.mlp.down_proj", "layers.0.mlp.up_proj")
+    with pytest.raises(GiraffeError, match=r"up_proj\.weight is \[128, 64\] F32 .*\[64, 128\]"):
+        merge(base, wrong, tmp_path / "out")
+
+
+def test_a_key_that_is_no_lora_matrix_is_refused(tmp_path, base, adapter):
+    wrong = renamed_keys(adapter, tmp_path, "lora_A.weight", "lora_magnitude_vector")
+    with pytest.raises(GiraffeError, match="lora_magnitude_vector"):
+        merge(base, wrong, tmp_path / "out")
+
+
+def test_an_adapter_of_another_table_is_refused(tmp_path, base, adapter):
+    copy = Path(shutil.copytree(adapter, tmp_path / "adapter"))
+    (copy / "rope.json").write_text(json.dumps(table_for(base, "linear").to_json()))
+    with pytest.raises(InvalidInput, match="was trained with linear to 1024 .* asked for yarn"):
+        merge(base, copy, tmp_path / "out")
+    merge(base, copy, tmp_path / "out", strategy="linear")
+
+
+def test_weights_that_overflow_are_refused(tmp_path):
+    base = make_base(tmp_path / "base", torch.float16)
+    adapter = make_adapter(tmp_path / "adapter", base, std=1e4)
+    with pytest.raises(GiraffeError, match="not finite in F16"):
+        merge(base, adapter, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_adapter_file_is_named(tmp_path, base):
+    with pytest.raises(InvalidInput, match=r"adapter_config\.json does not exist"):
+        merge(base, tmp_path, tmp_path / "out")
+
+
+def test_the_stream_holds_one_tensor_and_keeps_the_order(tmp_path):
+    tensors = {"b": torch.arange(3.0), "a": torch.zeros(0), "c": torch.tensor(7, dtype=torch.int8)}
+    save_file(tensors, tmp_path / "in.safetensors")  # no metadata
+    layout = read_layout(tmp_path / "in.safetensors")
+    digests = write_shard(
+        tmp_path / "out.safetensors", layout, read_tensors(tmp_path / "in.safetensors")
+    )
+    assert sorted(digests) == ["a", "b", "c"]
+    copied = load_file(tmp_path / "out.safetensors")
+    assert all(torch.equal(copied[name], tensor) for name, tensor in tensors.items())
+    assert read_layout(tmp_path / "out.safetensors").metadata == {"format": "pt"}
+    assert (tmp_path / "out.safetensors").stat().st_size % 8 == 5  # header of 8s, 12 + 1 bytes
+
+
+def test_a_payload_of_another_size_is_refused(tmp_path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "in.safetensors")
+    layout = read_layout(tmp_path / "in.safetensors")
+    with pytest.raises(GiraffeError, match="a: 4 bytes for 8"):
+        write_shard(tmp_path / "out", layout, [(layout.tensors[0], b"1234")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_truncated_file_is_refused(tmp_path):
+    save_file({"a": torch.zeros(2)}, tmp_path / "in.safetensors")
+    data = (tmp_path / "in.safetensors").read_bytes()
+    (tmp_path / "in.safetensors").write_bytes(data[:-1])
+    with pytest.raises(InvalidInput, match="not a whole safetensors file"):
+        read_layout(tmp_path / "in.safetensors")
