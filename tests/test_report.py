@@ -150,6 +150,10 @@ def make_run(run_dir: Path) -> tuple[dict, dict]:
     steps = [{"step": n, "loss": 3.1 + 0.4 / n + 0.05 * (n % 3)} for n in range(1, 61)]
     (run_dir / "metrics.jsonl").write_text("".join(json.dumps(m) + "\n" for m in steps))
     (run_dir / "run.yaml").write_text("target_length: 16384\n")
+    (run_dir / "base").mkdir()
+    (run_dir / "base" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# calf\n")
+    plan = {"model": {"path": str(run_dir / "base")}}
+    (run_dir / "plan.json").write_text(json.dumps(plan))
     results = make_results()
     return make_report(run_dir, results), results
 
@@ -536,6 +540,7 @@ def test_the_card_has_the_same_numbers_and_says_how_to_load_and_serve(written):
     card = (run_dir / "model" / "README.md").read_text(encoding="utf-8")
     assert front_matter(card) == {
         "base_model": "calf",
+        "license": "apache-2.0",
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["llama", "long-context", "rope", "yarn", "giraffe"],
@@ -554,13 +559,14 @@ def test_the_card_has_the_same_numbers_and_says_how_to_load_and_serve(written):
     ],
 )
 def test_a_license_is_inherited_never_invented(tmp_path, base_card, license_name):
-    report, results = make_run(tmp_path / "run")
+    from giraffe_cli.report.card import write_card
+
+    report, _ = make_run(tmp_path / "run")
     base = tmp_path / "base"
     base.mkdir()
     (base / "README.md").write_text(base_card)
     report["model"] = str(base)
-    (tmp_path / "run" / "plan.json").write_text(json.dumps({"model": {"path": str(base)}}))
-    write_report(report, results, tmp_path / "run", tmp_path / "run" / "model")
+    write_card(report, tmp_path / "run" / "model", {"model": {"path": str(base)}})
     front = front_matter((tmp_path / "run" / "model" / "README.md").read_text())
     assert front.get("license") == license_name
     assert "base_model" not in front
