@@ -15,6 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ def gather_material(
     return Material(
         encode=encode,
         decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
-        bos_token_ids=tuple(tokenizer("")["input_ids"]),
+        bos_token_ids=_leading_special_tokens(fast),
         documents=[
             TokenDocument(
                 d.id if seen[d.id] == 1 else f"{d.source}:{d.id}",
@@ -161,6 +162,13 @@ def gather_material(
             for d in longest
         ],
     )
+
+
+def _leading_special_tokens(fast: Any) -> tuple[int, ...]:
+    """What the tokenizer puts before a text, without what it may put after it."""
+    encoded = fast.encode("a")
+    special = zip(encoded.ids, encoded.special_tokens_mask, strict=True)
+    return tuple(token for token, _ in takewhile(lambda entry: entry[1] == 1, special))
 
 
 def prepare(
