@@ -139,8 +139,9 @@ def _shown(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
-    if isinstance(value, list) and len(value) > 6:
-        return f"{len(value)} values"
+    if isinstance(value, list):
+        few = ", ".join(_shown(entry) for entry in value)
+        return few if len(value) <= 6 else f"{len(value)} values"
     if isinstance(value, Mapping):
         return ", ".join(f"{key} {_shown(entry)}" for key, entry in value.items())
     return str(value)

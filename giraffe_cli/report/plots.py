@@ -10,6 +10,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from giraffe_cli.report.figure import BASE_COLOUR, EXTENDED_COLOUR, FAINT, STYLE, Plot, finish
 from giraffe_cli.report.heatmap import passkey_plot
@@ -150,7 +151,9 @@ def _loss_plot(losses: Sequence[tuple[int, float]]) -> Plot:
     axes = figure.add_subplot()
     axes.plot(steps, values, color=EXTENDED_COLOUR, alpha=0.3, linewidth=1, marker=".")
     axes.plot(steps, smooth, color=EXTENDED_COLOUR, linewidth=2)
-    axes.set_title(f"Training loss: each step, and the mean of the last {width}")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    smoothed = f": each step, and the mean of the last {width}" if width > 1 else " by step"
+    axes.set_title(f"Training loss{smoothed}")
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("nats per token")
     axes.grid(axis="y")

@@ -101,12 +101,12 @@ def percent(value: float) -> str:
     return f"{100 * value:.0f}%"
 
 
-def proportion(score: Score | None) -> str:
-    """`95% (76 to 99%)`, or `–`."""
+def proportion(score: Score | None, unit: str = "%") -> str:
+    """`95% (76 to 99%)`, or `–`; `unit` is repeated after the interval."""
     if score is None:
         return ABSENT
     low, high = 100 * score["ci_low"], 100 * score["ci_high"]
-    return f"{percent(score['mean'])} ({low:.0f} to {high:.0f}%)"
+    return f"{percent(score['mean'])} ({low:.0f} to {high:.0f}{unit})"
 
 
 def perplexity_change(nats: float) -> str:

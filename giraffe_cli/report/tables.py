@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
@@ -13,6 +14,7 @@ from giraffe_cli.report.scores import ABSENT, length_rows, proportion, with_half
 from giraffe_cli.report.verdicts import Verdict, verdicts
 from giraffe_cli.units import format_length
 
+_HEADINGS = ("nll\nbase", "nll\nextended", "n", "passkey\nbase", "passkey\nextended", "n")
 _STYLES = {"yes": "green", "no": "red", "not shown": "yellow", "not measured": "dim"}
 
 
@@ -36,10 +38,14 @@ def scores_table(report: Mapping[str, Any]) -> Table:
     table = Table(
         title=f"{escape(str(report.get('model', 'model')))}: {native} → {target} "
         f"({escape(str(report['strategy']))})",
-        caption="nll: nats per token, lower is better; ± half of the 95% interval",
+        caption="nll in nats per token, lower is better; ± half of the 95% interval\n"
+        "passkey: share found and its 95% interval; * beyond the native window",
+        box=SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
     )
-    table.add_column("context", justify="right")
-    for heading in ("nll base", "nll extended", "n", "passkey base", "passkey extended", "n"):
+    # Two-line headings and no borders keep the table within 80 columns.
+    for heading in ("context", *_HEADINGS):
         table.add_column(heading, justify="right")
     for row in length_rows(report):
         mark = "*" if row.beyond_native else ""
@@ -48,11 +54,10 @@ def scores_table(report: Mapping[str, Any]) -> Table:
             with_half_width(row.base_nll),
             with_half_width(row.extended_nll),
             _count(row.extended_nll or row.base_nll),
-            proportion(row.base_passkey),
-            proportion(row.extended_passkey),
+            proportion(row.base_passkey, unit=""),
+            proportion(row.extended_passkey, unit=""),
             _count(row.extended_passkey or row.base_passkey),
         )
-    table.caption = f"{table.caption}; * beyond the native window"
     return table
 
 
