@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import prose
 
 from giraffe_cli.checkpoint import inspect, load_model
 from giraffe_cli.config import TrainConfig
@@ -59,11 +60,15 @@ class Hooked(SilentReporter):
 
 
 @pytest.fixture(scope="module")
-def material(tiny_llama, corpus, tmp_path_factory):
+def material(tiny_llama, tmp_path_factory):
+    """The tiny Llama, and windows of 64 tokens that hold two to six documents each."""
     root = tmp_path_factory.mktemp("material")
     checkpoint = inspect(str(tiny_llama), root)
-    packed = root / "packed"
-    pack_stage([str(corpus)], checkpoint.path, 64, PackConfig(), 0, packed, SilentReporter())
+    corpus, packed = root / "docs.jsonl", root / "packed"
+    documents = [{"id": f"doc-{n}", "text": prose(n, 1 + n % 3)} for n in range(60)]
+    corpus.write_text("".join(json.dumps(d) + "\n" for d in documents), encoding="utf-8")
+    config = PackConfig(min_piece=4)
+    pack_stage([str(corpus)], checkpoint.path, 64, config, 0, packed, SilentReporter())
     return SimpleNamespace(
         checkpoint=checkpoint, packed=packed, table=make_table("yarn", {}, checkpoint.head(512))
     )
@@ -178,6 +183,7 @@ def test_loss_and_gradient_norm_equal_stock_transformers_document_by_document(ma
     )
     model = add_lora(base, config.lora, seed=7)
     total, targets = torch.zeros(()), 0
+    assert max(len(window.seq_lengths) for window in windows.of_step(0)) > 1
     for window in windows.of_step(0):
         ids, where = window.input_ids[0], window.position_ids[0]
         for piece, positions in zip(
