@@ -151,7 +151,8 @@ def compare(merged: Any, adapted: Any, dtype: str) -> dict[str, float]:
     """How far two `[n, vocabulary]` logits lie apart.
 
     `top1_agreement` counts a position when the merged model's first choice is the adapter model's,
-    or ties with it within one step of the stored 16-bit dtype. `mean_kl` is KL(adapter ‖ merged) in nats.
+    or ties with it within one step of the stored 16-bit dtype. `mean_kl` is KL(adapter ‖ merged),
+    in nats.
     """
     expected, found = adapted.log_softmax(-1), merged.log_softmax(-1)
     best = adapted.max(-1).values

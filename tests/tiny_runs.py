@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from conftest import build_tiny_llama
 
+from giraffe_cli import verify_probe
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.merge import merge_stage
 from giraffe_cli.progress import SilentReporter
@@ -65,3 +68,12 @@ def merge(base: Path, adapter: Path | None, out: Path, strategy: str = "yarn") -
     checkpoint = inspect(str(base), base)
     table = make_table(strategy, {}, checkpoint.head(TARGET))
     return merge_stage(checkpoint, adapter, table, out, SilentReporter())
+
+
+def ask_here(request: dict[str, Any]) -> dict[str, Any]:
+    """The probe's own code in this process: five seconds of imports less for each damage."""
+    answer: dict[str, Any] = {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        verify_probe.examine(request, answer)
+    return json.loads(json.dumps(answer))

@@ -1,0 +1,160 @@
+"""`giraffe verify` and `giraffe merge`: exit codes, streams and exact words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from tiny_runs import TARGET, ask_here, make_adapter, make_base, merge, table_for
+
+from giraffe_cli.config import build
+from giraffe_cli.rundir import finish_stage, read_json, write_json
+from giraffe_cli.tensor_stream import tensor_digests
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> SimpleNamespace:
+    folder = tmp_path_factory.mktemp("verified")
+    base = make_base(folder / "base")
+    adapter = make_adapter(folder / "adapter", base)
+    return SimpleNamespace(base=base, adapter=adapter, out=merge(base, adapter, folder / "model"))
+
+
+@pytest.fixture
+def probed_here(monkeypatch) -> None:
+    """Spares the five seconds that another process needs for its imports."""
+    monkeypatch.setattr("giraffe_cli.verify.ask_probe", ask_here)
+
+
+def test_a_good_directory_in_words(giraffe, model):
+    """The one test here that starts the process a user gets."""
+    done = giraffe("verify", model.out)
+    assert done.code == 0, done.stderr
+    assert "FAILED" not in done.stdout
+    assert "attention_factor" in done.stdout
+    assert "llama.cpp" in done.stdout
+    assert "stock converter writes yarn exactly" in done.stdout
+    assert "with stock transformers, in a process of its own" in done.stderr
+
+
+@pytest.mark.usefixtures("probed_here")
+def test_json_is_one_object_with_the_promised_keys(giraffe, model):
+    done = giraffe("verify", model.out, "--adapter", model.adapter, "--base", model.base, "--json")
+    assert done.code == 0, done.stderr
+    proof = json.loads(done.stdout)
+    assert proof["ok"] is True
+    assert all(set(check) == {"ok", "found", "expected"} for check in proof["checks"].values())
+    assert set(proof["runtimes"]) == {"transformers", "transformers-v4", "vllm", "llama.cpp"}
+    assert proof["checks"]["logits_far"]["ok"]
+
+
+@pytest.mark.usefixtures("probed_here")
+def test_a_defective_directory_exits_3_and_names_the_difference(giraffe, model, tmp_path):
+    copy = Path(shutil.copytree(model.out, tmp_path / "copy"))
+    config = read_json(copy / "config.json")
+    write_json(copy / "config.json", {**config, "max_position_embeddings": 2048})
+    done = giraffe("verify", copy)
+    assert done.code == 3
+    line = next(row for row in done.stdout.splitlines() if row.startswith("max_position"))
+    assert line.split() == ["max_position_embeddings", "FAILED", "2048"]
+    assert f"error: {copy} is defective: 1 of" in done.stderr
+    assert "max_position_embeddings: found 2048; expected 1024" in done.stderr
+    assert "Traceback" not in done.stderr
+
+    shown = giraffe("verify", copy, "--json")
+    assert shown.code == 3
+    assert json.loads(shown.stdout)["ok"] is False
+
+
+def test_an_adapter_needs_its_base(giraffe, model):
+    done = giraffe("verify", model.out, "--adapter", model.adapter)
+    assert done.code == 2
+    assert "error: --adapter needs --base" in done.stderr
+
+
+def test_a_missing_directory_exits_3(giraffe, tmp_path):
+    done = giraffe("verify", tmp_path / "nowhere")
+    assert done.code == 3
+    assert "nowhere is no directory" in done.stderr
+
+
+# ── giraffe merge ────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def run(model, tmp_path) -> Path:
+    """What `giraffe extend` leaves before its merge: run.yaml, rope.json, adapter/."""
+    folder = tmp_path / "run"
+    shutil.copytree(model.adapter, folder / "adapter")
+    finish_stage(folder / "adapter", {"stage": "train"})
+    write_run(folder, model.base, steps=3)
+    return folder
+
+
+def write_run(folder: Path, base: Path, steps: int) -> None:
+    folder.mkdir(exist_ok=True)
+    config = build({"model": str(base), "target_length": TARGET, "train": {"steps": steps}})
+    (folder / "run.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    write_json(folder / "rope.json", table_for(base).to_json())
+
+
+@pytest.mark.usefixtures("probed_here")
+def test_merge_writes_the_model_of_a_run(giraffe, run, model):
+    done = giraffe("merge", run, "--json")
+    assert done.code == 0, done.stderr
+    value = json.loads(done.stdout)
+    assert value["model_dir"] == str(run / "model")
+    assert value["target_length"] == TARGET
+    assert value["verify"]["ok"]
+    assert tensor_digests(run / "model") == tensor_digests(model.out)
+
+
+@pytest.mark.usefixtures("probed_here")
+def test_merge_elsewhere_says_what_to_do_next(giraffe, run, tmp_path):
+    out = tmp_path / "mine"
+    done = giraffe("merge", run, "--out", out)
+    assert done.code == 0, done.stderr
+    assert f"model: {out}\nwindow: 1024 tokens (yarn)\nverified: " in done.stdout
+    assert f"next: giraffe eval {out}" in done.stdout
+    assert not (run / "model").exists()
+
+
+@pytest.mark.usefixtures("probed_here")
+def test_a_run_without_training_merges_nothing(giraffe, model, tmp_path):
+    write_run(tmp_path / "zero", model.base, steps=0)
+    assert giraffe("merge", tmp_path / "zero").code == 0
+    assert tensor_digests(tmp_path / "zero" / "model") == tensor_digests(model.base)
+
+
+def test_an_unfinished_run_is_refused(giraffe, run):
+    (run / "adapter" / "manifest.json").unlink()
+    done = giraffe("merge", run)
+    assert done.code == 3
+    assert "has no finished adapter" in done.stderr
+    assert "resumes the training" in done.stderr
+
+
+def test_a_folder_that_is_no_run_is_refused(giraffe, tmp_path):
+    done = giraffe("merge", tmp_path)
+    assert done.code == 3
+    assert "is no run directory: it has no run.yaml" in done.stderr
+
+
+def test_a_folder_of_someone_else_is_not_replaced(giraffe, run, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    done = giraffe("merge", run, "--out", tmp_path)
+    assert done.code == 3
+    assert "exists and is no merged model" in done.stderr
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.usefixtures("probed_here")
+def test_a_mismatch_after_our_own_merge_is_our_failure(giraffe, run, monkeypatch):
+    monkeypatch.setattr("giraffe_cli.verify_judge.MAX_LOGIT_DIFFERENCE", -1.0)
+    done = giraffe("merge", run)
+    assert done.code == 1
+    assert "logits_far: found largest difference" in done.stderr

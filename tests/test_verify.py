@@ -1,0 +1,351 @@
+"""A good directory passes every check; each kind of damage is found and named."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tiny_runs import TARGET, ask_here, make_adapter, make_base, merge
+
+from giraffe_cli import verify_probe
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.progress import SilentReporter
+from giraffe_cli.rope.base import RopeTable, longrope_parameters, make_table
+from giraffe_cli.rope.install import finish_directory
+from giraffe_cli.rundir import read_json, write_json
+from giraffe_cli.verify import ask_probe, build_request, verify_directory
+
+
+def prove(folder: Path, **options) -> dict[str, Any]:
+    options.setdefault("probe", ask_here)
+    return verify_directory(folder, reporter=SilentReporter(), **options)
+
+
+def failures(proof: dict[str, Any]) -> dict[str, str]:
+    """`{check: what was found}` of every failed check."""
+    return {name: str(c["found"]) for name, c in proof["checks"].items() if not c["ok"]}
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    base: Path
+    adapter: Path
+    model: Path
+
+
+def build_run(folder: Path, dtype: torch.dtype = torch.float32, **changes) -> Run:
+    base = make_base(folder / "base", dtype, "150KB", **changes)
+    adapter = make_adapter(folder / "adapter", base)
+    return Run(base, adapter, merge(base, adapter, folder / "model"))
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Run:
+    return build_run(tmp_path_factory.mktemp("run"))
+
+
+@pytest.fixture
+def copy(run, tmp_path) -> Path:
+    return Path(shutil.copytree(run.model, tmp_path / "copy"))
+
+
+def test_a_good_directory_passes_in_a_process_that_never_imports_giraffe(run):
+    answers = []
+
+    def ask(request):
+        answers.append(ask_probe(request))
+        return answers[0]
+
+    proof = prove(run.model, adapter_dir=run.adapter, base=run.base, full=True, probe=ask)
+    assert failures(proof) == {}
+    assert proof["ok"]
+    modules = set(answers[0]["modules"])
+    assert {"torch", "transformers", "peft"} <= modules
+    assert not {name for name in modules if "giraffe" in name}
+    assert "giraffe" not in Path(verify_probe.__file__).read_text(encoding="utf-8")
+    assert set(proof["checks"]) >= {
+        "tensors_as_written",
+        "weights",
+        "inv_freq",
+        "attention_factor",
+        "merged_weights",
+        "logits_short",
+        "logits_far",
+        "logits_full",
+    }
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_16_bit_directories_pass(tmp_path, dtype, tied):
+    run = build_run(tmp_path, dtype, tie_word_embeddings=tied)
+    proof = prove(run.model, adapter_dir=run.adapter, base=run.base)
+    assert failures(proof) == {}
+    assert "KL" in proof["checks"]["logits_far"]["found"]
+
+
+def test_the_far_window_ends_at_the_last_position(run):
+    request = build_request(run.model, None, None, None, read_json(run.model / "config.json"), True)
+    assert request["windows"] == [
+        {"name": "short", "start": 0, "length": 64},
+        {"name": "far", "start": TARGET - 512, "length": 512},
+    ]
+    assert request["full_length"] == TARGET
+
+
+# ── damage ───────────────────────────────────────────────────────────────────────────────────
+
+
+def edit_config(folder: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    config = read_json(folder / "config.json")
+    change(config)
+    write_json(folder / "config.json", config)
+
+
+def flip_a_weight_byte(folder: Path) -> None:
+    path = max(folder.glob("*.safetensors"))
+    data = bytearray(path.read_bytes())
+    data[-2] ^= 1
+    path.write_bytes(data)
+
+
+def change_the_factor(folder: Path) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["rope_parameters"]["factor"] = config["rope_scaling"]["factor"] = 4.0
+
+    edit_config(folder, change)
+
+
+def change_theta(folder: Path) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["rope_theta"] = config["rope_parameters"]["rope_theta"] = 20000.0
+
+    edit_config(folder, change)
+
+
+def limit_the_tokenizer(folder: Path) -> None:
+    path = folder / "tokenizer_config.json"
+    write_json(path, {**read_json(path), "model_max_length": 128})
+
+
+def shorten_the_index(folder: Path) -> None:
+    path = folder / "model.safetensors.index.json"
+    index = read_json(path)
+    del index["weight_map"]["model.norm.weight"]
+    write_json(path, index)
+
+
+def truncate_a_shard(folder: Path) -> None:
+    path = min(folder.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+DAMAGES = {
+    "a flipped byte": (flip_a_weight_byte, "tensors_as_written", "model."),
+    "a factor": (change_the_factor, "inv_freq", "pair "),
+    "a factor, as config": (change_the_factor, "rope_parameters", "factor: 4.0 against 8.0"),
+    "rope_scaling dropped": (
+        lambda folder: edit_config(folder, lambda c: c.pop("rope_scaling")),
+        "rope_spellings",
+        "rope_type: default against yarn",
+    ),
+    "one theta": (
+        lambda folder: edit_config(folder, lambda c: c.update(rope_theta=20000.0)),
+        "rope_spellings",
+        "rope_theta: 20000.0 against 10000.0",
+    ),
+    "both thetas": (change_theta, "rope_parameters", "rope_theta: 20000.0 against 10000.0"),
+    "a fractional window": (
+        lambda folder: edit_config(folder, lambda c: c.update(max_position_embeddings=1024.0)),
+        "max_position_embeddings",
+        "1024.0",
+    ),
+    "the native window": (
+        lambda folder: edit_config(folder, lambda c: c.update(max_position_embeddings=128)),
+        "max_position_embeddings",
+        "128",
+    ),
+    "an original length on top": (
+        lambda folder: edit_config(
+            folder, lambda c: c.update(original_max_position_embeddings=128)
+        ),
+        "top_level_original_length",
+        "128",
+    ),
+    "another dtype": (
+        lambda folder: edit_config(folder, lambda c: c.update(dtype="bfloat16")),
+        "weights",
+        "loads as bfloat16",
+    ),
+    "an untied head": (
+        lambda folder: edit_config(folder, lambda c: c.update(tie_word_embeddings=False)),
+        "tied_embeddings",
+        "stored head absent",
+    ),
+    "remote code": (
+        lambda folder: edit_config(folder, lambda c: c.update(auto_map={"AutoModel": "m.M"})),
+        "architecture",
+        "auto_map",
+    ),
+    "a tokenizer limit": (limit_the_tokenizer, "tokenizer_limit", "128"),
+    "no tokenizer": (
+        lambda folder: (folder / "tokenizer.json").unlink(),
+        "tokenizer_limit",
+        "Error",
+    ),
+    "pickled weights": (
+        lambda folder: (folder / "pytorch_model.bin").write_bytes(b""),
+        "safetensors_only",
+        "pytorch_model.bin",
+    ),
+    "an index entry": (shorten_the_index, "weight_files", "model.norm.weight"),
+    "a truncated shard": (truncate_a_shard, "weight_files", "model-00001"),
+    "another rope.json": (
+        lambda folder: write_json(
+            folder / "rope.json", {**read_json(folder / "rope.json"), "attention_factor": 1.5}
+        ),
+        "attention_factor",
+        "1.20794",
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damage_is_named(copy, damage):
+    break_it, name, words = DAMAGES[damage]
+    break_it(copy)
+    proof = prove(copy)
+    assert not proof["ok"]
+    assert words in failures(proof).get(name, f"{name} passed"), failures(proof)
+
+
+def test_a_table_that_was_not_trained_is_named(run):
+    head = dataclasses.replace(table_of(run), strategy="yarn")
+    other = make_table("linear", {}, _head(head))
+    found = failures(prove(run.model, table=other))
+    assert {"inv_freq", "attention_factor", "rope_json", "rope_parameters"} == set(found)
+    assert found["rope_json"] == "yarn to 1024, attention factor 1.20794"
+
+
+def table_of(run: Run) -> RopeTable:
+    return RopeTable.from_json(read_json(run.model / "rope.json"))
+
+
+def _head(table: RopeTable):
+    from giraffe_cli.rope.base import Head
+
+    return Head(
+        table.head_dim,
+        table.rope_theta,
+        table.original_max_position_embeddings,
+        table.target_length,
+    )
+
+
+def test_a_rounded_adapter_is_not_the_one_that_was_merged(run, tmp_path):
+    rounded = Path(shutil.copytree(run.adapter, tmp_path / "adapter"))
+    tensors = load_file(rounded / "adapter_model.safetensors")
+    save_file(
+        {name: tensor.bfloat16().float() for name, tensor in tensors.items()},
+        rounded / "adapter_model.safetensors",
+    )
+    found = failures(prove(run.model, adapter_dir=rounded, base=run.base))
+    assert {"merged_weights", "logits_short", "logits_far"} <= set(found)
+    assert "largest difference" in found["logits_far"]
+
+
+def test_an_adapter_that_was_never_merged_is_named_in_16_bits(tmp_path):
+    run = build_run(tmp_path, torch.bfloat16)
+    plain = merge(run.base, None, tmp_path / "plain")
+    found = failures(prove(plain, adapter_dir=run.adapter, base=run.base))
+    assert {"merged_weights", "logits_far"} <= set(found)
+    assert "KL" in found["logits_far"]
+
+
+def test_another_base_is_a_reason_not_a_traceback(run, tmp_path):
+    other = make_base(tmp_path / "other", hidden_size=32)
+    found = failures(prove(run.model, adapter_dir=run.adapter, base=other))
+    assert set(found) == {"logits"}
+    assert "size mismatch" in found["logits"] or "mismatch" in found["logits"]
+
+
+def test_a_resized_vocabulary_is_named(run, tmp_path):
+    other = make_base(tmp_path / "other", vocab_size=400)
+    assert failures(prove(run.model, base=other)) == {"vocabulary_of_base": "384"}
+
+
+def test_not_finite_logits_are_named(copy):
+    path = max(copy.glob("*.safetensors"))
+    tensors = load_file(path)
+    tensors["model.norm.weight"][0] = float("nan")
+    save_file(tensors, path, metadata={"format": "pt"})
+    found = failures(prove(copy))
+    assert found["finite_logits"] == "not finite in short, far"
+    assert "model.norm.weight" in found["tensors_as_written"]
+
+
+def test_a_probe_that_dies_is_a_failed_check(run, monkeypatch, tmp_path):
+    program = tmp_path / "dies.py"
+    program.write_text("import sys; print('no room', file=sys.stderr); sys.exit(7)")
+    monkeypatch.setattr("giraffe_cli.verify.__file__", str(tmp_path / "verify.py"))
+    program.rename(tmp_path / "verify_probe.py")
+    found = failures(prove(run.model, probe=ask_probe))
+    assert found == {"loading": "the process ended with code 7: no room"}
+
+
+def test_a_folder_without_config_is_refused(tmp_path):
+    (tmp_path / "model").mkdir()
+    with pytest.raises(InvalidInput, match=r"has no config\.json") as caught:
+        prove(tmp_path)
+    assert caught.value.hint == f"run giraffe verify {tmp_path / 'model'}"
+
+
+# ── longrope and foreign checkpoints ─────────────────────────────────────────────────────────
+
+
+def make_longrope(folder: Path, **changes) -> Path:
+    """`folder` with its yarn table written as longrope, then `changes` to those fields."""
+    table = RopeTable.from_json(read_json(folder / "rope.json"))
+    fields = longrope_parameters(_head(table), np.array(table.inv_freq), table.attention_factor)
+    fields = {"rope_theta": table.rope_theta, **fields, **changes}
+    fields = {key: value for key, value in fields.items() if value is not None}
+    finish_directory(folder, dataclasses.replace(table, rope_parameters=fields))
+    return folder
+
+
+def test_longrope_passes(copy):
+    with_warnings = prove(make_longrope(copy))
+    assert failures(with_warnings) == {}
+    said = with_warnings["runtimes"]
+    assert said["vllm"] == "serves 1024 tokens with longrope as written"
+    assert "drops the longrope factors" in said["llama.cpp"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "name", "words"),
+    [
+        ({"short_mscale": None}, "rope_type_fields", "short_mscale None"),
+        ({"long_mscale": 1.0}, "rope_type_fields", "long_mscale 1.0 against"),
+        ({"attention_factor": None}, "attention_factor", "1.19"),
+        ({"short_factor": [1.0] * 8}, "one_table", "changes between"),
+    ],
+)
+def test_incomplete_longrope_is_named(copy, changes, name, words):
+    found = failures(prove(make_longrope(copy, **changes)))
+    assert words in found.get(name, "passed"), found
+
+
+def test_a_foreign_checkpoint_is_held_to_its_own_claim(tiny_llama):
+    proof = prove(tiny_llama)
+    assert failures(proof) == {}
+    assert "tensors_as_written" not in proof["checks"]
+    assert (
+        proof["runtimes"]["transformers-v4"] == "reads default, θ 10000, the same as transformers 5"
+    )
