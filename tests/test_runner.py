@@ -16,8 +16,9 @@ from giraffe_cli.config import EvalConfig
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.evals.base import Example
-from giraffe_cli.evals.runner import Subject, default_lengths, evaluate, gather_material
-from giraffe_cli.evals.subject import OpenSubject
+from giraffe_cli.evals.runner import evaluate
+from giraffe_cli.evals.samples import default_lengths, gather_material
+from giraffe_cli.evals.subject import OpenSubject, Subject
 from giraffe_cli.evals.tasks.nll import Nll
 from giraffe_cli.evals.tasks.passkey import Passkey
 from giraffe_cli.model.attention import register_attention

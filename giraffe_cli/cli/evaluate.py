@@ -131,8 +131,9 @@ def _run(
     """Open what was named, gather the documents, evaluate."""
     from giraffe_cli.checkpoint import inspect
     from giraffe_cli.config import resolve_dtype
-    from giraffe_cli.evals.runner import Subject, default_lengths
+    from giraffe_cli.evals.runner import Subject
     from giraffe_cli.evals.runner import evaluate as score
+    from giraffe_cli.evals.samples import default_lengths
 
     tested = inspect(checkpoint, out / "checkpoint")
     reference = inspect(base, out / "base") if base else None

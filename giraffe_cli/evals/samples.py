@@ -1,0 +1,139 @@
+"""The samples of an evaluation, made once for all models: documents, tasks, lengths.
+
+No model is opened here; what cannot be evaluated is refused before anything is loaded.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import numpy as np
+
+from giraffe_cli.checkpoint import load_tokenizer
+from giraffe_cli.config import EvalConfig
+from giraffe_cli.corpus.base import Document
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.evals.base import (
+    AbstractTask,
+    Example,
+    Material,
+    TokenDocument,
+    make_task,
+    tasks,
+)
+from giraffe_cli.evals.subject import Subject
+from giraffe_cli.progress import Reporter
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The examples of one task, at every length it can fill, in the order they are reported."""
+
+    name: str
+    task: AbstractTask
+    examples: list[Example]
+
+
+def default_lengths(native_length: int, longest: int) -> list[int]:
+    """The native window, its doublings, and `longest`: 1k, 2k, 3k for 1k and 3k."""
+    lengths = [native_length]
+    while lengths[-1] * 2 < longest:
+        lengths.append(lengths[-1] * 2)
+    return sorted({*lengths, max(native_length, longest)})
+
+
+def gather_material(
+    subjects: Sequence[Subject], documents: Sequence[Document], most: int
+) -> Material:
+    """What tasks build from: the shared tokenizer and the `most` longest documents, tokenised.
+
+    Raises:
+        InvalidInput: the subjects' tokenizers differ, so that samples could not be the same.
+    """
+    tokenizers = [load_tokenizer(subject.path) for subject in subjects]
+    if any(t.get_vocab() != tokenizers[0].get_vocab() for t in tokenizers[1:]):
+        raise InvalidInput(
+            f"{subjects[0].path} and {subjects[1].path} have different tokenizers",
+            "compare a checkpoint with the base it was made from",
+        )
+    tokenizer = tokenizers[0]
+    fast = tokenizer.backend_tokenizer  # without transformers' warning about long texts
+
+    def encode(text: str) -> list[int]:
+        return list(fast.encode(text, add_special_tokens=False).ids)
+
+    longest = sorted(documents, key=lambda d: (-len(d.text), d.source, d.id))[:most]
+    seen = Counter(document.id for document in longest)
+    return Material(
+        encode=encode,
+        decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
+        bos_token_ids=_leading_special_tokens(fast),
+        documents=[
+            TokenDocument(
+                d.id if seen[d.id] == 1 else f"{d.source}:{d.id}",
+                np.asarray(encode(d.text), np.int32),
+            )
+            for d in longest
+        ],
+    )
+
+
+def _leading_special_tokens(fast: Any) -> tuple[int, ...]:
+    """What the tokenizer puts before a text, without what it may put after it."""
+    encoded = fast.encode("a")
+    special = zip(encoded.ids, encoded.special_tokens_mask, strict=True)
+    return tuple(token for token, _ in takewhile(lambda entry: entry[1] == 1, special))
+
+
+def prepare(
+    config: EvalConfig, lengths: list[int], seed: int, material: Material, reporter: Reporter
+) -> tuple[list[Batch], list[str]]:
+    """The examples of every task, and a warning for each length a task cannot fill.
+
+    Raises:
+        InvalidInput: a task fills no length at all, or is unknown, or so is a knob.
+    """
+    unused = set(config.knobs) - set(config.tasks)
+    if unused:
+        raise InvalidInput(
+            f"knobs of tasks that are not evaluated: {', '.join(sorted(unused))}",
+            f"--tasks {','.join([*config.tasks, *sorted(unused)])}",
+        )
+    batches, warnings = [], []
+    for name in config.tasks:
+        task = _make(name, config.knobs.get(name, {}), lengths[-1])
+        examples, problems = _examples(task, lengths, seed, material)
+        if not examples:
+            raise problems[0]
+        for problem in problems:
+            warnings.append(f"left out: {problem.message}")
+            reporter.warn(warnings[-1])
+        batches.append(Batch(name, task, examples))
+    return batches, warnings
+
+
+def _make(name: str, knobs: dict[str, Any], longest: int) -> AbstractTask:
+    """The task, told the longest length when it has that knob."""
+    kind = tasks().get(name)
+    if kind and "longest" in {field.name for field in dataclasses.fields(kind)}:
+        knobs = {"longest": longest, **knobs}
+    return make_task(name, knobs)
+
+
+def _examples(
+    task: AbstractTask, lengths: list[int], seed: int, material: Material
+) -> tuple[list[Example], list[InvalidInput]]:
+    """Examples of every length that can be filled, and why the others cannot."""
+    examples: list[Example] = []
+    problems: list[InvalidInput] = []
+    for length in lengths:
+        try:
+            examples += task.examples(length, seed, material)
+        except InvalidInput as problem:
+            problems.append(problem)
+    return examples, problems
