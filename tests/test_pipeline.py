@@ -66,7 +66,9 @@ def test_the_report_keeps_every_promised_key(finished):
         "peak_memory_bytes verify nll passkey short_context gates"
     ).split():
         assert key in report, key
-    assert json.loads((run_dir / "report.json").read_text()) == json.loads(json.dumps(report))
+    written = json.loads((run_dir / "report.json").read_text())
+    assert written.pop("verdicts")
+    assert written == json.loads(json.dumps(report))
     assert report["native_length"] == 128
     assert report["strategy"] == "yarn"
     assert report["verify"]["ok"] is True
