@@ -25,8 +25,8 @@ from giraffe_cli.errors import InvalidInput
 
 NAME = "python-stdlib"
 LEFT_OUT = frozenset(
-    "test tests encodings pydoc_data idle_test lib2to3 turtledemo site-packages dist-packages lib-dynload"
-    " __pycache__".split()
+    "test tests idle_test encodings pydoc_data lib2to3 turtledemo site-packages dist-packages"
+    " lib-dynload __pycache__".split()
 )
 BUILD_OUTPUT = ("_sysconfigdata", "config-")
 """Written when Python is built: paths and compiler flags of one machine."""
