@@ -30,6 +30,14 @@ def _length(value: Any) -> int:
         raise ValueError(f"{error.message}; {error.hint}") from error
 
 
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads `1e-4` as text; a knob written so is a number."""
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
 _REQUIRED = {"target_length": ", pass --target-len 16k or write it into the config"}
 
 Length = Annotated[int, BeforeValidator(_length)]
@@ -46,7 +54,9 @@ class RopeConfig(Section):
 
     strategy: str = "yarn"
     """Name of the strategy; `giraffe rope list` shows them."""
-    knobs: dict[str, float | int | bool | str] = Field(default_factory=dict)
+    knobs: dict[str, Annotated[float | int | bool | str, BeforeValidator(_number)]] = Field(
+        default_factory=dict
+    )
     """Knobs of the strategy, such as `beta_fast`."""
 
 

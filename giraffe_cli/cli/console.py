@@ -78,6 +78,6 @@ class Console:
         )
         with Progress(*columns, console=self.err, transient=False) as progress:
             task = progress.add_task(
-                escape(description), total=total, completed=done, fields_text=""
+                escape(description), total=total, completed=int(done), fields_text=""
             )
             yield _RichBar(progress, task)
