@@ -43,6 +43,8 @@ from giraffe_cli.tensor_stream import (
 from giraffe_cli.weights import INDEX, weight_files
 
 STAGE = "merge"
+BUILDING, REPLACED = ".giraffe-building", ".giraffe-replaced"
+"""Suffixes of the folders that exist beside the output while it is written."""
 COPIED = (
     "config.json",
     "generation_config.json",
@@ -83,14 +85,15 @@ def merge_stage(
         "adapter": adapter_digest(adapter_dir) if adapter_dir else None,
         "table": table.to_json(),
     }
+    _clear_leftovers(out)
     if stage_holds(out, inputs):
         reporter.info(f"{out} holds the merged model already")
         return out
-    refuse_foreign_folder(out)
+    refuse_foreign_folder(out, checkpoint.path)
     if adapter_dir:
         _check_same_table(adapter_dir, table)
     _check_targets(updates, checkpoint.path)
-    building = begin_stage(out.with_name(out.name + ".building"))
+    building = begin_stage(_beside(out, BUILDING))
     try:
         digests = _write_weights(checkpoint.path, updates, building, reporter)
         _copy_companions(checkpoint.path, building)
@@ -188,12 +191,14 @@ def _copy_companions(base: Path, out: Path) -> None:
                 _copy_file(path, out / path.name)
 
 
-def refuse_foreign_folder(out: Path) -> None:
+def refuse_foreign_folder(out: Path, base: Path) -> None:
     """Never replace what this stage did not write.
 
     Raises:
-        InvalidInput: `out` exists, is not empty and carries no manifest of a merge.
+        InvalidInput: `out` is the base, or exists, is not empty and carries no manifest of a merge.
     """
+    if out.resolve() == base.resolve():
+        raise InvalidInput(f"{out} is the base itself", "choose another --out")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if (out / MANIFEST).is_file():
@@ -203,13 +208,21 @@ def refuse_foreign_folder(out: Path) -> None:
     raise InvalidInput(f"{out} exists and is no merged model", "choose another --out")
 
 
+def _beside(out: Path, suffix: str) -> Path:
+    return out.with_name(out.name + suffix)
+
+
+def _clear_leftovers(out: Path) -> None:
+    """What a killed merge left beside `out`: half a model, or the one that was being replaced."""
+    for suffix in (BUILDING, REPLACED):
+        shutil.rmtree(_beside(out, suffix), ignore_errors=True)
+
+
 def _put_in_place(building: Path, out: Path) -> None:
     """Swap in the finished directory; at every instant `out` is whole or absent."""
     make_folder(out.parent)
-    replaced = out.with_name(out.name + ".replaced")
+    replaced = _beside(out, REPLACED)
     try:
-        if replaced.exists():
-            shutil.rmtree(replaced)
         if out.exists():
             out.rename(replaced)
         building.rename(out)

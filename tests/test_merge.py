@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 import shutil
 import warnings
 from pathlib import Path
@@ -16,7 +18,10 @@ from tiny_runs import make_adapter, make_base, merge, table_for
 
 import giraffe_cli.merge as merge_module
 from giraffe_cli.adapter import LoraUpdate, read_adapter
+from giraffe_cli.checkpoint import inspect
 from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.merge import merge_stage
+from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rundir import read_json
 from giraffe_cli.tensor_stream import read_layout, read_tensors, tensor_digests, write_shard
 
@@ -186,7 +191,7 @@ def test_a_merge_that_stops_midway_leaves_the_old_model(tmp_path, base, adapter,
 
 
 def test_leftovers_of_a_killed_merge_are_cleared(tmp_path, base, adapter):
-    for leftover in ("out.building", "out.replaced"):
+    for leftover in ("out.giraffe-building", "out.giraffe-replaced"):
         (tmp_path / leftover).mkdir()
         (tmp_path / leftover / "model.safetensors").write_bytes(b"half")
     merge(base, adapter, tmp_path / "out")
@@ -200,6 +205,15 @@ def test_a_folder_that_is_not_ours_is_never_replaced(tmp_path, base, adapter):
     with pytest.raises(InvalidInput, match="exists and is no merged model"):
         merge(base, adapter, out)
     assert (out / "thesis.txt").read_text() == "years of work"
+
+
+def test_a_base_is_never_replaced_by_its_own_extension(tmp_path, base):
+    extended = merge(base, None, tmp_path / "model")
+    before = tensor_digests(extended)
+    checkpoint = dataclasses.replace(inspect(str(base), base), path=extended)
+    with pytest.raises(InvalidInput, match="is the base itself"):
+        merge_stage(checkpoint, None, table_for(base, "linear"), extended, SilentReporter())
+    assert tensor_digests(extended) == before
 
 
 def changed_config(adapter: Path, tmp_path: Path, **values) -> Path:
@@ -309,3 +323,49 @@ def test_a_truncated_file_is_refused(tmp_path):
     (tmp_path / "in.safetensors").write_bytes(data[:-1])
     with pytest.raises(InvalidInput, match="not a whole safetensors file"):
         read_layout(tmp_path / "in.safetensors")
+
+
+class Killed(BaseException):
+    """Stands for SIGKILL: nothing may clean up after it."""
+
+
+def kill_at(count: int, monkeypatch) -> None:
+    """The `count`-th fsync or rename does not happen, and no folder is removed any more."""
+    left = [count]
+
+    def guard(real):
+        def call(*arguments, **options):
+            if left[0] == 0:
+                monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+                raise Killed
+            left[0] -= 1
+            return real(*arguments, **options)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", guard(lambda _: None))
+    for name in ("replace", "rename"):
+        monkeypatch.setattr(os, name, guard(getattr(os, name)))
+
+
+@pytest.mark.parametrize("replacing", [False, True])
+def test_killed_at_any_fsync_or_rename_the_next_merge_is_whole(tmp_path, base, adapter, replacing):
+    expected = tensor_digests(merge(base, adapter, tmp_path / "expected"))
+    out = tmp_path / "out"
+    if replacing:
+        old = tensor_digests(merge(base, None, out))
+    for count in range(1000):
+        with pytest.MonkeyPatch.context() as patch:
+            kill_at(count, patch)
+            try:
+                merge(base, adapter, out)
+                break
+            except Killed:
+                pass
+        if out.exists():
+            assert tensor_digests(out) in ([old, expected] if replacing else [expected])
+            assert (out / "manifest.json").exists()
+    assert count > 30  # three for each of nine files and the folders
+    assert tensor_digests(out) == expected
+    merge(base, adapter, out)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "out"]
