@@ -85,6 +85,19 @@ class TestPasskeyReach:
         board = passkey_board(base={8: 0}, checkpoint={8: 20})
         assert board.effective_length("checkpoint") is None
 
+    def test_the_reference_is_the_longest_length_within_the_native_window(self):
+        board = passkey_board(base={2: 20, 4: 15, 16: 20}, checkpoint={4: 18, 16: 19})
+        assert board.effective_length("checkpoint") == 16
+        assert passkey_board(checkpoint={16: 20}).effective_length("checkpoint") is None
+
+    def test_too_few_samples_to_show_anything_are_warned_of(self):
+        (warning,) = passkey_board(base={8: 20}).warnings()
+        assert warning == (
+            "passkey: 20 samples cannot show 90% of the reference 1.00: "
+            "20 of 20 right has a lower bound of 0.84; take more trials"
+        )
+        assert passkey_board(base={8: 18}).warnings() == []
+
     def test_depths_are_scored_apart(self):
         depths = passkey_board(base={8: 1}).by_depth("base")["8"]
         assert {depth: score["mean"] for depth, score in depths.items()} == {

@@ -203,9 +203,9 @@ def _reached(task: str, name: str, results: dict[str, Any]) -> str:
     """The effective length in words."""
     model, native = results["models"][name], results["native_length"]
     length = model["effective_length"][task]
-    if length is None and str(native) not in model["tasks"][task]:
-        return f"unknown (the native window {format_length(native)} was not scored)"
-    return format_length(length) if length else "none"
+    if length is None and not any(int(scored) <= native for scored in model["tasks"][task]):
+        return f"unknown (nothing was scored within the native window of {format_length(native)})"
+    return format_length(length) if length else "none shown"
 
 
 def _table(task: str, results: dict[str, Any]) -> Table:
@@ -222,7 +222,8 @@ def _table(task: str, results: dict[str, Any]) -> Table:
         cells = [_cell(model["tasks"][task][length]) for model in models.values()]
         differences = [_cell(paired[length], sign="+")] if paired else []
         table.add_row(f"{format_length(int(length))}{mark}", *cells, *differences, str(score["n"]))
-    table.caption = f"* beyond the native window of {format_length(results['native_length'])}"
+    if any(int(length) > results["native_length"] for length in scored):
+        table.caption = f"* beyond the native window of {format_length(results['native_length'])}"
     return table
 
 

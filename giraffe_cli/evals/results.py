@@ -33,8 +33,8 @@ RULES = {
     ),
     "effective_length_proportion": (
         "largest evaluated length L such that at L and every shorter one the lower 95 % bound is "
-        "at least 0.9 of the base's mean at its native window (of the checkpoint's own when no "
-        "base is given); null when the shortest already fails"
+        "at least 0.9 of the base's mean at the longest length within its native window (of the "
+        "checkpoint's own mean there when no base is given); null when the shortest already fails"
     ),
 }
 
@@ -143,11 +143,14 @@ class Scoreboard:
         return self._longest(reached, lambda difference: difference["ci_high"] <= 0)
 
     def _keeps_retrieval(self, score: Score) -> bool:
-        reference = "base" if "base" in self.groups else "checkpoint"
-        at_native = self.by_length(reference).get(str(self.native_length))
-        if not at_native or not at_native["mean"]:
-            return False
-        return score["ci_low"] >= RETAINED_SHARE * at_native["mean"]
+        reference = self._retrieval_reference()
+        return reference > 0 and score["ci_low"] >= RETAINED_SHARE * reference
+
+    def _retrieval_reference(self) -> float:
+        """The base's mean at the longest length within the native window; 0 when none was run."""
+        subject = "base" if "base" in self.groups else "checkpoint"
+        within = [n for n in self.groups[subject] if n <= self.native_length]
+        return self.score(self.groups[subject][max(within)])["mean"] if within else 0.0
 
     def _scores(self, lengths: Mapping[int, list[Sample]]) -> dict[str, Score]:
         return {str(length): self.score(s) for length, s in sorted(lengths.items()) if s}
@@ -181,13 +184,18 @@ class Scoreboard:
 
     def warnings(self) -> list[str]:
         """What a reader must know before trusting an interval."""
+        groups = [samples for lengths in self.groups.values() for samples in lengths.values()]
         if self.task.proportion:
-            return []
-        fewest = min(
-            len({sample.example.cluster for sample in samples})
-            for lengths in self.groups.values()
-            for samples in lengths.values()
-        )
+            fewest = min(len(samples) for samples in groups)
+            best, needed = wilson(fewest, fewest)["ci_low"], self._retrieval_reference()
+            if best >= RETAINED_SHARE * needed:
+                return []
+            return [
+                f"{self.name}: {fewest} samples cannot show {RETAINED_SHARE:.0%} of the reference "
+                f"{needed:.2f}: {fewest} of {fewest} right has a lower bound of {best:.2f}; "
+                "take more trials"
+            ]
+        fewest = min(len({sample.example.cluster for sample in samples}) for samples in groups)
         if fewest >= FEWEST_CLUSTERS:
             return []
         return [

@@ -76,8 +76,9 @@ def evaluate(
         )
         for batch in batches
     }
-    for board in boards.values():
-        warnings += board.warnings()
+    for warning in (warning for board in boards.values() for warning in board.warnings()):
+        reporter.warn(warning)
+        warnings.append(warning)
     results = {
         "schema_version": SCHEMA_VERSION,
         "seed": seed,
