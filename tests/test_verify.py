@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -89,6 +90,44 @@ def test_16_bit_directories_pass(tmp_path, dtype, tied):
     proof = prove(run.model, adapter_dir=run.adapter, base=run.base)
     assert failures(proof) == {}
     assert "KL" in proof["checks"]["logits_far"]["found"]
+
+
+def test_16_bit_weights_are_computed_with_in_float32_and_stay_as_stored(tmp_path):
+    from transformers import LlamaForCausalLM
+
+    base = make_base(tmp_path / "base", torch.bfloat16)
+    windows = [{"name": "w", "start": 7, "length": 32}]
+    reference = LlamaForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    expected = verify_probe.logits_of(reference, windows, seed=0)["w"]
+
+    model, _ = verify_probe.load(str(base))
+    before = verify_probe.tensor_digests(model)
+    narrow = verify_probe.logits_of(model, windows, seed=0)["w"]
+    verify_probe.widen_blocks(model)
+    for _ in range(2):  # the second pass starts from what the first restored
+        wide = verify_probe.logits_of(model, windows, seed=0)["w"]
+        torch.testing.assert_close(wide, expected, rtol=0, atol=1e-6)
+    assert (narrow - expected).abs().max() > 1e-4
+    assert verify_probe.tensor_digests(model) == before
+
+
+@pytest.mark.parametrize(
+    ("merged", "agreement"),
+    [([0.0, 1.0], 1.0), ([1.0, 0.0], 0.0)],
+)
+def test_top1_forgives_only_what_the_dtype_cannot_resolve(merged, agreement):
+    rows = torch.tensor([merged])
+    clear, tie = torch.tensor([[8.0, 16.0]]), torch.tensor([[15.95, 16.0]])
+    assert verify_probe.compare(rows, clear, "bfloat16")["top1_agreement"] == agreement
+    assert verify_probe.compare(rows, tie, "bfloat16")["top1_agreement"] == 1.0
+    assert verify_probe.compare(rows, tie, "float32")["top1_agreement"] == agreement
+
+
+def test_kl_by_hand():
+    """KL((1/2, 1/2) ‖ (3/4, 1/4)) = ln 2 - ln 3 / 2."""
+    merged, adapted = torch.tensor([[0.75, 0.25]]).log(), torch.tensor([[0.5, 0.5]]).log()
+    kl = verify_probe.compare(merged, adapted, "bfloat16")["mean_kl"]
+    assert kl == pytest.approx(math.log(2) - math.log(3) / 2, rel=1e-6)
 
 
 def test_the_far_window_ends_at_the_last_position(run):
