@@ -35,6 +35,11 @@ BOS, EOS = "<|begin|>", "<|end|>"
 WINDOW = 1024
 # Short windows first: induction forms sooner and attention is cheap; 60 % of tokens at full length.
 GROWTH = [(0.0, 128), (0.1, 256), (0.2, 512), (0.4, WINDOW)]
+# What transformers 4 looks for where transformers 5 writes something else.
+OLDER_READERS = {
+    "config.json": {"rope_theta": 10000.0},
+    "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"},
+}
 LONG_LINE = 40  # characters; shorter lines ("import os") are shared by all Python code
 
 
@@ -251,6 +256,10 @@ def write(args: argparse.Namespace, model: LlamaForCausalLM, facts: dict, log: l
     half.config.use_cache = True
     half.save_pretrained(args.out)
     PreTrainedTokenizerFast.from_pretrained(args.work / "tokenizer").save_pretrained(args.out)
+    for name, change in OLDER_READERS.items():
+        values = json.loads((args.out / name).read_text())
+        (args.out / name).write_text(json.dumps({**values, **change}, indent=2) + "\n")
+    (args.out / "model.safetensors").chmod(0o644)
     settings = {k: v for k, v in vars(args).items() if k not in ("data", "work", "out")}
     settings["data"] = [source.name for source in args.data]
     record = {"settings": settings, "data": facts, "log": log[:: max(1, len(log) // 40)] + log[-1:]}
