@@ -8,7 +8,7 @@ import resource
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedDataParallelKwargs, LoggerType
+from accelerate.utils import LoggerType, ProjectConfiguration
 from peft import PeftModel
 from torch import Tensor, nn
 
@@ -66,17 +66,16 @@ def make_accelerator(job: TrainJob) -> Accelerator:
         InvalidInput: a tracker that is unknown or not installed.
     """
     for name in job.config.trackers:
-        known = [str(kind) for kind in LoggerType if kind != "all"]
+        known = {str(kind) for kind in LoggerType} - {"all"}
         if name not in known:
             raise InvalidInput(f"unknown tracker `{name}`", near_misses(name, known))
-        if name not in get_available_trackers():
+        if name not in {str(kind) for kind in get_available_trackers()}:
             raise InvalidInput(f"tracker `{name}` is not installed", f"run pip install {name}")
     return Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",
         log_with=job.config.trackers or None,
-        project_dir=str(job.run_dir),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        project_config=ProjectConfiguration(logging_dir=str(job.run_dir / "trackers")),
     )
 
 
