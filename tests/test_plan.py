@@ -12,7 +12,7 @@ from giraffe_cli.config import build
 from giraffe_cli.errors import DoesNotFit
 from giraffe_cli.plan import Machine, check_fits, estimate, flops_per_token, this_machine
 
-LAPTOP = Machine("cpu", 1, 16_000_000_000)
+LAPTOP = Machine("cpu", 1, 16_000_000_000, keeps_freed=True)
 H200 = Machine("cuda", 1, 140_000_000_000)
 LLAMA_8B = Checkpoint(
     source="meta-llama/Llama-3.1-8B",
@@ -100,7 +100,12 @@ def test_what_fits_passes_and_what_cannot_names_the_levers():
     assert "bfloat16" not in failure.value.hint  # it is in force
 
 
-def test_this_machine_has_memory():
+def test_this_machine_has_memory_and_the_heap_lever_counts(monkeypatch):
     machine = this_machine()
     assert machine.kind in ("cpu", "cuda")
     assert machine.memory_bytes > 1e9
+    if machine.kind == "cpu":
+        monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "1048576")
+        spared = plan_of(this_machine())["bytes"]
+        monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_")
+        assert spared["heap"] == 0 < plan_of(this_machine())["bytes"]["heap"]
