@@ -1,6 +1,6 @@
 """How one training step grows with its tokens: time against the operation count, and memory.
 
-    python scripts/bench_scaling.py --out scaling.json               # SmolLM2's shape, about 15 min
+    python scripts/bench_scaling.py --out scaling.json               # SmolLM2's shape, about 30 min
     python scripts/bench_scaling.py --layers 4 --rounds 1            # a quick look
 
 Two series from 512 to 4,096 tokens on random weights of SmolLM2-135M's shape (30 layers, d 576, 9
