@@ -129,7 +129,7 @@ class EvalConfig(Section):
     tasks: list[str] = Field(default_factory=lambda: ["nll", "passkey"], min_length=1)
     """Names of the tasks."""
     lengths: list[Length] | None = None
-    """Context lengths in tokens; default: the native window and every doubling up to the target."""
+    """Context lengths in tokens; default: the native window, every fourfold of it, the target."""
     knobs: dict[str, dict[str, Any]] = Field(default_factory=dict)
     """Knobs by task, such as `{nll: {anchors: 4}}`."""
     documents: int = Field(default=8, ge=1)

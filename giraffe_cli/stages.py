@@ -43,12 +43,12 @@ class Timings:
 
 
 def evaluation_lengths(config: ExtendConfig, native_length: int) -> list[int]:
-    """The lengths to score: as configured, else native and every doubling up to the target."""
+    """The lengths to score: as configured, else native, every fourfold of it, and the target."""
     if config.eval.lengths:
         return sorted({*config.eval.lengths})
     lengths = [native_length]
-    while lengths[-1] * 2 < config.target_length:
-        lengths.append(lengths[-1] * 2)
+    while lengths[-1] * 4 < config.target_length:
+        lengths.append(lengths[-1] * 4)
     return [*lengths, config.target_length]
 
 

@@ -80,3 +80,15 @@ def test_target_length_is_asked_for(giraffe):
     refused = giraffe("extend")
     assert refused.code == 3
     assert "--target-len 16k" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("target", "window", "positions"), [("16k", 8192, "pose"), ("2k", 2048, "plain")]
+)
+def test_the_embedded_default_needs_no_model_and_no_data(giraffe, target, window, positions):
+    shown = giraffe("extend", "--target-len", target, "--dry-run", "--json")
+    assert shown.code == 0, shown.stderr
+    plan = json.loads(shown.stdout)
+    assert plan["model"]["source"] == "calf"
+    assert plan["native_length"] == 1024
+    assert (plan["window"], plan["positions"]) == (window, positions)

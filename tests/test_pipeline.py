@@ -159,9 +159,9 @@ def test_held_out_documents_too_short_are_refused_before_training(tiny_llama, tm
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_lengths_double_from_native_to_target(tiny_llama, corpus):
+def test_lengths_grow_fourfold_from_native_to_target(tiny_llama, corpus):
     config = settings(tiny_llama, corpus, target_length=700, eval={})
-    assert evaluation_lengths(config, 128) == [128, 256, 512, 700]
+    assert evaluation_lengths(config, 128) == [128, 512, 700]
     assert evaluation_lengths(settings(tiny_llama, corpus), 128) == [128, 512]
 
 

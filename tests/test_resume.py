@@ -153,8 +153,8 @@ def test_killed_at_random_times(config, undisturbed, tmp_path):
             config,
             tmp_path / str(n),
             undisturbed,
-            kill_after=generator.uniform(0.02, 0.95) * seconds,
+            kill_after=generator.uniform(0.02, 0.7) * seconds,
         )
         for n in range(20)
     )
-    assert kills >= 10
+    assert kills >= 8

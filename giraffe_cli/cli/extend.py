@@ -11,7 +11,7 @@ import typer
 from giraffe_cli.cli.console import Console
 from giraffe_cli.config import ExtendConfig, apply_overrides, build, put, read_yaml
 from giraffe_cli.errors import UsageError
-from giraffe_cli.units import format_length
+from giraffe_cli.units import format_length, parse_length
 
 EXAMPLES = """
 Examples:
@@ -26,9 +26,14 @@ giraffe extend --config configs/llama3-8b-64k.yaml --set train.steps=200 --dry-r
 EMBEDDED = "calf"
 
 
-def embedded_preset() -> dict[str, Any]:
-    """The settings that suit the embedded default; the same as `configs/calf-16k.yaml`."""
-    return read_yaml(Path(__file__).parent.parent / "calf" / "extend.yaml")
+def embedded_preset(target_length: str | None) -> dict[str, Any]:
+    """The settings that suit the embedded default, those of `configs/calf-16k.yaml`; a target
+    shorter than their training window is trained in full windows."""
+    values = read_yaml(Path(__file__).parent.parent / "calf" / "extend.yaml")
+    train = values["train"]
+    if target_length and parse_length(target_length) < parse_length(train["window"]):
+        train["window"] = target_length
+    return values
 
 
 def gather(
@@ -37,7 +42,7 @@ def gather(
     """Defaults < preset of the embedded model < `--config` < flags < `--set`."""
     values: dict[str, Any] = read_yaml(config_file) if config_file else {}
     if not config_file and flags.get("model", EMBEDDED) == EMBEDDED:
-        values = embedded_preset()
+        values = embedded_preset(flags.get("target_length"))
     for path, value in flags.items():
         put(values, path, value)
     return apply_overrides(values, assignments)
