@@ -7,9 +7,11 @@ never calls `.to(dtype)`, which would round `inv_freq`: 15 rad off at position 1
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.resources
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -149,16 +151,31 @@ def load_model(
     config = LlamaConfig.from_pretrained(path, local_files_only=True)
     if table is not None:
         apply_table(config, table)
-    model = LlamaForCausalLM.from_pretrained(
-        path,
-        config=config,
-        dtype=dtype,
-        attn_implementation=attn_implementation,
-        local_files_only=True,
-        use_safetensors=True,
-    )
+    with _without_loading_bar():
+        model = LlamaForCausalLM.from_pretrained(
+            path,
+            config=config,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            local_files_only=True,
+            use_safetensors=True,
+        )
     check_table(model, table)
     return model.eval()
+
+
+@contextlib.contextmanager
+def _without_loading_bar() -> Iterator[None]:
+    """transformers draws a bar of its own over ours; its setting is put back afterwards."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 # ---------------------------------------------------------------- finding the directory

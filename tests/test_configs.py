@@ -17,7 +17,6 @@ from giraffe_cli.rope.base import Head, make_strategy, make_table
 
 ROOT = Path(__file__).parent.parent
 PRESETS = sorted((ROOT / "configs").glob("*.yaml"))
-ACCELERATE = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
 NAMES = {
     "calf-16k",
     "smollm2-135m-16k",
@@ -36,7 +35,7 @@ SHAPES = {
 }
 
 each_preset = pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
-each_file = pytest.mark.parametrize("path", [*PRESETS, *ACCELERATE], ids=lambda path: path.stem)
+each_file = pytest.mark.parametrize("path", PRESETS, ids=lambda path: path.stem)
 
 
 def header(path: Path) -> str:
@@ -48,7 +47,6 @@ def header(path: Path) -> str:
 
 def test_the_promised_presets_exist():
     assert {path.stem for path in PRESETS} >= NAMES
-    assert {path.stem for path in ACCELERATE} == {"1gpu", "8gpu-fsdp2", "2node"}
 
 
 @each_preset
@@ -145,13 +143,3 @@ def test_a_preset_trains_one_step(preset, giraffe, tiny_llama, corpus, tmp_path)
     assert report["strategy"] == yaml.safe_load(preset.read_text())["rope"]["strategy"]
     assert report["verify"]["ok"]
     assert (out / "model" / "model.safetensors").exists()
-
-
-@pytest.mark.parametrize("path", ACCELERATE, ids=lambda path: path.stem)
-def test_accelerate_reads_its_configs(path):
-    from accelerate.commands.config.config_args import load_config_from_file
-
-    config = load_config_from_file(str(path))
-    values = yaml.safe_load(path.read_text())
-    assert config.num_processes == values["num_processes"]
-    assert str(config.distributed_type.value) == values["distributed_type"]

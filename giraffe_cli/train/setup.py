@@ -8,7 +8,7 @@ import resource
 import torch
 from accelerate import Accelerator
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import LoggerType, ProjectConfiguration
+from accelerate.utils import DistributedType, LoggerType, ProjectConfiguration
 from peft import PeftModel
 from torch import Tensor, nn
 
@@ -20,6 +20,9 @@ from giraffe_cli.model.lora import add_lora
 from giraffe_cli.model.loss import chunked_nll
 from giraffe_cli.train.data import Window
 from giraffe_cli.train.job import TrainJob
+
+REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
+"""Layouts in which each process holds the whole model."""
 
 
 class WindowLoss(nn.Module):
@@ -63,7 +66,7 @@ def make_accelerator(job: TrainJob) -> Accelerator:
     """Devices and trackers. Precision is ours (`WindowLoss`), so that a process may train twice.
 
     Raises:
-        InvalidInput: a tracker that is unknown or not installed.
+        InvalidInput: a tracker that is unknown or not installed, or a sharded layout.
     """
     for name in job.config.trackers:
         known = {str(kind) for kind in LoggerType} - {"all"}
@@ -71,12 +74,19 @@ def make_accelerator(job: TrainJob) -> Accelerator:
             raise InvalidInput(f"unknown tracker `{name}`", near_misses(name, known))
         if name not in {str(kind) for kind in get_available_trackers()}:
             raise InvalidInput(f"tracker `{name}` is not installed", f"run pip install {name}")
-    return Accelerator(
+    accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",
         log_with=job.config.trackers or None,
         project_config=ProjectConfiguration(logging_dir=str(job.run_dir / "trackers")),
     )
+    if accelerator.distributed_type not in REPLICATED:
+        raise InvalidInput(
+            f"training under Accelerate's {accelerator.distributed_type.value} is not supported: "
+            "the adapter's parameters must stay whole in every process",
+            "use a launcher config with distributed_type NO or MULTI_GPU",
+        )
+    return accelerator
 
 
 def build_model(job: TrainJob) -> WindowLoss:
