@@ -12,24 +12,25 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from giraffe_cli.checkpoint import inspect
+from giraffe_cli.checkpoint import Checkpoint, inspect
 from giraffe_cli.config import ExtendConfig
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.errors import GateFailed
 from giraffe_cli.evals.runner import Subject, evaluate
+from giraffe_cli.evals.samples import default_lengths
 from giraffe_cli.gates import Gate, default_gates
 from giraffe_cli.merge import merge_stage
 from giraffe_cli.progress import Reporter
 from giraffe_cli.report.compose import compose_report
 from giraffe_cli.report.write import write_report
+from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import make_folder, read_json, write_json
 from giraffe_cli.stages import (
     Timings,
-    check_documents_reach,
+    check_samples,
     choose_table,
-    claim,
+    claimed,
     evaluation_documents,
-    evaluation_lengths,
     make_plan,
     packed_folder,
     verified,
@@ -52,7 +53,7 @@ class Options:
 def extend(
     config: ExtendConfig, run_dir: Path, options: Options, reporter: Reporter
 ) -> dict[str, Any]:
-    """Run every stage; returns `report.json`.
+    """Look before anything is written, then run every stage; returns `report.json`.
 
     Raises:
         InvalidInput: config, data or checkpoint cannot be used; nothing half-written stays.
@@ -67,10 +68,23 @@ def extend(
         return {"model_dir": str(checkpoint.path), "native_length": checkpoint.native_length}
     table = choose_table(config, checkpoint)
     the_plan = make_plan(config, checkpoint, table)
-    claim(config, run_dir)
-    write_json(run_dir / "plan.json", the_plan)
-    write_json(run_dir / "rope.json", table.to_json())
     announce(the_plan, reporter)
+    with claimed(config, run_dir):
+        write_json(run_dir / "plan.json", the_plan)
+        write_json(run_dir / "rope.json", table.to_json())
+        return run_stages(config, checkpoint, table, the_plan, run_dir, options, reporter)
+
+
+def run_stages(
+    config: ExtendConfig,
+    checkpoint: Checkpoint,
+    table: RopeTable,
+    the_plan: dict[str, Any],
+    run_dir: Path,
+    options: Options,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """From the corpus to the report, in a folder that is claimed; raises as `extend` does."""
     timings = Timings(run_dir / "timings.json")
     if timings.path.exists():
         timings.seconds = read_json(timings.path)
@@ -81,11 +95,13 @@ def extend(
     if training or (options.evaluate and not config.eval.data):
         with timings.stage("pack"):
             packed = packed_folder(config, checkpoint, run_dir, reporter)
-    lengths = evaluation_lengths(config, checkpoint.native_length)
+    lengths = sorted({*(config.eval.lengths or [])}) or default_lengths(
+        checkpoint.native_length, config.target_length
+    )
     documents: list[Document] = []
     if options.evaluate:
-        documents = evaluation_documents(config, packed, reporter)
-        check_documents_reach(documents, config, lengths[-1])
+        documents = evaluation_documents(config, packed)
+        check_samples(config, checkpoint, documents, lengths)
 
     # ── train ────────────────────────────────────────────────────────────────────────────────
     trained: TrainResult | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,10 +18,19 @@ from giraffe_cli.config import ExtendConfig, differing_keys, read_yaml, resolve_
 from giraffe_cli.corpus.base import BadRecords, Document, reader_for
 from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest
 from giraffe_cli.corpus.store import held_out, is_packed, open_packed
-from giraffe_cli.errors import GiraffeError, InvalidInput
-from giraffe_cli.progress import Reporter
+from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
+from giraffe_cli.evals.samples import gather_material, prepare
+from giraffe_cli.evals.subject import Subject
+from giraffe_cli.progress import Reporter, SilentReporter
 from giraffe_cli.rope.base import RopeTable, make_table
-from giraffe_cli.rundir import atomic_open, digest_file, make_folder, read_json, write_json
+from giraffe_cli.rundir import (
+    MANIFEST,
+    atomic_open,
+    digest_file,
+    make_folder,
+    read_json,
+    write_json,
+)
 from giraffe_cli.units import format_length
 from giraffe_cli.verify import verify_directory
 
@@ -42,14 +52,22 @@ class Timings:
         write_json(self.path, self.seconds)
 
 
-def evaluation_lengths(config: ExtendConfig, native_length: int) -> list[int]:
-    """The lengths to score: as configured, else native, every fourfold of it, and the target."""
-    if config.eval.lengths:
-        return sorted({*config.eval.lengths})
-    lengths = [native_length]
-    while lengths[-1] * 4 < config.target_length:
-        lengths.append(lengths[-1] * 4)
-    return [*lengths, config.target_length]
+@contextlib.contextmanager
+def claimed(config: ExtendConfig, run_dir: Path) -> Iterator[None]:
+    """`run_dir` as the folder of this config; when input is refused before any stage has finished,
+    a folder that was made here is removed again, so that mended input meets no leftover.
+
+    Raises:
+        InvalidInput: it holds a run of another config; the differing keys are named.
+    """
+    is_new = not (run_dir / "run.yaml").exists()
+    claim(config, run_dir)
+    try:
+        yield
+    except (InvalidInput, UsageError):
+        if is_new and not any(run_dir.rglob(MANIFEST)):
+            shutil.rmtree(run_dir)
+        raise
 
 
 def claim(config: ExtendConfig, run_dir: Path) -> None:
@@ -150,9 +168,7 @@ def packed_folder(
     return given[0]
 
 
-def evaluation_documents(
-    config: ExtendConfig, packed: Path | None, reporter: Reporter
-) -> list[Document]:
+def evaluation_documents(config: ExtendConfig, packed: Path | None) -> list[Document]:
     """The documents to score on: `eval.data`, else what packing held out.
 
     Raises:
@@ -170,16 +186,17 @@ def evaluation_documents(
     return documents
 
 
-def check_documents_reach(documents: list[Document], config: ExtendConfig, longest: int) -> None:
-    """Refuse before training what the evaluation would refuse after it.
+def check_samples(
+    config: ExtendConfig, checkpoint: Checkpoint, documents: list[Document], lengths: list[int]
+) -> None:
+    """Refuse before training what the evaluation would refuse after it: its samples are made.
 
-    A token is at least one byte, so a document of fewer bytes than `longest` cannot fill it.
+    Raises:
+        InvalidInput: an unknown task or knob, or documents that fill no length.
     """
-    if "nll" in config.eval.tasks and all(len(d.text.encode()) < longest for d in documents):
-        raise InvalidInput(
-            f"none of the {len(documents)} held-out documents can hold {longest} tokens",
-            "pass longer documents as --eval-data, shorter eval.lengths, or --no-eval",
-        )
+    base = Subject("base", checkpoint.path, checkpoint.digest, checkpoint.dtype)
+    material = gather_material([base], documents, config.eval.documents)
+    prepare(config.eval, lengths, config.seed, material, SilentReporter())
 
 
 def verified(

@@ -10,9 +10,10 @@ from safetensors.numpy import load_file
 
 from giraffe_cli.config import build, resolve_dtype
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.evals.samples import default_lengths
 from giraffe_cli.pipeline import Options, extend
 from giraffe_cli.progress import SilentReporter
-from giraffe_cli.stages import check_documents_reach, claim, evaluation_lengths
+from giraffe_cli.stages import claim
 
 TARGET = 512
 
@@ -154,15 +155,29 @@ def test_held_out_documents_too_short_are_refused_before_training(tiny_llama, tm
     data = tmp_path / "short.jsonl"
     lines = [json.dumps({"id": f"d{i}", "text": "a short text " * 8}) for i in range(20)]
     data.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    with pytest.raises(InvalidInput, match="held-out documents can hold 512 tokens"):
+    with pytest.raises(InvalidInput, match="documents has 512 tokens"):
         extend(settings(tiny_llama, data), tmp_path / "run", Options(), SilentReporter())
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_lengths_grow_fourfold_from_native_to_target(tiny_llama, corpus):
-    config = settings(tiny_llama, corpus, target_length=700, eval={})
-    assert evaluation_lengths(config, 128) == [128, 512, 700]
-    assert evaluation_lengths(settings(tiny_llama, corpus), 128) == [128, 512]
+def test_lengths_grow_fourfold_from_native_to_target():
+    assert default_lengths(128, 700) == [128, 512, 700]
+    assert default_lengths(128, 512) == [128, 512]
+
+
+def test_a_misspelt_task_is_refused_before_training(tiny_llama, corpus, tmp_path):
+    config = settings(tiny_llama, corpus, eval={"tasks": ["nll", "passkeys"]})
+    with pytest.raises(InvalidInput, match="unknown evaluation task `passkeys`"):
+        extend(config, tmp_path / "run", Options(), SilentReporter())
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_refused_input_leaves_no_folder_that_would_refuse_its_mended_form(tiny_llama, tmp_path):
+    data = tmp_path / "docs.jsonl"
+    data.write_text('{"id": "a", "text": "cut off', encoding="utf-8")
+    with pytest.raises(InvalidInput, match="docs.jsonl:1"):
+        extend(settings(tiny_llama, data), tmp_path / "run", Options(), SilentReporter())
+    assert not (tmp_path / "run").exists()
 
 
 def test_auto_computes_in_the_stored_width():
@@ -175,8 +190,3 @@ def test_claim_needs_a_folder(tiny_llama, corpus, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InvalidInput, match="is not a directory"):
         claim(settings(tiny_llama, corpus), tmp_path / "file")
-
-
-def test_documents_are_only_measured_for_nll(tiny_llama, corpus):
-    config = settings(tiny_llama, corpus, eval={"tasks": ["passkey"]})
-    check_documents_reach([], config, 512)

@@ -312,10 +312,10 @@ def test_documents_of_one_name_are_told_apart_by_their_source(tiny_llama):
 @pytest.mark.parametrize(
     ("native", "longest", "lengths"),
     [
-        (1024, 16384, [1024, 2048, 4096, 8192, 16384]),
-        (1024, 3072, [1024, 2048, 3072]),
+        (1024, 16384, [1024, 4096, 16384]),
+        (1024, 3072, [1024, 3072]),
         (1024, 1024, [1024]),
     ],
 )
-def test_default_lengths_double_up_to_the_longest(native, longest, lengths):
+def test_default_lengths_grow_fourfold_up_to_the_longest(native, longest, lengths):
     assert default_lengths(native, longest) == lengths

@@ -49,7 +49,7 @@ def evaluate(
     tasks: Annotated[str | None, typer.Option(help="Tasks by comma. Default: nll,passkey.")] = None,
     lengths: Annotated[
         str | None,
-        typer.Option(help="4k,8k,16k. Default: the native window and doublings to the target."),
+        typer.Option(help="4k,8k,16k. Default: the native window, fourfolds of it, the target."),
     ] = None,
     assignments: Annotated[
         list[str] | None,

@@ -40,10 +40,10 @@ class Batch:
 
 
 def default_lengths(native_length: int, longest: int) -> list[int]:
-    """The native window, its doublings, and `longest`: 1k, 2k, 3k for 1k and 3k."""
+    """The native window, every fourfold of it, and `longest`: 1k, 4k, 16k, 20k for 1k and 20k."""
     lengths = [native_length]
-    while lengths[-1] * 2 < longest:
-        lengths.append(lengths[-1] * 2)
+    while lengths[-1] * 4 < longest:
+        lengths.append(lengths[-1] * 4)
     return sorted({*lengths, max(native_length, longest)})
 
 

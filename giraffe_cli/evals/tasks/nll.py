@@ -67,7 +67,7 @@ class Nll(AbstractTask):
             raise InvalidInput(
                 f"task `nll`: none of {len(material.documents)} documents has {longest} tokens; "
                 f"the longest has {max((len(d.token_ids) for d in material.documents), default=0)}",
-                "pass --data with longer documents, or shorter --lengths",
+                "evaluate on longer documents, or at shorter lengths",
             )
         return [
             self._example(document, anchor, length, material.bos_token_ids)
