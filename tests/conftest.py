@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+# One thread: some tests fork, and a child of a process that has used OpenMP threads crashes.
+os.environ.update(OMP_NUM_THREADS="1", MKL_NUM_THREADS="1")
 os.environ.update(HF_HUB_OFFLINE="1", TOKENIZERS_PARALLELISM="false", NO_COLOR="1", COLUMNS="160")
 
 TINY_WINDOW = 128
