@@ -41,6 +41,7 @@ def _number(value: Any) -> Any:
 _REQUIRED = {"target_length": ", pass --target-len 16k or write it into the config"}
 
 Length = Annotated[int, BeforeValidator(_length)]
+Knobs = dict[str, Annotated[float | int | bool | str | list[float], BeforeValidator(_number)]]
 
 
 class Section(BaseModel):
@@ -54,10 +55,11 @@ class RopeConfig(Section):
 
     strategy: str = "yarn"
     """Name of the strategy; `giraffe rope list` shows them."""
-    knobs: dict[str, Annotated[float | int | bool | str, BeforeValidator(_number)]] = Field(
-        default_factory=dict
-    )
+    knobs: Knobs = Field(default_factory=dict)
     """Knobs of the strategy, such as `beta_fast`."""
+    on_existing: Literal["refuse", "compose", "replace"] = "refuse"
+    """A base that is scaled already: refuse it, scale its real table further, or put the strategy
+    in the place of its scaling."""
 
 
 class PackConfig(Section):
@@ -95,6 +97,8 @@ class TrainConfig(Section):
     """Tokens in a training window; default: the target length. Shorter windows train with PoSE."""
     positions: Literal["auto"] | str = "auto"
     """Position scheme; auto: `plain` for full windows, `pose` for shorter ones."""
+    position_knobs: Knobs = Field(default_factory=dict)
+    """Knobs of the position scheme, such as `chunks`."""
     windows_per_step: int = Field(default=1, ge=1)
     """Windows in one optimiser step, over all processes and accumulation together."""
     learning_rate: float = Field(default=2e-4, gt=0)

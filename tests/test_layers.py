@@ -31,6 +31,8 @@ LEVELS = [
     ("corpus.executors.*", 4),
     ("config", 2),
     ("rope.base", 1),
+    ("rope.knobs", 1),
+    ("rope.scheme", 1),
     ("rope.strategies.*", 1),
     ("rope.positions.*", 1),
     ("corpus.base", 1),

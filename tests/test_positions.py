@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.rope.base import make_positions, position_schemes
+from giraffe_cli.rope.scheme import make_positions, position_schemes
 
 every_scheme = pytest.mark.parametrize("name", sorted(position_schemes()))
 

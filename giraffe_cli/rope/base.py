@@ -20,8 +20,9 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from giraffe_cli.errors import InvalidInput, near_misses, raise_together
+from giraffe_cli.errors import InvalidInput
 from giraffe_cli.registry import discover, pick
+from giraffe_cli.rope.knobs import check_knobs, with_knobs
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -36,33 +37,53 @@ class Head:
     """Native window in tokens: what the model was trained at."""
     target_length: int
     """Window in tokens the table must cover."""
+    base_table: tuple[float, ...] | None = None
+    """`[head_dim/2]` inv_freq of a base that is scaled already and is composed with: then the
+    native window is the one that table reaches. None: θ^(-2i/d)."""
+    base_attention_factor: float = 1.0
+    """What the base multiplies cos and sin by; multiplied with the strategy's own."""
 
     @property
     def factor(self) -> float:
         """Target over native window, s in the papers."""
         return self.target_length / self.original_max_position_embeddings
 
+    def exponents(self) -> FloatArray:
+        """`[head_dim/2]` 2i/d: 0 for the fastest pair, nearly 1 for the slowest."""
+        return np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim
+
     def unscaled_inv_freq(self) -> FloatArray:
         """`[head_dim/2]` θ^(-2i/d) in radians per token, fastest pair first."""
-        exponents = np.arange(0, self.head_dim, 2, dtype=np.float64) / self.head_dim
-        return self.rope_theta**-exponents
+        return np.asarray(self.rope_theta ** -self.exponents(), dtype=np.float64)
 
+    def base_inv_freq(self) -> FloatArray:
+        """`[head_dim/2]` the table in force in the base: what a strategy starts from."""
+        if self.base_table is None:
+            return self.unscaled_inv_freq()
+        return np.array(self.base_table, dtype=np.float64)
 
-def knob(default: Any, doc: str, low: float = -math.inf, high: float = math.inf) -> Any:
-    """A strategy's field: its default, its documentation and the closed range it must lie in."""
-    return dataclasses.field(default=default, metadata={"doc": doc, "low": low, "high": high})
+    def turns(self) -> FloatArray:
+        """`[head_dim/2]` how often each pair of the base turns in the native window."""
+        return self.original_max_position_embeddings * self.base_inv_freq() / (2 * math.pi)
 
+    def pair_turning(self, turns: float) -> float:
+        """The (fractional) pair index that turns `turns` times in the native window.
 
-def _knob_problem(field: dataclasses.Field[Any], value: Any) -> str | None:
-    """What is wrong with a knob's value; an int may stand for a float, a bool for nothing else."""
-    low, high = field.metadata["low"], field.metadata["high"]
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    expected = float if isinstance(field.default, float) else type(field.default)
-    if not (number if expected in (int, float) else isinstance(value, expected)):
-        return f"{field.name} is {value!r}, must be of type {expected.__name__}"
-    if number and not low <= value <= high:
-        return f"{field.name} is {value}, must lie in [{low:g}, {high:g}]"
-    return None
+        d · ln(L0 / (2πn)) / (2 ln θ) for an unscaled base, also beyond the ends of the table (the
+        papers' correction dimension); for a composed base the place in its own table, interpolated
+        on a log scale and prolonged with θ's slope.
+        """
+        slope = 2 * math.log(self.rope_theta) / self.head_dim
+        if self.base_table is None:
+            reach = self.original_max_position_embeddings / (turns * 2 * math.pi)
+            return math.log(reach) / slope
+        logs = -np.log(self.turns())
+        wanted, last = -math.log(turns), len(logs) - 1
+        if wanted < logs[0]:
+            return float((wanted - logs[0]) / slope)
+        if wanted > logs[-1]:
+            return float(last + (wanted - logs[-1]) / slope)
+        return float(np.interp(wanted, logs, np.arange(last + 1)))
 
 
 @dataclass(frozen=True)
@@ -79,26 +100,32 @@ class AbstractStrategy(ABC):
     """Paper and reference implementation."""
     choose_when: ClassVar[str]
     """One line of advice."""
+    starts_at_identity: ClassVar[bool] = True
+    """The table tends to the base's as the target tends to the native window; False where the
+    table does not follow the target, or follows it in steps of whole pairs."""
 
     def __post_init__(self) -> None:
-        found = (
-            _knob_problem(field, getattr(self, field.name)) for field in dataclasses.fields(self)
-        )
-        problems = [problem for problem in found if problem]
-        raise_together(problems, f"knobs of {type(self).__name__.lower()}")
+        check_knobs(self)
+
+    @classmethod
+    def example(cls, head: Head) -> dict[str, Any]:
+        """Knobs for a demonstration on `head`; only a strategy without useful defaults has some."""
+        return {}
 
     @abstractmethod
     def inv_freq(self, head: Head) -> FloatArray:
-        """`[head_dim/2]` scaled inverse frequencies, radians per token."""
+        """`[head_dim/2]` scaled inverse frequencies, radians per token, from
+        `head.base_inv_freq()`; positive, none faster than the pair before it."""
 
-    @abstractmethod
     def attention_factor(self, head: Head) -> float:
-        """What cos and sin are multiplied by; 1 for most."""
+        """What cos and sin are multiplied by, beside what the base multiplies them by."""
+        return 1.0
 
-    @abstractmethod
     def native(self, head: Head) -> dict[str, Any] | None:
-        """The `rope_type` dict transformers itself computes this table from, without `rope_theta`
-        unless the strategy changes it; None where only `longrope` factors can express it."""
+        """The `rope_type` dict transformers itself computes this table from when the base is
+        unscaled, without `rope_theta` unless the strategy changes it; None where only `longrope`
+        factors can express it."""
+        return None
 
 
 @dataclass(frozen=True)
@@ -145,13 +172,7 @@ def make_strategy(name: str, knobs: Mapping[str, Any]) -> AbstractStrategy:
     Raises:
         InvalidInput: unknown strategy or knob, or a knob out of range.
     """
-    kind = pick(name, strategies(), "RoPE strategy")
-    known = {field.name for field in dataclasses.fields(kind)}
-    for given in knobs:
-        if given not in known:
-            hint = near_misses(given, known) if known else f"`{name}` has no knobs"
-            raise InvalidInput(f"`{given}` is no knob of `{name}`", hint)
-    return kind(**knobs)
+    return with_knobs(pick(name, strategies(), "RoPE strategy"), name, knobs)
 
 
 def longrope_parameters(head: Head, table: FloatArray, attention_factor: float) -> dict[str, Any]:
@@ -175,6 +196,9 @@ def longrope_parameters(head: Head, table: FloatArray, attention_factor: float) 
 def make_table(name: str, knobs: Mapping[str, Any], head: Head) -> RopeTable:
     """Apply a strategy to a head, with the config that carries it.
 
+    A base that is scaled already (`head.base_table`) always ends as `longrope` factors: no other
+    `rope_type` says two scalings at once.
+
     Raises:
         InvalidInput: unknown strategy or knob, a knob out of range, a target not above the window.
     """
@@ -185,8 +209,9 @@ def make_table(name: str, knobs: Mapping[str, Any], head: Head) -> RopeTable:
             f"{head.original_max_position_embeddings}",
             "choose a longer --target-len",
         )
-    table, attention_factor = strategy.inv_freq(head), float(strategy.attention_factor(head))
-    native = strategy.native(head)
+    table = strategy.inv_freq(head)
+    attention_factor = float(strategy.attention_factor(head) * head.base_attention_factor)
+    native = strategy.native(head) if head.base_table is None else None
     parameters = longrope_parameters(head, table, attention_factor) if native is None else native
     return RopeTable(
         strategy=name,
@@ -203,31 +228,3 @@ def make_table(name: str, knobs: Mapping[str, Any], head: Head) -> RopeTable:
             **parameters,
         },
     )
-
-
-@dataclass(frozen=True)
-class AbstractPositions(ABC):
-    """A scheme that gives the position ids of one document piece inside a training window."""
-
-    summary: ClassVar[str]
-    source: ClassVar[str]
-
-    @abstractmethod
-    def position_ids(
-        self, length: int, target_length: int, generator: np.random.Generator
-    ) -> npt.NDArray[np.int64]:
-        """`[length]` strictly increasing positions below `target_length`."""
-
-
-def position_schemes() -> dict[str, type[AbstractPositions]]:
-    """Every registered position scheme by name."""
-    return discover("giraffe_cli.rope.positions", AbstractPositions)
-
-
-def make_positions(name: str) -> AbstractPositions:
-    """The scheme `name`.
-
-    Raises:
-        InvalidInput: unknown scheme.
-    """
-    return pick(name, position_schemes(), "position scheme")()

@@ -21,7 +21,7 @@ from torch import Tensor
 from giraffe_cli.corpus.store import PackedRows, Row
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.loss import IGNORED
-from giraffe_cli.rope.base import AbstractPositions
+from giraffe_cli.rope.scheme import AbstractPositions, Positions
 
 _ORDER, _POSITIONS, _DROPOUT = range(3)
 """What a random stream is for: streams of one window must not be the same numbers."""
@@ -36,7 +36,7 @@ class Window:
     labels: Tensor
     """[n] int64: the next token of the same document, -100 for a document's last."""
     position_ids: Tensor
-    """[1, n] int64, by document."""
+    """[1, n] int64, or float64 from a scheme that places tokens between whole positions."""
     seq_lengths: tuple[int, ...]
     doc_ids: tuple[str, ...]
     dropout_seed: int
@@ -98,13 +98,13 @@ class WindowStream:
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         return self._generator(_ORDER, epoch).permutation(len(self.rows))
 
-    def _position_ids(self, row: Row, index: int) -> npt.NDArray[np.int64]:
+    def _position_ids(self, row: Row, index: int) -> Positions:
         generator = self._generator(_POSITIONS, index)
         pieces = [
             self.positions.position_ids(int(length), self.target_length, generator)
             for length in row.seq_lengths
         ]
-        return np.concatenate(pieces).astype(np.int64)
+        return np.concatenate(pieces)
 
     def _generator(self, purpose: int, number: int) -> np.random.Generator:
         return np.random.default_rng((self.seed, purpose, number))

@@ -17,7 +17,7 @@ from giraffe_cli.corpus.store import PackedRows, open_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.lora import save_adapter
 from giraffe_cli.progress import Reporter
-from giraffe_cli.rope.base import make_positions
+from giraffe_cli.rope.scheme import make_positions
 from giraffe_cli.rundir import begin_stage, finish_stage, write_json
 from giraffe_cli.train.data import WindowStream
 from giraffe_cli.train.job import TrainJob
@@ -129,7 +129,7 @@ def open_stream(job: TrainJob, rows: PackedRows) -> WindowStream:
         raise InvalidInput(f"{job.packed_dir} holds no training windows", "give more --data")
     return WindowStream(
         rows=rows,
-        positions=make_positions(job.positions),
+        positions=make_positions(job.positions, job.config.position_knobs),
         window=job.window,
         target_length=job.target_length,
         seed=job.seed,

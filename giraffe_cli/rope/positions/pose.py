@@ -19,7 +19,7 @@ from typing import final
 import numpy as np
 import numpy.typing as npt
 
-from giraffe_cli.rope.base import AbstractPositions
+from giraffe_cli.rope.scheme import AbstractPositions
 
 
 @final

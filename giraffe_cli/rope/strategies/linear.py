@@ -25,10 +25,7 @@ class Linear(AbstractStrategy):
     choose_when = "you fine-tune for long enough and want the simplest table, or as a baseline"
 
     def inv_freq(self, head: Head) -> FloatArray:
-        return head.unscaled_inv_freq() / head.factor
-
-    def attention_factor(self, head: Head) -> float:
-        return 1.0
+        return head.base_inv_freq() / head.factor
 
     def native(self, head: Head) -> dict[str, Any]:
         return {"rope_type": "linear", "factor": head.factor}

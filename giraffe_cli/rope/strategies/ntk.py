@@ -15,7 +15,8 @@ from typing import Any, final
 
 import numpy as np
 
-from giraffe_cli.rope.base import AbstractStrategy, FloatArray, Head, knob
+from giraffe_cli.rope.base import AbstractStrategy, FloatArray, Head
+from giraffe_cli.rope.knobs import knob
 
 
 @final
@@ -31,17 +32,14 @@ class Ntk(AbstractStrategy):
         0.0, "α in base·α^(d/(d-2)); 0 means target/native, larger extrapolates less", 0, 1e6
     )
 
-    def rope_theta(self, head: Head) -> float:
-        """base', what is written to the config."""
-        alpha = self.alpha or head.factor
-        return float(head.rope_theta * alpha ** (head.head_dim / (head.head_dim - 2)))
+    def theta_ratio(self, head: Head) -> float:
+        """base'/base."""
+        return float((self.alpha or head.factor) ** (head.head_dim / (head.head_dim - 2)))
 
     def inv_freq(self, head: Head) -> FloatArray:
-        exponents = np.arange(0, head.head_dim, 2, dtype=np.float64) / head.head_dim
-        return np.asarray(self.rope_theta(head) ** -exponents, dtype=np.float64)
-
-    def attention_factor(self, head: Head) -> float:
-        return 1.0
+        return np.asarray(
+            head.base_inv_freq() * self.theta_ratio(head) ** -head.exponents(), dtype=np.float64
+        )
 
     def native(self, head: Head) -> dict[str, Any]:
-        return {"rope_type": "default", "rope_theta": self.rope_theta(head)}
+        return {"rope_type": "default", "rope_theta": head.rope_theta * self.theta_ratio(head)}

@@ -20,7 +20,8 @@ from typing import Any, final
 import numpy as np
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.rope.base import AbstractStrategy, FloatArray, Head, knob
+from giraffe_cli.rope.base import AbstractStrategy, FloatArray, Head
+from giraffe_cli.rope.knobs import knob
 
 
 @final
@@ -50,7 +51,7 @@ class Yarn(AbstractStrategy):
         Raises:
             InvalidInput: the ramp would run backwards (transformers would divide the wrong end).
         """
-        low, high = _correction(self.beta_fast, head), _correction(self.beta_slow, head)
+        low, high = head.pair_turning(self.beta_fast), head.pair_turning(self.beta_slow)
         if self.truncate:
             low, high = math.floor(low), math.ceil(high)
         low, high = max(low, 0), min(high, head.head_dim - 1)
@@ -67,8 +68,8 @@ class Yarn(AbstractStrategy):
         # The authors' guard against a ramp of no width.
         width = high - low if high != low else 0.001
         divided = np.clip((np.arange(head.head_dim // 2) - low) / width, 0.0, 1.0)
-        unscaled = head.unscaled_inv_freq()
-        table: FloatArray = unscaled * (1 - divided) + unscaled / head.factor * divided
+        base = head.base_inv_freq()
+        table: FloatArray = base * (1 - divided) + base / head.factor * divided
         return table
 
     def attention_factor(self, head: Head) -> float:
@@ -84,11 +85,3 @@ class Yarn(AbstractStrategy):
             "beta_slow": self.beta_slow,
             "truncate": self.truncate,
         }
-
-
-def _correction(turns: float, head: Head) -> float:
-    """The (fractional) index of the pair that turns `turns` times in the native window."""
-    window = head.original_max_position_embeddings
-    return (
-        head.head_dim * math.log(window / (turns * 2 * math.pi)) / (2 * math.log(head.rope_theta))
-    )
