@@ -65,13 +65,43 @@ class Checkpoint:
     num_parameters: int
     existing_rope: dict[str, Any] | None
     """The scaling that is already in force, with the `target_length` it reaches; None without."""
+    base_table: tuple[float, ...] | None = None
+    """`[head_dim/2]` inv_freq of that scaling; None without, or when its type is not known."""
+    base_attention_factor: float = 1.0
+    """What that scaling multiplies cos and sin by."""
 
     def to_json(self) -> dict[str, Any]:
         return {**dataclasses.asdict(self), "path": str(self.path)}
 
-    def head(self, target_length: int) -> Head:
-        """The rotary shape, to reach `target_length`."""
-        return Head(self.head_dim, self.rope_theta, self.native_length, target_length)
+    @property
+    def reach(self) -> int:
+        """The window the checkpoint has now: native, or what its scaling makes of it."""
+        return (
+            int(self.existing_rope["target_length"]) if self.existing_rope else self.native_length
+        )
+
+    def head(self, target_length: int, on_existing: str = "replace") -> Head:
+        """The rotary shape, to reach `target_length`; of a scaled base as if it were not
+        (`replace`), or with its own table and the window it has now (`compose`).
+
+        Raises:
+            InvalidInput: the table to compose with is not known.
+        """
+        plain = Head(self.head_dim, self.rope_theta, self.native_length, target_length)
+        if self.existing_rope is None or on_existing != "compose":
+            return plain
+        if self.base_table is None:
+            raise InvalidInput(
+                f"{self.source} has rope_type `{self.existing_rope['rope_type']}`, whose table is "
+                "not known here",
+                "pass --on-existing-rope replace, or extend its unscaled base",
+            )
+        return dataclasses.replace(
+            plain,
+            original_max_position_embeddings=self.reach,
+            base_table=self.base_table,
+            base_attention_factor=self.base_attention_factor,
+        )
 
 
 def inspect(source: str, work_dir: Path) -> Checkpoint:
@@ -95,25 +125,50 @@ def inspect(source: str, work_dir: Path) -> Checkpoint:
         rope_theta=rope.rope_theta,
         native_length=rope.native_length,
         existing_rope=rope.existing,
+        base_table=rope.base_table,
+        base_attention_factor=rope.base_attention_factor,
         dtype=STORED_DTYPES[weights["model.embed_tokens.weight"].dtype],
         num_parameters=count_parameters(shape, weights),
         **dataclasses.asdict(shape),
     )
 
 
-def refuse_scaled(checkpoint: Checkpoint) -> None:
+def head_to_extend(checkpoint: Checkpoint, target_length: int, on_existing: str) -> Head:
+    """What a strategy is applied to: `head`, once the window and the existing scaling allow it.
+
+    `compose` scales the real table of a scaled base beyond the real window; `replace` puts the
+    strategy in the place of its scaling, over the native window.
+
+    Raises:
+        InvalidInput: the base reaches the target, or is scaled and `on_existing` is `refuse`.
+    """
+    window = checkpoint.native_length if on_existing == "replace" else checkpoint.reach
+    if target_length <= window:
+        raise InvalidInput(
+            f"{checkpoint.source} already reaches {window} tokens, the target is {target_length}",
+            "choose a longer --target-len, or pass --allow-native to accept the base as it is",
+        )
+    if on_existing == "refuse":
+        refuse_scaled(checkpoint, target_length)
+    return checkpoint.head(target_length, on_existing)
+
+
+def refuse_scaled(checkpoint: Checkpoint, target_length: int) -> None:
     """Scaling on top of scaling multiplies factors that were never meant to meet.
 
     Raises:
-        InvalidInput: the checkpoint's RoPE is scaled already.
+        InvalidInput: the checkpoint's RoPE is scaled already; the hint gives both ways on.
     """
-    rope = checkpoint.existing_rope
-    if rope is not None:
-        raise InvalidInput(
-            f"{checkpoint.source} is already scaled: rope_type `{rope['rope_type']}` takes its "
-            f"{checkpoint.native_length} native tokens to {rope['target_length']}",
-            "extend its unscaled base instead",
-        )
+    rope, native, reach = checkpoint.existing_rope, checkpoint.native_length, checkpoint.reach
+    if rope is None:
+        return
+    raise InvalidInput(
+        f"{checkpoint.source} is already scaled: rope_type `{rope['rope_type']}` takes its "
+        f"{native} native tokens to {reach}, and scaling on top of scaling must be meant",
+        f"add `--on-existing-rope compose` to stretch that table from {reach} to {target_length}, "
+        f"or `--on-existing-rope replace` to scale from the native {native} anew (the weights must "
+        "then unlearn the old table); best of all, extend the unscaled base",
+    )
 
 
 def torch_dtype(name: str) -> torch.dtype:

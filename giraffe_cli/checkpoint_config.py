@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.errors import InvalidInput, raise_together
-from giraffe_cli.rope.base import RopeTable
+from giraffe_cli.rope.base import Head, RopeTable, make_table
 from giraffe_cli.rope.install import ROPE_FILE
+from giraffe_cli.rope.readings import claimed_table
 from giraffe_cli.rundir import read_json
 
 _DEFAULT_THETA = 10000.0
@@ -42,6 +43,10 @@ class RopeFacts:
     rope_theta: float
     native_length: int
     existing: dict[str, Any] | None
+    base_table: tuple[float, ...] | None = None
+    """`[head_dim/2]` inv_freq of the scaling in force, at the length it reaches; None without
+    scaling, or for a type whose table is not known here."""
+    base_attention_factor: float = 1.0
 
 
 def read_shape(config: Mapping[str, Any], path: Path) -> Shape:
@@ -121,7 +126,35 @@ def read_rope(config: Mapping[str, Any], path: Path) -> RopeFacts:
         return RopeFacts(float(theta), reach, None)
     native, reach = _scaled_window(rope_type, rope, config)
     existing = {**rope, "rope_type": rope_type, "rope_theta": theta, "target_length": reach}
-    return RopeFacts(float(theta), native, existing)
+    return RopeFacts(float(theta), native, existing, *_table_in_force(config, existing, path))
+
+
+def _table_in_force(
+    config: Mapping[str, Any], existing: Mapping[str, Any], path: Path
+) -> tuple[tuple[float, ...] | None, float]:
+    """`(inv_freq, attention factor)` of the base at the length its scaling reaches.
+
+    Raises:
+        InvalidInput: the fields of its type are incomplete or no numbers.
+    """
+    try:
+        if existing["rope_type"] == "dynamic":
+            head_dim = config.get("head_dim") or (
+                config["hidden_size"] // config["num_attention_heads"]
+            )
+            window, factor = config["max_position_embeddings"], float(existing["factor"])
+            head = Head(head_dim, float(existing["rope_theta"]), window, int(window * factor))
+            return make_table("dynamic", {"factor": factor}, head).inv_freq, 1.0
+        claimed = claimed_table(config)
+    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+        raise InvalidInput(
+            f"{path / 'config.json'} has a {existing['rope_type']} scaling that cannot be computed "
+            f"({type(error).__name__}: {error})",
+            f"giraffe verify {path} names what is wrong",
+        ) from error
+    if claimed is None:
+        return None, 1.0
+    return tuple(float(value) for value in claimed[0]), float(claimed[1])
 
 
 def _scaled_window(
@@ -143,4 +176,5 @@ def _scaled_window(
 def _from_rope_file(file: Path) -> RopeFacts:
     table = RopeTable.from_json(read_json(file))
     existing = {**table.rope_parameters, "target_length": table.target_length}
-    return RopeFacts(table.rope_theta, table.original_max_position_embeddings, existing)
+    native = table.original_max_position_embeddings
+    return RopeFacts(table.rope_theta, native, existing, table.inv_freq, table.attention_factor)

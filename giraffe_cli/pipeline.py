@@ -63,9 +63,9 @@ def extend(
     """
     # ── inspect ──────────────────────────────────────────────────────────────────────────────
     checkpoint = inspect(config.model, run_dir)
-    if options.allow_native and checkpoint.native_length >= config.target_length:
-        reporter.info(f"{checkpoint.source} already reaches {checkpoint.native_length} tokens")
-        return {"model_dir": str(checkpoint.path), "native_length": checkpoint.native_length}
+    if options.allow_native and checkpoint.reach >= config.target_length:
+        reporter.info(f"{checkpoint.source} already reaches {checkpoint.reach} tokens")
+        return {"model_dir": str(checkpoint.path), "native_length": checkpoint.reach}
     table = choose_table(config, checkpoint)
     the_plan = make_plan(config, checkpoint, table)
     announce(the_plan, reporter)
@@ -89,6 +89,7 @@ def run_stages(
     if timings.path.exists():
         timings.seconds = read_json(timings.path)
     dtype, training = the_plan["dtype"], config.train.steps > 0
+    native = table.original_max_position_embeddings
 
     # ── pack ─────────────────────────────────────────────────────────────────────────────────
     packed: Path | None = None
@@ -96,7 +97,7 @@ def run_stages(
         with timings.stage("pack"):
             packed = packed_folder(config, checkpoint, run_dir, reporter)
     lengths = sorted({*(config.eval.lengths or [])}) or default_lengths(
-        checkpoint.native_length, config.target_length
+        native, config.target_length
     )
     documents: list[Document] = []
     if options.evaluate:
@@ -141,7 +142,7 @@ def run_stages(
                 subjects,
                 config.eval,
                 lengths=lengths,
-                native_length=checkpoint.native_length,
+                native_length=native,
                 seed=config.seed,
                 documents=documents,
                 out=make_folder(run_dir / "eval"),
@@ -150,7 +151,7 @@ def run_stages(
             )
 
     # ── report ───────────────────────────────────────────────────────────────────────────────
-    gates = default_gates(results, checkpoint.native_length, config.target_length)
+    gates = default_gates(results, native, config.target_length)
     report = compose_report(config, checkpoint, table, trained, proof, results, gates, run_dir)
     report["seconds"] = {**timings.seconds, "total": round(sum(timings.seconds.values()), 2)}
     write_report(report, results, run_dir, model_dir)

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from giraffe_cli import plan
-from giraffe_cli.checkpoint import Checkpoint, refuse_scaled
+from giraffe_cli.checkpoint import Checkpoint, head_to_extend
 from giraffe_cli.config import ExtendConfig, differing_keys, read_yaml, resolve_dtype
 from giraffe_cli.corpus.base import BadRecords, Document, reader_for
 from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest
@@ -23,6 +23,7 @@ from giraffe_cli.evals.samples import gather_material, prepare
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.progress import Reporter, SilentReporter
 from giraffe_cli.rope.base import RopeTable, make_table
+from giraffe_cli.rope.scheme import make_positions
 from giraffe_cli.rundir import (
     MANIFEST,
     atomic_open,
@@ -96,18 +97,12 @@ def choose_table(config: ExtendConfig, checkpoint: Checkpoint) -> RopeTable:
     """The table of the configured strategy.
 
     Raises:
-        InvalidInput: the base is scaled already, or reaches the target without scaling.
+        InvalidInput: the base reaches the target, or is scaled and `rope.on_existing` refuses;
+            an unknown strategy, position scheme or knob.
     """
-    if config.target_length <= checkpoint.native_length:
-        raise InvalidInput(
-            f"{checkpoint.source} already reaches {checkpoint.native_length} tokens, "
-            f"the target is {config.target_length}",
-            "choose a longer --target-len, or pass --allow-native to accept the base as it is",
-        )
-    refuse_scaled(checkpoint)
-    return make_table(
-        config.rope.strategy, config.rope.knobs, checkpoint.head(config.target_length)
-    )
+    make_positions(config.positions, config.train.position_knobs)
+    head = head_to_extend(checkpoint, config.target_length, config.rope.on_existing)
+    return make_table(config.rope.strategy, config.rope.knobs, head)
 
 
 def make_plan(config: ExtendConfig, checkpoint: Checkpoint, table: RopeTable) -> dict[str, Any]:
@@ -121,7 +116,7 @@ def make_plan(config: ExtendConfig, checkpoint: Checkpoint, table: RopeTable) ->
     return {
         "model": checkpoint.to_json(),
         "strategy": table.strategy,
-        "native_length": checkpoint.native_length,
+        "native_length": table.original_max_position_embeddings,
         "target_length": config.target_length,
         "window": config.window,
         "positions": config.positions,

@@ -10,7 +10,7 @@ import sys
 import pytest
 from conftest import build_tiny_llama
 
-from giraffe_cli.checkpoint import inspect, load_model, load_tokenizer, refuse_scaled, torch_dtype
+from giraffe_cli.checkpoint import inspect, load_model, load_tokenizer, torch_dtype
 from giraffe_cli.errors import InvalidInput
 
 LLAMA_3_1 = {
@@ -64,6 +64,8 @@ def test_tiny_llama(tiny_llama, tmp_path):
         # 384·64 + 2·(64·64·2 + 64·32·2 + 3·64·128 + 2·64) + 64
         "num_parameters": 98624,
         "existing_rope": None,
+        "base_table": None,
+        "base_attention_factor": 1.0,
     }
 
 
@@ -128,17 +130,12 @@ def test_theta_in_either_generation(folder, tmp_path, changes, theta):
     ],
     ids=["llama3 v5", "llama3 v4", "linear", "dynamic"],
 )
-def test_existing_scaling_is_recorded_and_can_be_refused(folder, tmp_path, changes, native, reach):
+def test_existing_scaling_is_recorded(folder, tmp_path, changes, native, reach):
     edit(folder / "config.json", max_position_embeddings=1024, **changes)
     found = inspect(str(folder), tmp_path)
     assert found.native_length == native
     assert found.existing_rope["target_length"] == reach
-    with pytest.raises(InvalidInput, match=f"already scaled.*{native} native tokens to {reach}"):
-        refuse_scaled(found)
-
-
-def test_plain_checkpoint_is_not_refused_as_scaled(tiny_llama, tmp_path):
-    refuse_scaled(inspect(str(tiny_llama), tmp_path))
+    assert found.reach == reach
 
 
 def test_inspecting_a_directory_imports_no_torch(tiny_llama, tmp_path):

@@ -15,7 +15,6 @@ from giraffe_cli.errors import InvalidInput, raise_together
 from giraffe_cli.units import format_length
 
 if TYPE_CHECKING:
-    from giraffe_cli.checkpoint import Checkpoint
     from giraffe_cli.config import EvalConfig
     from giraffe_cli.corpus.base import Document
 
@@ -137,8 +136,8 @@ def _run(
 
     tested = inspect(checkpoint, out / "checkpoint")
     reference = inspect(base, out / "base") if base else None
-    native = reference.native_length if reference else tested.native_length
-    chosen = config.lengths or default_lengths(native, _reach(tested))
+    native = reference.reach if reference else tested.native_length
+    chosen = config.lengths or default_lengths(native, tested.reach)
     computed = resolve_dtype(dtype, tested.dtype)
     opened = [("base", reference), ("checkpoint", tested)]
     return score(
@@ -152,12 +151,6 @@ def _run(
         cache=Path(config.cache) if config.cache else out / "cache",
         reporter=console,
     )
-
-
-def _reach(checkpoint: Checkpoint) -> int:
-    """The window a checkpoint claims: its scaling's target, or its native one."""
-    scaled = checkpoint.existing_rope
-    return int(scaled["target_length"]) if scaled else checkpoint.native_length
 
 
 def _documents(config: EvalConfig, checkpoint: Path) -> list[Document]:

@@ -72,6 +72,10 @@ def extend(
     rope: Annotated[
         str | None, typer.Option(help="RoPE strategy; `giraffe rope list` shows them.")
     ] = None,
+    on_existing_rope: Annotated[
+        str | None,
+        typer.Option(help="A base that is scaled already: refuse (default), compose, replace."),
+    ] = None,
     steps: Annotated[
         int | None, typer.Option(help="Optimiser steps; 0 writes the zero-shot extension.")
     ] = None,
@@ -117,6 +121,7 @@ def extend(
         "model": model,
         "data": data or None,
         "rope.strategy": rope,
+        "rope.on_existing": on_existing_rope,
         "train.steps": steps,
         "train.window": window,
         "train.processes": gpus,

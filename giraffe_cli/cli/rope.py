@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import math
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import yaml
-from rich.console import RenderableType
-from rich.markup import escape
-from rich.table import Table
 
 from giraffe_cli.cli.console import Console
+from giraffe_cli.cli.rope_text import (
+    describe,
+    render_list,
+    render_several,
+    render_table,
+    with_facts,
+)
 from giraffe_cli.errors import InvalidInput, UsageError
-from giraffe_cli.rope.base import AbstractStrategy, Head, RopeTable, make_table, strategies
-from giraffe_cli.units import format_length, parse_length
+from giraffe_cli.rope.base import Head, RopeTable, make_table, strategies
+from giraffe_cli.rope.scheme import position_schemes
+from giraffe_cli.units import parse_length
 
 LIST_EXAMPLES = """[bold]Examples[/]\n
 giraffe rope list\n
@@ -28,7 +30,10 @@ giraffe rope list --json"""
 SHOW_EXAMPLES = """[bold]Examples[/]\n
 giraffe rope show yarn --target-len 16k\n
 giraffe rope show ntk --target-len 32k --head-dim 128 --rope-theta 10000 --original-len 4k\n
-giraffe rope show yarn --model runs/base --target-len 16k --set beta_fast=64 --json"""
+giraffe rope show yarn --model runs/base --target-len 16k --set beta_fast=64 --json\n
+giraffe rope show all --target-len 16k --plot rope.png"""
+
+EVERY = "all"
 
 app = typer.Typer(help="The RoPE strategies and their tables.", no_args_is_help=True)
 
@@ -37,16 +42,21 @@ AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.
 
 @app.command("list", epilog=LIST_EXAMPLES)
 def list_strategies(as_json: AsJson = False) -> None:
-    """List the RoPE strategies: what each does, its knobs, when to choose it."""
-    known = strategies()
-    rows = [{"name": name, **_describe(kind)} for name, kind in known.items()]
-    Console(as_json).result({"strategies": rows}, _render_list(rows))
+    """List the RoPE strategies: what each does, its knobs, what runs it, when to choose it."""
+    rows = [describe(name, kind) for name, kind in strategies().items()]
+    positions = [describe(name, kind) for name, kind in position_schemes().items()]
+    Console(as_json).result(
+        {"strategies": rows, "positions": positions}, render_list(rows, positions)
+    )
 
 
 @app.command("show", epilog=SHOW_EXAMPLES)
 def show(
     target_len: Annotated[str, typer.Option(help="Window to reach, such as 16k.")],
-    name: Annotated[str, typer.Argument(help="A strategy of `giraffe rope list`.")] = "yarn",
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help=f"Strategies of `giraffe rope list`, or `{EVERY}`. Default: yarn."),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Take the shape from a checkpoint; default: calf.")
     ] = None,
@@ -57,29 +67,61 @@ def show(
     original_len: Annotated[
         str | None, typer.Option(help="Native window; 4k with --head-dim.")
     ] = None,
+    on_existing_rope: Annotated[
+        str, typer.Option(help="A model that is scaled already: refuse, compose, replace.")
+    ] = "refuse",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A knob, such as beta_fast=64; repeatable.")
     ] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Also draw the strategies side by side into this PNG.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show the table of one strategy: each pair's frequency, wavelength, turns in the native
-    window and divisor, the attention factor, and the config that will be written."""
-    head = _head(model, head_dim, rope_theta, original_len, parse_length(target_len))
-    table = make_table(name, _knobs(settings or []), head)
-    Console(as_json).result(table.to_json(), _render_table(table, head))
+    """Show the table of a strategy: each pair's frequency, wavelength, turns in the native
+    window and divisor, the pairs that never completed a turn, the attention factor, and the config
+    that will be written. Several strategies are shown side by side."""
+    if on_existing_rope not in ("refuse", "compose", "replace"):
+        raise UsageError(
+            f"--on-existing-rope {on_existing_rope}", "choose refuse, compose or replace"
+        )
+    head = _head(
+        model, head_dim, rope_theta, original_len, parse_length(target_len), on_existing_rope
+    )
+    tables = _tables(names or ["yarn"], _knobs(settings or []), head)
+    console = Console(as_json)
+    if plot:
+        _draw(plot, tables, head, console)
+    if len(tables) == 1:
+        console.result(with_facts(tables[0], head), render_table(tables[0], head))
+    else:
+        shown = {"tables": [with_facts(table, head) for table in tables]}
+        console.result(shown, render_several(tables, head))
 
 
-def _describe(kind: type[AbstractStrategy]) -> dict[str, Any]:
-    knobs = [
-        {"name": field.name, "default": field.default, "doc": field.metadata["doc"]}
-        for field in dataclasses.fields(kind)
+def _tables(names: list[str], knobs: dict[str, Any], head: Head) -> list[RopeTable]:
+    """One table a name; `all` is every strategy, those that need knobs with their example's."""
+    known = strategies()
+    chosen = sorted(known) if names == [EVERY] else names
+    if len(chosen) == 1:
+        return [make_table(chosen[0], knobs, head)]
+    if knobs:
+        raise UsageError("--set goes with one strategy", "name one strategy, or leave out --set")
+    return [
+        make_table(name, known[name].example(head) if name in known else {}, head)
+        for name in chosen
     ]
-    return {
-        "summary": kind.summary,
-        "source": kind.source,
-        "choose_when": kind.choose_when,
-        "knobs": knobs,
-    }
+
+
+def _draw(path: Path, tables: list[RopeTable], head: Head, console: Console) -> None:
+    if path.suffix.lower() != ".png":
+        raise UsageError(f"--plot {path}: a PNG is written", "name a file that ends in .png")
+    from giraffe_cli.report.rope_plot import rope_plot
+    from giraffe_cli.rundir import atomic_open
+
+    with atomic_open(path) as handle:
+        handle.write(rope_plot(tables, head).png)
+    console.info(f"wrote {path}")
 
 
 def _head(
@@ -88,6 +130,7 @@ def _head(
     rope_theta: float | None,
     original_len: str | None,
     target_length: int,
+    on_existing: str,
 ) -> Head:
     """The shape from the options alone, or from a checkpoint with θ and window overridden."""
     if head_dim is not None:
@@ -96,11 +139,14 @@ def _head(
         return _checked(
             Head(head_dim, rope_theta or 10000.0, parse_length(original_len or "4k"), target_length)
         )
-    from giraffe_cli.checkpoint import inspect
+    from giraffe_cli.checkpoint import inspect, refuse_scaled
 
     # Only a GGUF is converted, and only its shape is wanted here.
     with tempfile.TemporaryDirectory() as work_dir:
-        head = inspect(model or "calf", Path(work_dir)).head(target_length)
+        checkpoint = inspect(model or "calf", Path(work_dir))
+    if on_existing == "refuse":
+        refuse_scaled(checkpoint, target_length)
+    head = checkpoint.head(target_length, on_existing)
     changes: dict[str, Any] = {} if rope_theta is None else {"rope_theta": rope_theta}
     if original_len is not None:
         changes["original_max_position_embeddings"] = parse_length(original_len)
@@ -110,7 +156,7 @@ def _head(
 def _checked(head: Head) -> Head:
     if head.head_dim < 4 or head.head_dim % 2:
         raise InvalidInput(f"head_dim is {head.head_dim}, needs an even integer of at least 4")
-    if not 1 < head.rope_theta < math.inf:
+    if not 1 < head.rope_theta < float("inf"):
         raise InvalidInput(f"rope_theta is {head.rope_theta:g}, needs a number above 1")
     return head
 
@@ -126,51 +172,3 @@ def _knobs(settings: list[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise UsageError(f"--set {setting}: the value is not YAML") from error
     return knobs
-
-
-def _render_list(rows: list[dict[str, Any]]) -> list[RenderableType]:
-    table = Table("strategy", "what it does", "knobs (default)", "choose when", box=None)
-    for row in rows:
-        knobs = ", ".join(f"{knob['name']} ({knob['default']})" for knob in row["knobs"])
-        table.add_row(row["name"], *map(escape, (row["summary"], knobs or "-", row["choose_when"])))
-    return [table, "\nnext: giraffe rope show yarn --target-len 16k"]
-
-
-def _pairs(table: RopeTable, head: Head) -> Iterator[tuple[str, ...]]:
-    """Pair, inv_freq, wavelength in tokens and native windows, turns in the window, divisor."""
-    window = head.original_max_position_embeddings
-    for pair, (value, unscaled) in enumerate(
-        zip(table.inv_freq, head.unscaled_inv_freq(), strict=True)
-    ):
-        wavelength = 2 * math.pi / value
-        cells = (value, wavelength, wavelength / window, window / wavelength, unscaled / value)
-        yield (str(pair), *(f"{cell:.6g}" for cell in cells))
-
-
-def _render_table(table: RopeTable, head: Head) -> list[RenderableType]:
-    window = head.original_max_position_embeddings
-    lengths = f"{format_length(window)} → {format_length(head.target_length)} tokens"
-    knobs = ", ".join(f"{key}={value}" for key, value in table.knobs.items())
-    grid = Table(
-        "pair", "inv_freq", "wavelength", "in windows", "turns in window", "divided by", box=None
-    )
-    for column in grid.columns:
-        column.justify = "right"
-    for cells in _pairs(table, head):
-        grid.add_row(*cells)
-    return [
-        f"{table.strategy}: {lengths} (s = {head.factor:g}), head_dim {head.head_dim}, "
-        f"rope_theta {head.rope_theta:g}" + (f", {knobs}" if knobs else ""),
-        grid,
-        f"\nattention factor (cos and sin are multiplied by it): {table.attention_factor:.6f}",
-        "\nwritten to config.json:",
-        escape(json.dumps(_short(table.rope_parameters), indent=2)),
-    ]
-
-
-def _short(parameters: dict[str, Any]) -> dict[str, Any]:
-    """Lists of factors are in the table above already."""
-    return {
-        key: f"[{len(value)} numbers]" if isinstance(value, list) else value
-        for key, value in parameters.items()
-    }

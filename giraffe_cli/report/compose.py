@@ -37,7 +37,7 @@ def compose_report(
         "model_dir": str(run_dir / "model"),
         "model": checkpoint.source,
         "strategy": table.strategy,
-        "native_length": checkpoint.native_length,
+        "native_length": table.original_max_position_embeddings,
         "target_length": config.target_length,
         "steps": trained.steps if trained else 0,
         "trained_tokens": trained.trained_tokens if trained else 0,

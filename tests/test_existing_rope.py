@@ -1,0 +1,188 @@
+"""Bases that are scaled already: refused with both ways out, composed from their real table and
+window, or replaced; against the table stock transformers computes for the base."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from giraffe_cli.checkpoint import head_to_extend, inspect
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.rope.base import Head, make_table
+from giraffe_cli.rope.install import finish_directory
+
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 128,
+    "rope_theta": 5e4,
+}
+YARN = {"rope_type": "yarn", "factor": 8.0, "original_max_position_embeddings": 128}
+LONGROPE = {
+    "rope_type": "longrope",
+    "short_factor": [1.0] * 8,
+    "long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 5.0, 6.0, 8.0],
+    "original_max_position_embeddings": 128,
+    "attention_factor": 1.2,
+}
+SCALED = {
+    "llama3": LLAMA3,
+    "yarn": {**YARN, "rope_theta": 1e4},
+    "longrope": {**LONGROPE, "rope_theta": 1e4},
+}
+
+
+@pytest.fixture
+def scaled(tiny_llama, tmp_path):
+    """`scaled("llama3")`: the tiny Llama, 128 native tokens, scaled to 1,024."""
+
+    def make(name, window=1024, **fields):
+        folder = tmp_path / name
+        shutil.copytree(tiny_llama, folder)
+        config = json.loads((folder / "config.json").read_text())
+        rope = fields or SCALED[name]
+        config |= {"max_position_embeddings": window, "rope_parameters": rope}
+        config.pop("rope_theta", None)
+        config.pop("rope_scaling", None)
+        (folder / "config.json").write_text(json.dumps(config))
+        return folder
+
+    return make
+
+
+def stock(folder, position):
+    """`(inv_freq, attention factor)` of stock transformers once it has seen `position`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    rotary = AutoModelForCausalLM.from_pretrained(folder).model.rotary_emb
+    rotary(torch.zeros(1, 1, 16), torch.tensor([[position]]))
+    return np.array(rotary.inv_freq.tolist()), float(rotary.attention_scaling)
+
+
+@pytest.mark.parametrize("name", SCALED)
+def test_the_base_table_is_the_one_transformers_uses_at_its_reach(scaled, tmp_path, name):
+    folder = scaled(name)
+    found = inspect(str(folder), tmp_path)
+    inv_freq, attention_factor = stock(folder, 1023)
+    np.testing.assert_allclose(found.base_table, inv_freq, rtol=5e-7)
+    assert found.base_attention_factor == pytest.approx(attention_factor, rel=1e-7)
+    assert (found.native_length, found.reach) == (128, 1024)
+
+
+def test_dynamic_is_taken_at_its_reach(scaled, tmp_path):
+    """Factor 2 over a window of 1,024: transformers' table at 2,048 tokens."""
+    folder = scaled("dynamic", rope_type="dynamic", factor=2.0, rope_theta=1e4)
+    found = inspect(str(folder), tmp_path)
+    inv_freq, _ = stock(folder, 2047)
+    np.testing.assert_allclose(found.base_table, inv_freq, rtol=5e-7)
+    assert (found.native_length, found.reach) == (1024, 2048)
+
+
+def test_refusing_names_the_reason_and_both_commands(scaled, tmp_path):
+    with pytest.raises(InvalidInput, match="already scaled: rope_type `llama3` takes its 128") as e:
+        head_to_extend(inspect(str(scaled("llama3")), tmp_path), 4096, "refuse")
+    assert "--on-existing-rope compose" in e.value.hint
+    assert "--on-existing-rope replace" in e.value.hint
+
+
+def test_composing_starts_from_the_real_table_and_the_real_window(scaled, tmp_path):
+    """linear ×4 over llama3 ×8: the fastest pair divided by 4, the slowest by 32."""
+    checkpoint = inspect(str(scaled("llama3")), tmp_path)
+    head = head_to_extend(checkpoint, 4096, "compose")
+    assert head.original_max_position_embeddings == 1024
+    table = make_table("linear", {}, head)
+    np.testing.assert_allclose(np.array(table.inv_freq) * 4, checkpoint.base_table)
+    assert table.rope_parameters["rope_type"] == "longrope"
+    divisors = table.rope_parameters["long_factor"]
+    assert divisors[0] == pytest.approx(4)
+    assert divisors[-1] == pytest.approx(32)
+
+
+def test_composing_multiplies_the_attention_factors(scaled, tmp_path):
+    checkpoint = inspect(str(scaled("yarn")), tmp_path)
+    table = make_table("yarn", {}, head_to_extend(checkpoint, 4096, "compose"))
+    expected = (0.1 * np.log(8) + 1) * (0.1 * np.log(4) + 1)
+    assert table.attention_factor == pytest.approx(expected)
+    assert table.rope_parameters["long_mscale"] == table.attention_factor
+
+
+def test_replacing_forgets_the_scaling(scaled, tmp_path):
+    checkpoint = inspect(str(scaled("llama3")), tmp_path)
+    table = make_table("yarn", {}, head_to_extend(checkpoint, 512, "replace"))
+    assert table == make_table("yarn", {}, Head(16, 5e4, 128, 512))
+    assert table.rope_parameters["rope_type"] == "yarn"
+
+
+def test_the_reach_bounds_composing_and_the_native_window_replacing(scaled, tmp_path):
+    checkpoint = inspect(str(scaled("llama3")), tmp_path)
+    for how, window in (("refuse", 1024), ("compose", 1024), ("replace", 128)):
+        with pytest.raises(InvalidInput, match=f"already reaches {window} tokens"):
+            head_to_extend(checkpoint, window, how)
+
+
+def test_an_unscaled_base_does_not_care(tiny_llama, tmp_path):
+    checkpoint = inspect(str(tiny_llama), tmp_path)
+    heads = {head_to_extend(checkpoint, 512, how) for how in ("refuse", "compose", "replace")}
+    assert heads == {Head(16, 1e4, 128, 512)}
+
+
+def test_a_directory_of_ours_is_composed_even_when_its_config_is_a_plain_theta(
+    tiny_llama, tmp_path
+):
+    folder = shutil.copytree(tiny_llama, tmp_path / "ours")
+    first = make_table("ntk", {}, Head(16, 1e4, 128, 1024))
+    finish_directory(folder, first)
+    with pytest.raises(InvalidInput, match="already scaled"):
+        head_to_extend(inspect(str(folder), tmp_path), 4096, "refuse")
+    head = head_to_extend(inspect(str(folder), tmp_path), 4096, "compose")
+    table = make_table("linear", {}, head)
+    np.testing.assert_allclose(np.array(table.inv_freq) * 4, first.inv_freq)
+
+
+def test_incomplete_scaling_is_refused_by_name(scaled, tmp_path):
+    folder = scaled("llama3", **{k: v for k, v in LLAMA3.items() if k != "low_freq_factor"})
+    with pytest.raises(InvalidInput, match="llama3 scaling that cannot be computed.*low_freq") as e:
+        inspect(str(folder), tmp_path)
+    assert "giraffe verify" in e.value.hint
+
+
+def test_an_unknown_type_can_be_replaced_only(scaled, tmp_path):
+    folder = scaled("su", rope_type="su", factor=4.0, rope_theta=1e4)
+    checkpoint = inspect(str(folder), tmp_path)
+    with pytest.raises(InvalidInput, match="`su`, whose table is not known here"):
+        head_to_extend(checkpoint, 4096, "compose")
+    assert head_to_extend(checkpoint, 4096, "replace").base_table is None
+
+
+@pytest.mark.parametrize("how", ["compose", "replace"])
+def test_extend_writes_a_proven_directory_either_way(giraffe, scaled, tmp_path, how):
+    folder, out = scaled("llama3"), tmp_path / "run"
+    done = giraffe(
+        *("extend", "--model", folder, "--target-len", "4096", "--steps", "0", "--no-eval"),
+        *("--rope", "yarn", "--on-existing-rope", how, "--out", out, "--json"),
+    )
+    assert done.code == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["verify"]["ok"]
+    assert report["native_length"] == {"compose": 1024, "replace": 128}[how]
+    inv_freq, _ = stock(out / "model", 4095)
+    written = json.loads((out / "rope.json").read_text())
+    np.testing.assert_allclose(written["inv_freq"], inv_freq, rtol=5e-7)
+    slowest = 5e4 ** -(14 / 16) / inv_freq[-1]
+    assert slowest == pytest.approx({"compose": 8 * 4, "replace": 32}[how], rel=1e-6)
+
+
+def test_extend_refuses_by_default(giraffe, scaled, tmp_path):
+    done = giraffe(
+        *("extend", "--model", scaled("llama3"), "--target-len", "4096", "--steps", "0"),
+        *("--out", tmp_path / "run"),
+    )
+    assert done.code == 3
+    assert "--on-existing-rope compose" in done.stderr
+    assert not (tmp_path / "run").exists()
