@@ -22,7 +22,7 @@ import numpy.typing as npt
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.registry import discover, pick
-from giraffe_cli.rope.knobs import check_knobs, with_knobs
+from giraffe_cli.rope.knobs import check_knobs, knob_values, with_knobs
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -215,7 +215,7 @@ def make_table(name: str, knobs: Mapping[str, Any], head: Head) -> RopeTable:
     parameters = longrope_parameters(head, table, attention_factor) if native is None else native
     return RopeTable(
         strategy=name,
-        knobs=dataclasses.asdict(strategy),
+        knobs=knob_values(strategy),
         head_dim=head.head_dim,
         rope_theta=head.rope_theta,
         original_max_position_embeddings=head.original_max_position_embeddings,

@@ -12,12 +12,21 @@ from giraffe_cli.errors import InvalidInput, near_misses, raise_together
 Knobbed = TypeVar("Knobbed")
 
 
-def knob(default: Any, doc: str, low: float = -math.inf, high: float = math.inf) -> Any:
+def knob(
+    default: Any,
+    doc: str,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    or_zero: bool = False,
+) -> Any:
     """A field: its default, its documentation and the closed range its numbers must lie in.
 
-    A default that is a tuple makes a list of numbers, each within the range.
+    A default that is a tuple makes a list of numbers, each within the range. `or_zero` allows 0
+    besides the range, for a knob whose 0 means "derived"; its `doc` says from what.
     """
-    return dataclasses.field(default=default, metadata={"doc": doc, "low": low, "high": high})
+    metadata = {"doc": doc, "low": low, "high": high, "or_zero": or_zero}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def check_knobs(owner: Any) -> None:
@@ -44,6 +53,12 @@ def with_knobs(kind: type[Knobbed], name: str, knobs: Mapping[str, Any]) -> Knob
     return kind(**knobs)
 
 
+def knob_values(owner: Any) -> dict[str, Any]:
+    """The knobs of the dataclass instance `owner` as JSON gives them back: tuples are lists."""
+    values = dataclasses.asdict(owner)
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in values.items()}
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
@@ -54,15 +69,16 @@ def _problem(field: dataclasses.Field[Any], value: Any) -> str | None:
     if expected is tuple:
         if not isinstance(value, list | tuple) or not all(map(_is_number, value)):
             return f"{field.name} is {value!r}, must be a list of numbers"
-        return next((text for number in value if (text := _range_problem(field, number))), None)
+        named = ((f"{field.name}[{i}]", number) for i, number in enumerate(value))
+        return next((text for name, n in named if (text := _range_problem(field, name, n))), None)
     fits = _is_number(value) if expected is float else type(value) is expected
     if not fits:
         return f"{field.name} is {value!r}, must be of type {expected.__name__}"
-    return _range_problem(field, value) if _is_number(value) else None
+    return _range_problem(field, field.name, value) if _is_number(value) else None
 
 
-def _range_problem(field: dataclasses.Field[Any], value: float) -> str | None:
-    low, high = field.metadata["low"], field.metadata["high"]
-    if low <= value <= high:
+def _range_problem(field: dataclasses.Field[Any], name: str, value: float) -> str | None:
+    low, high, or_zero = (field.metadata[key] for key in ("low", "high", "or_zero"))
+    if low <= value <= high or (or_zero and value == 0):
         return None
-    return f"{field.name} is {value}, must lie in [{low:g}, {high:g}]"
+    return f"{name} is {value}, must {'be 0 or ' if or_zero else ''}lie in [{low:g}, {high:g}]"
