@@ -39,6 +39,8 @@ LEVELS = [
     ("corpus.readers.*", 1),
     ("corpus.pack", 1),
     ("corpus.mix", 1),
+    ("corpus.duplicates", 1),
+    ("corpus.contamination", 1),
     ("evals.base", 1),
     ("evals.tasks.*", 1),
     ("evals.statistics", 1),

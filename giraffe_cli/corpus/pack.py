@@ -1,12 +1,20 @@
 """Document lengths → windows of token pieces. Pure arithmetic: no text, no files, no randomness.
 
-    plan([6, 3, 2, 1], window=4, min_piece=1)
-    → windows: [(0, 0, 4)], [(1, 0, 3), (3, 0, 1)], [(0, 4, 2), (2, 0, 2)]
+    plan([6, 3, 2, 1], window=4)
+    best-fit → [(0, 0, 4)], [(1, 0, 3), (3, 0, 1)], [(0, 4, 2), (2, 0, 2)]
+    concat   → [(0, 0, 4)], [(0, 4, 2), (1, 0, 2)], [(1, 2, 1), (2, 0, 2), (3, 0, 1)]
+    one      → [(0, 0, 4)], [(0, 4, 2)], [(1, 0, 3)], [(2, 0, 2)], [(3, 0, 1)]
       as (document, start, length)
 
-A document longer than the window is cut into whole windows and a remainder; no other is ever cut.
-Pieces are then placed best-fit decreasing: each into the fullest window that still holds it. Every
-token lands in exactly one window, except pieces shorter than `min_piece`, which are counted.
+best-fit  A document longer than the window is cut into whole windows and a remainder; no other is
+          ever cut. Pieces are then placed best-fit decreasing: each into the fullest window that
+          still holds it.
+concat    Documents end to end in their order, cut wherever a window is full; only the last window
+          is short.
+one       One document a window, the longer ones over several; `drop_tail` keeps only their first.
+
+Every token lands in exactly one window, except pieces shorter than `min_piece` and dropped tails,
+which are counted, and the `overlap` tokens that each further piece of a long document repeats.
 Cost: O(n log n) for n pieces; 1 M documents take about a second.
 """
 
@@ -14,13 +22,14 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 Int64 = npt.NDArray[np.int64]
+Rule = Literal["best-fit", "concat", "one"]
 
 
 class Piece(NamedTuple):
@@ -46,9 +55,11 @@ class Plan:
     offsets: Int64
     """[windows + 1] piece numbers."""
     dropped_tokens: int
-    """Tokens in pieces shorter than `min_piece`."""
+    """Tokens in pieces shorter than `min_piece` and in dropped tails."""
     dropped_pieces: int
     """Number of those pieces."""
+    repeated_tokens: int = 0
+    """Tokens stored a second time by the overlap of pieces."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -65,13 +76,13 @@ class Plan:
 
     @property
     def kept_tokens(self) -> int:
-        """Tokens in windows."""
-        return int(self.length.sum())
+        """Tokens of the documents that lie in windows, each counted once."""
+        return int(self.length.sum()) - self.repeated_tokens
 
     @property
     def padding(self) -> int:
         """Tokens by which the windows fall short of full; none of it is stored."""
-        return len(self) * self.window - self.kept_tokens
+        return len(self) * self.window - int(self.length.sum())
 
     def shuffled(self, seed: int) -> Plan:
         """The same windows in an order drawn from `seed`, so that long and short ones mix."""
@@ -80,64 +91,118 @@ class Plan:
         offsets = np.concatenate([[0], np.cumsum(counts)])
         # The j-th piece of new window w is the j-th piece of old window order[w].
         picked = np.arange(offsets[-1]) + np.repeat(self.offsets[order] - offsets[:-1], counts)
-        return Plan(
-            self.window,
-            self.document[picked],
-            self.start[picked],
-            self.length[picked],
-            offsets,
-            self.dropped_tokens,
-            self.dropped_pieces,
+        return replace(
+            self,
+            document=self.document[picked],
+            start=self.start[picked],
+            length=self.length[picked],
+            offsets=offsets,
         )
 
 
-def plan(lengths: Sequence[int] | Int64, window: int, min_piece: int = 1) -> Plan:
+def plan(
+    lengths: Sequence[int] | Int64,
+    window: int,
+    min_piece: int = 1,
+    rule: Rule = "best-fit",
+    overlap: int = 0,
+    drop_tail: bool = False,
+) -> Plan:
     """Windows of at most `window` tokens for documents of `lengths` tokens.
 
-    Deterministic: equal pieces keep the order of their documents.
+    Deterministic: equal pieces keep the order of their documents. `overlap` tokens are repeated
+    where a document longer than the window is cut (not under `concat`, which cuts anywhere).
+    `concat` applies `min_piece` to whole documents, since its stream has no gaps.
     """
     assert 1 <= min_piece <= window
-    document, start, length = cut(np.asarray(lengths, dtype=np.int64), window)
+    assert 0 <= overlap < window
+    tokens = np.asarray(lengths, dtype=np.int64)
+    if rule == "concat":
+        assert not overlap
+        return _concat(tokens, window, min_piece)
+    document, start, length = cut(tokens, window, overlap)
     kept = length >= min_piece
-    dropped = length[~kept]
+    if drop_tail:
+        assert rule == "one"
+        kept &= start == 0
+    # What a later piece repeats of the one before it is neither dropped nor kept twice.
+    repeats = np.where(start > 0, overlap, 0)
+    dropped = int((length - repeats)[~kept].sum())
+    repeated, pieces_dropped = int(repeats[kept].sum()), int((~kept).sum())
     document, start, length = document[kept], start[kept], length[kept]
+    if rule == "one":
+        offsets = np.arange(len(document) + 1)
+        return Plan(window, document, start, length, offsets, dropped, pieces_dropped, repeated)
     order = np.argsort(-length, kind="stable")
-    document, start, length = document[order], start[order], length[order]
-    bins = best_fit(length.tolist(), window)
-    by_window = np.argsort(bins, kind="stable")
+    bins = best_fit(length[order], window)
+    by_window = order[np.argsort(bins, kind="stable")]
     counts = np.bincount(bins, minlength=int(bins.max(initial=-1)) + 1)
     return Plan(
         window,
         document[by_window],
         start[by_window],
         length[by_window],
-        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        int(dropped.sum()),
-        len(dropped),
+        _offsets(counts),
+        dropped,
+        pieces_dropped,
+        repeated,
     )
 
 
-def cut(lengths: Int64, window: int) -> tuple[Int64, Int64, Int64]:
-    """Document number, start and length of every piece; only documents over `window` have two."""
-    counts = -(-lengths // window)
+def cut(lengths: Int64, window: int, overlap: int = 0) -> tuple[Int64, Int64, Int64]:
+    """Document number, start and length of every piece; only documents over `window` have two.
+
+    Pieces start every `window - overlap` tokens, and the last ends with its document.
+    """
+    stride = window - overlap
+    counts = np.where(lengths > 0, 1 + np.maximum(0, -(-(lengths - window) // stride)), 0)
     document = np.repeat(np.arange(len(lengths)), counts)
     firsts = np.cumsum(counts) - counts
-    start = (np.arange(len(document)) - np.repeat(firsts, counts)) * window
+    start = (np.arange(len(document)) - np.repeat(firsts, counts)) * stride
     return document, start, np.minimum(lengths[document] - start, window)
 
 
-def best_fit(lengths: list[int], window: int) -> Int64:
+def _concat(lengths: Int64, window: int, min_piece: int) -> Plan:
+    """The stream of all documents of `min_piece` tokens or more, cut every `window` tokens."""
+    short = (lengths > 0) & (lengths < min_piece)
+    streamed = np.where(short, 0, lengths)
+    ends = np.cumsum(streamed)
+    total = int(streamed.sum())
+    borders = np.unique(np.concatenate([[0], ends, np.arange(0, total, window), [total]]))
+    begin = borders[:-1]
+    # The document of a piece is the first that ends behind the piece's begin.
+    document = np.searchsorted(ends, begin, side="right")
+    start = begin - (ends - streamed)[document]
+    counts = np.bincount(begin // window, minlength=0)
+    return Plan(
+        window,
+        document,
+        start,
+        np.diff(borders),
+        _offsets(counts),
+        int(lengths[short].sum()),
+        int(short.sum()),
+    )
+
+
+def _offsets(counts: Int64) -> Int64:
+    """[2, 1] → [0, 2, 3]."""
+    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def best_fit(lengths: Sequence[int] | Int64, window: int) -> Int64:
     """The window number of each piece; `lengths` must not increase.
 
     Open windows wait in one list for each remaining capacity; `capacities` holds the sorted
     capacities whose list is not empty, so that the tightest fit is one bisection.
     """
-    assert all(length <= window for length in lengths)
+    sizes = np.asarray(lengths, dtype=np.int64)
+    assert sizes.max(initial=0) <= window
     waiting: dict[int, list[int]] = {}
     capacities: list[int] = []
-    placed = np.empty(len(lengths), dtype=np.int64)
+    placed = np.empty(len(sizes), dtype=np.int64)
     opened = 0
-    for index, length in enumerate(lengths):
+    for index, length in enumerate(_python_integers(sizes)):
         at = bisect.bisect_left(capacities, length)
         if at == len(capacities):
             number, capacity = opened, window
@@ -155,3 +220,9 @@ def best_fit(lengths: list[int], window: int) -> Int64:
                 bisect.insort(capacities, left)
             windows.append(number)
     return placed
+
+
+def _python_integers(values: Int64) -> Iterator[int]:
+    """Python integers a few at a time: a million of them at once would take 40 MB."""
+    for at in range(0, len(values), 1 << 16):
+        yield from values[at : at + (1 << 16)].tolist()
