@@ -18,7 +18,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from giraffe_cli.errors import GiraffeError, InvalidInput, near_misses, raise_together
-from giraffe_cli.units import parse_length
+from giraffe_cli.units import parse_bytes, parse_length
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -26,6 +26,13 @@ LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", 
 def _length(value: Any) -> int:
     try:
         return parse_length(value)
+    except GiraffeError as error:
+        raise ValueError(f"{error.message}; {error.hint}") from error
+
+
+def _size(value: Any) -> int:
+    try:
+        return parse_bytes(value)
     except GiraffeError as error:
         raise ValueError(f"{error.message}; {error.hint}") from error
 
@@ -41,6 +48,7 @@ def _number(value: Any) -> Any:
 _REQUIRED = {"target_length": ", pass --target-len 16k or write it into the config"}
 
 Length = Annotated[int, BeforeValidator(_length)]
+Size = Annotated[int, BeforeValidator(_size)]
 Knobs = dict[str, Annotated[float | int | bool | str | list[float], BeforeValidator(_number)]]
 
 
@@ -73,6 +81,39 @@ class PackConfig(Section):
     """The JSONL field that holds the text."""
     min_piece: int = Field(default=32, ge=1)
     """Pieces of documents shorter than this many tokens are dropped, and counted."""
+    rule: Literal["best-fit", "concat", "one"] = "best-fit"
+    """How windows are filled: whole documents where they fit best, documents end to end, or one
+    document a window."""
+    overlap: Length | None = None
+    """Tokens that each further piece of a document longer than the window repeats; default: none."""
+    drop_tail: bool = False
+    """Under `one`: drop what a document has beyond its first window, and count it."""
+    bos: Literal["auto", "yes", "no"] = "auto"
+    """A BOS token before each document; auto: when the tokenizer names one."""
+    eos: Literal["auto", "yes", "no"] = "auto"
+    """An EOS token after each document; auto: when the tokenizer names one."""
+    min_doc_len: Length | None = None
+    """Documents shorter than this many tokens are left out, and counted."""
+    mix: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Source → its share of the tokens, for all sources or none."""
+    upsample: Literal["none", "long"] = "none"
+    """long: short documents count a tenth, while each source keeps its share of the tokens."""
+    short_mix: float | None = Field(default=None, ge=0, le=1)
+    """Share of the tokens that comes from documents shorter than the window, such as 0.4."""
+    epochs: float | None = Field(default=None, gt=0)
+    """Most passes over a document; default: one."""
+    token_budget: Length | None = None
+    """Tokens to pack; default: as many as the documents give."""
+    dedupe: bool = False
+    """Leave out documents whose text an earlier one has exactly."""
+    decontaminate: list[str] = Field(default_factory=list)
+    """Files of evaluation texts; documents that share 13-word runs with them are left out."""
+    max_doc_bytes: Size = 256_000_000
+    """Larger documents are refused by name."""
+    backend: Literal["auto", "fastokens", "tokenizers"] = "auto"
+    """What tokenises; auto: fastokens when it is installed and shown to give equal ids."""
+    block_bytes: Size = 32 << 20
+    """Bytes of text that are tokenised at a time; changes memory and speed, not what is packed."""
 
 
 class LoraConfig(Section):

@@ -41,6 +41,22 @@ def format_bytes(count: float) -> str:
     return f"{count:.1f} TB"
 
 
+_BYTES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+
+
+def parse_bytes(text: str | int) -> int:
+    """`"256MB"` → 256000000, `"1.5 GB"` → 1500000000: decimal units, as `format_bytes` writes them.
+
+    Raises:
+        InvalidInput: not a positive size.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", str(text).strip().lower())
+    size = int(float(match[1]) * _BYTES[match[2]]) if match else 0
+    if size <= 0:
+        raise InvalidInput(f"`{text}` is not a size in bytes", "write 256MB, 1.5GB or 1000000")
+    return size
+
+
 def format_seconds(seconds: float) -> str:
     """`45 s`, `3 min 20 s`, `2 h 05 min`."""
     whole = round(seconds)

@@ -90,7 +90,8 @@ def select(
     threshold = min(window, SHORT_BELOW) if mixture.upsample == "long" else window
     cell = 2 * source.astype(np.int64) + (lengths >= threshold)
     counts = np.where(eligible, lengths, 0)
-    tokens = np.bincount(cell, weights=counts, minlength=2 * len(names)).reshape(-1, 2)
+    tokens = np.bincount(cell, weights=counts, minlength=2 * len(names))
+    tokens = tokens.astype(np.float64).reshape(-1, 2)
     if tokens.sum() == 0:
         raise InvalidInput(
             f"no training document has {max(1, mixture.min_doc_len)} tokens or more",
@@ -126,7 +127,7 @@ def _shares(tokens: Float64, names: Sequence[str], mixture: Mixture) -> Float64:
         # A source without long documents keeps its own: only the balance within a source changes.
         share[:, 0] *= SHORT_KEPT
     if not mixture.reweights:
-        return share / share.sum()
+        return np.asarray(share / share.sum())
     if mixture.short_mix is None:
         return _scaled(share, rows, axis=1)
     columns = np.array([mixture.short_mix, 1 - mixture.short_mix])
@@ -148,7 +149,8 @@ def _scaled(share: Float64, margin: Float64, axis: int) -> Float64:
     """`share` with its sums along `axis` made equal to `margin`; a line of zeros stays."""
     sums = share.sum(axis=axis, keepdims=True)
     wanted = np.expand_dims(margin, axis)
-    return np.divide(share * wanted, sums, out=np.zeros_like(share), where=sums > 0)
+    scaled = np.divide(share * wanted, sums, out=np.zeros_like(share), where=sums > 0)
+    return np.asarray(scaled)
 
 
 def _check_short_mix(share: Float64, columns: Float64) -> None:
@@ -186,7 +188,7 @@ def _weights(weights: Mapping[str, float], names: Sequence[str]) -> Float64:
     values = np.array([weights[name] for name in names], dtype=np.float64)
     if not values.sum() > 0 or (values < 0).any():
         raise InvalidInput("--mix needs shares of 0 or more, not all of them 0")
-    return values / values.sum()
+    return np.asarray(values / values.sum())
 
 
 def _total(tokens: Float64, share: Float64, names: Sequence[str], mixture: Mixture) -> float:
