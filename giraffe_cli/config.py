@@ -85,7 +85,7 @@ class PackConfig(Section):
     """How windows are filled: whole documents where they fit best, documents end to end, or one
     document a window."""
     overlap: Length | None = None
-    """Tokens that each further piece of a document longer than the window repeats; default: none."""
+    """Tokens that each further piece of a document longer than the window repeats."""
     drop_tail: bool = False
     """Under `one`: drop what a document has beyond its first window, and count it."""
     bos: Literal["auto", "yes", "no"] = "auto"

@@ -90,8 +90,7 @@ def select(
     threshold = min(window, SHORT_BELOW) if mixture.upsample == "long" else window
     cell = 2 * source.astype(np.int64) + (lengths >= threshold)
     counts = np.where(eligible, lengths, 0)
-    tokens = np.bincount(cell, weights=counts, minlength=2 * len(names))
-    tokens = tokens.astype(np.float64).reshape(-1, 2)
+    tokens = _sums(cell, counts, len(names)).astype(np.float64)
     if tokens.sum() == 0:
         raise InvalidInput(
             f"no training document has {max(1, mixture.min_doc_len)} tokens or more",
@@ -112,6 +111,12 @@ def select(
         "sources": _by_source(lengths, counts, cell, times, names, share),
     }
     return Selection(times, not mixture.reweights, report)
+
+
+def _sums(cell: Int64, tokens: Int64, sources: int) -> Int64:
+    """[sources, short and long] tokens; exact below 2^53."""
+    sums = np.bincount(cell, weights=tokens, minlength=2 * sources)
+    return sums.astype(np.int64).reshape(-1, 2)
 
 
 def _shares(tokens: Float64, names: Sequence[str], mixture: Mixture) -> Float64:
@@ -244,10 +249,8 @@ def _by_source(
     names: Sequence[str],
     share: Float64,
 ) -> dict[str, dict[str, Any]]:
-    cells = 2 * len(names)
-    available = np.bincount(cell, weights=counts, minlength=cells).astype(np.int64).reshape(-1, 2)
-    taken = times * lengths
-    selected = np.bincount(cell, weights=taken, minlength=cells).astype(np.int64).reshape(-1, 2)
+    available = _sums(cell, counts, len(names))
+    selected = _sums(cell, times * lengths, len(names))
     total = max(1, int(selected.sum()))
     return {
         name: {

@@ -2,58 +2,93 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from giraffe_cli.corpus.pack import Int64, Plan
 
 LITTLE_LONG = 0.1
 """Below this share of tokens in long documents a corpus mostly teaches short contexts."""
+MANY_DUPLICATES = 0.01
+"""Share of the tokens in repeated documents above which it is worth a word."""
+MANY_PASSES = 4
+"""Passes up to which repeated text is nearly worth new text (Muennighoff et al. 2023, "Scaling
+Data-Constrained Language Models")."""
 
 
-def packing_stats(lengths: Int64, the_plan: Plan) -> dict[str, Any]:
+def packing_stats(
+    lengths: Int64, the_plan: Plan, times: npt.NDArray[np.int32] | None = None
+) -> dict[str, Any]:
     """The promised keys that follow from document `lengths` [documents] and the windows.
 
-    `tokens_in` = `tokens_kept` + `tokens_dropped`; `padding` is what the windows fall short of full
-    (not stored); `long_share` is the share of tokens in documents at least the window long.
+    A document taken `times` k counts k times; None is once each. `tokens_in` = `tokens_kept` +
+    `tokens_dropped`; `tokens_repeated` are stored once more by the overlap of pieces; `padding` is
+    what the windows fall short of full (not stored); `long_share` is the share of tokens in
+    documents at least the window long, `half_long_share` at least half of it.
     """
-    window, tokens = the_plan.window, int(lengths.sum())
-    long_tokens = int(lengths[lengths >= window].sum())
-    capacity = len(the_plan) * window
+    window, capacity = the_plan.window, len(the_plan) * the_plan.window
+    taken = lengths if times is None else np.repeat(lengths, times)
+    # Each document that is cut has one piece that begins it and is not all of it.
+    cut = (the_plan.start == 0) & (the_plan.length < lengths[the_plan.document])
     return {
-        "tokens_in": tokens,
+        "tokens_in": int(taken.sum()),
         "tokens_kept": the_plan.kept_tokens,
         "tokens_dropped": the_plan.dropped_tokens,
+        "tokens_repeated": the_plan.repeated_tokens,
         "pieces_dropped": the_plan.dropped_pieces,
         "windows": len(the_plan),
         "window": window,
-        "fill": the_plan.kept_tokens / capacity if capacity else 0.0,
+        "fill": (capacity - the_plan.padding) / capacity if capacity else 0.0,
         "padding": the_plan.padding,
-        # Only a document longer than the window is cut, and each of those is.
-        "documents_split": int((lengths > window).sum()),
-        "documents_longer_than_window": int((lengths > window).sum()),
-        "long_share": long_tokens / tokens if tokens else 0.0,
-        "longest_document": int(lengths.max(initial=0)),
-        "document_lengths": length_histogram(lengths),
+        "documents_split": int(cut.sum()),
+        "documents_longer_than_window": int((taken > window).sum()),
+        "long_share": share_of_tokens(taken, window),
+        "half_long_share": share_of_tokens(taken, -(-window // 2)),
+        "longest_document": int(taken.max(initial=0)),
+        "document_lengths": length_histogram(taken),
     }
+
+
+def share_of_tokens(lengths: Int64, at_least: int) -> float:
+    """The share of tokens that lie in documents of `at_least` tokens or more."""
+    tokens = int(lengths.sum())
+    return int(lengths[lengths >= at_least].sum()) / tokens if tokens else 0.0
 
 
 def length_histogram(lengths: Int64) -> list[dict[str, int]]:
     """Documents and tokens by octave: 256 ≤ length < 512, ...; octaves without any are left out."""
     octaves = np.frexp(np.maximum(lengths, 1).astype(np.float64))[1] - 1
+    documents = np.bincount(octaves)
+    tokens = np.bincount(octaves, weights=lengths).astype(np.int64)
     return [
         {
-            "from": int(2**octave),
-            "below": int(2 ** (octave + 1)),
-            "documents": int((octaves == octave).sum()),
-            "tokens": int(lengths[octaves == octave].sum()),
+            "from": 1 << octave,
+            "below": 1 << (octave + 1),
+            "documents": int(documents[octave]),
+            "tokens": int(tokens[octave]),
         }
-        for octave in np.unique(octaves).tolist()
+        for octave in np.flatnonzero(documents).tolist()
     ]
 
 
-def too_little_long(stats: dict[str, Any]) -> str | None:
+def source_stats(
+    lengths: Int64, source: npt.NDArray[np.integer[Any]], names: list[str]
+) -> dict[str, dict[str, Any]]:
+    """Documents, tokens and length histogram of each source, of the documents tokenised."""
+    return {
+        name: {
+            "documents": int((source == number).sum()),
+            "tokens": int(lengths[source == number].sum()),
+            "document_lengths": length_histogram(lengths[source == number]),
+        }
+        for number, name in enumerate(names)
+    }
+
+
+def too_little_long(stats: Mapping[str, Any]) -> str | None:
     """The warning that a corpus of short documents deserves, with its numbers; else None."""
     window, share = stats["window"], stats["long_share"]
     if stats["longest_document"] < window:
@@ -63,6 +98,27 @@ def too_little_long(stats: dict[str, Any]) -> str | None:
     else:
         return None
     return (
-        f"{fact} (the longest has {stats['longest_document']}, long_share {share:.2f}): "
+        f"{fact} (the longest has {stats['longest_document']}, long_share {share:.2f}, "
+        f"{stats['half_long_share']:.2f} reach half of it): "
         "short documents glued together teach nothing long"
     )
+
+
+def warnings_of(stats: Mapping[str, Any]) -> list[str]:
+    """What the user should act on or accept, each with its numbers."""
+    found = [message] if (message := too_little_long(stats)) else []
+    repeats, removed = stats["duplicates"]["tokens"], stats["duplicates"]["removed"]
+    if not removed and repeats > MANY_DUPLICATES * stats["tokens_in"]:
+        found.append(
+            f"{stats['duplicates']['documents']} documents ({repeats} tokens) repeat an earlier "
+            "one exactly; --dedupe leaves them out"
+        )
+    most = stats["mixture"]["most_often"]
+    if most > MANY_PASSES:
+        found.append(
+            f"some documents are read {most} times; beyond {MANY_PASSES} passes text teaches little"
+        )
+    if stats["skipped"]:
+        listed = ", ".join(f"{count} × {reason}" for reason, count in stats["skipped"].items())
+        found.append(f"skipped: {listed}")
+    return found

@@ -1,82 +1,167 @@
-"""Documents → token ids, by the fast tokenizer that lies beside a checkpoint; no transformers.
+"""Documents → token ids, by the tokenizer that lies beside a checkpoint; no transformers.
 
-A document is `BOS? text EOS?`: each special token only when the tokenizer names one. Truncation and
-padding saved in a `tokenizer.json` are switched off, they would silently shorten documents.
+A document is `BOS? text EOS?`, in this order:
+
+    DocumentTokenizer(folder).policy → "BOS <s> (0), text, EOS </s> (1)"
+
+EOS ends every document when the tokenizer names one. BOS begins it when the tokenizer names one,
+unless the tokenizer itself would not put it there: `add_bos_token: false`, or a template of its
+post-processor without it. Truncation and padding saved in a `tokenizer.json` are switched off, they
+would silently shorten documents.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from tokenizers import Tokenizer
+import numpy.typing as npt
 
+from giraffe_cli.corpus.backends import (
+    Disagreement,
+    FastBackend,
+    HfBackend,
+    Int64,
+    Proven,
+    UInt32,
+    is_installed,
+)
 from giraffe_cli.corpus.base import Document
-from giraffe_cli.corpus.store import Int32
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rundir import digest_file, digest_value, read_json
 
 BACKEND = "tokenizers"
-BATCH_CHARACTERS = 1 << 20
-"""Characters encoded at a time; an encoding takes about 100 bytes a token while it lives."""
+
+Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+Choice = Literal["auto", "yes", "no"]
+BackendChoice = Literal["auto", "fastokens", "tokenizers"]
 
 
 class DocumentTokenizer:
     """Token ids of whole documents.
 
     Raises:
-        InvalidInput: no `tokenizer.json`, a damaged one, or special tokens that it does not hold.
+        InvalidInput: no `tokenizer.json`, a damaged one, special tokens that it does not hold, or
+            fastokens is asked for and cannot be used.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        backend: BackendChoice = "auto",
+        bos: Choice = "auto",
+        eos: Choice = "auto",
+    ) -> None:
         self.folder = folder
-        self._tokenizer = _load(folder)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self.bos, self.eos = self._special(folder, "bos_token"), self._special(folder, "eos_token")
+        reference = HfBackend(_load(folder))
+        texts = special_tokens(folder, bos, eos)
+        self.bos, self.eos = (_identity(folder, reference, text) for text in texts)
+        """Ids of the tokens that begin and end a document; None for neither."""
+        self.policy = _policy(texts, (self.bos, self.eos))
+        """What a document is made of, for people."""
+        self.dtype = _smallest_dtype(reference.tokenizer)
+        """uint16 where the vocabulary fits, else uint32."""
+        self.fallback: str | None = None
+        """Why fastokens, though installed, is not used."""
         self._vocab_size = _vocab_size(folder)
+        self._backend: HfBackend | Proven = reference
+        if backend == "fastokens" or (backend == "auto" and is_installed()):
+            self._prove(reference, required=backend == "fastokens")
 
-    def __call__(self, documents: Iterable[Document]) -> Iterator[tuple[Document, Int32]]:
-        """Each document with its ids, int32 [tokens], in order.
+    @property
+    def backend(self) -> str:
+        """Library and version, such as `fastokens 0.3.5`."""
+        return self._backend.name
+
+    def encode(
+        self,
+        texts: list[str],
+        keys: list[bytes] | None = None,
+        names: list[str] | None = None,
+        before: int = 0,
+    ) -> tuple[Ids, Int64]:
+        """All documents' ids end to end, and [texts + 1] where each document's begin.
+
+        Args:
+            keys: a hash of each text, if there is one already; picks what is proven.
+            names: what to call each text in a message.
+            before: documents of the same unit that were encoded earlier.
 
         Raises:
             InvalidInput: an id that the model beside the tokenizer has no embedding for.
+            Disagreement: fastokens gave other ids than tokenizers.
         """
-        for batch in _batches(documents):
-            texts = [document.text for document in batch]
-            encodings = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-            for document, encoding in zip(batch, encodings, strict=True):
-                yield document, self._wrapped(encoding.ids)
+        if isinstance(self._backend, Proven):
+            keys = keys or [hashlib.sha256(text.encode()).digest() for text in texts]
+            names = names or [f"text {before + number}" for number in range(len(texts))]
+            ids, offsets = self._backend.encode(texts, keys, names, before)
+        else:
+            ids, offsets = self._backend.encode(texts)
+        self._check(ids)
+        return self._with_specials(ids, offsets)
 
-    def _wrapped(self, ids: list[int]) -> Int32:
-        before = [] if self.bos is None else [self.bos]
-        after = [] if self.eos is None else [self.eos]
-        wrapped = np.array([*before, *ids, *after], dtype=np.int32)
-        highest = int(wrapped.max(initial=0))
+    def __call__(self, documents: Iterable[Document]) -> Iterator[tuple[Document, Any]]:
+        """Each document with its ids, int32 [tokens]."""
+        for document in documents:
+            yield document, self.encode([document.text])[0].astype(np.int32)
+
+    def _prove(self, reference: HfBackend, required: bool) -> None:
+        if not is_installed():
+            raise InvalidInput("fastokens is not installed", "pip install 'giraffe-cli[fast]'")
+        try:
+            self._backend = Proven(reference, FastBackend(self.folder / "tokenizer.json"))
+        except Disagreement as error:
+            if required:
+                raise InvalidInput(str(error), "pass --backend tokenizers") from error
+            self.fallback = str(error)
+
+    def _check(self, ids: UInt32) -> None:
+        highest = max(int(ids.max(initial=0)), self.bos or 0, self.eos or 0)
         if self._vocab_size is not None and highest >= self._vocab_size:
             raise InvalidInput(
                 f"the tokenizer in {self.folder} yields id {highest}, "
                 f"the model has {self._vocab_size} embeddings",
                 "the tokenizer is another model's: put the right tokenizer.json beside the model",
             )
-        return wrapped
 
-    def _special(self, folder: Path, name: str) -> int | None:
-        token = _special_token(folder, name)
-        identity: int | None = None if token is None else self._tokenizer.token_to_id(token)
-        if token is not None and identity is None:
+    def _with_specials(self, ids: UInt32, offsets: Int64) -> tuple[Ids, Int64]:
+        before, after = int(self.bos is not None), int(self.eos is not None)
+        placed = offsets + np.arange(len(offsets)) * (before + after)
+        out = np.empty(int(placed[-1]), dtype=self.dtype)
+        of_text = np.ones(len(out), dtype=bool)
+        if self.bos is not None:
+            out[placed[:-1]] = self.bos
+            of_text[placed[:-1]] = False
+        if self.eos is not None:
+            out[placed[1:] - 1] = self.eos
+            of_text[placed[1:] - 1] = False
+        out[of_text] = ids
+        return out, placed
+
+
+def special_tokens(folder: Path, bos: Choice, eos: Choice) -> tuple[str | None, str | None]:
+    """The texts of the tokens that begin and end a document.
+
+    Raises:
+        InvalidInput: `yes` to a token that the tokenizer does not name.
+    """
+    named = {name: _special_token(folder, name) for name in ("bos_token", "eos_token")}
+    for choice, (name, token) in zip((bos, eos), named.items(), strict=True):
+        if choice == "yes" and token is None:
+            flag = name.removesuffix("_token")
             raise InvalidInput(
-                f"{folder / 'tokenizer_config.json'} names `{token}` as {name}, "
-                "which tokenizer.json does not hold",
-                "the two files are of different tokenizers: take both from one model",
+                f"--{flag} yes: {folder / 'tokenizer_config.json'} names no {name}",
+                f"leave --{flag} out",
             )
-        return identity
+    begins = bos == "yes" or (bos == "auto" and _begins_with(folder, named["bos_token"]))
+    return named["bos_token"] if begins else None, None if eos == "no" else named["eos_token"]
 
 
 def tokenizer_digest(path: Path) -> str:
-    """Identity of how the checkpoint at `path` tokenises documents; window limits do not count.
+    """Identity of the tokenizer at `path`; window limits do not count.
 
     Raises:
         InvalidInput: no `tokenizer.json`.
@@ -101,6 +186,8 @@ def _tokenizer_file(folder: Path) -> Path:
 
 
 def _load(folder: Path) -> Any:
+    from tokenizers import Tokenizer
+
     path = _tokenizer_file(folder)
     try:
         return Tokenizer.from_file(str(path))
@@ -112,11 +199,51 @@ def _load(folder: Path) -> Any:
 
 def _special_token(folder: Path, name: str) -> str | None:
     """`bos_token` as text; the file writes a string, an object with `content`, or null."""
-    path = folder / "tokenizer_config.json"
-    entry = read_json(path).get(name) if path.is_file() else None
+    entry = _settings(folder).get(name)
     if isinstance(entry, dict):
         entry = entry.get("content")
     return entry if isinstance(entry, str) and entry else None
+
+
+def _settings(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    settings: dict[str, Any] = read_json(path) if path.is_file() else {}
+    return settings
+
+
+def _begins_with(folder: Path, bos: str | None) -> bool:
+    """Whether the tokenizer itself begins a text with `bos`, as far as its files say so."""
+    says = _settings(folder).get("add_bos_token")
+    if bos is None or isinstance(says, bool):
+        return bool(bos and says)
+    post = read_json(_tokenizer_file(folder)).get("post_processor") or {}
+    templates = [p for p in (post, *post.get("processors", ())) if "single" in p]
+    first = [template["single"][0] for template in templates if template["single"]]
+    return not first or any(entry.get("SpecialToken", {}).get("id") == bos for entry in first)
+
+
+def _identity(folder: Path, reference: HfBackend, token: str | None) -> int | None:
+    identity: int | None = None if token is None else reference.tokenizer.token_to_id(token)
+    if token is not None and identity is None:
+        raise InvalidInput(
+            f"{folder / 'tokenizer_config.json'} names `{token}`, which tokenizer.json does not hold",
+            "the two files are of different tokenizers: take both from one model",
+        )
+    return identity
+
+
+def _policy(texts: tuple[str | None, str | None], ids: tuple[int | None, int | None]) -> str:
+    parts = [
+        f"{name} {text} ({identity})" if text is not None else ""
+        for name, text, identity in zip(("BOS", "EOS"), texts, ids, strict=True)
+    ]
+    return ", ".join(part for part in (parts[0], "text", parts[1]) if part)
+
+
+def _smallest_dtype(tokenizer: Any) -> type[np.uint16] | type[np.uint32]:
+    added = max(tokenizer.get_added_tokens_decoder(), default=0)
+    highest = max(tokenizer.get_vocab_size(with_added_tokens=True) - 1, added)
+    return np.uint16 if highest <= np.iinfo(np.uint16).max else np.uint32
 
 
 def _vocab_size(folder: Path) -> int | None:
@@ -124,16 +251,3 @@ def _vocab_size(folder: Path) -> int | None:
     path = folder / "config.json"
     size = read_json(path).get("vocab_size") if path.is_file() else None
     return size if isinstance(size, int) else None
-
-
-def _batches(documents: Iterable[Document]) -> Iterator[list[Document]]:
-    batch: list[Document] = []
-    characters = 0
-    for document in documents:
-        batch.append(document)
-        characters += len(document.text)
-        if characters >= BATCH_CHARACTERS:
-            yield batch
-            batch, characters = [], 0
-    if batch:
-        yield batch
