@@ -1,28 +1,92 @@
-"""What a corpus source is: something that yields documents in a stable order.
+"""What a corpus source is: fixed units of work, each of which yields documents in a stable order.
 
-A reader claims a source (`books.jsonl.gz`, `docs/`, `python-stdlib`) and yields `Document`s. What
-is wrong with one record goes to `BadRecords`, which raises or counts as the user chose.
+A reader claims a source (`books.jsonl.gz`, `docs/`, `python-stdlib`) and cuts it into `Unit`s from
+listings and sizes alone, so that every process and machine cuts it the same way. Reading a unit
+needs no other unit. What is wrong with one record goes to `BadRecords`, which raises or counts as
+the user chose.
+
+    reader.units("books.jsonl", "books", 32 << 20) → two units of a file of 40 MB
+    reader.documents(unit, BadRecords()) → Document("moby-dick", "Call me Ishmael. ...", "books")
 """
 
 from __future__ import annotations
 
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.registry import discover
 
+BLOCK_BYTES = 32 << 20
+"""Default size that units are cut and grouped to."""
+MAX_DOC_BYTES = 256 << 20
+"""Default of the longest document that is taken."""
+
 
 @dataclass(frozen=True)
 class Document:
-    """One text. `id` is unique within its source, `source` is what the user named."""
+    """One text. `source` is the user's name for where it is from."""
 
     id: str
+    """Stable from run to run; nothing forbids two documents with one id."""
     text: str
     source: str
+
+
+@dataclass(frozen=True)
+class FileSpan:
+    """Bytes `start` to `end` of a file that was `size` bytes long when it was listed."""
+
+    path: str
+    """As the source was named: relative to the working directory, or absolute."""
+    start: int
+    end: int
+    size: int
+
+    @property
+    def whole(self) -> bool:
+        return (self.start, self.end) == (0, self.size)
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A piece of a source that is read on its own, by any process in any order."""
+
+    source: str
+    """The user's name of the source."""
+    reader: str
+    """Registered name of the reader that cut it."""
+    name: str
+    """Unique and stable within its source: `a.jsonl`, `a.jsonl:0-33554432`, `a.txt..z.txt`."""
+    root: str
+    """The folder that document ids are relative to, or the word that names the source."""
+    files: tuple[FileSpan, ...]
+    """Empty for a source that is no file of this machine."""
+    size: int
+    """Bytes to read, for progress; 0 when nobody knows."""
+    passed_over: tuple[tuple[str, int], ...] = ()
+    """Reason → number of files that the listing left out; `documents` counts them as skipped."""
+    walked: bool = False
+    """True when the files were found by walking `root`: then no link may lead out of it."""
+
+    def relative(self, path: str) -> str:
+        """`path` below `root`, with forward slashes: what document ids are made of."""
+        return below(path, self.root)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; `from_json` reads them back."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Unit:
+        """The unit that `to_json` wrote."""
+        spans = tuple(FileSpan(**span) for span in value["files"])
+        passed_over = tuple((reason, count) for reason, count in value["passed_over"])
+        return cls(**{**value, "files": spans, "passed_over": passed_over})
 
 
 @dataclass
@@ -33,19 +97,22 @@ class BadRecords:
     skipped: dict[str, int] = field(default_factory=dict)
     """Reason → number of records skipped."""
 
-    def report(self, where: str, reason: str) -> None:
-        """`where` names file and line.
+    def report(self, where: str | Callable[[], str], reason: str, detail: str = "") -> None:
+        """`where` names file and line, called only if it is told; so is `detail`.
 
         Raises:
             InvalidInput: under `fail`.
         """
         if self.on_bad == "fail":
-            raise InvalidInput(f"{where}: {reason}", "mend the record, or pass --on-bad skip")
+            place = where if isinstance(where, str) else where()
+            raise InvalidInput(
+                f"{place}: {reason}{detail}", "mend the record, or pass --on-bad skip"
+            )
         self.skip(reason)
 
-    def skip(self, reason: str) -> None:
-        """Count a record passed over even under `fail`: no fault, only nothing to train on."""
-        self.skipped[reason] = self.skipped.get(reason, 0) + 1
+    def skip(self, reason: str, count: int = 1) -> None:
+        """Count records passed over even under `fail`: no fault, only nothing to train on."""
+        self.skipped[reason] = self.skipped.get(reason, 0) + count
 
 
 @dataclass(frozen=True)
@@ -55,6 +122,9 @@ class AbstractReader(ABC):
     A reader's dataclass fields are its knobs, such as `text_field`.
     """
 
+    max_doc_bytes: int = MAX_DOC_BYTES
+    """A longer document (its UTF-8, or the record that holds it) is a bad record."""
+
     summary: ClassVar[str]
     """What it reads, for the help and the error that lists readers."""
 
@@ -63,11 +133,21 @@ class AbstractReader(ABC):
         """Whether this reader reads `source`; at most one reader claims a source."""
 
     @abstractmethod
-    def documents(self, source: str, bad: BadRecords) -> Iterator[Document]:
-        """Documents in an order that is the same on every machine.
+    def units(self, source: str, name: str, block_bytes: int = BLOCK_BYTES) -> list[Unit]:
+        """`source`, which the user calls `name`, cut into units of about `block_bytes`.
+
+        Always the same for the same files. What cannot be cut is one unit, however large.
 
         Raises:
-            InvalidInput: the source is missing or unreadable, or a bad record under `fail`.
+            InvalidInput: the source is missing, unreadable, or holds nothing of this kind.
+        """
+
+    @abstractmethod
+    def documents(self, unit: Unit, bad: BadRecords) -> Iterator[Document]:
+        """The documents of one of `units`, in an order that is the same on every machine.
+
+        Raises:
+            InvalidInput: a file of the unit cannot be read, or a bad record under `fail`.
         """
 
     @abstractmethod
@@ -80,6 +160,13 @@ def readers() -> dict[str, type[AbstractReader]]:
     return discover("giraffe_cli.corpus.readers", AbstractReader)
 
 
+def make_reader(name: str, knobs: Mapping[str, Any] | None = None) -> AbstractReader:
+    """The reader registered as `name`, with those of `knobs` that it declares."""
+    kind = readers()[name]
+    declared = {entry.name for entry in fields(kind)}
+    return kind(**{key: value for key, value in (knobs or {}).items() if key in declared})
+
+
 def reader_for(source: str, knobs: Mapping[str, Any] | None = None) -> AbstractReader:
     """The reader that claims `source`, with those of `knobs` that it declares.
 
@@ -87,10 +174,54 @@ def reader_for(source: str, knobs: Mapping[str, Any] | None = None) -> AbstractR
         InvalidInput: none does; the hint lists what can be read.
     """
     known = readers()
-    for kind in known.values():
+    for name, kind in known.items():
         if kind().claims(source):
-            declared = {entry.name for entry in fields(kind)}
-            return kind(**{name: v for name, v in (knobs or {}).items() if name in declared})
+            return make_reader(name, knobs)
     listed = "; ".join(f"{name}: {kind.summary}" for name, kind in known.items())
     fact = f"no reader for `{source}`" if Path(source).exists() else f"`{source}` does not exist"
     raise InvalidInput(fact, f"readable sources: {listed}")
+
+
+def units_of(
+    spans: Iterable[FileSpan], block_bytes: int, source: str, reader: str, root: str
+) -> list[Unit]:
+    """Neighbours together in units of up to `block_bytes`; a longer span is a unit of its own."""
+    units: list[Unit] = []
+    group: list[FileSpan] = []
+    size = 0
+    for span in [*spans, None]:
+        length = span.end - span.start if span else 0
+        if group and (span is None or size + length > block_bytes):
+            units.append(Unit(source, reader, _unit_name(group, root), root, tuple(group), size))
+            group, size = [], 0
+        if span:
+            group.append(span)
+            size += length
+    return units
+
+
+def _unit_name(spans: list[FileSpan], root: str) -> str:
+    first, last = spans[0], spans[-1]
+    if first is not last:
+        return f"{below(first.path, root)}..{below(last.path, root)}"
+    part = "" if first.whole else f":{first.start}-{first.end}"
+    return below(first.path, root) + part
+
+
+def below(path: str, root: str) -> str:
+    """`path` relative to the folder `root`, with forward slashes."""
+    return Path(os.path.relpath(path, root)).as_posix()
+
+
+def file_size(path: str | Path) -> int:
+    """Bytes of a file.
+
+    Raises:
+        InvalidInput: it is missing or cannot be looked at.
+    """
+    try:
+        return Path(path).stat().st_size
+    except FileNotFoundError as error:
+        raise InvalidInput(f"`{path}` does not exist", "check the path") from error
+    except OSError as error:
+        raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error

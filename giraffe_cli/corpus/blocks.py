@@ -28,6 +28,7 @@ from giraffe_cli.corpus.backends import Disagreement
 from giraffe_cli.corpus.base import BadRecords, Document, Unit
 from giraffe_cli.corpus.contamination import EvaluationGrams
 from giraffe_cli.corpus.duplicates import HASH_BYTES
+from giraffe_cli.corpus.holdout import is_held_out, rank
 from giraffe_cli.corpus.sources import raw_digest, reader_of, unchanged
 from giraffe_cli.corpus.tokens import DocumentTokenizer, tokenizer_digest
 from giraffe_cli.errors import InvalidInput
@@ -60,9 +61,11 @@ class Tools:
     grams: EvaluationGrams | None
     inputs: dict[str, Any]
     """What decides the ids beside the unit."""
+    kept: str | None = None
+    """A document that is not held out, whatever its hash: without it there were none to train on."""
 
     @staticmethod
-    def of(folder: Path, config: PackConfig) -> Tools:
+    def of(folder: Path, config: PackConfig, kept: str | None = None) -> Tools:
         """Open the tokenizer in `folder` and the evaluation files.
 
         Raises:
@@ -75,8 +78,9 @@ class Tools:
             "tokenizer": tokenizer_digest(folder),
             "config": config.model_dump(mode="json", include=set(_IDENTIFYING)),
             "decontaminate": grams.files if grams else {},
+            "kept": kept,
         }
-        return Tools(tokenize, config, grams, inputs)
+        return Tools(tokenize, config, grams, inputs, kept)
 
 
 @dataclass
@@ -104,7 +108,7 @@ def unit_inputs(unit: Unit, tools: Tools) -> dict[str, Any]:
 def tokenise_unit(unit: Unit, folder: Path, tools: Tools, bar: Bar | None = None) -> dict[str, Any]:
     """`done.json` of the unit: as it is when it holds, else after tokenising what is missing.
 
-    When fastokens disagrees with tokenizers anywhere in the unit, all of it is done with the latter.
+    Where fastokens disagrees with tokenizers, all of the unit is done with the latter.
 
     Raises:
         InvalidInput: a bad record under `fail`, a file that cannot be read.
@@ -125,6 +129,7 @@ def tokenise_unit(unit: Unit, folder: Path, tools: Tools, bar: Bar | None = None
         tools.config,
         tools.grams,
         tools.inputs,
+        tools.kept,
     )
     for path in folder.iterdir():
         path.unlink()
@@ -194,7 +199,7 @@ class _UnitWriter:
 
     def __init__(self, folder: Path, tools: Tools, identity: str) -> None:
         self.folder, self.tools, self.identity = folder, tools, identity
-        self.limit = int(tools.config.hold_out * 2**64)
+        self.share = tools.config.hold_out
         self.blocks: list[dict[str, int]] = []
         self.files: dict[str, str] = {}
         self.documents = self.tokens = self.held_documents = 0
@@ -220,18 +225,19 @@ class _UnitWriter:
         Path(self._tokens.name).unlink(missing_ok=True)
 
     def _hold_out(self, document: Document) -> bool:
-        digest = hashlib.sha256(document.id.encode()).digest()
-        if int.from_bytes(digest[:8], "big") < self.limit:
+        if document.id != self.tools.kept and is_held_out(document.id, self.share):
             self.held.write(held_line(document))
             self.held_documents += 1
             self.candidate = self._lowest = None
             return True
-        rank = (digest, document.id)
-        if self.limit and not self.held_documents and (not self._lowest or rank < self._lowest):
-            self._lowest = rank
+        if not self.share or self.held_documents:
+            return False
+        own = rank(document.id)
+        if not self._lowest or own < self._lowest:
+            self._lowest = own
             self.candidate = {
                 "id": document.id,
-                "rank": digest.hex(),
+                "rank": own[0].hex(),
                 "line": held_line(document).decode(),
             }
         return False
@@ -356,7 +362,7 @@ def _finished_blocks(folder: Path, identity: str) -> Iterator[dict[str, Any]]:
 
 
 class _Progress:
-    """Bytes of a unit on the bar; what its size on disk does not tell (gzip) is added at the end."""
+    """Bytes of a unit on the bar; what its size does not tell (gzip) is added at the end."""
 
     def __init__(self, bar: Bar | None, size: int) -> None:
         self._bar, self._left = bar, size

@@ -149,6 +149,25 @@ def plan(
     )
 
 
+def join(plans: Sequence[Plan]) -> Plan:
+    """The windows of several plans over the same documents, one plan after the other."""
+    first, *others = plans
+    if not others:
+        return first
+    pieces = np.cumsum([0, *(len(each.document) for each in plans)])
+    ends = [each.offsets[1:] + before for each, before in zip(plans, pieces, strict=False)]
+    return Plan(
+        first.window,
+        np.concatenate([each.document for each in plans]),
+        np.concatenate([each.start for each in plans]),
+        np.concatenate([each.length for each in plans]),
+        np.concatenate([[0], *ends]).astype(np.int64),
+        sum(each.dropped_tokens for each in plans),
+        sum(each.dropped_pieces for each in plans),
+        sum(each.repeated_tokens for each in plans),
+    )
+
+
 def cut(lengths: Int64, window: int, overlap: int = 0) -> tuple[Int64, Int64, Int64]:
     """Document number, start and length of every piece; only documents over `window` have two.
 

@@ -1,87 +1,56 @@
-"""The pack stage: sources → documents → tokens → windows → rows on disk.
+"""The pack stage: sources → units → tokens on disk → windows → rows.
 
-The corpus is read twice. The first reading finds every defect before a byte is written, and gives
-the digest that tells a later run whether anything changed; the second tokenises. Texts pass through
-in batches; only token ids (4 bytes a token) and document ids stay in memory.
+`pack_stage` does it in one go; `pack_shard` does the tokens of every N-th unit, for any scheduler,
+and `merge_shards` the rest. All ways write the same bytes.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import concurrent.futures
+import json
+import multiprocessing
 import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from giraffe_cli import __version__
 from giraffe_cli.config import PackConfig, differing_keys
-from giraffe_cli.corpus.base import BadRecords, Document
-from giraffe_cli.corpus.pack import Int64, Plan, plan
-from giraffe_cli.corpus.scan import Corpus, choose_held_out, scan
-from giraffe_cli.corpus.stats import packing_stats, too_little_long
+from giraffe_cli.corpus.assemble import assemble
+from giraffe_cli.corpus.base import Unit
+from giraffe_cli.corpus.blocks import HELD, Tools, tokenise_unit, unit_folder, unit_inputs
+from giraffe_cli.corpus.corpus_index import read_index
+from giraffe_cli.corpus.holdout import rank
+from giraffe_cli.corpus.sources import resolve
+from giraffe_cli.corpus.stats import warnings_of
 from giraffe_cli.corpus.store import (
     KIND,
     STATS,
-    Int32,
-    Layout,
-    Row,
-    SourcedRow,
+    WORK,
     check_replaceable,
-    held_out_writer,
+    clear_rows,
+    clear_work,
     is_packed,
-    write_rows,
 )
-from giraffe_cli.corpus.tokens import BACKEND, DocumentTokenizer, tokenizer_digest
-from giraffe_cli.errors import InvalidInput, UsageError
+from giraffe_cli.corpus.tokens import tokenizer_digest
+from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import (
     MANIFEST,
-    begin_stage,
+    digest_value,
     finish_stage,
+    make_folder,
     read_json,
     stage_holds,
-    write_json,
 )
 
-__all__ = ["pack_stage", "tokenizer_digest"]
+__all__ = ["merge_shards", "pack_shard", "pack_stage", "tokenizer_digest"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Counts changes of what is written, so that folders of an older giraffe are packed again."""
-
-
-@dataclass
-class Tokens:
-    """The training documents, as parallel lists in the order of the corpus."""
-
-    input_ids: list[Int32] = field(default_factory=list)
-    doc_ids: list[str] = field(default_factory=list)
-    sources: list[str] = field(default_factory=list)
-
-    def lengths(self) -> Int64:
-        """[documents] tokens of each."""
-        return np.array([len(ids) for ids in self.input_ids], dtype=np.int64)
-
-    def by_source(self) -> dict[str, dict[str, int]]:
-        """Documents and tokens of each source."""
-        totals: dict[str, dict[str, int]] = {}
-        for source, ids in zip(self.sources, self.input_ids, strict=True):
-            total = totals.setdefault(source, {"documents": 0, "tokens": 0})
-            total["documents"] += 1
-            total["tokens"] += len(ids)
-        return totals
-
-    def rows(self, windows: Plan) -> Iterator[SourcedRow]:
-        """Each window's tokens and where they come from."""
-        for pieces in windows:
-            parts = [self.input_ids[p.document][p.start : p.start + p.length] for p in pieces]
-            row = Row(
-                np.concatenate(parts),
-                np.array([p.length for p in pieces], dtype=np.int32),
-                [self.doc_ids[p.document] for p in pieces],
-            )
-            yield SourcedRow(row, [self.sources[p.document] for p in pieces])
+_WITHOUT_EFFECT = {"backend"}
+"""Knobs that change speed and not a byte."""
 
 
 def pack_stage(
@@ -94,52 +63,275 @@ def pack_stage(
     reporter: Reporter,
     *,
     replace: bool = True,
+    workers: int = 1,
 ) -> dict[str, Any]:
     """Pack `sources` into windows of at most `window` tokens under `out`; returns its stats.
 
     `checkpoint_path` is a folder with `tokenizer.json`. Does nothing when `out` holds the rows of
     the same sources, tokenizer, window, config and seed; rows of other inputs are
-    packed again under `replace`, and refused without it.
+    packed again under `replace`, and refused without it. A packing that was cut off goes on with
+    the units that are finished.
 
     Raises:
         InvalidInput: a source, a record or the tokenizer cannot be used; nothing to train on;
             `out` holds rows of other inputs.
-        UsageError: a source named twice, `min_piece` longer than the window, or `out` holds
+        UsageError: a source named twice, knobs that contradict each other, or `out` holds
             files of something else.
         GiraffeError: `out` cannot be written; nothing half-written stays.
     """
-    check_replaceable(out)
+    job = _Job(sources, checkpoint_path, window, config, seed, out, reporter)
+    if stage_holds(out, job.inputs):
+        reporter.info(f"{out} holds these windows already")
+        return job.finished()
+    if not replace and is_packed(out):
+        _refuse(out, job.inputs)
+    try:
+        done = job.tokenise(range(len(job.units)), workers)
+        if not any(entry["documents"] for entry in done):
+            job.keep_one()
+        return job.assemble()
+    except Exception:
+        shutil.rmtree(out, ignore_errors=True)
+        raise
+
+
+def pack_shard(
+    sources: list[str],
+    checkpoint_path: Path,
+    window: int,
+    config: PackConfig,
+    seed: int,
+    out: Path,
+    reporter: Reporter,
+    *,
+    shard: tuple[int, int],
+    workers: int = 1,
+) -> dict[str, Any]:
+    """Tokenise the units i, i + N, i + 2N … of shard i/N into `out`; what it did.
+
+    Raises:
+        InvalidInput, UsageError, GiraffeError: as `pack_stage`; finished units stay.
+    """
+    job = _Job(sources, checkpoint_path, window, config, seed, out, reporter)
+    number, count = shard
+    mine = range(number - 1, len(job.units), count)
+    done = job.tokenise(mine, workers)
+    return {
+        "shard": f"{number}/{count}",
+        "units": [f"{job.units[n].source}: {job.units[n].name}" for n in mine],
+        "units_in_all": len(job.units),
+        "documents": sum(entry["documents"] + entry["held"] for entry in done),
+        "tokens": sum(entry["tokens"] for entry in done),
+        "skipped": _added(entry["skipped"] for entry in done),
+    }
+
+
+def merge_shards(
+    sources: list[str],
+    checkpoint_path: Path,
+    window: int,
+    config: PackConfig,
+    seed: int,
+    out: Path,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """Rows from what the shards tokenised in `out`; returns its stats.
+
+    Raises:
+        InvalidInput: a unit is missing, altered or of other inputs; it is named.
+        GiraffeError: `out` cannot be written.
+    """
+    job = _Job(sources, checkpoint_path, window, config, seed, out, reporter)
+    if stage_holds(out, job.inputs):
+        reporter.info(f"{out} holds these windows already")
+        return job.finished()
+    return job.assemble()
+
+
+class _Job:
+    """One packing: what goes in, found and checked once."""
+
+    def __init__(
+        self,
+        sources: list[str],
+        checkpoint_path: Path,
+        window: int,
+        config: PackConfig,
+        seed: int,
+        out: Path,
+        reporter: Reporter,
+    ) -> None:
+        check_replaceable(out)
+        _check(config, window)
+        self.config, self.window, self.seed = config, window, seed
+        self.out, self.work, self.reporter = out, out / WORK, reporter
+        self.tools = Tools.of(checkpoint_path, config)
+        if self.tools.tokenize.fallback:
+            reporter.warn(f"{self.tools.tokenize.fallback}; tokenizers is used")
+        self.units = resolve(sources, config, self.work)
+        self.unit_inputs = [unit_inputs(unit, self.tools) for unit in self.units]
+        self.inputs = {
+            "version": FORMAT_VERSION,
+            "sources": _source_digests(self.units, self.unit_inputs),
+            "tokenizer": tokenizer_digest(checkpoint_path),
+            "window": window,
+            "config": config.model_dump(mode="json", exclude=_WITHOUT_EFFECT),
+            "decontaminate": self.tools.inputs["decontaminate"],
+            "seed": seed,
+        }
+
+    def tokenise(self, numbers: Sequence[int], workers: int) -> list[dict[str, Any]]:
+        """The first phase of the units `numbers`; all of them by one backend."""
+        make_folder(self.work)
+        done = self._run(numbers, workers)
+        disagreements = [entry["fallback"] for entry in done if entry["fallback"]]
+        if disagreements and len({entry["backend"] for entry in done}) > 1:
+            self.reporter.warn(f"{disagreements[0]}; everything is tokenised again by tokenizers")
+            slow = self.config.model_copy(update={"backend": "tokenizers"})
+            self.tools = Tools.of(self.tools.tokenize.folder, slow)
+            for number in numbers:
+                shutil.rmtree(unit_folder(self.work, number))
+            done = self._run(numbers, workers)
+        return done
+
+    def keep_one(self) -> None:
+        """When every document is held out, train on the one of the highest hash after all."""
+        held = [
+            json.loads(line)["id"]
+            for number in range(len(self.units))
+            for line in (unit_folder(self.work, number) / HELD).read_bytes().splitlines()
+        ]
+        if not held:
+            return
+        kept = max(held, key=rank)
+        self.tools = Tools.of(self.tools.tokenize.folder, self.config, kept)
+        self.unit_inputs = [unit_inputs(unit, self.tools) for unit in self.units]
+        self.tokenise(range(len(self.units)), 1)
+
+    def assemble(self) -> dict[str, Any]:
+        """The second phase: rows, statistics, and the manifest last."""
+        index = read_index(self.units, self.work, self.unit_inputs)
+        held = sum(unit["held"] for unit in index.units)
+        if held and not len(index.lengths):
+            raise InvalidInput(
+                f"all {held} documents are held out for evaluation", "lower --hold-out"
+            )
+        if not held and not len(index.lengths):
+            skipped = _added(unit["skipped"] for unit in index.units)
+            raise InvalidInput(
+                f"no documents in {', '.join(index.names)}; skipped: {skipped or 'none'}",
+                "name a corpus that holds text",
+            )
+        clear_rows(self.out)
+        stats, layout = assemble(
+            self.units,
+            index,
+            self.work,
+            self.tools,
+            self.window,
+            self.seed,
+            self.out,
+            self.reporter,
+        )
+        clear_work(self.out)
+        finish_stage(
+            self.out,
+            self.inputs,
+            kind=KIND,
+            window=self.window,
+            layout=asdict(layout),
+            backend=stats["tokenizer_backend"],
+            giraffe=__version__,
+        )
+        return self.finished()
+
+    def finished(self) -> dict[str, Any]:
+        """The stats of what is there, with what the user should know of it."""
+        stats: dict[str, Any] = read_json(self.out / STATS)
+        for warning in warnings_of(stats):
+            self.reporter.warn(warning)
+        if self.config.hold_out > 0 and not stats["documents_held_out"]:
+            self.reporter.warn("the corpus is one document: none is held out for evaluation")
+        return stats
+
+    def _run(self, numbers: Sequence[int], workers: int) -> list[dict[str, Any]]:
+        total = sum(self.units[number].size for number in numbers) / 1e6
+        with self.reporter.bar("tokenising", total, "MB") as bar:
+            if workers == 1 or len(numbers) < 2:
+                return [
+                    tokenise_unit(self.units[n], unit_folder(self.work, n), self.tools, bar)
+                    for n in numbers
+                ]
+            done = []
+            for entry, number in self._in_processes(numbers, workers):
+                bar.advance(self.units[number].size / 1e6)
+                done.append(entry)
+            return done
+
+    def _in_processes(
+        self, numbers: Sequence[int], workers: int
+    ) -> Iterator[tuple[dict[str, Any], int]]:
+        """`done.json` of each unit in order, tokenised by `workers` processes.
+
+        Raises:
+            GiraffeError: what a worker raised.
+        """
+        context = multiprocessing.get_context("spawn")
+        tokenizer, config = str(self.tools.tokenize.folder), self.tools.config.model_dump()
+        with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+            futures = [
+                pool.submit(_work, self.units[n], str(unit_folder(self.work, n)), tokenizer, config)
+                for n in numbers
+            ]
+            try:
+                for number, future in zip(numbers, futures, strict=True):
+                    kind, value = future.result()
+                    if kind != "done":
+                        raise _raised(kind, value)
+                    yield value, number
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+def _work(unit: Unit, folder: str, tokenizer: str, config: dict[str, Any]) -> tuple[str, Any]:
+    """In a worker process: ("done", `done.json`), or an error's class and words."""
+    try:
+        tools = Tools.of(Path(tokenizer), PackConfig(**config))
+        return "done", tokenise_unit(unit, Path(folder), tools)
+    except GiraffeError as error:
+        return type(error).__name__, (error.message, error.hint)
+
+
+def _raised(kind: str, value: tuple[str, str | None]) -> GiraffeError:
+    kinds = {error.__name__: error for error in (InvalidInput, UsageError, GiraffeError)}
+    return kinds.get(kind, GiraffeError)(*value)
+
+
+def _check(config: PackConfig, window: int) -> None:
+    """Refuse knobs that contradict each other or do nothing.
+
+    Raises:
+        UsageError: the first of them.
+    """
+    overlap = config.overlap or 0
     if config.min_piece > window:
         raise UsageError(
             f"min_piece {config.min_piece} is longer than the window of {window} tokens",
             "lower --min-piece or pass a longer --window",
         )
-    tokenize = DocumentTokenizer(checkpoint_path)
-    corpus = scan(sources, config)
-    inputs = {
-        "version": FORMAT_VERSION,
-        "sources": corpus.digests,
-        "tokenizer": tokenizer_digest(checkpoint_path),
-        "window": window,
-        "config": config.model_dump(mode="json"),
-        "seed": seed,
-    }
-    if stage_holds(out, inputs):
-        reporter.info(f"{out} holds these windows already")
-    else:
-        if not replace and is_packed(out):
-            _refuse(out, inputs)
-        begin_stage(out)
-        try:
-            tokens = _tokenize(corpus, config.hold_out, tokenize, out, reporter)
-            windows = _windows(tokens, window, config.min_piece, seed)
-            _write(corpus, tokens, windows, out, inputs)
-        except BaseException:
-            shutil.rmtree(out, ignore_errors=True)
-            raise
-    stats: dict[str, Any] = read_json(out / STATS)
-    _warn(stats, config, reporter)
-    return stats
+    if overlap >= window:
+        raise UsageError(
+            f"overlap {overlap} is not shorter than the window of {window} tokens",
+            "lower --overlap",
+        )
+    if overlap and config.rule == "concat":
+        raise UsageError(
+            "overlap has no effect under rule concat, which cuts anywhere", "leave --overlap out"
+        )
+    if config.drop_tail and config.rule != "one":
+        raise UsageError(
+            f"drop_tail has no effect under rule {config.rule}", "pass --rule one, or leave it out"
+        )
 
 
 def _refuse(out: Path, inputs: dict[str, Any]) -> None:
@@ -150,72 +342,17 @@ def _refuse(out: Path, inputs: dict[str, Any]) -> None:
     )
 
 
-def _tokenize(
-    corpus: Corpus, share: float, tokenize: DocumentTokenizer, out: Path, reporter: Reporter
-) -> Tokens:
-    """Tokens of the training documents; the others are written to `held_out.jsonl.gz`."""
-    tokens, held = Tokens(), choose_held_out(corpus.ids, share)
-    with (
-        held_out_writer(out) as hold_out,
-        reporter.bar("tokenising", corpus.characters, "characters") as bar,
-    ):
-
-        def training() -> Iterator[Document]:
-            for document in corpus.read(BadRecords(corpus.bad.on_bad)):
-                if document.id in held:
-                    hold_out(dataclasses.replace(document, id=corpus.stored_id(document)))
-                    bar.advance(len(document.text))
-                else:
-                    yield document
-
-        for document, ids in tokenize(training()):
-            tokens.input_ids.append(ids)
-            tokens.doc_ids.append(corpus.stored_id(document))
-            tokens.sources.append(document.source)
-            bar.advance(len(document.text))
-    return tokens
+def _source_digests(units: list[Unit], inputs: list[dict[str, Any]]) -> dict[str, str]:
+    """One digest a source, over the bytes of its units."""
+    raw: dict[str, list[str]] = {}
+    for unit, entry in zip(units, inputs, strict=True):
+        raw.setdefault(unit.source, []).append(entry["raw"])
+    return {name: digest_value(digests) for name, digests in raw.items()}
 
 
-def _windows(tokens: Tokens, window: int, min_piece: int, seed: int) -> Plan:
-    """The shuffled windows.
-
-    Raises:
-        InvalidInput: every document is shorter than `min_piece`.
-    """
-    windows = plan(tokens.lengths(), window, min_piece).shuffled(seed)
-    if not len(windows):
-        raise InvalidInput(
-            f"no training document has {min_piece} tokens or more",
-            "pass a smaller --min-piece, or longer documents",
-        )
-    return windows
-
-
-def _write(
-    corpus: Corpus, tokens: Tokens, windows: Plan, out: Path, inputs: dict[str, Any]
-) -> None:
-    """Rows, stats, and the manifest last."""
-    layout = Layout.of(len(windows), windows.window)
-    write_rows(out, tokens.rows(windows), layout)
-    documents = sum(corpus.ids.values())
-    stats = {
-        "documents": documents,
-        "documents_held_out": documents - len(tokens.input_ids),
-        **packing_stats(tokens.lengths(), windows),
-        "tokenizer_backend": BACKEND,
-        "sources": tokens.by_source(),
-        "skipped": dict(sorted(corpus.bad.skipped.items())),
-    }
-    write_json(out / STATS, stats)
-    finish_stage(out, inputs, kind=KIND, window=windows.window, layout=asdict(layout))
-
-
-def _warn(stats: dict[str, Any], config: PackConfig, reporter: Reporter) -> None:
-    """Say what the user should act on or accept."""
-    if message := too_little_long(stats):
-        reporter.warn(message)
-    if config.hold_out > 0 and not stats["documents_held_out"]:
-        reporter.warn("the corpus is one document: none is held out for evaluation")
-    if stats["skipped"]:
-        listed = ", ".join(f"{count} × {reason}" for reason, count in stats["skipped"].items())
-        reporter.warn(f"skipped: {listed}")
+def _added(counts: Any) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for entry in counts:
+        for reason, count in entry.items():
+            total[reason] = total.get(reason, 0) + count
+    return total

@@ -1,61 +1,65 @@
-"""JSON lines, plain or gzipped: one object a line, one document an object.
+"""JSON lines, plain, gzipped or zstd-compressed: one object a line, one document an object.
 
     {"id": "moby-dick", "text": "Call me Ishmael. ..."}
 
-The id is the object's `id` (a string or an integer), else `file name:line number`. Memory: one
-line and all ids.
+The id is the object's `id` (a string or an integer), else `file name:line number`, or
+`file name@byte offset` in a file that is cut into several units. Memory: one line.
 """
 
 from __future__ import annotations
 
-import gzip
+import contextlib
+import importlib.util
 import json
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document
-from giraffe_cli.errors import InvalidInput, near_misses
+from giraffe_cli.corpus.base import (
+    BLOCK_BYTES,
+    AbstractReader,
+    BadRecords,
+    Document,
+    FileSpan,
+    Unit,
+    file_size,
+    units_of,
+)
+from giraffe_cli.corpus.readers._lines import BrokenStream, count_lines, is_compressed, lines
+from giraffe_cli.corpus.readers._records import Defect, identity_of, is_blank, text_of, too_long
 
+_ORJSON: Any = importlib.import_module("orjson") if importlib.util.find_spec("orjson") else None
+"""Of the extra `[fast]`; None without it."""
 
-class _Defect(Exception):
-    """Why one record cannot be used."""
+SUFFIXES = tuple(
+    plain + packed for plain in (".jsonl", ".ndjson", ".json") for packed in ("", ".gz", ".zst")
+)
 
 
 @dataclass(frozen=True)
 class Jsonl(AbstractReader):
-    """`.jsonl` and `.jsonl.gz` files."""
+    """`.jsonl`, `.ndjson` and `.json` files, also `.gz` and `.zst`."""
 
     text_field: str = "text"
     """The field that holds the text."""
 
-    summary = "a .jsonl or .jsonl.gz file, one object with a text field a line"
+    summary = "a .jsonl file (.gz, .zst), one object with a text field a line"
 
     def claims(self, source: str) -> bool:
-        return source.lower().endswith((".jsonl", ".jsonl.gz")) and not Path(source).is_dir()
+        return source.lower().endswith(SUFFIXES) and not Path(source).is_dir()
 
-    def documents(self, source: str, bad: BadRecords) -> Iterator[Document]:
-        first_line: dict[str, int] = {}
-        for number, line in _numbered_lines(Path(source), bad):
-            if not line.strip():
-                continue
-            where = f"{source}:{number}"
-            try:
-                record = _parse(line)
-                text = self._text(record)
-                identity = _identity(record, f"{Path(source).name}:{number}")
-                if identity in first_line:
-                    raise _Defect(f"the id `{identity}` is that of line {first_line[identity]} too")
-            except _Defect as defect:
-                bad.report(where, str(defect))
-                continue
-            first_line[identity] = number
-            if text.strip():
-                yield Document(identity, text, source)
-            else:
-                bad.skip("empty text")
+    def units(self, source: str, name: str, block_bytes: int = BLOCK_BYTES) -> list[Unit]:
+        size = file_size(source)
+        step = size if is_compressed(source) else block_bytes
+        starts = range(0, size, step) if size else [0]
+        spans = [FileSpan(source, start, min(start + step, size), size) for start in starts]
+        return units_of(spans, step, name, "jsonl", str(Path(source).parent))
+
+    def documents(self, unit: Unit, bad: BadRecords) -> Iterator[Document]:
+        for span in unit.files:
+            yield from self._of_span(unit, span, bad)
 
     def example(self, folder: Path) -> str:
         path = folder / "example.jsonl"
@@ -63,63 +67,68 @@ class Jsonl(AbstractReader):
         path.write_text("".join(json.dumps(record) + "\n" for record in records))
         return str(path)
 
-    def _text(self, record: dict[str, Any]) -> str:
-        if self.text_field not in record:
-            known = near_misses(self.text_field, record) if record else "the object is empty"
-            raise _Defect(f"no field `{self.text_field}` (--text-field names it); {known}")
-        text = record[self.text_field]
-        if not isinstance(text, str):
-            raise _Defect(f"field `{self.text_field}` is no string but {type(text).__name__}")
-        if not _encodable(text):
-            raise _Defect(f"field `{self.text_field}` holds half a surrogate pair")
-        return text
+    def _of_span(self, unit: Unit, span: FileSpan, bad: BadRecords) -> Iterator[Document]:
+        name, source, limit = unit.relative(span.path), unit.source, self.max_doc_bytes
+        first, number = 0, 0
+        try:
+            for number, (offset, line) in enumerate(lines(span, limit), start=1):
+                first = offset if number == 1 else first
+                if line.isspace():
+                    continue
+                try:
+                    if len(line) > limit and not line.endswith(b"\n"):
+                        raise too_long(limit)
+                    record = parse(line)
+                    text = text_of(record, self.text_field)
+                    identity = identity_of(record)
+                except Defect as defect:
+                    bad.report(partial(_place, span, first, number), defect.reason, defect.detail)
+                    continue
+                if is_blank(text):
+                    bad.skip("empty text")
+                    continue
+                if identity is None:
+                    identity = f"{name}:{number}" if span.whole else f"{name}@{offset}"
+                yield Document(identity, text, source)
+        except BrokenStream as broken:
+            # Lines before the break were yielded; the one it falls into is lost.
+            bad.report(f"{span.path}:{number + 1}", str(broken))
 
 
-def _numbered_lines(path: Path, bad: BadRecords) -> Iterator[tuple[int, bytes]]:
-    """`(1, first line)`, ...; stops at the place where a gzip stream breaks off.
+def _place(span: FileSpan, first: int, number: int) -> str:
+    """`file:line` of the `number`th line of a span whose first line begins at byte `first`."""
+    return f"{span.path}:{count_lines(span.path, first) + number}"
+
+
+def parse(line: bytes) -> dict[str, Any]:
+    """The object on one line, the same with orjson as without it.
+
+    What orjson refuses is asked of `json` again, which takes more (a byte order mark, NaN, lone
+    surrogates); an `id` beyond 64 bits, which orjson would round, is read by `json` too.
 
     Raises:
-        InvalidInput: the file is missing or unreadable.
+        Defect: it is no JSON object.
     """
-    number = 0
-    try:
-        with gzip.open(path) if path.suffix.lower() == ".gz" else open(path, "rb") as handle:
-            for number, line in enumerate(handle, start=1):
-                yield number, line
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        # Lines before the break were yielded; the one it falls into is lost.
-        bad.report(f"{path}:{number + 1}", f"the gzip stream is truncated or corrupt ({error})")
-    except FileNotFoundError as error:
-        raise InvalidInput(f"`{path}` does not exist", "check the path") from error
-    except OSError as error:
-        raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
+    if _ORJSON is not None:
+        with contextlib.suppress(ValueError):
+            record = _ORJSON.loads(line)
+            if isinstance(record, dict) and not isinstance(record.get("id"), float):
+                return record
+    return _parse_slowly(line)
 
 
-def _parse(line: bytes) -> dict[str, Any]:
+def _parse_slowly(line: bytes) -> dict[str, Any]:
     try:
         record = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise _Defect("not valid UTF-8") from error
-    except (ValueError, RecursionError) as error:
-        raise _Defect("not valid JSON") from error
+        raise Defect("not valid UTF-8", f" (byte {error.start + 1} of the line)") from error
+    except RecursionError as error:
+        raise Defect("not valid JSON", " (nested too deeply)") from error
+    except json.JSONDecodeError as error:
+        nul = ", the line holds NUL bytes" if b"\0" in line else ""
+        raise Defect("not valid JSON", f" ({error.msg}, column {error.colno}{nul})") from error
+    except ValueError as error:  # an integer of more than 4300 digits
+        raise Defect("not valid JSON", f" ({error})") from error
     if not isinstance(record, dict):
-        raise _Defect(f"not a JSON object but {type(record).__name__}")
+        raise Defect(f"not a JSON object but {type(record).__name__}")
     return record
-
-
-def _identity(record: dict[str, Any], default: str) -> str:
-    identity = record.get("id")
-    if isinstance(identity, bool) or not isinstance(identity, str | int) or identity == "":
-        return default
-    if not _encodable(str(identity)):
-        raise _Defect("field `id` holds half a surrogate pair")
-    return str(identity)
-
-
-def _encodable(text: str) -> bool:
-    """JSON can escape lone surrogates, which no tokenizer and no UTF-8 file can hold."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

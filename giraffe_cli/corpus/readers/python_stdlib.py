@@ -5,6 +5,8 @@ its path; a single module is a document of its own. CPython 3.11: 195 documents,
 38 of them of 60,000 characters or more. Left out: tests, build output, and what is generated and
 no text to learn from (the codec tables of `encodings`, the help topics of `pydoc_data`).
 
+It is 10 MB and one unit.
+
     python-stdlib/asyncio:  # asyncio/__init__.py
                             \"\"\"The asyncio package, tracking PEP 3156.\"\"\"
                             ...
@@ -13,6 +15,7 @@ no text to learn from (the codec tables of `encodings`, the help topics of `pydo
 from __future__ import annotations
 
 import os
+import sys
 import sysconfig
 import tokenize
 from collections.abc import Iterator
@@ -20,7 +23,16 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document
+from giraffe_cli.corpus.base import (
+    BLOCK_BYTES,
+    AbstractReader,
+    BadRecords,
+    Document,
+    FileSpan,
+    Unit,
+    file_size,
+    units_of,
+)
 from giraffe_cli.errors import InvalidInput
 
 NAME = "python-stdlib"
@@ -41,7 +53,7 @@ class PythonStdlib(AbstractReader):
     def claims(self, source: str) -> bool:
         return source == NAME
 
-    def documents(self, source: str, bad: BadRecords) -> Iterator[Document]:
+    def units(self, source: str, name: str, block_bytes: int = BLOCK_BYTES) -> list[Unit]:
         root = Path(sysconfig.get_path("stdlib"))
         paths = sorted(_sources(root), key=lambda path: (_document_name(path), path.parts))
         if not paths:
@@ -49,9 +61,15 @@ class PythonStdlib(AbstractReader):
                 f"this Python has no standard-library sources in {root}",
                 "name another corpus with --data",
             )
+        whole = [_whole(root / path) for path in paths]
+        return units_of(whole, sys.maxsize, name, NAME, str(root))
+
+    def documents(self, unit: Unit, bad: BadRecords) -> Iterator[Document]:
+        root = Path(unit.root)
+        paths = [Path(unit.relative(span.path)) for span in unit.files]
         for name, files in groupby(paths, key=_document_name):
             text = "".join(_with_header(root, path, bad) for path in files)
-            yield Document(f"{NAME}/{name}", text, source)
+            yield Document(f"{NAME}/{name}", text, unit.source)
 
     def example(self, folder: Path) -> str:
         return NAME
@@ -70,6 +88,11 @@ def _sources(root: Path) -> Iterator[Path]:
         )
 
 
+def _whole(path: Path) -> FileSpan:
+    size = file_size(path) if path.exists() else 0  # a link to nothing is told when it is read
+    return FileSpan(str(path), 0, size, size)
+
+
 def _document_name(relative: Path) -> str:
     """`asyncio/events.py` → `asyncio`, `ast.py` → `ast`."""
     return relative.parts[0].removesuffix(".py")
@@ -81,5 +104,5 @@ def _with_header(root: Path, relative: Path, bad: BadRecords) -> str:
         with tokenize.open(root / relative) as handle:
             return f"# {relative.as_posix()}\n{handle.read()}\n"
     except (OSError, SyntaxError, UnicodeDecodeError) as error:
-        bad.report(str(root / relative), f"cannot be read: {error}")
+        bad.report(str(root / relative), "cannot be read", f": {error}")
         return ""

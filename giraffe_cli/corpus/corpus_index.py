@@ -1,0 +1,196 @@
+"""What the second phase knows of the whole corpus: an array entry for every tokenised document.
+
+    index = read_index(units, work, inputs)      # lengths, hashes, ids, where the tokens lie
+    TokenFiles(index).read(document, start, out) # tokens of one piece into an array
+
+Memory: about 60 bytes a document and its id. Tokens are read by `pread`, never mapped, so that the
+resident size does not grow with the corpus.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from giraffe_cli.corpus.base import Unit
+from giraffe_cli.corpus.blocks import read_done, unit_folder
+from giraffe_cli.corpus.pack import Int64
+from giraffe_cli.errors import InvalidInput
+
+OPEN_FILES = 64
+
+
+@dataclass
+class CorpusIndex:
+    """The tokenised documents of all units, in order."""
+
+    lengths: Int64
+    """[documents] tokens."""
+    hashes: npt.NDArray[np.uint8]
+    """[documents, 16] of the texts."""
+    contaminated: npt.NDArray[np.bool_]
+    ids: Any
+    """Arrow large strings [documents]."""
+    source: npt.NDArray[np.int32]
+    """[documents] number of the source."""
+    file: npt.NDArray[np.int32]
+    """[documents] number of the token file."""
+    offset: Int64
+    """[documents] first token in it."""
+    files: list[Path]
+    dtypes: list[str]
+    """[files] of the ids."""
+    names: list[str]
+    """Sources, in the user's order."""
+    units: list[dict[str, Any]]
+    """`done.json` of each unit."""
+
+    def stored_ids(self, held: Sequence[tuple[str, str]]) -> Any:
+        """Arrow strings [documents]: the id, under its source where two sources share it.
+
+        Args:
+            held: (id, source) of the documents that were held out.
+        """
+        if len(self.names) < 2:
+            return self.ids
+        shared = self.shared_ids(held)
+        plain = self.ids.to_pylist() if shared else []
+        if not shared:
+            return self.ids
+        stored = [
+            f"{self.names[self.source[n]]}:{identity}" if identity in shared else identity
+            for n, identity in enumerate(plain)
+        ]
+        return pa.array(stored, pa.large_string())
+
+    def shared_ids(self, held: Sequence[tuple[str, str]]) -> set[str]:
+        """Ids that documents of two sources have."""
+        if len(self.names) < 2:
+            return set()
+        encoded = self.ids.dictionary_encode()
+        codes, values = encoded.indices.to_numpy(), encoded.dictionary
+        lowest = np.full(len(values), len(self.names), dtype=np.int32)
+        highest = np.full(len(values), -1, dtype=np.int32)
+        np.minimum.at(lowest, codes, self.source)
+        np.maximum.at(highest, codes, self.source)
+        shared = {values[int(n)].as_py() for n in np.flatnonzero(lowest < highest)}
+        sources: dict[str, set[str]] = {}
+        for identity, source in held:
+            sources.setdefault(identity, set()).add(source)
+        return shared | {identity for identity, found in sources.items() if len(found) > 1}
+
+
+def read_index(
+    units: Sequence[Unit], work: Path, inputs: Sequence[Mapping[str, Any]]
+) -> CorpusIndex:
+    """The index of every unit under `work`, each held against its `inputs` and its digests.
+
+    Raises:
+        InvalidInput: units that are missing, unfinished, altered or of other inputs, by name.
+    """
+    done = [read_done(unit_folder(work, n), expected) for n, expected in enumerate(inputs)]
+    if lacking := [unit for unit, found in zip(units, done, strict=True) if found is None]:
+        listed = ", ".join(f"{unit.name} of {unit.source}" for unit in lacking[:5])
+        more = f" and {len(lacking) - 5} more" if len(lacking) > 5 else ""
+        raise InvalidInput(
+            f"{len(lacking)} of {len(units)} units are missing, altered or of other inputs: "
+            f"{listed}{more}",
+            "run the --shard that holds them again, with the same options",
+        )
+    names = list(dict.fromkeys(unit.source for unit in units))
+    parts: dict[str, list[Any]] = {key: [] for key in _PARTS}
+    files: list[Path] = []
+    dtypes: list[str] = []
+    found = [entry for entry in done if entry is not None]
+    for number, (unit, entry) in enumerate(zip(units, found, strict=True)):
+        for block in range(len(entry["blocks"])):
+            stem = unit_folder(work, number) / f"block-{block:04d}"
+            with np.load(stem.with_suffix(".npz")) as index:
+                _append(parts, index, names.index(unit.source), len(files))
+            files.append(stem.with_suffix(".tokens"))
+            dtypes.append(entry["dtype"])
+    joined = {key: np.concatenate([*parts[key], empty]) for key, empty in _PARTS.items()}
+    return CorpusIndex(
+        lengths=joined["lengths"],
+        hashes=joined["hashes"],
+        contaminated=joined["contaminated"],
+        ids=_strings(joined["id_bytes"], joined["id_lengths"]),
+        source=joined["source"],
+        file=joined["file"],
+        offset=joined["offset"],
+        files=files,
+        dtypes=dtypes,
+        names=names,
+        units=found,
+    )
+
+
+_PARTS: dict[str, Any] = {
+    "lengths": np.empty(0, np.int64),
+    "hashes": np.empty((0, 16), np.uint8),
+    "contaminated": np.empty(0, bool),
+    "id_bytes": np.empty(0, np.uint8),
+    "id_lengths": np.empty(0, np.int64),
+    "source": np.empty(0, np.int32),
+    "file": np.empty(0, np.int32),
+    "offset": np.empty(0, np.int64),
+}
+
+
+def _append(parts: dict[str, list[Any]], index: Any, source: int, file: int) -> None:
+    lengths = index["lengths"]
+    for key in ("lengths", "hashes", "contaminated", "id_bytes", "id_lengths"):
+        parts[key].append(index[key])
+    parts["source"].append(np.full(len(lengths), source, dtype=np.int32))
+    parts["file"].append(np.full(len(lengths), file, dtype=np.int32))
+    parts["offset"].append(np.cumsum(lengths) - lengths)
+
+
+def _strings(data: npt.NDArray[np.uint8], lengths: Int64) -> Any:
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data))]
+    return pa.Array.from_buffers(pa.large_string(), len(lengths), buffers)
+
+
+class TokenFiles:
+    """Reads pieces of documents; keeps the files read last open."""
+
+    def __init__(self, index: CorpusIndex) -> None:
+        self._index = index
+        self._open: OrderedDict[int, int] = OrderedDict()
+
+    def read(self, document: int, start: int, out: npt.NDArray[np.int32]) -> None:
+        """Tokens `start` … of `document` into `out`.
+
+        Raises:
+            InvalidInput: the file is shorter than its index says.
+        """
+        file = int(self._index.file[document])
+        dtype = np.dtype(self._index.dtypes[file]).newbyteorder("<")
+        first = (int(self._index.offset[document]) + start) * dtype.itemsize
+        size = len(out) * dtype.itemsize
+        data = os.pread(self._descriptor(file), size, first)
+        if len(data) != size:
+            raise InvalidInput(f"{self._index.files[file]} is truncated", "pack again")
+        out[:] = np.frombuffer(data, dtype=dtype)
+
+    def close(self) -> None:
+        """Close every file."""
+        while self._open:
+            os.close(self._open.popitem()[1])
+
+    def _descriptor(self, file: int) -> int:
+        if file not in self._open:
+            if len(self._open) == OPEN_FILES:
+                os.close(self._open.popitem(last=False)[1])
+            self._open[file] = os.open(self._index.files[file], os.O_RDONLY)
+        self._open.move_to_end(file)
+        return self._open[file]

@@ -1,0 +1,144 @@
+"""Text files below a folder: which there are, and what each holds.
+
+    root/README, root/b.md, root/a/z.py: each folder's files before its subfolders, by code point
+
+Nothing is read from outside the folder that was named: a link that leads out of it, back above
+itself, or nowhere is a bad record.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator
+from pathlib import Path
+
+from giraffe_cli.corpus.base import BadRecords, FileSpan
+from giraffe_cli.corpus.readers._records import Defect, is_blank, too_long
+from giraffe_cli.errors import InvalidInput
+
+SUFFIXES = frozenset(
+    ".txt .text .md .markdown .mdx .rst .adoc .org .tex .html .htm .xml .log"
+    " .py .pyi .pyx .ipynb .c .h .cc .cpp .cxx .hpp .hh .cu .cuh .rs .go .java .kt .scala .swift"
+    " .js .jsx .ts .tsx .mjs .css .scss .vue .rb .pl .pm .php .lua .r .jl .hs .ml .mli .ex .exs"
+    " .erl .clj .lisp .el .scm .sh .bash .zsh .sql .proto .cs .fs .dart .zig .nim .f90 .f .asm .s"
+    " .toml .yaml .yml .ini .cfg .cmake .mk".split()
+)
+NAMES = frozenset("readme license copying notice authors changelog makefile dockerfile".split())
+BINARY_PROBE = 8192
+"""Bytes looked through for a NUL, which no text holds; git's rule, with its number."""
+
+
+def is_text_name(path: Path) -> bool:
+    """Whether suffix or name promise text."""
+    return path.suffix.lower() in SUFFIXES or path.name.lower() in NAMES
+
+
+def walk(root: Path, left_out: Collection[str] = ()) -> Iterator[Path]:
+    """Every file, and every link to a folder, under `root`; hidden ones and `left_out` are not.
+
+    Raises:
+        InvalidInput: a folder cannot be listed.
+    """
+    for folder, subfolders, names in os.walk(root, onerror=_unreadable):
+        # Sorted by code point, so that every machine and locale walks the same way.
+        subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and n not in left_out)
+        # os.walk does not enter linked folders; they are judged like files.
+        linked = [name for name in subfolders if Path(folder, name).is_symlink()]
+        yield from (Path(folder, name) for name in sorted([*names, *linked]) if name[0] != ".")
+
+
+def text_files(root: Path, left_out: Collection[str] = ()) -> tuple[list[FileSpan], Counter[str]]:
+    """What is to be read under `root`, in order, and how many files of other suffixes there are.
+
+    Linked folders are among what is to be read: `read_text` says what is wrong with them.
+    """
+    spans: list[FileSpan] = []
+    others: Counter[str] = Counter()
+    for path in walk(root, left_out):
+        if path.is_symlink() and (path.is_dir() or not path.exists()):
+            spans.append(FileSpan(str(path), 0, 0, 0))
+        elif is_text_name(path) and path.is_file():
+            size = path.stat().st_size
+            spans.append(FileSpan(str(path), 0, size, size))
+        elif path.is_file():
+            others[path.suffix.lower() or "no suffix"] += 1
+    return spans, others
+
+
+def read_text(path: Path, root: Path | None, max_bytes: int, bad: BadRecords) -> str | None:
+    """The file's text; None when it is binary, empty or a bad record, which is reported.
+
+    A file is binary when its first 8192 bytes hold a NUL; one further on is a defect. `root` is the
+    folder that links may not leave, None for a file that the user named.
+    """
+    try:
+        if root is not None and path.is_symlink() and not _leads_to_a_file(path, root):
+            bad.skip("link to a folder of the same source")
+            return None
+        if path.stat().st_size > max_bytes:
+            raise too_long(max_bytes)
+        return _text(path, path.read_bytes(), bad)
+    except FileNotFoundError as error:
+        raise InvalidInput(f"`{path}` does not exist", "check the path") from error
+    except OSError as error:
+        bad.report(str(path), "cannot be read", f": {error.strerror or error}")
+    except Defect as defect:
+        bad.report(str(path), defect.reason, defect.detail)
+    return None
+
+
+def listed(others: Counter[str]) -> str:
+    """`3 .jsonl, 1 .png`."""
+    return ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
+
+
+def link_defect(path: Path, root: Path) -> str | None:
+    """What is wrong with a link below `root`; None for one that leads to something inside."""
+    try:
+        target = Path(os.path.realpath(path, strict=True))
+    except OSError as error:
+        circle = error.errno == errno.ELOOP
+        return "a link that leads in a circle" if circle else "a link that leads nowhere"
+    if not target.is_relative_to(os.path.realpath(root)):
+        return "a link that leads out of the folder"
+    if Path(os.path.realpath(path.parent)).is_relative_to(target):
+        return "a link that leads in a circle"
+    return None
+
+
+def _leads_to_a_file(path: Path, root: Path) -> bool:
+    if reason := link_defect(path, root):
+        outside = "; to read what it leads to, name that as a source" if "out of" in reason else ""
+        raise Defect(reason, outside)
+    return path.is_file()
+
+
+def _text(path: Path, data: bytes, bad: BadRecords) -> str | None:
+    nul = data.find(b"\0")
+    if 0 <= nul < BINARY_PROBE:
+        bad.skip("binary file")
+        return None
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        # Decoders count from behind a byte order mark.
+        fault = len(data) - len(error.object) + error.start
+        bad.report(f"{path}:{_line_of(data, fault)}", "not valid UTF-8")
+        return None
+    if nul >= 0:
+        bad.report(f"{path}:{_line_of(data, nul)}", "holds a NUL character")
+        return None
+    if is_blank(text):
+        bad.skip("empty file")
+        return None
+    return text
+
+
+def _line_of(data: bytes, offset: int) -> int:
+    return data.count(b"\n", 0, offset) + 1
+
+
+def _unreadable(error: OSError) -> None:
+    raise InvalidInput(f"cannot read {error.filename}: {error.strerror}") from error

@@ -1,0 +1,143 @@
+"""Arrow: a folder that `datasets.save_to_disk` wrote, or an IPC file or stream; a row a document.
+
+The library `datasets` is not imported: `state.json` names the Arrow files in their order. Files are
+mapped, not read, so memory is what one record batch's pages take.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.corpus.base import (
+    BLOCK_BYTES,
+    AbstractReader,
+    BadRecords,
+    Document,
+    FileSpan,
+    Unit,
+    file_size,
+    units_of,
+)
+from giraffe_cli.corpus.readers._records import Defect
+from giraffe_cli.corpus.readers._tables import columns_to_read, documents_of
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.rundir import read_json
+
+STATE = "state.json"
+SPLITS = "dataset_dict.json"
+FILE_MAGIC = b"ARROW1"
+END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether `datasets.save_to_disk` wrote `folder`."""
+    return (folder / SPLITS).is_file() or (
+        (folder / STATE).is_file() and (folder / "dataset_info.json").is_file()
+    )
+
+
+@dataclass(frozen=True)
+class Arrow(AbstractReader):
+    """`.arrow` and `.feather` files, and folders of `datasets.save_to_disk`."""
+
+    text_field: str = "text"
+    """The column that holds the text."""
+
+    summary = "a folder written by datasets.save_to_disk, or an .arrow file"
+
+    def claims(self, source: str) -> bool:
+        path = Path(source)
+        if path.is_dir():
+            return is_saved_dataset(path)
+        return path.suffix.lower() in (".arrow", ".feather")
+
+    def units(self, source: str, name: str, block_bytes: int = BLOCK_BYTES) -> list[Unit]:
+        root = Path(source)
+        files = _saved_files(root) if root.is_dir() else [root]
+        sizes = {str(path): file_size(path) for path in files}
+        spans = [FileSpan(path, 0, size, size) for path, size in sizes.items()]
+        folder = root if root.is_dir() else root.parent
+        return units_of(spans, block_bytes, name, "arrow", str(folder))
+
+    def documents(self, unit: Unit, bad: BadRecords) -> Iterator[Document]:
+        import pyarrow
+
+        for span in unit.files:
+            try:
+                with pyarrow.memory_map(span.path) as file:
+                    yield from self._of_file(file, unit, span, bad)
+            except FileNotFoundError as error:
+                raise InvalidInput(f"`{span.path}` does not exist", "check the path") from error
+            except (pyarrow.ArrowException, OSError) as error:
+                bad.report(span.path, "the Arrow file is damaged", f" ({error})")
+
+    def example(self, folder: Path) -> str:
+        import pyarrow
+
+        root = folder / "example"
+        root.mkdir(parents=True)
+        table = pyarrow.table({"id": ["one", "two"], self.text_field: ["a text", "another"]})
+        with pyarrow.ipc.new_stream(str(root / "data-00000-of-00001.arrow"), table.schema) as sink:
+            sink.write_table(table)
+        (root / STATE).write_text('{"_data_files": [{"filename": "data-00000-of-00001.arrow"}]}')
+        (root / "dataset_info.json").write_text("{}")
+        return str(root)
+
+    def _of_file(
+        self, file: Any, unit: Unit, span: FileSpan, bad: BadRecords
+    ) -> Iterator[Document]:
+        schema, batches = _batches(file, span.size)
+        try:
+            columns = columns_to_read(schema, self.text_field)
+        except Defect as defect:
+            bad.report(span.path, defect.reason, defect.detail)
+            return
+        yield from documents_of(
+            (batch.select(columns) for batch in batches),
+            unit,
+            span.path,
+            0,
+            self.text_field,
+            self.max_doc_bytes,
+            bad,
+        )
+
+
+def _batches(file: Any, size: int) -> tuple[Any, Iterator[Any]]:
+    """Schema and record batches of an IPC file or stream.
+
+    Raises:
+        pyarrow.ArrowInvalid: it is neither, or a stream that breaks off between two batches, which
+            Arrow itself takes for its end.
+    """
+    import pyarrow
+
+    if file.read(len(FILE_MAGIC)) == FILE_MAGIC:
+        whole = pyarrow.ipc.open_file(file)
+        return whole.schema, (whole.get_batch(i) for i in range(whole.num_record_batches))
+    file.seek(max(0, size - len(END_OF_STREAM)))
+    if file.read(len(END_OF_STREAM)) != END_OF_STREAM:
+        raise pyarrow.ArrowInvalid("the stream has no end")
+    file.seek(0)
+    stream = pyarrow.ipc.open_stream(file)
+    return stream.schema, iter(stream)
+
+
+def _saved_files(folder: Path) -> list[Path]:
+    """The data files of a saved dataset.
+
+    Raises:
+        InvalidInput: it holds several splits, or names no files.
+    """
+    if (folder / SPLITS).is_file():
+        splits = [str(split) for split in read_json(folder / SPLITS).get("splits", [])]
+        named = " or ".join(f"{folder / split}" for split in splits)
+        raise InvalidInput(f"{folder} holds the splits {', '.join(splits)}", f"name {named}")
+    state = read_json(folder / STATE)
+    names = [entry["filename"] for entry in state.get("_data_files", [])]
+    if not names:
+        raise InvalidInput(f"{folder / STATE} names no data files", "save the dataset again")
+    return [folder / name for name in names]

@@ -1,0 +1,141 @@
+"""Parquet files: one document a row, the text in one column; other columns are not decoded.
+
+Units are runs of row groups. A row group belongs to the span of bytes in which its first byte lies.
+Memory: the pages of one row group's text column, a few MB of rows at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.corpus.base import (
+    BLOCK_BYTES,
+    AbstractReader,
+    BadRecords,
+    Document,
+    FileSpan,
+    Unit,
+    file_size,
+    units_of,
+)
+from giraffe_cli.corpus.readers._records import Defect
+from giraffe_cli.corpus.readers._tables import columns_to_read, documents_of
+from giraffe_cli.errors import InvalidInput
+
+BATCH_BYTES = 4 << 20
+"""Decoded at a time, by the average row."""
+
+
+@dataclass(frozen=True)
+class Parquet(AbstractReader):
+    """`.parquet` files."""
+
+    text_field: str = "text"
+    """The column that holds the text."""
+
+    summary = "a .parquet file with a text column"
+
+    def claims(self, source: str) -> bool:
+        return source.lower().endswith(".parquet") and not Path(source).is_dir()
+
+    def units(self, source: str, name: str, block_bytes: int = BLOCK_BYTES) -> list[Unit]:
+        size = file_size(source)
+        with _opened(source) as file:
+            starts = _cuts(file.metadata, block_bytes)
+        spans = [
+            FileSpan(source, start, end, size)
+            for start, end in zip(starts, [*starts[1:], size], strict=True)
+        ]
+        # A block size of 0 keeps every span a unit of its own.
+        return units_of(spans, 0, name, "parquet", str(Path(source).parent))
+
+    def documents(self, unit: Unit, bad: BadRecords) -> Iterator[Document]:
+        import pyarrow
+
+        for span in unit.files:
+            try:
+                with _opened(span.path) as file:
+                    yield from self._of_span(file, unit, span, bad)
+            except (pyarrow.ArrowException, OSError) as error:
+                bad.report(span.path, "the parquet file is damaged", f" ({_first_line(error)})")
+
+    def example(self, folder: Path) -> str:
+        import pyarrow
+        import pyarrow.parquet
+
+        path = folder / "example.parquet"
+        columns = {"id": ["one", "two"], self.text_field: ["a text", "another"]}
+        pyarrow.parquet.write_table(pyarrow.table(columns), path, row_group_size=1)
+        return str(path)
+
+    def _of_span(
+        self, file: Any, unit: Unit, span: FileSpan, bad: BadRecords
+    ) -> Iterator[Document]:
+        try:
+            columns = columns_to_read(file.schema_arrow, self.text_field)
+        except Defect as defect:
+            bad.report(span.path, defect.reason, defect.detail)
+            return
+        groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
+        first_bytes = [_first_byte(group) for group in groups]
+        chosen = [i for i, byte in enumerate(first_bytes) if span.start <= byte < span.end]
+        rows = sum(groups[index].num_rows for index in chosen)
+        data = sum(groups[index].total_byte_size for index in chosen)
+        batches = file.iter_batches(
+            batch_size=max(1, rows * BATCH_BYTES // max(data, 1)),
+            row_groups=chosen,
+            columns=columns,
+            use_threads=False,
+        )
+        before = sum(
+            group.num_rows
+            for group, byte in zip(groups, first_bytes, strict=True)
+            if byte < span.start
+        )
+        yield from documents_of(
+            batches, unit, span.path, before, self.text_field, self.max_doc_bytes, bad
+        )
+
+
+def _opened(path: str) -> Any:
+    """An open `ParquetFile`.
+
+    Raises:
+        InvalidInput: missing, or no parquet.
+    """
+    import pyarrow  # here: reading JSON and text alone needs none of it
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
+    except FileNotFoundError as error:
+        raise InvalidInput(f"`{path}` does not exist", "check the path") from error
+    except (pyarrow.ArrowException, OSError) as error:
+        raise InvalidInput(f"{path} is no parquet file: {_first_line(error)}") from error
+
+
+def _cuts(metadata: Any, block_bytes: int) -> list[int]:
+    """Where spans begin: at 0, and before a row group with which a span would be too large."""
+    cuts, size = [0], 0
+    for index in range(metadata.num_row_groups):
+        group = metadata.row_group(index)
+        if size and size + group.total_byte_size > block_bytes:
+            cuts.append(_first_byte(group))
+            size = 0
+        size += group.total_byte_size
+    return cuts
+
+
+def _first_byte(group: Any) -> int:
+    """Where the pages of a row group begin in the file."""
+    chunks = [group.column(index) for index in range(group.num_columns)]
+    pages = [chunk.data_page_offset for chunk in chunks]
+    dictionaries = [chunk.dictionary_page_offset for chunk in chunks]
+    return min([*pages, *(offset for offset in dictionaries if offset)], default=0)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0]
