@@ -13,8 +13,8 @@ from giraffe_cli.rope.readings import (
     differences,
     read_as_transformers_4,
     read_as_transformers_5,
-    runtimes,
 )
+from giraffe_cli.rope.runtimes import portability, runtimes
 
 SHAPE = {
     "model_type": "llama",
@@ -157,13 +157,13 @@ def test_a_file_of_transformers_5_only_loses_theta_and_scaling_in_4():
         (
             config_of("yarn, all knobs"),
             "llama.cpp",
-            "applies yarn, but attention factor 1.20794 instead of 1.09418",
+            "applies the stock converter's yarn with attention factor 1.20794 instead of 1.09418; "
+            "giraffe export --to gguf writes it exactly",
         ),
         (
             config_of("longrope"),
             "llama.cpp",
-            "stock converter drops the longrope factors of a Llama: RoPE runs unscaled unless "
-            "rope_freqs.weight is added to the GGUF",
+            "stock converter drops longrope: RoPE runs unscaled",
         ),
         (
             {**SHAPE, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},

@@ -14,7 +14,7 @@ from rich.table import Table
 
 from giraffe_cli.rope.base import AbstractStrategy, Head, RopeTable, make_table
 from giraffe_cli.rope.install import config_with_table
-from giraffe_cli.rope.readings import runtimes
+from giraffe_cli.rope.runtimes import runtimes
 from giraffe_cli.rope.scheme import AbstractPositions
 from giraffe_cli.units import format_length
 
