@@ -23,6 +23,7 @@ from giraffe_cli.rope.base import (
     make_table,
     strategies,
 )
+from giraffe_cli.rope.install import TOLERANCE
 
 
 def composed(base: Head, name: str, times: float, **knobs) -> Head:
@@ -106,6 +107,19 @@ def test_transformers_computes_the_same_table_from_what_is_written(name, head):
     table = applied(name, head)
     inv_freq, attention_factor = transformers_table(head, table.rope_parameters)
     np.testing.assert_allclose(inv_freq, table.inv_freq, rtol=3e-7)
+    assert attention_factor == pytest.approx(table.attention_factor, rel=1e-7)
+
+
+@every_strategy
+@pytest.mark.parametrize(
+    "head",
+    [Head(32, 1e5, 4096, 128 * 4096), Head(128, 1e4, 1024, 512 * 1024)],
+    ids=["×128", "×512"],
+)
+def test_transformers_stays_within_the_installers_tolerance_at_large_factors(name, head):
+    table = applied(name, head)
+    inv_freq, attention_factor = transformers_table(head, table.rope_parameters)
+    np.testing.assert_allclose(inv_freq, table.inv_freq, rtol=TOLERANCE)
     assert attention_factor == pytest.approx(table.attention_factor, rel=1e-7)
 
 
