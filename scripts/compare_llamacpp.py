@@ -171,8 +171,9 @@ def write_checkpoint(checkpoint: Checkpoint, table: RopeTable, folder: Path) -> 
     return merge_stage(checkpoint, None, table, folder, SilentReporter())
 
 
-def without_table(folder: Path, theta: float, copy: Path) -> Path:
+def without_table(folder: Path, table: RopeTable, copy: Path) -> Path:
     """The same checkpoint claiming plain RoPE: its GGUF is the other's less the table."""
+    theta = table.rope_parameters["rope_theta"]
     copy.mkdir()
     for path in folder.iterdir():
         if path.name not in (ROPE_FILE, "config.json"):
@@ -214,9 +215,8 @@ def compare(
             "tokens_equal": tokens[: len(passage.ids) - 8] == passage.ids[:-8],
             **scores(reference, found, passage),
         }
-        if control:
-            theta = checkpoint.rope_theta
-            bare = without_table(folder, theta, Path(scratch) / "bare")
+        if control and facts["rope_freqs"]:
+            bare = without_table(folder, table, Path(scratch) / "bare")
             stripped = to_gguf(bare, Path(scratch) / "bare.gguf", dtype)
             dropped, _ = run_file(Path(stripped["path"]), passage)
             result["control"] = scores(reference, dropped, passage)

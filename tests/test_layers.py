@@ -50,6 +50,7 @@ LEVELS = [
     ("checkpoint", 3),
     ("checkpoint_config", 3),
     ("tensor_stream", 3),
+    ("run_files", 3),
     ("adapter", 3),
     ("gguf_import", 3),
     ("weights", 3),

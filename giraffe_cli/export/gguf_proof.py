@@ -141,7 +141,7 @@ def _check_weights(
         stored = tensors.get(planned.name)
         if stored is None or not _weight_holds(stored, planned, weight):
             wrong.append(planned.name)
-    expected = f"{count} equal to the source"
+    expected = f"{count} as in the source"
     return check(not wrong, f"differ: {listed(wrong)}" if wrong else expected, expected)
 
 
