@@ -217,12 +217,7 @@ def test_target_must_be_longer_than_the_native_window(name):
         make_table(name, strategies()[name].example(LLAMA_2), Head(128, 1e4, 4096, 4096))
 
 
-shapes = {
-    "half": st.integers(2, 128),
-    "theta": st.floats(1e3, 1e8),
-    "window": st.integers(64, 131072),
-    "times": st.floats(1.01, 512),
-}
+pairs_and_theta = {"half": st.integers(2, 128), "theta": st.floats(1e3, 1e8)}
 
 
 def assert_usable(table: RopeTable, head: Head) -> None:
@@ -235,7 +230,7 @@ def assert_usable(table: RopeTable, head: Head) -> None:
 
 
 @every_strategy
-@given(**shapes)
+@given(window=st.integers(64, 131072), times=st.floats(1.01, 512), **pairs_and_theta)
 def test_any_shape_gives_a_usable_table(name, half, theta, window, times):
     head = Head(2 * half, theta, window, int(window * times) + 1)
     assert_usable(applied(name, head), head)
@@ -243,9 +238,15 @@ def test_any_shape_gives_a_usable_table(name, half, theta, window, times):
 
 @every_strategy
 @given(
-    base=st.sampled_from(["linear", "llama3", "ntk", "yarn"]), again=st.floats(1.01, 64), **shapes
+    base=st.sampled_from(["linear", "llama3", "ntk", "yarn"]),
+    window=st.integers(64, 16384),
+    times=st.floats(1.01, 64),
+    again=st.floats(1.01, 64),
+    **pairs_and_theta,
 )
 def test_any_scaled_base_gives_a_usable_table(name, base, again, half, theta, window, times):
+    """Bases up to 1M tokens: in 7.6M each pair of the fastest head (d = 4, θ = 1000) turns more
+    often than NTK-by-parts' slowest end, which it refuses."""
     head = composed(Head(2 * half, theta, window, int(window * times) + 1), base, again)
     assert_usable(applied(name, head), head)
 
