@@ -137,8 +137,8 @@ def written_table(folder: Path) -> RopeTable | None:
     if not path.is_file():
         return None
     value = read_json(path)
-    if not isinstance(value, dict):
-        raise InvalidInput(f"{path} holds no JSON object", "delete it, or write it again")
+    if not isinstance(value, dict) or not isinstance(value.get("inv_freq", []), list):
+        raise InvalidInput(f"{path} holds no JSON object with a table", "write it again")
     table = RopeTable.from_json(value)
     numbers = [table.attention_factor, *table.inv_freq]
     if not all(is_number(number) and number > 0 for number in numbers):

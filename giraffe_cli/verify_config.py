@@ -67,7 +67,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _refuse_adapter(folder: Path) -> None:
     """A PEFT adapter without a model: there is no table in it to verify."""
     path = folder / "adapter_config.json"
-    if not path.is_file() or any(folder.glob("model*.safetensors")):
+    model = [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*")]
+    if model or not path.is_file():
         return
     settings = read_json(path)
     base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None

@@ -82,6 +82,9 @@ def check_tensor_shapes(folder: Path, config: Mapping[str, Any]) -> dict[str, Ch
         return {}
     expected = "every tensor of the config, in its shape, as a float of 16 or 32 bits"
     hint = "put back the config.json that belongs to these weights, unquantised ones"
+    if shape.num_layers > len(weights):
+        found = f"{len(weights)} tensors for {shape.num_layers} layers"
+        return {"tensors": check(False, found, expected, hint)}
     try:
         check_tensors(folder, shape, {HEAD: weights[EMBEDDINGS], **weights})
     except KeyError:

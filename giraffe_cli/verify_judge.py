@@ -174,6 +174,6 @@ def check_against_manifest(folder: Path, digests: Mapping[str, str]) -> dict[str
     """The files hold what the merge computed; nothing to say without its manifest."""
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     written = manifest.get("tensors") if isinstance(manifest, dict) else None
-    if not isinstance(written, dict):
-        return {}
+    if not isinstance(written, dict) or not all(isinstance(d, str) for d in written.values()):
+        return {}  # somebody else's file of that name
     return {"tensors_as_written": _same_digests(digests, written)}

@@ -28,7 +28,6 @@ from giraffe_cli.rope.readings import (
     ORIGINAL,
     TYPES_WITH_ORIGINAL,
     Reading,
-    claimed_table,
     describe,
     fields_of,
     names_theta,
@@ -36,6 +35,7 @@ from giraffe_cli.rope.readings import (
 )
 from giraffe_cli.rundir import read_json
 from giraffe_cli.verify_files import Check, problems_check
+from giraffe_cli.verify_tables import claim_of
 
 LLAMA_2_WINDOW = 4096
 REACH_MARGIN = 2.0
@@ -151,10 +151,7 @@ def _same_as_base(
 
 
 def _equal_tables(config: Mapping[str, Any], base: Mapping[str, Any]) -> bool:
-    try:
-        first, second = claimed_table(config), claimed_table(base)
-    except (KeyError, TypeError, ValueError, ArithmeticError):
-        return False  # sizes that are no sizes: `model_shape` names them
+    first, second = claim_of(config), claim_of(base)
     if first is None or second is None or first[0].shape != second[0].shape:
         return False
     return np.allclose(first[0], second[0], rtol=1e-9, atol=0) and first[1] == second[1]

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from giraffe_cli.rope.base import FloatArray, RopeTable
+from giraffe_cli.rope.malformed import num_pairs
 from giraffe_cli.rope.readings import claimed_table, read_as_transformers_5
 from giraffe_cli.verify_files import Check, check
 from giraffe_cli.weights import weight_files
@@ -23,6 +24,8 @@ from giraffe_cli.weights import weight_files
 STORED_TABLE = "rotary_emb.inv_freq"
 TABLE_TOLERANCE = 1e-6
 """Relative: float32 keeps 6e-8, its powers and products a few times that."""
+MOST_PAIRS = 65536
+"""A head_dim beyond twice this is a typing error, and its table would fill the memory."""
 LOAD_IN_FLOAT32 = "write it again from a model loaded with dtype=..., never cast with .to(dtype)"
 
 
@@ -45,7 +48,8 @@ def compare_tables(found: FloatArray, exact: FloatArray) -> Check:
     """`[head_dim/2]` against `[head_dim/2]`, relative; says so when one is the other rounded."""
     if found.shape != exact.shape:
         return check(False, f"{found.size} pairs", f"{exact.size} pairs")
-    apart = np.abs(found / exact - 1)
+    with np.errstate(all="ignore"):
+        apart = np.abs(found / exact - 1)
     worst = int(np.argmax(np.where(np.isfinite(apart), apart, np.inf)))
     if apart[worst] <= TABLE_TOLERANCE:
         return check(True, f"largest relative difference {apart[worst]:.1e}", TABLE_TOLERANCE)
@@ -57,8 +61,11 @@ def compare_tables(found: FloatArray, exact: FloatArray) -> Check:
 
 def claim_of(config: Mapping[str, Any]) -> tuple[FloatArray, float] | None:
     """`claimed_table`, and None also where fields are missing or no numbers: others name them."""
+    if not 0 < (num_pairs(config) or 0) <= MOST_PAIRS:
+        return None
     try:
-        return claimed_table(config)
+        with np.errstate(all="ignore"):
+            return claimed_table(config)
     except (KeyError, TypeError, ValueError, ArithmeticError):
         return None
 

@@ -38,6 +38,9 @@ _POSITIVE = (
     "short_mscale",
     "long_mscale",
 )
+_NOT_NEGATIVE = ("mscale", "mscale_all_dim")
+_LONGEST = 2**63
+"""Beyond any position a runtime can count to, and short of any float's overflow."""
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
@@ -50,14 +53,19 @@ def is_number(value: Any) -> TypeGuard[int | float]:
         return False
 
 
+def is_known_type(kind: Any) -> bool:
+    """A `rope_type` that every stock Llama runtime computes."""
+    return isinstance(kind, str) and kind in REQUIRED
+
+
 def is_length(value: Any) -> TypeGuard[int]:
     """A positive number of tokens, spelt as a JSON integer."""
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value < _LONGEST
 
 
 def rope_problems(config: Mapping[str, Any]) -> list[str]:
     """A phrase for each malformed RoPE field, in either spelling; empty for usable fields."""
-    problems = list(_theta_problems(config))
+    problems = [*_theta_problems(config), *_original_problems(config.get(ORIGINAL))]
     for spelling in SPELLINGS:
         fields = config.get(spelling)
         if isinstance(fields, Mapping):
@@ -101,7 +109,7 @@ def _fields_problems(spelling: str, fields: Mapping[str, Any], pairs: int | None
     if kind is not None and old is not None and kind != old:
         yield f"type `{old}` disagrees with rope_type `{kind}`: transformers 4 reads the first"
     kind = kind or old or "default"
-    if not isinstance(kind, str) or kind not in REQUIRED:
+    if not is_known_type(kind):
         known = "write `longrope`" if kind == "su" else f"known: {', '.join(REQUIRED)}"
         yield f"rope_type `{_shown(kind)}` is none that Llama runtimes know ({known})"
         return
@@ -113,19 +121,24 @@ def _fields_problems(spelling: str, fields: Mapping[str, Any], pairs: int | None
 
 
 def _number_problems(fields: Mapping[str, Any]) -> Iterator[str]:
-    factor, original = fields.get("factor"), fields.get(ORIGINAL)
+    factor = fields.get("factor")
     if factor is not None and not (is_number(factor) and factor >= 1):
         yield f"factor is {_shown(factor)}, needs a number of at least 1"
-    if original is not None and not is_length(original):
-        yield f"{ORIGINAL} is {_shown(original)}, needs a positive integer"
-    for key in _POSITIVE:
-        value = fields.get(key)
-        if value is not None and not (is_number(value) and value > 0):
-            yield f"{key} is {_shown(value)}, needs a number above 0"
+    yield from _original_problems(fields.get(ORIGINAL))
+    for key in (*_POSITIVE, *_NOT_NEGATIVE):
+        value, zero = fields.get(key), key in _NOT_NEGATIVE
+        if value is None or (is_number(value) and (value > 0 or (zero and value == 0))):
+            continue
+        yield f"{key} is {_shown(value)}, needs a number {'of at least' if zero else 'above'} 0"
     for low, high in (("low_freq_factor", "high_freq_factor"), ("beta_slow", "beta_fast")):
         small, large = fields.get(low), fields.get(high)
         if is_number(small) and is_number(large) and small >= large:
             yield f"{low} {small} is not below {high} {large}"
+
+
+def _original_problems(original: Any) -> Iterator[str]:
+    if original is not None and not is_length(original):
+        yield f"{ORIGINAL} is {_shown(original)}, needs a positive integer"
 
 
 def _list_problems(key: str, values: Any, pairs: int | None) -> Iterator[str]:

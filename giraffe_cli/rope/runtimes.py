@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from giraffe_cli.rope.malformed import REQUIRED, is_length, rope_problems
+from giraffe_cli.rope.malformed import is_known_type, is_length, rope_problems
 from giraffe_cli.rope.readings import (
     DEFAULT_THETA,
     ORIGINAL,
@@ -65,7 +65,7 @@ def portability(config: Mapping[str, Any]) -> dict[str, str]:
 
 def _outlooks(config: Mapping[str, Any], tokenizer_limit: int | None) -> dict[str, Outlook]:
     reading = read_as_transformers_5(config)
-    if reading["rope_type"] not in REQUIRED:
+    if not is_known_type(reading["rope_type"]):
         return dict(zip(RUNTIMES, _unknown_type(reading["rope_type"]), strict=True))
     problems = rope_problems(config)
     if problems:
@@ -83,7 +83,7 @@ def _outlooks(config: Mapping[str, Any], tokenizer_limit: int | None) -> dict[st
 def _unknown_type(kind: Any) -> tuple[Outlook, ...]:
     """The four outlooks of a `rope_type` that is no Llama's; `proportional` half works."""
     refuses = Outlook("refused", f"refuses rope_type {kind}")
-    newer = Outlook("another table", f"reads rope_type {kind}, which no other runtime computes")
+    newer = Outlook("another table", f"reads rope_type {kind}, which not every runtime computes")
     drops = Outlook("unscaled", f"stock converter drops {kind}: RoPE runs unscaled")
     served = isinstance(kind, str) and kind in VLLM_TYPES
     return (
