@@ -101,12 +101,17 @@ def not_loadable(config: Mapping[str, Any], checks: Mapping[str, Check]) -> str 
 
 def check_architecture(config: Mapping[str, Any]) -> dict[str, Check]:
     """One check; every other config check presumes a Llama."""
-    found = f"{config.get('architectures')} of type {config.get('model_type')}"
-    if is_llama(config):
-        found = "auto_map: needs code of its own" if "auto_map" in config else "LlamaForCausalLM"
-    hint = "giraffe verifies Llama alone; drop auto_map where the stock class computes the same"
     expected = "LlamaForCausalLM of type llama, without code of its own"
-    return {"architecture": check(found == "LlamaForCausalLM", found, expected, hint)}
+    if not is_llama(config):
+        named = config.get("architectures")
+        words = ", ".join(map(str, named)) if isinstance(named, list) else named
+        found = f"{words} of type {config.get('model_type')}"
+        hint = "giraffe verifies and extends Llama models alone"
+        return {"architecture": check(False, found, expected, hint)}
+    own_code = "auto_map" in config
+    found = "auto_map: needs code of its own" if own_code else "LlamaForCausalLM"
+    hint = "drop auto_map where the stock class computes the same"
+    return {"architecture": check(not own_code, found, expected, hint)}
 
 
 def check_config(

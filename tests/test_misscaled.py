@@ -314,7 +314,7 @@ MALFORMED: dict[str, tuple[Damage, str, str]] = {
     "another architecture": (
         keys(model_type="qwen2", architectures=["Qwen2ForCausalLM"]),
         "architecture",
-        "['Qwen2ForCausalLM'] of type qwen2",
+        "Qwen2ForCausalLM of type qwen2",
     ),
 }
 
@@ -561,7 +561,7 @@ def test_an_adapter_is_told_apart_from_a_model(tiny_llama, tmp_path):
     [
         ("too few factors", "rope_fields: found short_factor has 7 numbers"),
         ("pickled weights", "only pickled weights (pytorch_model.bin)"),
-        ("another architecture", "architecture: found ['Qwen2ForCausalLM'] of type qwen2"),
+        ("another architecture", "architecture: found Qwen2ForCausalLM of type qwen2"),
         ("no rope fields, long window", "scaling lost: unscaled RoPE with θ 10000"),
         ("half a config.json", "cannot be read as JSON"),
     ],
@@ -594,10 +594,11 @@ def test_stored_tables_under_linear_are_the_unscaled_ones(copy):
 
 
 def test_rounding_is_recognised_by_named_numbers():
-    """1/3 in bfloat16 is 0.333984375, in float16 0.333251953125."""
+    """1/3 in bfloat16 is 0.333984375, in float16 0.333251953125; 1 + 2⁻⁸ is a tie, to even 1."""
     third = np.array([1 / 3])
     assert rounding_of(np.array([0.333984375]), third) == "bfloat16"
     assert rounding_of(np.array([0.333251953125]), third) == "float16"
+    assert rounding_of(np.array([1.0]), np.array([1 + 2**-8])) == "bfloat16"
     assert rounding_of(third, third) is None
 
 
