@@ -24,11 +24,12 @@ from giraffe_cli.rope.base import (
     strategies,
 )
 from giraffe_cli.rope.install import TOLERANCE
+from giraffe_cli.rope.readings import claimed_table
 
 
-def composed(base: Head, name: str, times: float, **knobs) -> Head:
+def composed(base: Head, name: str, times: float) -> Head:
     """A head whose base was scaled by `name` already; its window is what that table reaches."""
-    table = make_table(name, knobs, base)
+    table = make_table(name, {}, base)
     return Head(
         head_dim=base.head_dim,
         rope_theta=base.rope_theta,
@@ -39,12 +40,36 @@ def composed(base: Head, name: str, times: float, **knobs) -> Head:
     )
 
 
+def published(written: dict, reach: int, target_length: int, head_dim: int = 128) -> Head:
+    """A head composed with a base that came scaled, its table read as `verify` reads it: apart
+    from the strategies, so that a broken one does not move the base under its own test."""
+    config = {"head_dim": head_dim, "max_position_embeddings": reach, "rope_parameters": written}
+    claimed = claimed_table(config)
+    assert claimed is not None
+    table, factor = claimed
+    return Head(head_dim, written["rope_theta"], reach, target_length, tuple(table), factor)
+
+
 def applied(name: str, head: Head) -> RopeTable:
     """The strategy with its example knobs."""
     return make_table(name, strategies()[name].example(head), head)
 
 
 LLAMA_2 = Head(128, 1e4, 4096, 16384)
+LLAMA_31 = {
+    "rope_type": "llama3",
+    "rope_theta": 5e5,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+YARN_16K = {
+    "rope_type": "yarn",
+    "rope_theta": 1e4,
+    "factor": 4.0,
+    "original_max_position_embeddings": 4096,
+}
 HEADS = {
     "llama-2 to 16k": LLAMA_2,
     "llama-3 to 32k": Head(128, 5e5, 8192, 32768),
@@ -52,13 +77,13 @@ HEADS = {
     "tinyllama to 6000": Head(64, 1e4, 2048, 6000),
     "calf to 16k": Head(32, 1e4, 1024, 16384),
     "window of 128": Head(16, 1e4, 128, 1024),
-    "llama-3.1 to 512k": composed(Head(128, 5e5, 8192, 131072), "llama3", 4, factor=8),
-    "llama-2 yarn 16k to 32k": composed(LLAMA_2, "yarn", 2),
+    "llama-3.1 to 512k": published(LLAMA_31, 131072, 524288),
+    "llama-2 yarn 16k to 32k": published(YARN_16K, 16384, 32768),
 }
 NEARLY_NATIVE = {
     "unscaled": Head(128, 1e4, 4096, 4097),
-    "llama-3.1": composed(Head(128, 5e5, 8192, 131072), "llama3", 1, factor=8),
-    "yarn": composed(LLAMA_2, "yarn", 1),
+    "llama-3.1": published(LLAMA_31, 131072, 131073),
+    "yarn": published(YARN_16K, 16384, 16385),
 }
 NAMES = sorted(strategies())
 every_strategy = pytest.mark.parametrize("name", NAMES)
