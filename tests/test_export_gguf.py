@@ -273,21 +273,13 @@ def test_a_value_too_large_for_f16_is_refused():
 # ── failing ──────────────────────────────────────────────────────────────────────────────────
 
 
-def test_a_wrong_permutation_is_caught_and_leaves_no_file(tmp_path, tiny_llama, monkeypatch):
-    """Only while writing: the proof reads the sources by the right order."""
-    import giraffe_cli.export.targets.gguf as target
+@pytest.mark.parametrize("dtype", ["f16", "q8_0"])
+def test_a_wrong_permutation_is_caught_and_leaves_no_file(tmp_path, scaled, monkeypatch, dtype):
+    import giraffe_cli.export.gguf_tensors as writer
 
-    real, calls = target.read_planned, []
-
-    def wrong_first(checkpoint, plan):
-        calls.append(1)
-        for planned, weight in real(checkpoint, plan):
-            broken = len(calls) == 1 and planned.name == "blk.1.attn_k.weight"
-            yield planned, weight.flip(0) if broken else weight
-
-    monkeypatch.setattr(target, "read_planned", wrong_first)
-    with pytest.raises(GiraffeError, match=r"weights: differ: blk.1.attn_k.weight") as caught:
-        export(tiny_llama, tmp_path / "x.gguf")
+    monkeypatch.setattr(writer, "interleave_rows", lambda weight, head_dim: weight)
+    with pytest.raises(GiraffeError, match=r"differ: blk.0.attn_k.weight, blk.0.attn_q") as caught:
+        export(scaled.model, tmp_path / "x.gguf", dtype)
     assert caught.value.exit_code == 1
     assert list(tmp_path.iterdir()) == []
 

@@ -32,7 +32,7 @@ def byte_level_pre(value: Mapping[str, Any]) -> str:
         InvalidInput: steps that no name of llama.cpp is known here to stand for.
     """
     model = value["model"]
-    if value.get("normalizer") is not None:
+    if not only_composes(value):
         raise _unknown("normalizer", value["normalizer"])
     for affix in ("continuing_subword_prefix", "end_of_word_suffix"):
         if model.get(affix):
@@ -49,6 +49,11 @@ def byte_level_pre(value: Mapping[str, Any]) -> str:
     if (steps, ignores_merges) not in names:
         raise _unknown("pre_tokenizer", value.get("pre_tokenizer"))
     return names[steps, ignores_merges]
+
+
+def only_composes(value: Mapping[str, Any]) -> bool:
+    """True without a normalizer, and with Unicode's NFC, which most text is in already."""
+    return all(step["type"] == "NFC" for step in _steps(value.get("normalizer"), "normalizers"))
 
 
 def is_byte_level(value: Mapping[str, Any]) -> bool:

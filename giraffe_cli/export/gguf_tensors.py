@@ -58,6 +58,8 @@ class Planned:
     shape: tuple[int, ...]
     """`[out, in]`, as in the checkpoint; GGUF itself lists dimensions the other way round."""
     num_bytes: int
+    head_dim: int | None = None
+    """Of q_proj and k_proj, whose rows change places within a head; None for the others."""
 
 
 def gguf_name(name: str) -> str | None:
@@ -85,10 +87,10 @@ def plan_tensors(checkpoint: Checkpoint, dtype: str) -> dict[str, Planned]:
             f"{', '.join(foreign[:3])}",
             "giraffe exports plain Llama weights, without biases",
         )
-    return {tensor.name: _plan(tensor, dtype) for tensor in kept}
+    return {tensor.name: _plan(tensor, dtype, checkpoint.head_dim) for tensor in kept}
 
 
-def _plan(tensor: StoredTensor, dtype: str) -> Planned:
+def _plan(tensor: StoredTensor, dtype: str, head_dim: int) -> Planned:
     if len(tensor.shape) == 1:
         dtype = "f32"
     elif dtype == "q8_0" and tensor.shape[-1] % Q8_BLOCK:
@@ -96,23 +98,20 @@ def _plan(tensor: StoredTensor, dtype: str) -> Planned:
     elements = int(np.prod(tensor.shape))
     # A q8_0 block is one float16 scale and 32 signed bytes.
     num_bytes = {"f32": 4 * elements, "q8_0": elements // Q8_BLOCK * 34}.get(dtype, 2 * elements)
-    return Planned(str(gguf_name(tensor.name)), dtype, tensor.shape, num_bytes)
+    rotated = tensor.name.endswith(("q_proj.weight", "k_proj.weight"))
+    name = str(gguf_name(tensor.name))
+    return Planned(name, dtype, tensor.shape, num_bytes, head_dim if rotated else None)
 
 
 def read_planned(
     checkpoint: Checkpoint, plan: dict[str, Planned]
 ) -> Iterator[tuple[Planned, torch.Tensor]]:
-    """Each planned tensor with its values as stored, in llama.cpp's row order."""
+    """Each planned tensor with the values, the dtype and the row order of the checkpoint."""
     for path in weight_files(checkpoint.path):
         for tensor, data in read_tensors(path):
             if tensor.name in plan:
                 weight = torch.frombuffer(data, dtype=SOURCE_DTYPES[tensor.dtype])
-                weight = weight.reshape(tensor.shape)
-                rotated = tensor.name.endswith(("q_proj.weight", "k_proj.weight"))
-                yield (
-                    plan[tensor.name],
-                    interleave_rows(weight, checkpoint.head_dim) if rotated else weight,
-                )
+                yield plan[tensor.name], weight.reshape(tensor.shape)
 
 
 def interleave_rows(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
@@ -125,11 +124,13 @@ def interleave_rows(weight: torch.Tensor, head_dim: int) -> torch.Tensor:
 
 
 def encode(weight: torch.Tensor, planned: Planned) -> npt.NDArray[Any]:
-    """The tensor's bytes as gguf-py takes them: float32, float16, or rows of uint8.
+    """`[rows, bytes of a row]` of the tensor in llama.cpp's row order and type.
 
     Raises:
         InvalidInput: a value is too large for float16.
     """
+    if planned.head_dim is not None:
+        weight = interleave_rows(weight, planned.head_dim)
     if planned.dtype == "q8_0":
         return _in_chunks(weight, (weight.shape[0], planned.num_bytes // weight.shape[0]), _q8_0)
     target = TORCH_DTYPES[planned.dtype]

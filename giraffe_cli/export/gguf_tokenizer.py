@@ -22,6 +22,7 @@ from giraffe_cli.export.gguf_pretoken import (
     adds_space_prefix,
     byte_level_pre,
     is_byte_level,
+    only_composes,
 )
 
 if TYPE_CHECKING:
@@ -142,23 +143,15 @@ def _scores(model: Mapping[str, Any], tokens: list[str]) -> tuple[list[float], i
     merge beyond them.
 
     llama.cpp's `llama` tokenizer merges any neighbours that make a token, the highest score first;
-    a token's score is minus the rank of the first merge that makes it.
+    a token's score is minus the rank of the first merge that makes it. Merges that alternate
+    between tokens share a score; then the leftmost pair comes first, which for runs of one
+    character (Llama 2's runs of spaces, all of one score there too) is the same.
 
     Raises:
-        InvalidInput: merges of two tokens alternate, which scores cannot say.
+        InvalidInput: the merges of other tokens alternate, which scores cannot say.
     """
     pairs = _pairs(model)
-    products = [left + right for left, right in pairs]
-    first: dict[str, int] = {}
-    for rank, product in enumerate(products):
-        first.setdefault(product, rank)
-    runs = sum(1 for a, b in zip(products, products[1:], strict=False) if a != b) + bool(products)
-    if runs != len(first):
-        raise InvalidInput(
-            f"{runs - len(first)} of the tokenizer's merges are out of the order that llama.cpp's "
-            "scores can express",
-            "serve the directory with vLLM, which runs tokenizer.json",
-        )
+    rank = _shared_ranks([left + right for left, right in pairs])
     known, vocabulary = set(pairs), model["vocab"]
     unmerged = sum(
         (text[:cut], text[cut:]) not in known
@@ -167,7 +160,31 @@ def _scores(model: Mapping[str, Any], tokens: list[str]) -> tuple[list[float], i
         if text[:cut] in vocabulary and text[cut:] in vocabulary
     )
     lowest = -float(len(pairs))
-    return [-float(first[text]) if text in first else lowest for text in tokens], unmerged
+    return [-float(rank[text]) if text in rank else lowest for text in tokens], unmerged
+
+
+def _shared_ranks(products: list[str]) -> dict[str, int]:
+    """Token → rank of its first merge; of tokens whose merges alternate, the first rank of all."""
+    last = {product: rank for rank, product in enumerate(products)}
+    first: dict[str, int] = {}
+    for rank, product in enumerate(products):
+        first.setdefault(product, rank)
+    ranks: dict[str, int] = {}
+    begin = end = -1
+    group: list[str] = []
+    for product, rank in first.items():
+        if rank > end:
+            begin, group = rank, []
+        end = max(end, last[product])
+        group.append(product)
+        ranks[product] = begin
+        if len(group) > 1 and len(set("".join(group))) > 1:
+            raise InvalidInput(
+                f"the tokenizer's merges of {group[0]!r} and {product!r} alternate, which "
+                "llama.cpp's scores cannot express",
+                "serve the directory with vLLM, which runs tokenizer.json",
+            )
+    return ranks
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any]) -> dict[str, int]:
@@ -223,7 +240,12 @@ def _warnings(value: Mapping[str, Any], unmerged: int) -> list[str]:
         found.append(
             f"llama.cpp merges {unmerged} pairs of tokens that the tokenizer's merges leave apart"
         )
+    if value.get("normalizer") and only_composes(value):
+        found.append("llama.cpp does not bring text into Unicode's NFC form; the tokenizer does")
     step = value.get("pre_tokenizer") or {}
-    if step.get("type") == "Metaspace" and step.get("prepend_scheme") == "first":
-        found.append("llama.cpp puts a space behind special tokens too, the tokenizer only first")
+    if step.get("type") == "Metaspace" and step.get("prepend_scheme") != "never":
+        found.append(
+            "llama.cpp puts a space before every text and behind special tokens; the tokenizer "
+            "not before a text that begins with one"
+        )
     return found
