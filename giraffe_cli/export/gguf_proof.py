@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -51,7 +51,7 @@ def prove(
         "rope_freqs": _check_table(tensors, stored, source),
         "attn_factor": _check_attention_factor(stored, source),
         "stock_table": _check_stock_table(tensors, stored, source),
-        "weights": _check_weights(tensors, weights),
+        "weights": _check_weights(path, tensors, weights),
     }
 
 
@@ -134,30 +134,33 @@ def _check_stock_table(
 
 
 def _check_weights(
-    tensors: Mapping[str, Any], weights: Iterable[tuple[Planned, torch.Tensor]]
+    path: Path, tensors: Mapping[str, Any], weights: Iterable[tuple[Planned, torch.Tensor]]
 ) -> Check:
     """Bit-equal to the source rounded once; q8_0 within half a quantisation step."""
     wrong, count = [], 0
-    for planned, weight in weights:
-        count += 1
-        stored = tensors.get(planned.name)
-        if stored is None or not _weight_holds(stored, planned, weight):
-            wrong.append(planned.name)
+    with open(path, "rb") as handle:
+        for planned, weight in weights:
+            count += 1
+            stored = tensors.get(planned.name)
+            if stored is None or not _weight_holds(handle, stored, planned, weight):
+                wrong.append(planned.name)
     expected = f"{count} as in the source"
     return check(not wrong, f"differ: {listed(wrong)}" if wrong else expected, expected)
 
 
-def _weight_holds(stored: Any, planned: Planned, weight: torch.Tensor) -> bool:
+def _weight_holds(handle: IO[bytes], stored: Any, planned: Planned, weight: torch.Tensor) -> bool:
+    """Read in pieces: the reader's own mapping would keep the whole file in memory."""
     if stored.tensor_type.name != planned.dtype.upper() or stored.n_bytes != planned.num_bytes:
         return False
     order = torch.from_numpy(_source_rows(len(weight), planned.head_dim))
-    raw = np.ascontiguousarray(stored.data).reshape(len(weight), -1).view(np.uint8)
-    step = max(1, _CHUNK // raw.shape[1])
+    width = planned.num_bytes // len(weight)
     same = _within_step if planned.dtype == "q8_0" else _bit_equal
-    return all(
-        same(raw[n : n + step], weight[order[n : n + step]], planned.dtype)
-        for n in range(0, len(weight), step)
-    )
+    handle.seek(stored.data_offset)
+    for rows in torch.split(order, max(1, _CHUNK // width)):
+        raw = np.frombuffer(handle.read(width * len(rows)), dtype=np.uint8)
+        if not same(raw, weight[rows], planned.dtype):
+            return False
+    return True
 
 
 def _source_rows(rows: int, head_dim: int | None) -> npt.NDArray[np.int64]:
@@ -174,7 +177,7 @@ def _source_rows(rows: int, head_dim: int | None) -> npt.NDArray[np.int64]:
 
 def _bit_equal(raw: npt.NDArray[np.uint8], weight: torch.Tensor, dtype: str) -> bool:
     rounded = weight.to(TORCH_DTYPES[dtype]).contiguous().reshape(-1)
-    return np.array_equal(raw.reshape(-1), rounded.view(torch.uint8).numpy())
+    return np.array_equal(raw, rounded.view(torch.uint8).numpy())
 
 
 def _within_step(raw: npt.NDArray[np.uint8], weight: torch.Tensor, dtype: str) -> bool:

@@ -24,6 +24,7 @@ from giraffe_cli.export.gguf_pretoken import (
     is_byte_level,
     only_composes,
 )
+from giraffe_cli.export.gguf_scores import merge_pairs, scores_of_merges
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -89,7 +90,7 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any], vocab_size: int) ->
     pre = byte_level_pre(value) if byte_level else "default"
     special = _special_ids(tokenizer, config)
     tokens, types = _tokens(value, vocab_size, special.get("unk"), byte_level)
-    scores, unmerged = (None, 0) if byte_level else _scores(model, tokens)
+    scores, unmerged = (None, 0) if byte_level else scores_of_merges(model, tokens)
     add_bos, add_eos = _additions(tokenizer, special)
     return Vocabulary(
         model="gpt2" if byte_level else "llama",
@@ -128,63 +129,8 @@ def _tokens(
     return tokens, types
 
 
-def _pairs(model: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """The merges in order of rank; older files spell a pair as one string."""
-    split = (pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"])
-    return [(left, right) for left, right in split]
-
-
 def _merges(model: Mapping[str, Any]) -> list[str]:
-    return [f"{left} {right}" for left, right in _pairs(model)]
-
-
-def _scores(model: Mapping[str, Any], tokens: list[str]) -> tuple[list[float], int]:
-    """Scores that make llama.cpp merge in the order of the merges, and how many pairs it would
-    merge beyond them.
-
-    llama.cpp's `llama` tokenizer merges any neighbours that make a token, the highest score first;
-    a token's score is minus the rank of the first merge that makes it. Merges that alternate
-    between tokens share a score; then the leftmost pair comes first, which for runs of one
-    character (Llama 2's runs of spaces, all of one score there too) is the same.
-
-    Raises:
-        InvalidInput: the merges of other tokens alternate, which scores cannot say.
-    """
-    pairs = _pairs(model)
-    rank = _shared_ranks([left + right for left, right in pairs])
-    known, vocabulary = set(pairs), model["vocab"]
-    unmerged = sum(
-        (text[:cut], text[cut:]) not in known
-        for text in vocabulary
-        for cut in range(1, len(text))
-        if text[:cut] in vocabulary and text[cut:] in vocabulary
-    )
-    lowest = -float(len(pairs))
-    return [-float(rank[text]) if text in rank else lowest for text in tokens], unmerged
-
-
-def _shared_ranks(products: list[str]) -> dict[str, int]:
-    """Token → rank of its first merge; of tokens whose merges alternate, the first rank of all."""
-    last = {product: rank for rank, product in enumerate(products)}
-    first: dict[str, int] = {}
-    for rank, product in enumerate(products):
-        first.setdefault(product, rank)
-    ranks: dict[str, int] = {}
-    begin = end = -1
-    group: list[str] = []
-    for product, rank in first.items():
-        if rank > end:
-            begin, group = rank, []
-        end = max(end, last[product])
-        group.append(product)
-        ranks[product] = begin
-        if len(group) > 1 and len(set("".join(group))) > 1:
-            raise InvalidInput(
-                f"the tokenizer's merges of {group[0]!r} and {product!r} alternate, which "
-                "llama.cpp's scores cannot express",
-                "serve the directory with vLLM, which runs tokenizer.json",
-            )
-    return ranks
+    return [f"{left} {right}" for left, right in merge_pairs(model)]
 
 
 def _special_ids(tokenizer: PreTrainedTokenizerFast, config: Mapping[str, Any]) -> dict[str, int]:
