@@ -21,17 +21,28 @@ from typing import Any
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.rope.readings import runtimes
+from giraffe_cli.rope.malformed import is_length, is_number
+from giraffe_cli.rope.runtimes import RUNTIMES, runtimes
 from giraffe_cli.rundir import read_json
 from giraffe_cli.tensor_stream import tensor_digests
+from giraffe_cli.verify_config import (
+    check_architecture,
+    check_config,
+    is_llama,
+    not_loadable,
+    read_config,
+)
 from giraffe_cli.verify_files import (
+    Check,
     check,
     check_base_vocabulary,
-    check_config,
+    check_tensor_shapes,
     check_tied_embeddings,
     check_weight_files,
 )
 from giraffe_cli.verify_judge import check_against_manifest, judge
+from giraffe_cli.verify_scaling import check_scaling, tokenizer_limit
+from giraffe_cli.verify_tables import check_tables_in_files
 
 Probe = Callable[[Mapping[str, Any]], dict[str, Any]]
 SEED = 20240229
@@ -48,35 +59,37 @@ def verify_directory(
     reporter: Reporter,
     probe: Probe | None = None,
 ) -> dict[str, Any]:
-    """`{"ok", "checks": {name: {"ok", "found", "expected"}}, "runtimes": {name: sentence}}`.
+    """`{"ok", "checks": {name: {"ok", "found", "expected"}}, "runtimes": {name: sentence}}`; a
+    failed check may have a `hint`.
 
     `table` is what was trained; without it the directory's own `rope.json` counts, without that the
-    config's claim. `adapter_dir` together with `base` compares logits.
+    config's claim. `adapter_dir` together with `base` compares logits; `base` alone also shows what
+    the directory lost of its scaling. The model is loaded only when the files are worth it.
 
     Raises:
-        InvalidInput: no model directory, or a `rope.json` that cannot be read.
+        InvalidInput: no model directory, or a `rope.json` or `config.json` that cannot be read.
     """
     config = read_config(folder)
+    if not is_llama(config):
+        return proof_of_another_architecture(folder, config)
     written = written_table(folder)
     table = table or written
-    checks = {**check_weight_files(folder), **check_config(config, table)}
-    if table and written:
-        checks["rope_json"] = check(
-            written.to_json() == table.to_json(), describe(written), describe(table)
-        )
-    digests: dict[str, str] = {}
-    if checks["weight_files"]["ok"]:
+    checks = check_files(folder, config, table, written, base)
+    limit = tokenizer_limit(folder)
+    obstacle = not_loadable(config, checks)
+    if obstacle:
+        found = f"not tried: {obstacle} comes first"
+        checks["loading"] = check(False, found, "loads in stock transformers")
+    else:
         reporter.info(f"reading the weights of {folder}")
         digests = tensor_digests(folder)
         checks |= check_against_manifest(folder, digests)
         checks["tied_embeddings"] = check_tied_embeddings(digests, config)
-    if base:
-        checks |= check_base_vocabulary(folder, base)
-    reporter.info(f"loading {folder} with stock transformers, in a process of its own")
-    ask = probe or ask_probe
-    answer = ask(build_request(folder, adapter_dir, base, table, config, full))
-    checks |= judge(answer, folder, digests, config, table, asked=bool(adapter_dir))
-    limit = answer.get("tokenizer", {}).get("model_max_length")
+        reporter.info(f"loading {folder} with stock transformers, in a process of its own")
+        ask = probe or ask_probe
+        answer = ask(build_request(folder, adapter_dir, base, table, config, full))
+        checks |= judge(answer, folder, digests, config, table, asked=bool(adapter_dir))
+        limit = answer.get("tokenizer", {}).get("model_max_length", limit)
     return {
         "ok": all(entry["ok"] for entry in checks.values()),
         "checks": checks,
@@ -84,25 +97,55 @@ def verify_directory(
     }
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json` of a model directory.
+def check_files(
+    folder: Path,
+    config: Mapping[str, Any],
+    table: RopeTable | None,
+    written: RopeTable | None,
+    base: Path | None,
+) -> dict[str, Check]:
+    """Everything that is known before a weight is read: the cheap checks, the config's first."""
+    checks = {**check_config(folder, config, table), **check_weight_files(folder)}
+    if table and written:
+        checks["rope_json"] = check(
+            written.to_json() == table.to_json(), describe(written), describe(table)
+        )
+    usable = checks["rope_fields"]["ok"]
+    if usable and not table and is_length(config.get("max_position_embeddings")):
+        checks |= check_scaling(folder, config, read_config(base) if base else None)
+    if checks["weight_files"]["ok"]:
+        checks |= check_tensor_shapes(folder, config)
+        if usable:
+            checks |= check_tables_in_files(folder, config, written)
+    return checks | (check_base_vocabulary(folder, base) if base else {})
 
-    Raises:
-        InvalidInput: it is missing or holds no object.
-    """
-    if not (folder / "config.json").is_file():
-        hint = f"run giraffe verify {folder / 'model'}" if (folder / "model").is_dir() else None
-        raise InvalidInput(f"{folder} is no model directory: it has no config.json", hint)
-    config = read_json(folder / "config.json")
-    if not isinstance(config, dict):
-        raise InvalidInput(f"{folder / 'config.json'} holds no JSON object")
-    return config
+
+def proof_of_another_architecture(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
+    """What can be said of a model that is no Llama: that, and of which kind its files are."""
+    checks = {**check_architecture(config), **check_weight_files(folder)}
+    unknown = f"not known: {checks['architecture']['found']} is no Llama"
+    return {"ok": False, "checks": checks, "runtimes": dict.fromkeys(RUNTIMES, unknown)}
 
 
 def written_table(folder: Path) -> RopeTable | None:
-    """The directory's `rope.json`; None for a checkpoint that is not ours."""
+    """The directory's `rope.json`; None for a checkpoint that is not ours.
+
+    Raises:
+        InvalidInput: it cannot be read, or its table or lengths are no numbers.
+    """
     path = folder / "rope.json"
-    return RopeTable.from_json(read_json(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    value = read_json(path)
+    if not isinstance(value, dict) or not isinstance(value.get("inv_freq", []), list):
+        raise InvalidInput(f"{path} holds no JSON object with a table", "write it again")
+    table = RopeTable.from_json(value)
+    numbers = [table.attention_factor, *table.inv_freq]
+    if not all(is_number(number) and number > 0 for number in numbers):
+        raise InvalidInput(f"{path} has a table that is not all numbers above 0", "write it again")
+    if not is_length(table.target_length) or not isinstance(table.rope_parameters, dict):
+        raise InvalidInput(f"{path} has no target_length or rope_parameters", "write it again")
+    return table
 
 
 def describe(table: RopeTable) -> str:
@@ -178,6 +221,7 @@ def raise_if_defective(folder: Path, proof: Mapping[str, Any], kind: type[Giraff
     """
     failed = [
         f"  - {name}: found {entry['found']}; expected {entry['expected']}"
+        + (f"\n    {entry['hint']}" if "hint" in entry else "")
         for name, entry in proof["checks"].items()
         if not entry["ok"]
     ]

@@ -1,6 +1,7 @@
-"""What can be said about a model directory by reading its files: keys, limits, names, sizes.
+"""What can be said about a directory's weight and tokenizer files without loading a model.
 
-Every check is `{"ok", "found", "expected"}`; `found` is words or a number a person can act on.
+Every check is `{"ok", "found", "expected"}`; `found` is words or a number a person can act on, and
+a failed one may carry a `hint`, the remedy.
 """
 
 from __future__ import annotations
@@ -10,26 +11,27 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from giraffe_cli.checkpoint_config import read_shape
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.rope.readings import (
-    ORIGINAL,
-    differences,
-    read_as_transformers_4,
-    read_as_transformers_5,
-    switches,
-)
+from giraffe_cli.rope.malformed import is_length
 from giraffe_cli.tensor_stream import stored_tensors
-from giraffe_cli.weights import INDEX
+from giraffe_cli.weights import INDEX, check_tensors, read_weights
 
 Check = dict[str, Any]
 FOREIGN_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".gguf", ".py"}
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
-def check(ok: bool, found: Any, expected: Any) -> Check:
-    """One finding."""
-    return {"ok": bool(ok), "found": found, "expected": expected}
+def check(ok: bool, found: Any, expected: Any, hint: str | None = None) -> Check:
+    """One finding; `hint`, what to do about it, is kept only when there is something to do."""
+    finding = {"ok": bool(ok), "found": found, "expected": expected}
+    return finding if ok or not hint else {**finding, "hint": hint}
+
+
+def problems_check(problems: list[str], fine: str, expected: str, hint: str | None = None) -> Check:
+    """One finding out of any number of phrases; `fine` is what is said when there are none."""
+    return check(not problems, "; ".join(problems) or fine, expected, hint)
 
 
 def listed(names: list[str], limit: int = 3) -> str:
@@ -43,13 +45,17 @@ def check_weight_files(folder: Path) -> dict[str, Check]:
     foreign = sorted(p.name for p in folder.iterdir() if p.suffix in FOREIGN_SUFFIXES)
     checks = {
         "safetensors_only": check(
-            not foreign, listed(foreign) or "safetensors only", "safetensors only"
+            not foreign,
+            listed(foreign) or "safetensors only",
+            "safetensors only",
+            "load with transformers, then save_pretrained(...) into an empty directory",
         )
     }
     try:
         stored = stored_tensors(folder)
     except GiraffeError as error:
-        return {**checks, "weight_files": check(False, error.message, "whole weight files")}
+        found = check(False, error.message, "whole weight files", error.hint)
+        return {**checks, "weight_files": found}
     named = set(stored)
     if (folder / INDEX).is_file():
         named = set(json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"])
@@ -64,73 +70,29 @@ def check_weight_files(folder: Path) -> dict[str, Check]:
     }
 
 
-def check_config(config: Mapping[str, Any], table: RopeTable | None) -> dict[str, Check]:
-    """The fields every runtime reads; against `table` where the directory is ours."""
-    window = config.get("max_position_embeddings")
-    target = table.target_length if table else window
-    whole = isinstance(window, int) and not isinstance(window, bool) and window > 0
-    architectures = config.get("architectures")
-    return {
-        "architecture": check(
-            architectures == ["LlamaForCausalLM"] and "auto_map" not in config,
-            architectures if "auto_map" not in config else "auto_map: needs code of its own",
-            ["LlamaForCausalLM"],
-        ),
-        "max_position_embeddings": check(
-            whole and window == target, window, target if table else "a positive integer"
-        ),
-        "top_level_original_length": check(
-            ORIGINAL not in config, config.get(ORIGINAL, "absent"), "absent: vLLM would serve it"
-        ),
-        **check_rope_fields(config, table),
-    }
+def check_tensor_shapes(folder: Path, config: Mapping[str, Any]) -> dict[str, Check]:
+    """Every tensor that `config` promises, in its shape, in a 16- or 32-bit float dtype.
 
-
-def check_rope_fields(config: Mapping[str, Any], table: RopeTable | None) -> dict[str, Check]:
-    """Both spellings agree, and say what `rope.json` says."""
-    reading, old = read_as_transformers_5(config), read_as_transformers_4(config)
-    spelt_new = config.get("rope_parameters")
-    # Transformers 4 has no θ inside the dict and fills in no original length.
-    apart = differences(old, {k: v for k, v in reading.items() if k != ORIGINAL or k in old})
-    if spelt_new and config.get("rope_scaling"):
-        apart += [d for d in differences(reading, _new(config, spelt_new)) if d not in apart]
-    checks = {
-        "rope_spellings": check(
-            not apart, "; ".join(apart) or "agree", "transformers 4 and 5 read the same"
-        ),
-        "rope_type_fields": _check_type_fields(reading, config),
-    }
-    if table:
-        written = {k: v for k, v in table.rope_parameters.items() if v is not None}
-        wrong = differences(reading, written)
-        checks["rope_parameters"] = check(
-            not wrong, "; ".join(wrong) or "as in rope.json", "as in rope.json"
-        )
-    return checks
-
-
-def _new(config: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, Any]:
-    return read_as_transformers_5({**config, "rope_scaling": None, "rope_parameters": fields})
-
-
-def _check_type_fields(reading: Mapping[str, Any], config: Mapping[str, Any]) -> Check:
-    """What the type needs beside its numbers, so that no runtime falls back to a guess."""
-    spelt = {**(config.get("rope_parameters") or {}), **(config.get("rope_scaling") or {})}
-    kind, problems = reading["rope_type"], []
-    if kind in {"yarn", "longrope", "llama3"} and not isinstance(spelt.get(ORIGINAL), int):
-        problems.append(f"{kind} without an integer {ORIGINAL}")
-    if kind == "longrope":
-        factor = reading.get("attention_factor")
-        if switches(reading):
-            problems.append("short_factor differs from long_factor: cached generation breaks")
-        if factor is None:
-            problems.append("longrope without attention_factor")
-        for key in ("short_mscale", "long_mscale"):
-            if reading.get(key) != factor:
-                problems.append(f"{key} {reading.get(key)} against attention_factor {factor}")
-    return check(
-        not problems, "; ".join(problems) or f"{kind}, complete", "every field the type needs"
-    )
+    The head is `tied_embeddings`' business. Nothing to say for sizes or files that other checks
+    found unusable.
+    """
+    try:
+        shape, weights = read_shape(config, folder), read_weights(folder)
+    except GiraffeError:
+        return {}
+    expected = "every tensor of the config, in its shape, as a float of 16 or 32 bits"
+    hint = "put back the config.json that belongs to these weights, unquantised ones"
+    if shape.num_layers > len(weights):
+        found = f"{len(weights)} tensors for {shape.num_layers} layers"
+        return {"tensors": check(False, found, expected, hint)}
+    try:
+        check_tensors(folder, shape, {HEAD: weights[EMBEDDINGS], **weights})
+    except KeyError:
+        return {"tensors": check(False, f"{EMBEDDINGS} is missing", expected, hint)}
+    except GiraffeError as error:
+        reason = " ".join(error.message.partition(": ")[2].split())
+        return {"tensors": check(False, reason, expected, hint)}
+    return {"tensors": check(True, f"{len(weights)} of the right shape", expected)}
 
 
 def check_tokenizer(
@@ -138,13 +100,13 @@ def check_tokenizer(
 ) -> dict[str, Check]:
     """Limit and vocabulary of the tokenizer as `AutoTokenizer` gave them (`facts`)."""
     if "error" in facts:
-        return {"tokenizer_limit": check(False, facts["error"], "a tokenizer that loads")}
+        hint = "copy the tokenizer files of the model that this one comes from"
+        return {"tokenizer_limit": check(False, facts["error"], "a tokenizer that loads", hint)}
     limit, window = facts["model_max_length"], config.get("max_position_embeddings")
-    if table:
-        found = check(limit == table.target_length, limit, table.target_length)
-    else:
-        enough = isinstance(window, int) and limit >= window
-        found = check(enough, limit, f"at least {window}")
+    needed = table.target_length if table else window
+    enough = limit == needed if table else is_length(window) and limit >= window
+    hint = f"set model_max_length to {needed} in tokenizer_config.json: it cuts prompts, caps vLLM"
+    found = check(enough, limit, needed if table else f"at least {window}", hint)
     return {
         "tokenizer_limit": found,
         **check_vocabulary(folder, facts["largest_id"], config),
@@ -163,6 +125,7 @@ def check_vocabulary(folder: Path, largest_id: int, config: Mapping[str, Any]) -
             rows == size and largest_id < rows,
             f"{rows} rows, vocab_size {size}, largest token id {largest_id}",
             "rows equal vocab_size and cover every token id",
+            "put back the tokenizer and vocab_size that the weights were trained with",
         )
     }
 
@@ -173,7 +136,8 @@ def check_base_vocabulary(folder: Path, base: Path) -> dict[str, Check]:
         found, expected = (stored_tensors(f)[EMBEDDINGS].shape[0] for f in (folder, base))
     except (GiraffeError, KeyError):
         return {}
-    return {"vocabulary_of_base": check(found == expected, found, expected)}
+    hint = "give prompts a pad token that exists; resized embeddings cannot be merged or compared"
+    return {"vocabulary_of_base": check(found == expected, found, expected, hint)}
 
 
 def check_tied_embeddings(digests: Mapping[str, str], config: Mapping[str, Any]) -> Check:
@@ -185,4 +149,5 @@ def check_tied_embeddings(digests: Mapping[str, str], config: Mapping[str, Any])
         head in (None, embeddings) if tied else head is not None,
         f"tie_word_embeddings {tied}, stored head {stored}",
         "tied: no head, or the embeddings again; untied: a head of its own",
+        "set tie_word_embeddings to what the base's config.json says, or save the head again",
     )

@@ -10,13 +10,11 @@ from typing import Any
 import numpy as np
 
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.rope.readings import claimed_table
 from giraffe_cli.rundir import MANIFEST, read_json
 from giraffe_cli.tensor_stream import stored_tensors
 from giraffe_cli.verify_files import EMBEDDINGS, HEAD, Check, check, check_tokenizer, listed
+from giraffe_cli.verify_tables import STORED_TABLE, TABLE_TOLERANCE, claim_of, compare_tables
 
-TABLE_TOLERANCE = 1e-6
-"""Relative: float32 keeps 6e-8, its powers and products a few times that."""
 MAX_LOGIT_DIFFERENCE = 1e-4
 """float32: the merge reorders sums, nothing else."""
 MAX_KL, MIN_TOP1 = 1e-3, 0.99
@@ -71,7 +69,8 @@ def _same_digests(found: Mapping[str, str], expected: Mapping[str, str]) -> Chec
 
 
 def check_weights(loaded: Mapping[str, Any], folder: Path, digests: Mapping[str, str]) -> Check:
-    """Loaded against stored, bit for bit; a head tied to the embeddings is no extra."""
+    """Loaded against stored, bit for bit; a head tied to the embeddings is no extra, and stored
+    rotary tables, which transformers ignores, are `stored_inv_freq`'s business."""
     if "error" in loaded:
         return check(False, loaded["error"], "every tensor bit-equal")
     stored = stored_tensors(folder)
@@ -82,7 +81,8 @@ def check_weights(loaded: Mapping[str, Any], folder: Path, digests: Mapping[str,
     found = {name: entry["sha256"] for name, entry in loaded.items()}
     if HEAD not in digests and found.get(HEAD) == found.get(EMBEDDINGS):
         found.pop(HEAD, None)
-    return _same_digests(found, digests)
+    loadable = {name: sha for name, sha in digests.items() if not name.endswith(STORED_TABLE)}
+    return _same_digests(found, loadable)
 
 
 def check_table(
@@ -102,38 +102,20 @@ def check_table(
             "constant: a KV cache holds rotated keys",
         ),
     }
-    claim = (np.array(table.inv_freq), table.attention_factor) if table else _claim(config)
+    claim = (np.array(table.inv_freq), table.attention_factor) if table else claim_of(config)
     if claim is None:
         return checks
     inv_freq, attention_factor = claim
     factor = at_target["attention_factor"]
     return {
         **checks,
-        "inv_freq": _check_inv_freq(np.array(at_target["inv_freq"]), inv_freq),
+        "inv_freq": compare_tables(np.array(at_target["inv_freq"]), inv_freq),
         "attention_factor": check(
             math.isclose(factor, attention_factor, rel_tol=TABLE_TOLERANCE),
             factor,
             attention_factor,
         ),
     }
-
-
-def _claim(config: Mapping[str, Any]) -> tuple[Any, float] | None:
-    try:
-        return claimed_table(config)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError):
-        return None  # incomplete fields: `loading` and `rope_type_fields` name them
-
-
-def _check_inv_freq(found: Any, expected: Any) -> Check:
-    if found.shape != expected.shape:
-        return check(False, f"{found.size} pairs", f"{expected.size} pairs")
-    apart = np.abs(found / expected - 1)
-    worst = int(np.argmax(np.where(np.isfinite(apart), apart, np.inf)))
-    ok = bool(apart[worst] <= TABLE_TOLERANCE)
-    if ok:
-        return check(True, f"largest relative difference {apart[worst]:.1e}", TABLE_TOLERANCE)
-    return check(False, f"pair {worst}: {found[worst]:.9g}", f"{expected[worst]:.9g}")
 
 
 def check_finite(answer: Mapping[str, Any]) -> dict[str, Check]:
@@ -192,6 +174,6 @@ def check_against_manifest(folder: Path, digests: Mapping[str, str]) -> dict[str
     """The files hold what the merge computed; nothing to say without its manifest."""
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     written = manifest.get("tensors") if isinstance(manifest, dict) else None
-    if not isinstance(written, dict):
-        return {}
+    if not isinstance(written, dict) or not all(isinstance(d, str) for d in written.values()):
+        return {}  # somebody else's file of that name
     return {"tensors_as_written": _same_digests(digests, written)}

@@ -16,6 +16,11 @@ every_strategy = pytest.mark.parametrize("name", sorted(strategies()))
 TINY = Head(16, 1e4, 128, 1024)
 
 
+def example(name: str) -> dict:
+    """Knobs with which the strategy makes a table on the tiny Llama."""
+    return strategies()[name].example(TINY)
+
+
 def read(path):
     return json.loads(path.read_text())
 
@@ -35,7 +40,7 @@ def finished(tiny_llama, tmp_path):
     def make(name, **knobs):
         folder = tmp_path / name
         shutil.copytree(tiny_llama, folder)
-        table = make_table(name, knobs, TINY)
+        table = make_table(name, knobs or example(name), TINY)
         finish_directory(folder, table)
         return folder, table
 
@@ -143,7 +148,7 @@ def test_finishing_needs_a_saved_model(tmp_path):
 @every_strategy
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_load_model_carries_the_table_in_float32(tiny_llama, name, dtype):
-    table = make_table(name, {}, TINY)
+    table = make_table(name, example(name), TINY)
     model = load_model(tiny_llama, dtype=torch_dtype(dtype), table=table)
     assert str(model.dtype) == f"torch.{dtype}"
     assert not model.training

@@ -1,4 +1,4 @@
-"""What each runtime reads: against transformers itself, and sentence by sentence."""
+"""What each runtime reads and does: against transformers itself, and sentence by sentence."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from giraffe_cli.rope.readings import (
     differences,
     read_as_transformers_4,
     read_as_transformers_5,
-    runtimes,
 )
+from giraffe_cli.rope.runtimes import portability, runtimes
 
 SHAPE = {
     "model_type": "llama",
@@ -95,6 +95,11 @@ def test_a_table_that_moves_has_no_claim():
             "rope_parameters": {"rope_type": "yarn", "factor": 9.0, "rope_theta": 1.0},
         },
         {"rope_scaling": {"rope_type": "linear", "factor": 4.0}},
+        {"rope_scaling": {"type": "linear", "rope_type": "dynamic", "factor": 4.0}},
+        {
+            "original_max_position_embeddings": 128,
+            "rope_scaling": {"rope_type": "yarn", "factor": 8.0},
+        },
         {},
     ],
 )
@@ -111,6 +116,13 @@ def test_transformers_4_looks_at_the_old_keys_only():
         "rope_type": "default",
         "rope_theta": 10000.0,
     }
+
+
+def test_transformers_4_reads_type_before_rope_type():
+    """Run with 4.57: the two generations build different tables from the same file."""
+    config = {**SHAPE, "rope_scaling": {"type": "linear", "rope_type": "dynamic", "factor": 4.0}}
+    assert read_as_transformers_4(config)["rope_type"] == "linear"
+    assert read_as_transformers_5(config)["rope_type"] == "dynamic"
 
 
 def test_differences_name_the_first_number_of_a_list():
@@ -130,6 +142,25 @@ def test_a_file_of_transformers_5_only_loses_theta_and_scaling_in_4():
         "yarn ×8 over 128, θ 50000"
     )
     assert said(config_of("default"))["transformers-v4"].startswith("loses theta: ")
+
+
+V4_ROUNDED = {
+    "rope_theta": 50000.0,
+    "rope_scaling": {"rope_type": "yarn", **TYPES["yarn"], "truncate": False},
+}
+
+
+def even_longrope(**changes) -> dict:
+    """longrope that does not switch, complete, in both spellings."""
+    fields = {**TYPES["longrope"], "short_factor": TYPES["longrope"]["long_factor"]}
+    fields |= {"attention_factor": 1.2, "short_mscale": 1.2, "long_mscale": 1.2, **changes}
+    return twice({"rope_type": "longrope", **fields})
+
+
+def twice(fields: dict) -> dict:
+    """`config.json` with `fields` in both spellings, θ 50000."""
+    parameters = {**fields, "rope_theta": 50000.0}
+    return {**SHAPE, "rope_theta": 5e4, "rope_scaling": fields, "rope_parameters": parameters}
 
 
 @pytest.mark.parametrize(
@@ -157,13 +188,45 @@ def test_a_file_of_transformers_5_only_loses_theta_and_scaling_in_4():
         (
             config_of("yarn, all knobs"),
             "llama.cpp",
-            "applies yarn, but attention factor 1.20794 instead of 1.09418",
+            "applies the stock converter's yarn with attention factor 1.20794 instead of 1.09418; "
+            "giraffe export --to gguf writes it exactly",
         ),
         (
             config_of("longrope"),
             "llama.cpp",
-            "stock converter drops the longrope factors of a Llama: RoPE runs unscaled unless "
-            "rope_freqs.weight is added to the GGUF",
+            "stock converter drops longrope: RoPE runs unscaled",
+        ),
+        (
+            config_of("yarn, all knobs", rope_parameters=None, **V4_ROUNDED),
+            "llama.cpp",
+            "applies the stock converter's yarn with the ramp's ends rounded, which truncate "
+            "forbids; giraffe export --to gguf writes it exactly",
+        ),
+        (
+            even_longrope(),
+            "llama.cpp",
+            "stock converter drops the longrope factors of a Llama: RoPE runs unscaled; "
+            "giraffe export --to gguf writes them exactly",
+        ),
+        (
+            {**SHAPE, "rope_scaling": TYPES["longrope"] | {"rope_type": "longrope"}},
+            "transformers-v4",
+            "refuses longrope without factor or attention_factor",
+        ),
+        (
+            SHAPE,
+            "transformers",
+            "reads default, θ 10000 (its default: no key in force names it), window 1024",
+        ),
+        (
+            {**SHAPE, "rope_scaling": {"rope_type": "yarn", "factor": "8"}},
+            "vllm",
+            "not to be relied on: factor is '8', needs a number of at least 1",
+        ),
+        (
+            {**SHAPE, "rope_parameters": {"rope_type": "proportional", "factor": 2.0}},
+            "transformers",
+            "reads rope_type proportional, which not every runtime computes",
         ),
         (
             {**SHAPE, "rope_parameters": {"rope_type": "dynamic", "factor": 2.0}},
@@ -192,3 +255,59 @@ def test_the_tokenizer_caps_vllm():
     longrope = config_of("longrope", original_max_position_embeddings=128)
     longrope["rope_parameters"] |= {"short_mscale": 1.0, "long_mscale": 1.0}
     assert said(longrope)["vllm"] == "serves 128 tokens with longrope as written"
+
+
+EXACT = dict.fromkeys(("transformers", "transformers-v4", "vllm", "llama.cpp"), "exact")
+THROUGH_EXPORT = "exact through giraffe export"
+
+
+@pytest.mark.parametrize(
+    ("config", "otherwise"),
+    [
+        (twice({"rope_type": "default"}), {}),
+        (twice({"rope_type": "llama3", **TYPES["llama3"]}), {}),
+        (twice({"rope_type": "yarn", **TYPES["yarn"]}), {}),
+        (
+            twice({"rope_type": "linear", "factor": 4.0}),
+            {"vllm": "exact with --max-model-len 1024"},
+        ),
+        (
+            twice({"rope_type": "yarn", **TYPES["yarn, all knobs"]}),
+            {"llama.cpp": f"attention factor recomputed by the runtime; {THROUGH_EXPORT}"},
+        ),
+        (
+            {**SHAPE, **V4_ROUNDED},
+            {"llama.cpp": f"ramp ends rounded by the runtime; {THROUGH_EXPORT}"},
+        ),
+        (
+            even_longrope(),
+            {"llama.cpp": f"factors dropped by the stock converter; {THROUGH_EXPORT}"},
+        ),
+        (
+            even_longrope(long_mscale=None),
+            {
+                "vllm": "ignores attention_factor",
+                "llama.cpp": f"factors dropped by the stock converter; {THROUGH_EXPORT}",
+            },
+        ),
+        (config_of("default"), {"transformers-v4": "loses theta"}),
+        (config_of("yarn"), {"transformers-v4": "loses theta and scaling"}),
+        (
+            twice({"rope_type": "dynamic", "factor": 4.0}),
+            {
+                "transformers": "the table changes with the length",
+                "vllm": "exact with --max-model-len 1024",
+                "llama.cpp": "unscaled",
+            },
+        ),
+    ],
+)
+def test_portability_in_a_few_words(config, otherwise):
+    """Exact everywhere, but for what is said."""
+    assert portability(config) == {**EXACT, **otherwise}
+
+
+def test_portability_needs_no_sizes():
+    config = even_longrope()
+    sizes = ("hidden_size", "num_attention_heads")
+    assert portability({k: v for k, v in config.items() if k not in sizes}) == portability(config)

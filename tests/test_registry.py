@@ -13,7 +13,8 @@ from giraffe_cli.corpus.base import readers
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import tasks
 from giraffe_cli.registry import discover, pick
-from giraffe_cli.rope.base import position_schemes, strategies
+from giraffe_cli.rope.base import strategies
+from giraffe_cli.rope.scheme import position_schemes
 
 
 class AbstractAnimal(ABC):

@@ -21,7 +21,8 @@ from giraffe_cli.corpus.store import Row, open_packed
 from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput, UsageError
 from giraffe_cli.model.lora import add_lora
 from giraffe_cli.progress import SilentReporter
-from giraffe_cli.rope.base import make_positions, make_table
+from giraffe_cli.rope.base import make_table
+from giraffe_cli.rope.scheme import make_positions
 from giraffe_cli.rundir import MANIFEST, digest_file, read_json
 from giraffe_cli.train import parallel
 from giraffe_cli.train.data import WindowStream, next_token_labels

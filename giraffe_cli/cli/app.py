@@ -8,7 +8,7 @@ import sys
 import typer
 
 from giraffe_cli import __version__
-from giraffe_cli.cli import doctor, evaluate, extend, merge, pack_data, rope, verify
+from giraffe_cli.cli import doctor, evaluate, export, extend, merge, pack_data, rope, verify
 from giraffe_cli.cli.console import Console
 from giraffe_cli.errors import GiraffeError
 
@@ -38,6 +38,7 @@ app.command("extend", epilog=extend.EXAMPLES)(extend.extend)
 app.command("pack-data", epilog=pack_data.EXAMPLES)(pack_data.pack_data)
 app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
+app.command("export", epilog=export.EXAMPLES)(export.export)
 app.command("verify", epilog=verify.EXAMPLES)(verify.verify)
 app.add_typer(rope.app, name="rope")
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)

@@ -55,7 +55,6 @@ def serving(checkpoint: Path) -> list[str]:
         InvalidInput: no checkpoint there.
     """
     from giraffe_cli.report.serve import serve_lines
-    from giraffe_cli.rundir import read_json
 
     run = (checkpoint / "model" / "config.json").is_file()
     folder = checkpoint / "model" if run else checkpoint
@@ -64,8 +63,7 @@ def serving(checkpoint: Path) -> list[str]:
             f"{checkpoint} holds no config.json",
             "name a checkpoint directory, or a run folder with a model/ inside",
         )
-    report = folder.parent / "report.json"
-    return serve_lines(folder, read_json(report) if report.is_file() else None)
+    return serve_lines(folder)
 
 
 def _table(found: dict[str, Any]) -> Table:

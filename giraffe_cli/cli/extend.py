@@ -180,6 +180,6 @@ def _run(
     if "verify" not in report:
         console.result(report, f"nothing to do: {report['model_dir']}")
         return
-    closing = ["", "serve it:", *serve_lines(Path(report["model_dir"]), report)]
+    closing = ["", "serve it:", *serve_lines(Path(report["model_dir"]))]
     console.info(f"time: {describe_time(report)}")
     console.result(report, [*summary_table(report), *closing])

@@ -8,10 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from giraffe_cli.cli.console import Console
-from giraffe_cli.config import ExtendConfig, build, read_yaml
-from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.errors import GiraffeError
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.rundir import MANIFEST, read_json
+from giraffe_cli.run_files import adapter_of, read_run
 
 EXAMPLES = """[bold]Examples[/]\n
 giraffe merge runs/mine\n
@@ -46,39 +45,6 @@ def merge(
     )
     raise_if_defective(model_dir, proof, GiraffeError)
     console.result(*summary(model_dir, table, proof))
-
-
-def read_run(run: Path) -> tuple[ExtendConfig, RopeTable]:
-    """The config and the table of a run.
-
-    Raises:
-        InvalidInput: `run` is no run directory.
-    """
-    for name in ("run.yaml", "rope.json"):
-        if not (run / name).is_file():
-            raise InvalidInput(
-                f"{run} is no run directory: it has no {name}",
-                "name a directory that `giraffe extend --out DIR` wrote",
-            )
-    config = build(read_yaml(run / "run.yaml"), str(run / "run.yaml"))
-    return config, RopeTable.from_json(read_json(run / "rope.json"))
-
-
-def adapter_of(run: Path, config: ExtendConfig) -> Path | None:
-    """The finished adapter; None for a run of zero steps.
-
-    Raises:
-        InvalidInput: the training has not ended.
-    """
-    if config.train.steps == 0:
-        return None
-    adapter = run / "adapter"
-    if not (adapter / MANIFEST).is_file():
-        raise InvalidInput(
-            f"{run} has no finished adapter",
-            "run the same giraffe extend command again: it resumes the training",
-        )
-    return adapter
 
 
 def summary(model_dir: Path, table: RopeTable, proof: dict[str, Any]) -> tuple[dict[str, Any], str]:

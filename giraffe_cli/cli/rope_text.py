@@ -8,13 +8,14 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
 from giraffe_cli.rope.base import AbstractStrategy, Head, RopeTable, make_table
 from giraffe_cli.rope.install import config_with_table
-from giraffe_cli.rope.readings import runtimes
+from giraffe_cli.rope.runtimes import portability, runtimes
 from giraffe_cli.rope.scheme import AbstractPositions
 from giraffe_cli.units import format_length
 
@@ -39,7 +40,7 @@ def describe(name: str, kind: type[AbstractStrategy] | type[AbstractPositions]) 
     return row | {
         "choose_when": kind.choose_when,
         "rope_type": table.rope_parameters["rope_type"],
-        "portable_to": runtimes(config_with_table({}, table), None),
+        "portable_to": portability(config_with_table({}, table)),
     }
 
 
@@ -135,17 +136,25 @@ def render_table(table: RopeTable, head: Head) -> list[RenderableType]:
 
 
 def render_several(tables: Sequence[RopeTable], head: Head) -> list[RenderableType]:
-    """Divisors by pair, one strategy a column."""
-    grid = Table("pair", "trained turns", *(table.strategy for table in tables), box=None)
-    for column in grid.columns:
-        column.justify = "right"
-    base, turns = head.base_inv_freq(), head.turns()
-    for pair in range(len(base)):
-        divisors = (f"{base[pair] / table.inv_freq[pair]:.4g}" for table in tables)
-        grid.add_row(str(pair), f"{turns[pair]:.4g}", *divisors)
-    factors = (f"{table.attention_factor:.4f}" for table in tables)
-    grid.add_row("attention", "", *factors)
-    return [f"what each pair is divided by: {_shape(head)}", grid, f"\n{_untrained(head)}"]
+    """One strategy a row: its type, how many pairs stay, what five pairs are divided by."""
+    pairs = [round(part * (head.head_dim // 2 - 1) / 4) for part in range(5)]
+    headers = ("strategy", "written as", "kept", *(f"pair {pair}" for pair in pairs), "attention")
+    shown = Table(*headers, box=None, padding=(0, 1, 0, 0))
+    for place, column in enumerate(shown.columns):
+        column.no_wrap, column.justify = True, "left" if place < 2 else "right"
+    base = head.base_inv_freq()
+    for table in tables:
+        divisors = base / np.array(table.inv_freq)
+        stay = int((np.abs(divisors - 1) < 1e-9).sum())
+        cells = (f"{divisors[pair]:.4g}" for pair in pairs)
+        kind = str(table.rope_parameters["rope_type"])
+        shown.add_row(table.strategy, kind, str(stay), *cells, f"{table.attention_factor:.4f}")
+    return [
+        f"what pairs are divided by: {_shape(head)}",
+        shown,
+        f"\n{_untrained(head)}",
+        "every pair: --json, or --plot FILE.png",
+    ]
 
 
 def _shape(head: Head) -> str:

@@ -96,7 +96,7 @@ def _body(report: Mapping[str, Any], model_dir: Path) -> str:
         'model = AutoModelForCausalLM.from_pretrained("PATH", dtype="auto")\n'
         'tokenizer = AutoTokenizer.from_pretrained("PATH")\n```',
         "## Serve it",
-        "```\n" + "\n".join(serve_lines(model_dir, report)) + "\n```",
+        "```\n" + "\n".join(serve_lines(model_dir)) + "\n```",
         "## RoPE",
         _listed(facts.rope_rows(report, {})),
         "## Training",

@@ -87,7 +87,7 @@ def render_page(
         peak_memory=_peak_memory(report),
         warnings=all_warnings(report, results),
         commands=facts.repeat_commands(report, artefacts["run"]),
-        serve=serve_lines(Path(report["model_dir"]), report),
+        serve=serve_lines(Path(report["model_dir"])),
         files=list(facts.file_rows(run_dir)),
         versions=results.get("versions", {}),
         giraffe_version=__version__,

@@ -1,9 +1,10 @@
-"""What each runtime reads from the RoPE fields of a `config.json`, and what it will do with them.
+"""What is read from the RoPE fields of a `config.json`, and the table that reading claims.
 
 One file is read by several programs that look at different keys: transformers 5 at
 `rope_scaling`, else `rope_parameters`; transformers 4 at `rope_scaling` and the top-level
-`rope_theta` only; vLLM and llama.cpp at what transformers 5 gives them, each with gaps of its own
-(transformers 5.23, 4.57; vLLM 0.33; llama.cpp of October 2026, read in their sources).
+`rope_theta` only; vLLM and llama.cpp's converter at what transformers 5 gives them (transformers
+5.23, 4.57, read in their sources and run). A reading never raises: what is no mapping reads as
+absent, and `rope/malformed.py` names it.
 
     {"rope_parameters": {"rope_type": "yarn", "rope_theta": 5e5, ...}}
     transformers 5 → yarn, θ 500000        transformers 4 → default, θ 10000: silently wrong
@@ -21,30 +22,56 @@ from giraffe_cli.rope.base import FloatArray
 
 DEFAULT_THETA = 10000.0
 ORIGINAL = "original_max_position_embeddings"
-VLLM_TYPES = {"default", "linear", "dynamic", "yarn", "longrope", "llama3", "ntk", "proportional"}
+TYPES_WITH_ORIGINAL = ("yarn", "longrope", "llama3")
+"""The `rope_type`s whose table depends on the native window."""
 Reading = dict[str, Any]
 
 
-def _normalised(fields: Mapping[str, Any], theta: Any) -> Reading:
+def fields_of(config: Mapping[str, Any], *keys: str) -> Mapping[str, Any]:
+    """The first of `keys` that holds a mapping with something in it; empty without one."""
+    found = (config.get(key) for key in keys)
+    return next((value for value in found if value and isinstance(value, Mapping)), {})
+
+
+def _normalised(fields: Mapping[str, Any], kind: Any, theta: Any) -> Reading:
     """One dict per reading: `type` spelt `rope_type`, nulls dropped, `rope_theta` inside."""
     reading = {key: value for key, value in fields.items() if value is not None and key != "type"}
-    reading.setdefault("rope_type", fields.get("type") or "default")
-    return {**reading, "rope_theta": DEFAULT_THETA if theta is None else theta}
+    theta = DEFAULT_THETA if theta is None else theta
+    return {**reading, "rope_type": kind or "default", "rope_theta": theta}
 
 
 def read_as_transformers_5(config: Mapping[str, Any]) -> Reading:
-    """`rope_scaling` wins over `rope_parameters`; θ outside counts only when none is inside."""
-    fields = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    """`rope_scaling` wins over `rope_parameters`, `rope_type` over `type`; θ outside counts only
+    when none is inside, and so does the native window."""
+    fields = fields_of(config, "rope_scaling", "rope_parameters")
     theta = fields.get("rope_theta", config.get("rope_theta"))
-    reading = _normalised(fields, theta)
-    if reading["rope_type"] in {"yarn", "longrope", "llama3"}:
-        reading.setdefault(ORIGINAL, config.get("max_position_embeddings"))
+    reading = _normalised(fields, fields.get("rope_type") or fields.get("type"), theta)
+    if reading["rope_type"] in TYPES_WITH_ORIGINAL:
+        native = config.get(ORIGINAL) or config.get("max_position_embeddings")
+        reading.setdefault(ORIGINAL, native)
     return reading
 
 
 def read_as_transformers_4(config: Mapping[str, Any]) -> Reading:
-    """`rope_scaling` and the top-level `rope_theta`; `rope_parameters` is not looked at."""
-    return _normalised(config.get("rope_scaling") or {}, config.get("rope_theta"))
+    """`rope_scaling` and the top-level `rope_theta`, `type` over `rope_type`; `rope_parameters` is
+    not looked at."""
+    fields = fields_of(config, "rope_scaling")
+    kind = fields.get("type") or fields.get("rope_type")
+    return _normalised(fields, kind, config.get("rope_theta"))
+
+
+def names_theta(config: Mapping[str, Any]) -> bool:
+    """False where transformers 5 takes its default, 10000, because no key in force names θ."""
+    fields = fields_of(config, "rope_scaling", "rope_parameters")
+    return fields.get("rope_theta", config.get("rope_theta")) is not None
+
+
+def switches(reading: Mapping[str, Any]) -> bool:
+    """True when the table changes with the length of the text; a KV cache does not survive that."""
+    return reading["rope_type"] == "dynamic" or (
+        reading["rope_type"] == "longrope"
+        and reading.get("short_factor") != reading.get("long_factor")
+    )
 
 
 def differences(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[str]:
@@ -155,82 +182,3 @@ def _llama3(reading: Mapping[str, Any], plain: FloatArray) -> FloatArray:
     kept = np.clip((turns - low) / (high - low), 0, 1)
     mixed: FloatArray = (1 - kept) * plain / reading["factor"] + kept * plain
     return mixed
-
-
-# ── what each runtime will do ────────────────────────────────────────────────────────────────
-
-
-def runtimes(config: Mapping[str, Any], tokenizer_limit: int | None) -> dict[str, str]:
-    """One sentence for each runtime about a directory with this `config.json`."""
-    reading = read_as_transformers_5(config)
-    return {
-        "transformers": _transformers_5(config, reading),
-        "transformers-v4": _transformers_4(config, reading),
-        "vllm": _vllm(config, reading, tokenizer_limit),
-        "llama.cpp": _llama_cpp(reading),
-    }
-
-
-def switches(reading: Mapping[str, Any]) -> bool:
-    """True when the table changes with the length of the text; a KV cache does not survive that."""
-    return reading["rope_type"] == "dynamic" or (
-        reading["rope_type"] == "longrope"
-        and reading.get("short_factor") != reading.get("long_factor")
-    )
-
-
-def _transformers_5(config: Mapping[str, Any], reading: Reading) -> str:
-    window = config.get("max_position_embeddings")
-    if not isinstance(window, int):
-        return f"refuses max_position_embeddings {window}: not an integer"
-    if switches(reading):
-        return f"reads {describe(reading)}; the table changes with the length, which breaks caches"
-    return f"reads {describe(reading)}, window {window}"
-
-
-def _transformers_4(config: Mapping[str, Any], reading: Reading) -> str:
-    old = read_as_transformers_4(config)
-    if "rope_theta" not in config and reading["rope_theta"] != DEFAULT_THETA:
-        lost = "loses theta and scaling" if reading["rope_type"] != "default" else "loses theta"
-        return f"{lost}: reads {describe(old)} where transformers 5 reads {describe(reading)}"
-    if old["rope_type"] != reading["rope_type"] or old["rope_theta"] != reading["rope_theta"]:
-        return f"reads {describe(old)} where transformers 5 reads {describe(reading)}"
-    return f"reads {describe(old)}, the same as transformers 5"
-
-
-def _vllm(config: Mapping[str, Any], reading: Reading, tokenizer_limit: int | None) -> str:
-    kind, window = reading["rope_type"], config.get("max_position_embeddings")
-    if kind not in VLLM_TYPES:
-        return f"refuses rope_type {kind}"
-    if not isinstance(window, int):
-        return f"refuses max_position_embeddings {window}: not an integer"
-    if kind in {"linear", "dynamic"} and isinstance(reading.get("factor"), int | float):
-        served = int(window * reading["factor"])
-        return f"multiplies the length: serves {served} tokens unless --max-model-len {window}"
-    limit = min(window, tokenizer_limit or window)
-    if kind == "longrope":
-        limit = min(config.get(ORIGINAL) or limit, limit)
-        said = reading.get("long_mscale") == reading.get("short_mscale") is not None
-        if not said:
-            return (
-                f"serves {limit} tokens but ignores attention_factor: no short_mscale/long_mscale"
-            )
-    return f"serves {limit} tokens with {kind} as written"
-
-
-def _llama_cpp(reading: Reading) -> str:
-    match reading["rope_type"]:
-        case "default" | "linear" | "llama3":
-            return f"stock converter writes {reading['rope_type']} exactly"
-        case "longrope":
-            return (
-                "stock converter drops the longrope factors of a Llama: RoPE runs unscaled unless "
-                "rope_freqs.weight is added to the GGUF"
-            )
-        case "yarn" if isinstance(reading.get("factor"), int | float):
-            written = yarn_attention_factor(reading)
-            computed = 0.1 * math.log(reading["factor"]) + 1
-            if math.isclose(written, computed, rel_tol=1e-6):
-                return "stock converter writes yarn exactly"
-            return f"applies yarn, but attention factor {computed:.6g} instead of {written:.6g}"
-    return f"stock converter drops {reading['rope_type']}: RoPE runs unscaled"

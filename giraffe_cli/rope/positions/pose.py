@@ -48,6 +48,5 @@ class Pose(AbstractPositions):
         longest, room = (length + 1) // chunks, max(target_length - length, 0)
         lengths = generator.integers(1, longest, size=chunks - 1, endpoint=True)
         shifts = np.sort(generator.integers(0, room, size=chunks - 1, endpoint=True))
-        skips = np.diff(shifts, prepend=0)
-        np.add.at(positions, np.cumsum(lengths), skips)
-        return positions
+        chunk = np.searchsorted(np.cumsum(lengths), positions, side="right")
+        return positions + np.concatenate(([0], shifts))[chunk]

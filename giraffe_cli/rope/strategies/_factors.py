@@ -50,7 +50,7 @@ def _from_json(text: str, path: Path) -> list[Any]:
 def _long_factor(value: Mapping[str, Any]) -> Any:
     """The first found; `rope_scaling` before `rope_parameters`, as transformers reads them."""
     groups = [value, value.get("rope_scaling"), value.get("rope_parameters")]
-    held = (group["long_factor"] for group in groups if group and "long_factor" in group)
+    held = (g["long_factor"] for g in groups if isinstance(g, Mapping) and "long_factor" in g)
     return next(held, None)
 
 

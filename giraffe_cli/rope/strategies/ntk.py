@@ -29,7 +29,11 @@ class Ntk(AbstractStrategy):
     choose_when = "the runtime knows nothing but rope_theta, or as a baseline"
 
     alpha: float = knob(
-        0.0, "α in base·α^(d/(d-2)); 0 means target/native, larger extrapolates less", 0, 1e6
+        0.0,
+        "α in base·α^(d/(d-2)); 0 means target/native, larger extrapolates less",
+        1,
+        1e6,
+        or_zero=True,
     )
 
     def theta_ratio(self, head: Head) -> float:

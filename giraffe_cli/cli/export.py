@@ -1,0 +1,47 @@
+"""`giraffe export`: a checkpoint or run in the form another runtime takes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from giraffe_cli.cli.console import Console
+
+EXAMPLES = """[bold]Examples[/]\n
+giraffe export runs/mine --to gguf\n
+giraffe export runs/mine/model --to gguf --dtype q8_0 --out mine.gguf\n
+giraffe export ./some-downloaded-llama --to gguf --json\n
+giraffe export runs/mine --to adapter --base-id meta-llama/Meta-Llama-3-8B"""
+
+
+def export(
+    checkpoint: Annotated[
+        str, typer.Argument(help="A model directory, ours or any Llama, or a run directory.")
+    ],
+    to: Annotated[str, typer.Option("--to", help="gguf (llama.cpp) or adapter (PEFT, vLLM).")],
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="gguf: f16, bf16, f32 or q8_0; default: the checkpoint's own."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="What to write; default: named after the source, beside it.")
+    ] = None,
+    base_id: Annotated[
+        str | None, typer.Option(help="adapter: the base's Hugging Face id, as others know it.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Write a model for llama.cpp, or a run's adapter for PEFT and vLLM.
+
+    The rotary table goes along exactly, whatever the strategy. What was written is read back and
+    held against the source before it gets its name.
+    """
+    from giraffe_cli.export.base import ExportOptions, make_target, refuse_idle_options
+
+    target, options = make_target(to), ExportOptions(out, dtype, base_id)
+    refuse_idle_options(to, target, options)
+    console = Console(as_json)
+    exported = target.export(checkpoint, options, console)
+    console.result(exported.facts, "\n".join(exported.lines))

@@ -1,0 +1,1 @@
+"""Checkpoints and runs in the forms other runtimes take."""

@@ -1,0 +1,1 @@
+"""One export target a file; the file name is the target's name."""

@@ -1,0 +1,43 @@
+"""What a finished `giraffe extend` left in its folder, for the commands that go on from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from giraffe_cli.config import ExtendConfig, build, read_yaml
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.rope.base import RopeTable
+from giraffe_cli.rundir import MANIFEST, read_json
+
+
+def read_run(run: Path) -> tuple[ExtendConfig, RopeTable]:
+    """The config and the table of a run.
+
+    Raises:
+        InvalidInput: `run` is no run directory.
+    """
+    for name in ("run.yaml", "rope.json"):
+        if not (run / name).is_file():
+            raise InvalidInput(
+                f"{run} is no run directory: it has no {name}",
+                "name a directory that `giraffe extend --out DIR` wrote",
+            )
+    config = build(read_yaml(run / "run.yaml"), str(run / "run.yaml"))
+    return config, RopeTable.from_json(read_json(run / "rope.json"))
+
+
+def adapter_of(run: Path, config: ExtendConfig) -> Path | None:
+    """The finished adapter; None for a run of zero steps.
+
+    Raises:
+        InvalidInput: the training has not ended.
+    """
+    if config.train.steps == 0:
+        return None
+    adapter = run / "adapter"
+    if not (adapter / MANIFEST).is_file():
+        raise InvalidInput(
+            f"{run} has no finished adapter",
+            "run the same giraffe extend command again: it resumes the training",
+        )
+    return adapter

@@ -1,0 +1,190 @@
+"""`--to adapter`: the folder loads with the lines of its own README, and says the same table."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from tiny_runs import TARGET, make_adapter, make_base, table_for
+
+from giraffe_cli.checkpoint import load_model
+from giraffe_cli.config import build
+from giraffe_cli.export.adapter_card import card, overrides
+from giraffe_cli.export.base import ExportOptions, make_target
+from giraffe_cli.export.targets.adapter import base_name
+from giraffe_cli.progress import SilentReporter
+from giraffe_cli.rundir import finish_stage, read_json, write_json
+
+
+def make_run(folder: Path, steps: int = 5, strategy: str = "yarn") -> SimpleNamespace:
+    """A run directory as training leaves it, before and after its merge."""
+    base = make_base(folder / "base")
+    run = folder / "run"
+    run.mkdir()
+    table = table_for(base, strategy)
+    values = {"model": str(base), "target_length": TARGET, "train": {"steps": steps}}
+    config = build(values).model_dump(mode="json")
+    (run / "run.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    write_json(run / "rope.json", table.to_json())
+    if steps:
+        make_adapter(run / "adapter", base)
+        write_json(run / "adapter" / "rope.json", table.to_json())
+        finish_stage(run / "adapter", {"stage": "train"})
+    return SimpleNamespace(base=base, run=run, table=table)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory) -> SimpleNamespace:
+    made = make_run(tmp_path_factory.mktemp("trained"))
+    exported = make_target("adapter").export(str(made.run), ExportOptions(), SilentReporter())
+    return SimpleNamespace(**vars(made), out=Path(exported.facts["path"]), exported=exported)
+
+
+def readme_code(out: Path, language: str) -> str:
+    text = (out / "README.md").read_text(encoding="utf-8")
+    found = re.search(rf"^```{language}\n(.*?)^```$", text, flags=re.M | re.S)
+    assert found, text
+    return found[1]
+
+
+def logits(model, positions: range) -> torch.Tensor:
+    ids = torch.arange(2, 66)[None]
+    with torch.no_grad():
+        return model(ids, position_ids=torch.tensor([[*positions]]), use_cache=False).logits
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_readmes_peft_lines_give_the_merged_models_logits(trained, tmp_path, monkeypatch):
+    from giraffe_cli.checkpoint import inspect
+    from giraffe_cli.merge import merge_stage
+
+    checkpoint = inspect(str(trained.base), trained.base)
+    adapter = trained.run / "adapter"
+    merged = merge_stage(checkpoint, adapter, trained.table, tmp_path / "merged", SilentReporter())
+    shutil.copytree(trained.out, tmp_path / trained.out.name)
+    shutil.copytree(trained.base, tmp_path / "base")
+    monkeypatch.chdir(tmp_path)  # the names in the README are relative
+    scope: dict = {}
+    exec(readme_code(trained.out, "python"), scope)
+    rotary = scope["model"].base_model.model.model.rotary_emb
+    np.testing.assert_allclose(rotary.inv_freq.double(), trained.table.inv_freq, rtol=1e-6)
+    last = range(TARGET - 64, TARGET)
+    expected = logits(load_model(merged, dtype=torch.float32), last)
+    found = logits(scope["model"].eval(), last)
+    # float32 sums in another order: W x + B (A x) against (W + B A) x, on logits of about 1.
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+    plain = logits(load_model(trained.base, dtype=torch.float32), last)
+    assert (plain - expected).abs().max() > 0.1
+
+
+def test_the_folder_holds_what_both_runtimes_need(trained):
+    assert {p.name for p in trained.out.iterdir()} >= {
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "rope.json",
+        "hf_overrides.json",
+        "tokenizer.json",
+        "tokenizer_config.json",
+        "README.md",
+    }
+    assert trained.out == trained.run / "run-adapter"
+    source = trained.run / "adapter" / "adapter_model.safetensors"
+    assert (trained.out / source.name).read_bytes() == source.read_bytes()
+    assert read_json(trained.out / "rope.json") == trained.table.to_json()
+    assert read_json(trained.out / "tokenizer_config.json")["model_max_length"] == TARGET
+
+
+def test_no_path_of_this_machine_is_published(trained):
+    config = read_json(trained.out / "adapter_config.json")
+    assert config["base_model_name_or_path"] == "base"
+    for path in trained.out.iterdir():
+        assert str(trained.run.parent).encode() not in path.read_bytes(), path.name
+    assert trained.exported.facts["checks"]["private_paths"]["ok"]
+
+
+@pytest.mark.parametrize(
+    ("model", "base_id", "name"),
+    [
+        ("meta-llama/Llama-2-7b-hf", None, "meta-llama/Llama-2-7b-hf"),
+        ("calf", None, "calf"),
+        ("/data/models/Llama-2-7b", None, "Llama-2-7b"),
+        ("/data/models/Llama-2-7b", "meta-llama/Llama-2-7b-hf", "meta-llama/Llama-2-7b-hf"),
+    ],
+)
+def test_the_base_is_named_as_others_know_it(model, base_id, name):
+    assert base_name(model, base_id) == name
+
+
+def test_the_vllm_lines(trained):
+    lines = readme_code(trained.out, "sh")
+    assert "vllm serve base --tokenizer . --max-model-len 1024" in lines
+    assert '--hf-overrides "$(cat hf_overrides.json)"' in lines
+    assert "--enable-lora --max-lora-rank 8 --lora-modules run-adapter=." in lines
+    found = json.loads((trained.out / "hf_overrides.json").read_text(encoding="utf-8"))
+    assert found == json.loads(json.dumps(overrides(trained.table)))
+    assert found["max_position_embeddings"] == TARGET
+    assert found["rope_parameters"]["rope_theta"] == 10000.0
+
+
+@pytest.mark.parametrize(("rank", "accepted"), [(4, 8), (16, 16), (33, 64), (400, 512)])
+def test_vllm_is_asked_for_a_rank_it_accepts(trained, rank, accepted):
+    text = card("x", "o/base", True, trained.table, {"r": rank})
+    assert f"--max-lora-rank {accepted} " in text
+    assert "base_model: o/base" in text
+    assert "put the directory" not in text
+
+
+def test_the_same_again_is_left_as_it_is(trained):
+    before = {p.name: p.stat().st_mtime_ns for p in trained.out.iterdir()}
+    reporter = SilentReporter()
+    make_target("adapter").export(str(trained.run), ExportOptions(), reporter)
+    assert {p.name: p.stat().st_mtime_ns for p in trained.out.iterdir()} == before
+    assert reporter.lines == [f"{trained.out} holds this adapter already"]
+
+
+def test_the_command_and_its_refusals(giraffe, trained, tmp_path):
+    done = giraffe("export", trained.run, "--to", "adapter", "--json", "--out", tmp_path / "mine")
+    assert done.code == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert facts["path"] == str(tmp_path / "mine")
+    assert facts["target_length"] == TARGET
+    (tmp_path / "other").mkdir()
+    done = giraffe("export", trained.run, "--to", "adapter", "--out", tmp_path / "other")
+    assert (done.code, done.stdout) == (3, "")
+    assert f"{tmp_path / 'other'} exists and holds something else" in done.stderr
+    assert list((tmp_path / "other").iterdir()) == []
+    done = giraffe("export", trained.base, "--to", "adapter")
+    assert done.code == 3
+    assert "is no run directory: it has no run.yaml" in done.stderr
+
+
+def test_a_run_without_training_has_no_adapter(giraffe, tmp_path):
+    run = make_run(tmp_path, steps=0).run
+    done = giraffe("export", run, "--to", "adapter")
+    assert done.code == 3
+    assert f"{run} was extended without training: it has no adapter" in done.stderr
+    assert f"giraffe export {run} --to gguf" in done.stderr
+
+
+def test_an_unfinished_training_is_named(giraffe, tmp_path):
+    run = make_run(tmp_path).run
+    (run / "adapter" / "manifest.json").unlink()
+    done = giraffe("export", run, "--to", "adapter")
+    assert done.code == 3
+    assert "has no finished adapter" in done.stderr
+
+
+def test_an_adapter_of_another_table_is_refused(giraffe, tmp_path):
+    made = make_run(tmp_path)
+    write_json(made.run / "rope.json", table_for(made.base, "linear").to_json())
+    done = giraffe("export", made.run, "--to", "adapter")
+    assert done.code == 3
+    assert "was trained with another table" in done.stderr
