@@ -15,8 +15,9 @@ import yaml
 from giraffe_cli import plan
 from giraffe_cli.checkpoint import Checkpoint, head_to_extend
 from giraffe_cli.config import ExtendConfig, differing_keys, read_yaml, resolve_dtype
-from giraffe_cli.corpus.base import BadRecords, Document, reader_for
+from giraffe_cli.corpus.base import BadRecords, Document
 from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest
+from giraffe_cli.corpus.sources import read_source
 from giraffe_cli.corpus.store import held_out, is_packed, open_packed
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.evals.samples import gather_material, prepare
@@ -171,7 +172,7 @@ def evaluation_documents(config: ExtendConfig, packed: Path | None) -> list[Docu
     """
     if config.eval.data:
         bad = BadRecords(config.pack.on_bad)
-        return [d for s in config.eval.data for d in reader_for(s).documents(s, bad)]
+        return [d for s in config.eval.data for d in read_source(s, bad)]
     documents = held_out(packed) if packed else []
     if not documents:
         raise InvalidInput(

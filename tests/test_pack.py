@@ -270,7 +270,8 @@ def test_the_histogram_counts_octaves():
     [
         (
             [3, 2],
-            "no document reaches the window of 4 tokens (the longest has 3, long_share 0.00, 1.00 reach",
+            "no document reaches the window of 4 tokens (the longest has 3, long_share 0.00, "
+            "1.00 reach",
         ),
         ([4] + [3] * 20, "few documents reach the window of 4 tokens"),
         ([4, 3], None),

@@ -236,7 +236,7 @@ def test_tests_and_installed_packages_are_left_out(stdlib):
 
 
 def test_a_fifth_held_out_leaves_ten_long_documents_to_evaluate_on(stdlib):
-    from giraffe_cli.corpus.scan import choose_held_out
+    from giraffe_cli.corpus.holdout import choose_held_out
 
     held = choose_held_out(stdlib, 0.2)
     assert sum(len(stdlib[identity]) >= 60_000 for identity in held) >= 9

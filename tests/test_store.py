@@ -11,9 +11,9 @@ import pytest
 from conftest import build_tokenizer, prose
 
 from giraffe_cli.config import PackConfig
-from giraffe_cli.corpus import packing, store
+from giraffe_cli.corpus import assemble, rows
+from giraffe_cli.corpus.holdout import choose_held_out
 from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest
-from giraffe_cli.corpus.scan import choose_held_out
 from giraffe_cli.corpus.store import Layout, held_out, is_packed, open_packed
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.progress import SilentReporter
@@ -119,8 +119,8 @@ def test_stats_hold_the_promised_keys_and_add_up(pack, corpus):
 
 def test_rows_spread_over_groups_and_shards(pack, corpus, monkeypatch):
     whole, stats, _ = pack(corpus, out="whole")
-    monkeypatch.setattr(store, "TOKENS_IN_ROW_GROUP", 192)
-    monkeypatch.setattr(store, "TOKENS_IN_SHARD", 640)
+    monkeypatch.setattr(rows, "TOKENS_IN_ROW_GROUP", 192)
+    monkeypatch.setattr(rows, "TOKENS_IN_SHARD", 640)
     spread, _, _ = pack(corpus, out="spread")
     assert Layout.of(20, 64) == Layout(20, rows_per_group=3, rows_per_shard=9)
     assert len(list(spread.glob("*.parquet"))) == -(-stats["windows"] // 9)
@@ -188,7 +188,7 @@ def test_a_failure_while_writing_leaves_nothing(pack, corpus, monkeypatch, tmp_p
     def full(*_):
         raise GiraffeError("disk full")
 
-    monkeypatch.setattr(packing, "write_rows", full)
+    monkeypatch.setattr(assemble, "write_rows", full)
     with pytest.raises(GiraffeError, match="disk full"):
         pack(corpus)
     assert not (tmp_path / "packed").exists()

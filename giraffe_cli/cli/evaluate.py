@@ -160,15 +160,16 @@ def _documents(config: EvalConfig, checkpoint: Path) -> list[Document]:
         InvalidInput: a source is missing or unreadable, or holds nothing.
     """
     from giraffe_cli.config import PackConfig
-    from giraffe_cli.corpus.base import BadRecords, reader_for
-    from giraffe_cli.corpus.scan import check_distinct, choose_held_out
+    from giraffe_cli.corpus.base import BadRecords
+    from giraffe_cli.corpus.holdout import choose_held_out
+    from giraffe_cli.corpus.sources import check_distinct, read_source
     from giraffe_cli.corpus.store import held_out, is_packed
 
     packed = checkpoint.parent / "packed"
     if not config.data and is_packed(packed):
         return held_out(packed)
     if not config.data:
-        found = list(reader_for(DEFAULT_DATA).documents(DEFAULT_DATA, BadRecords()))
+        found = list(read_source(DEFAULT_DATA, BadRecords()))
         kept = choose_held_out([d.id for d in found], PackConfig().hold_out)
         return [document for document in found if document.id in kept]
     check_distinct(config.data)
@@ -177,7 +178,7 @@ def _documents(config: EvalConfig, checkpoint: Path) -> list[Document]:
         if is_packed(Path(source)):
             documents += held_out(Path(source))
         else:
-            documents += reader_for(source).documents(source, BadRecords())
+            documents += read_source(source, BadRecords())
     problems = [] if documents else [f"no documents in {', '.join(config.data)}"]
     raise_together(problems, "--data", "name a corpus that holds text")
     return documents

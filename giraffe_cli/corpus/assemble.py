@@ -26,7 +26,7 @@ from giraffe_cli.corpus.corpus_index import CorpusIndex, TokenFiles
 from giraffe_cli.corpus.duplicates import duplicates_report, first_of_equals
 from giraffe_cli.corpus.mix import Mixture, Selection, select
 from giraffe_cli.corpus.pack import Plan, join, plan
-from giraffe_cli.corpus.rows import Layout, RowGroup, write_rows
+from giraffe_cli.corpus.rows import Layout, RowGroup, integers, texts, write_rows
 from giraffe_cli.corpus.stats import packing_stats, source_stats
 from giraffe_cli.corpus.store import REMOVED, STATS, held_out_writer
 from giraffe_cli.errors import InvalidInput
@@ -179,7 +179,7 @@ def _windows(
 def _groups(index: CorpusIndex, windows: Plan, layout: Layout, stored: Any) -> Iterator[RowGroup]:
     """Row group after row group, each read from the token files."""
     files = TokenFiles(index)
-    sources = pa.array(index.names, pa.string())
+    sources = texts(index.names)
     with contextlib.closing(files):
         for first, last in layout.groups():
             begin, end = int(windows.offsets[first]), int(windows.offsets[last])
@@ -199,8 +199,8 @@ def _groups(index: CorpusIndex, windows: Plan, layout: Layout, stored: Any) -> I
                 np.diff(totals[offsets]).astype(np.int32),
                 lengths.astype(np.int32),
                 np.diff(offsets).astype(np.int32),
-                sources.take(pa.array(index.source[documents])),
-                stored.take(pa.array(documents)).cast(pa.string()),
+                sources.take(integers(index.source[documents])).cast(pa.string()),
+                stored.take(integers(documents)).cast(pa.string()),
             )
 
 

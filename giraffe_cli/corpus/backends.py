@@ -1,4 +1,4 @@
-"""Text → token ids without anything around them, by `tokenizers` or, where it is proven, `fastokens`.
+"""Text → token ids, nothing around them, by `tokenizers` or, where it is proven, `fastokens`.
 
 fastokens reads the same `tokenizer.json` and is about sixty times as fast (30 MB of books: 0.21
 against 13 CPU-seconds), but it is another program. So it is used only as long as it gives the ids
@@ -105,7 +105,7 @@ class FastBackend:
         # against +100 MB with one), and workers are what uses more cores. Read on first use.
         os.environ.setdefault("FASTOKENS_BPE_THREADS", "1")
         # `fastokens` itself imports what patches transformers.
-        from fastokens._native import Tokenizer
+        from fastokens._native import Tokenizer  # type: ignore[import-untyped]
 
         self.name = f"fastokens {importlib.metadata.version('fastokens')}"
         try:

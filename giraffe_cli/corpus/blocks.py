@@ -13,6 +13,7 @@ MB of text and its ids at a time, and 50 bytes for each document of a block.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import json
@@ -35,6 +36,7 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.progress import Bar
 from giraffe_cli.rundir import (
     atomic_open,
+    commit_file,
     digest_bytes,
     digest_file,
     digest_value,
@@ -62,7 +64,7 @@ class Tools:
     inputs: dict[str, Any]
     """What decides the ids beside the unit."""
     kept: str | None = None
-    """A document that is not held out, whatever its hash: without it there were none to train on."""
+    """A document that is not held out, whatever its hash: else there were none to train on."""
 
     @staticmethod
     def of(folder: Path, config: PackConfig, kept: str | None = None) -> Tools:
@@ -162,7 +164,11 @@ def _tokenise(
     bad = BadRecords(tools.config.on_bad)
     writer = _UnitWriter(folder, tools, digest_value({**inputs, "backend": tools.tokenize.backend}))
     progress = _Progress(bar, unit.size)
-    with unchanged([unit]), atomic_open(folder / HELD) as held:
+    with (
+        unchanged([unit]),
+        atomic_open(folder / HELD) as held,
+        contextlib.closing(writer),
+    ):
         writer.held = held
         batch: list[Document] = []
         size = 0
@@ -221,6 +227,9 @@ class _UnitWriter:
         """Write the last block."""
         if self._block.ids:
             self._flush()
+
+    def close(self) -> None:
+        """Leave no half-written block behind."""
         self._tokens.close()
         Path(self._tokens.name).unlink(missing_ok=True)
 
@@ -307,8 +316,6 @@ class _UnitWriter:
 
     def _commit_tokens(self, name: str) -> str:
         """Rename what was written so far; its digest."""
-        from giraffe_cli.rundir import commit_file
-
         self._tokens.close()
         digest = self._hasher.hexdigest()
         commit_file(Path(self._tokens.name), self.folder / name)

@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from giraffe_cli.corpus.base import Unit
 from giraffe_cli.corpus.blocks import read_done, unit_folder
 from giraffe_cli.corpus.pack import Int64
+from giraffe_cli.corpus.rows import strings, texts
 from giraffe_cli.errors import InvalidInput
 
 OPEN_FILES = 64
@@ -69,7 +69,7 @@ class CorpusIndex:
             f"{self.names[self.source[n]]}:{identity}" if identity in shared else identity
             for n, identity in enumerate(plain)
         ]
-        return pa.array(stored, pa.large_string())
+        return texts(stored)
 
     def shared_ids(self, held: Sequence[tuple[str, str]]) -> set[str]:
         """Ids that documents of two sources have."""
@@ -122,7 +122,7 @@ def read_index(
         lengths=joined["lengths"],
         hashes=joined["hashes"],
         contaminated=joined["contaminated"],
-        ids=_strings(joined["id_bytes"], joined["id_lengths"]),
+        ids=strings(joined["id_bytes"], joined["id_lengths"]),
         source=joined["source"],
         file=joined["file"],
         offset=joined["offset"],
@@ -152,12 +152,6 @@ def _append(parts: dict[str, list[Any]], index: Any, source: int, file: int) -> 
     parts["source"].append(np.full(len(lengths), source, dtype=np.int32))
     parts["file"].append(np.full(len(lengths), file, dtype=np.int32))
     parts["offset"].append(np.cumsum(lengths) - lengths)
-
-
-def _strings(data: npt.NDArray[np.uint8], lengths: Int64) -> Any:
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data))]
-    return pa.Array.from_buffers(pa.large_string(), len(lengths), buffers)
 
 
 class TokenFiles:

@@ -12,7 +12,7 @@ Invariant: equal rows make equal bytes; nothing holds a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -119,8 +119,8 @@ def _schema() -> Any:
 def _table(group: RowGroup) -> Any:
     of_rows, of_pieces = _offsets(group.row_lengths), _offsets(group.pieces)
     columns = [
-        (of_rows, pa.array(group.input_ids)),
-        (of_pieces, pa.array(group.seq_lengths)),
+        (of_rows, integers(group.input_ids)),
+        (of_pieces, integers(group.seq_lengths)),
         (of_pieces, group.sources),
         (of_pieces, group.doc_ids),
     ]
@@ -129,4 +129,29 @@ def _table(group: RowGroup) -> Any:
 
 
 def _offsets(lengths: Int32) -> Any:
-    return pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    return integers(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+
+
+def integers(values: npt.NDArray[Any]) -> Any:
+    """An Arrow array over the memory of `values`, int32 or int64.
+
+    `pa.array` would import pandas, where it is installed: 0.17 CPU-seconds and 40 MB.
+    """
+    kind = pa.int32() if values.dtype == np.int32 else pa.int64()
+    return pa.Array.from_buffers(
+        kind, len(values), [None, pa.py_buffer(np.ascontiguousarray(values))]
+    )
+
+
+def strings(data: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int64]) -> Any:
+    """Arrow large strings [len(lengths)] of UTF-8 bytes end to end; without pandas, as above."""
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data))]
+    return pa.Array.from_buffers(pa.large_string(), len(lengths), buffers)
+
+
+def texts(values: Sequence[str]) -> Any:
+    """Arrow large strings [len(values)]."""
+    encoded = [value.encode() for value in values]
+    data = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+    return strings(data, np.array([len(entry) for entry in encoded], dtype=np.int64))

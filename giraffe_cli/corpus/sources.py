@@ -124,9 +124,7 @@ def check_distinct(sources: Collection[str]) -> None:
     parsed = [parse_source(named) for named in sources]
     for name, count in Counter(source.name for source in parsed).items():
         if count > 1:
-            raise UsageError(
-                f"`{name}` is named twice", "name each source once; globs take several"
-            )
+            raise UsageError(f"`{name}` is named twice", "name each once; globs take several")
     places = [Path(source.path.removeprefix("repo:")).resolve() for source in parsed]
     for index, (source, place) in enumerate(zip(parsed, places, strict=True)):
         for other, elsewhere in zip(parsed[:index], places[:index], strict=True):
@@ -172,7 +170,8 @@ def _matches(pattern: str) -> tuple[list[str], Counter[str]]:
     Raises:
         InvalidInput: none.
     """
-    found = sorted(glob.glob(pattern, recursive=True))
+    # Path.glob takes no absolute pattern.
+    found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
     files = [path for path in found if not Path(path).is_dir()]
     if not files:
         folders = f"; {len(found)} folders do" if found else ""
@@ -285,7 +284,7 @@ def unchanged(units: Iterable[Unit]) -> Iterator[None]:
 def _state(path: str) -> tuple[int, int] | None:
     """Size and time of the last change; None for what is no file (a link that leads nowhere)."""
     try:
-        found = os.stat(path)
+        found = Path(path).stat()
     except OSError:
         return None
     return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None

@@ -35,7 +35,8 @@ from giraffe_cli.rundir import digest_file, digest_value, read_json
 
 BACKEND = "tokenizers"
 
-Ids = npt.NDArray[np.uint16] | npt.NDArray[np.uint32]
+Ids = npt.NDArray[Any]
+"""uint16 or uint32."""
 Choice = Literal["auto", "yes", "no"]
 BackendChoice = Literal["auto", "fastokens", "tokenizers"]
 
@@ -226,7 +227,8 @@ def _identity(folder: Path, reference: HfBackend, token: str | None) -> int | No
     identity: int | None = None if token is None else reference.tokenizer.token_to_id(token)
     if token is not None and identity is None:
         raise InvalidInput(
-            f"{folder / 'tokenizer_config.json'} names `{token}`, which tokenizer.json does not hold",
+            f"{folder / 'tokenizer_config.json'} names `{token}`, "
+            "which tokenizer.json does not hold",
             "the two files are of different tokenizers: take both from one model",
         )
     return identity
