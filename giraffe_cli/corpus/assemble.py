@@ -16,8 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from giraffe_cli.config import PackConfig
 from giraffe_cli.corpus.base import Unit
@@ -26,7 +24,7 @@ from giraffe_cli.corpus.corpus_index import CorpusIndex, TokenFiles
 from giraffe_cli.corpus.duplicates import duplicates_report, first_of_equals
 from giraffe_cli.corpus.mix import Mixture, Selection, select
 from giraffe_cli.corpus.pack import Plan, join, plan
-from giraffe_cli.corpus.rows import Layout, RowGroup, integers, texts, write_rows
+from giraffe_cli.corpus.rows import Layout, RowGroup, Strings, write_rows
 from giraffe_cli.corpus.stats import packing_stats, source_stats
 from giraffe_cli.corpus.store import REMOVED, STATS, held_out_writer
 from giraffe_cli.errors import InvalidInput
@@ -80,12 +78,13 @@ def assemble(
     lengths = np.where(removed.mask(), 0, index.lengths)
     selection = select(lengths, index.source, index.names, _mixture(config), window, seed)
     windows = _windows(lengths, selection, config, window, seed)
-    stored = index.stored_ids(held)
+    shared = index.shared_ids(held)
+    stored = index.stored_ids(shared)
     layout = Layout.of(len(windows), window)
     with reporter.bar("writing windows", len(windows), "windows") as bar:
         groups = _groups(index, windows, layout, stored)
         write_rows(out, (_told(group, bar) for group in groups), layout)
-    _write_held(units, index, work, out, held, candidate)
+    _write_held(units, index, work, out, shared, candidate)
     _write_removed(index, removed, stored, out)
     stats = _stats(index, tools, removed, selection, windows, lengths, len(held))
     write_json(out / STATS, stats)
@@ -114,8 +113,7 @@ def _candidate(index: CorpusIndex, config: PackConfig, held: int) -> int | None:
         if unit["candidate"]
     ]
     identity = min(ranked)[1]
-    matches = pc.index(index.ids, value=identity)
-    return int(matches.as_py())
+    return next(n for n in range(len(index.ids)) if index.ids[n] == identity)
 
 
 def _removed(index: CorpusIndex, config: PackConfig, candidate: int | None) -> Removed:
@@ -176,10 +174,12 @@ def _windows(
 # ── what is written ──────────────────────────────────────────────────────────────────────────
 
 
-def _groups(index: CorpusIndex, windows: Plan, layout: Layout, stored: Any) -> Iterator[RowGroup]:
+def _groups(
+    index: CorpusIndex, windows: Plan, layout: Layout, stored: Strings
+) -> Iterator[RowGroup]:
     """Row group after row group, each read from the token files."""
     files = TokenFiles(index)
-    sources = texts(index.names)
+    sources = Strings.of(index.names)
     with contextlib.closing(files):
         for first, last in layout.groups():
             begin, end = int(windows.offsets[first]), int(windows.offsets[last])
@@ -199,8 +199,8 @@ def _groups(index: CorpusIndex, windows: Plan, layout: Layout, stored: Any) -> I
                 np.diff(totals[offsets]).astype(np.int32),
                 lengths.astype(np.int32),
                 np.diff(offsets).astype(np.int32),
-                sources.take(integers(index.source[documents])).cast(pa.string()),
-                stored.take(integers(documents)).cast(pa.string()),
+                sources.take(index.source[documents]),
+                stored.take(documents),
             )
 
 
@@ -214,18 +214,17 @@ def _write_held(
     index: CorpusIndex,
     work: Path,
     out: Path,
-    held: list[tuple[str, str]],
+    shared: set[str],
     candidate: int | None,
 ) -> None:
     """`held_out.jsonl.gz`: the units' held documents, or the one candidate."""
-    shared = index.shared_ids(held)
     with held_out_writer(out) as write:
         for number in range(len(units)):
             with open(unit_folder(work, number) / HELD, "rb") as lines:
                 for line in lines:
                     write(_under_source(line, shared))
         if candidate is not None:
-            identity = index.ids[candidate].as_py()
+            identity = index.ids[candidate]
             lines_of = (u["candidate"] for u in index.units if u["candidate"])
             line = next(entry["line"] for entry in lines_of if entry["id"] == identity)
             write(_under_source(line.encode(), shared))
@@ -241,7 +240,7 @@ def _under_source(line: bytes, shared: set[str]) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode() + b"\n"
 
 
-def _write_removed(index: CorpusIndex, removed: Removed, stored: Any, out: Path) -> None:
+def _write_removed(index: CorpusIndex, removed: Removed, stored: Strings, out: Path) -> None:
     """`removed.jsonl`, a line a document left out as a duplicate or contaminated; if any were."""
     duplicate = removed.duplicate_of != np.arange(len(removed.duplicate_of))
     gone = removed.contaminated | (duplicate & removed.dedupe)
@@ -251,9 +250,9 @@ def _write_removed(index: CorpusIndex, removed: Removed, stored: Any, out: Path)
         for number in np.flatnonzero(gone).tolist():
             reason = "shares 13-word runs with an evaluation text"
             if not removed.contaminated[number]:
-                reason = f"same text as {stored[int(removed.duplicate_of[number])].as_py()}"
+                reason = f"same text as {stored[int(removed.duplicate_of[number])]}"
             value = {
-                "id": stored[number].as_py(),
+                "id": stored[number],
                 "source": index.names[int(index.source[number])],
                 "tokens": int(index.lengths[number]),
                 "reason": reason,

@@ -9,6 +9,7 @@ resident size does not grow with the corpus.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ import numpy.typing as npt
 from giraffe_cli.corpus.base import Unit
 from giraffe_cli.corpus.blocks import read_done, unit_folder
 from giraffe_cli.corpus.pack import Int64
-from giraffe_cli.corpus.rows import strings, texts
+from giraffe_cli.corpus.rows import Strings
 from giraffe_cli.errors import InvalidInput
 
 OPEN_FILES = 64
@@ -37,8 +38,8 @@ class CorpusIndex:
     hashes: npt.NDArray[np.uint8]
     """[documents, 16] of the texts."""
     contaminated: npt.NDArray[np.bool_]
-    ids: Any
-    """Arrow large strings [documents]."""
+    ids: Strings
+    """[documents]"""
     source: npt.NDArray[np.int32]
     """[documents] number of the source."""
     file: npt.NDArray[np.int32]
@@ -53,39 +54,33 @@ class CorpusIndex:
     units: list[dict[str, Any]]
     """`done.json` of each unit."""
 
-    def stored_ids(self, held: Sequence[tuple[str, str]]) -> Any:
-        """Arrow strings [documents]: the id, under its source where two sources share it.
+    def stored_ids(self, shared: set[str]) -> Strings:
+        """[documents] the id, under its source where it is one of `shared`."""
+        if not shared:
+            return self.ids
+        plain = (self.ids[number] for number in range(len(self.ids)))
+        return Strings.of(
+            [
+                f"{self.names[int(self.source[n])]}:{identity}" if identity in shared else identity
+                for n, identity in enumerate(plain)
+            ]
+        )
+
+    def shared_ids(self, held: Sequence[tuple[str, str]]) -> set[str]:
+        """Ids that documents of two sources have.
 
         Args:
             held: (id, source) of the documents that were held out.
         """
         if len(self.names) < 2:
-            return self.ids
-        shared = self.shared_ids(held)
-        plain = self.ids.to_pylist() if shared else []
-        if not shared:
-            return self.ids
-        stored = [
-            f"{self.names[self.source[n]]}:{identity}" if identity in shared else identity
-            for n, identity in enumerate(plain)
-        ]
-        return texts(stored)
-
-    def shared_ids(self, held: Sequence[tuple[str, str]]) -> set[str]:
-        """Ids that documents of two sources have."""
-        if len(self.names) < 2:
             return set()
-        encoded = self.ids.dictionary_encode()
-        codes, values = encoded.indices.to_numpy(), encoded.dictionary
-        lowest = np.full(len(values), len(self.names), dtype=np.int32)
-        highest = np.full(len(values), -1, dtype=np.int32)
-        np.minimum.at(lowest, codes, self.source)
-        np.maximum.at(highest, codes, self.source)
-        shared = {values[int(n)].as_py() for n in np.flatnonzero(lowest < highest)}
-        sources: dict[str, set[str]] = {}
-        for identity, source in held:
-            sources.setdefault(identity, set()).add(source)
-        return shared | {identity for identity, found in sources.items() if len(found) > 1}
+        first: dict[str, str] = {}
+        own = ((self.ids[n], self.names[int(s)]) for n, s in enumerate(self.source))
+        return {
+            identity
+            for identity, source in itertools.chain(own, held)
+            if first.setdefault(identity, source) != source
+        }
 
 
 def read_index(
@@ -122,7 +117,7 @@ def read_index(
         lengths=joined["lengths"],
         hashes=joined["hashes"],
         contaminated=joined["contaminated"],
-        ids=strings(joined["id_bytes"], joined["id_lengths"]),
+        ids=Strings.end_to_end(joined["id_bytes"], joined["id_lengths"]),
         source=joined["source"],
         file=joined["file"],
         offset=joined["offset"],

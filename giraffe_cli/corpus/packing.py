@@ -6,9 +6,7 @@ and `merge_shards` the rest. All ways write the same bytes.
 
 from __future__ import annotations
 
-import concurrent.futures
 import json
-import multiprocessing
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
@@ -276,6 +274,9 @@ class _Job:
         Raises:
             GiraffeError: what a worker raised.
         """
+        import concurrent.futures  # here: it brings ssl, which one process does not need
+        import multiprocessing
+
         context = multiprocessing.get_context("spawn")
         tokenizer, config = str(self.tools.tokenize.folder), self.tools.config.model_dump()
         with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:

@@ -143,15 +143,40 @@ def integers(values: npt.NDArray[Any]) -> Any:
     )
 
 
-def strings(data: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int64]) -> Any:
-    """Arrow large strings [len(lengths)] of UTF-8 bytes end to end; without pandas, as above."""
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(data))]
-    return pa.Array.from_buffers(pa.large_string(), len(lengths), buffers)
+@dataclass(frozen=True)
+class Strings:
+    """Many short texts end to end: an id of 10 bytes costs 18, where a Python list takes 70."""
 
+    data: npt.NDArray[np.uint8]
+    """UTF-8."""
+    offsets: npt.NDArray[np.int64]
+    """[texts + 1]"""
 
-def texts(values: Sequence[str]) -> Any:
-    """Arrow large strings [len(values)]."""
-    encoded = [value.encode() for value in values]
-    data = np.frombuffer(b"".join(encoded), dtype=np.uint8)
-    return strings(data, np.array([len(entry) for entry in encoded], dtype=np.int64))
+    @staticmethod
+    def of(values: Sequence[str]) -> Strings:
+        """From Python strings."""
+        encoded = [value.encode() for value in values]
+        data = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        return Strings.end_to_end(data, np.array([len(entry) for entry in encoded], np.int64))
+
+    @staticmethod
+    def end_to_end(data: npt.NDArray[np.uint8], lengths: npt.NDArray[np.int64]) -> Strings:
+        """From bytes and the lengths [texts] of what lies in them."""
+        return Strings(data, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, number: int) -> str:
+        return self._bytes(number).decode()
+
+    def take(self, numbers: npt.NDArray[Any]) -> Any:
+        """The Arrow string array of the texts `numbers`; Arrow's own take imports its compute
+        kernels, 0.07 CPU-seconds."""
+        parts = [self._bytes(int(number)) for number in numbers]
+        offsets = np.concatenate([[0], np.cumsum([len(part) for part in parts])]).astype(np.int32)
+        buffers = [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(parts))]
+        return pa.Array.from_buffers(pa.string(), len(parts), buffers)
+
+    def _bytes(self, number: int) -> bytes:
+        return self.data[self.offsets[number] : self.offsets[number + 1]].tobytes()

@@ -13,6 +13,7 @@ would silently shorten documents.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -58,7 +59,7 @@ class DocumentTokenizer:
     ) -> None:
         self.folder = folder
         reference = HfBackend(_load(folder))
-        texts = special_tokens(folder, bos, eos)
+        texts = special_tokens(folder, reference.tokenizer, bos, eos)
         self.bos, self.eos = (_identity(folder, reference, text) for text in texts)
         """Ids of the tokens that begin and end a document; None for neither."""
         self.policy = _policy(texts, (self.bos, self.eos))
@@ -143,7 +144,9 @@ class DocumentTokenizer:
         return out, placed
 
 
-def special_tokens(folder: Path, bos: Choice, eos: Choice) -> tuple[str | None, str | None]:
+def special_tokens(
+    folder: Path, tokenizer: Any, bos: Choice, eos: Choice
+) -> tuple[str | None, str | None]:
     """The texts of the tokens that begin and end a document.
 
     Raises:
@@ -157,7 +160,7 @@ def special_tokens(folder: Path, bos: Choice, eos: Choice) -> tuple[str | None, 
                 f"--{flag} yes: {folder / 'tokenizer_config.json'} names no {name}",
                 f"leave --{flag} out",
             )
-    begins = bos == "yes" or (bos == "auto" and _begins_with(folder, named["bos_token"]))
+    begins = bos == "yes" or (bos == "auto" and _begins_with(folder, tokenizer, named["bos_token"]))
     return named["bos_token"] if begins else None, None if eos == "no" else named["eos_token"]
 
 
@@ -212,12 +215,14 @@ def _settings(folder: Path) -> dict[str, Any]:
     return settings
 
 
-def _begins_with(folder: Path, bos: str | None) -> bool:
+def _begins_with(folder: Path, tokenizer: Any, bos: str | None) -> bool:
     """Whether the tokenizer itself begins a text with `bos`, as far as its files say so."""
     says = _settings(folder).get("add_bos_token")
     if bos is None or isinstance(says, bool):
         return bool(bos and says)
-    post = read_json(_tokenizer_file(folder)).get("post_processor") or {}
+    # Its state is the JSON of this part; the whole tokenizer.json takes 50 ms to parse again.
+    processor = tokenizer.post_processor
+    post = json.loads(processor.__getstate__()) if processor is not None else {}
     templates = [p for p in (post, *post.get("processors", ())) if "single" in p]
     first = [template["single"][0] for template in templates if template["single"]]
     return not first or any(entry.get("SpecialToken", {}).get("id") == bos for entry in first)
