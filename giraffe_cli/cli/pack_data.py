@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,12 +11,11 @@ import typer
 from rich.markup import escape
 
 from giraffe_cli.cli.console import Console
-from giraffe_cli.errors import InvalidInput, raise_together
+from giraffe_cli.cli.pack_text import render
+from giraffe_cli.errors import InvalidInput, UsageError, raise_together
 from giraffe_cli.units import format_length, parse_length
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from giraffe_cli.config import PackConfig
 
 EXAMPLES = """
@@ -23,17 +23,23 @@ Examples:
 
 giraffe pack-data books.jsonl.gz --tokenizer ./llama --window 16k --out packed/books
 
-giraffe pack-data docs/ notes.md --tokenizer ./llama --window 8k --out packed/mine --on-bad skip
+giraffe pack-data books=b.parquet code=repo:src --mix books=3 --mix code=1 --tokenizer ./llama --window 64k --out packed/mixed
 
-giraffe pack-data python-stdlib --tokenizer calf --window 2k --out packed/stdlib --hold-out 0.2
-"""
+giraffe pack-data 'corpus/*.jsonl' --tokenizer ./llama --window 16k --out packed/big --shard 2/8
+
+giraffe pack-data python-stdlib --tokenizer calf --window 2k --out packed/stdlib --report
+"""  # noqa: E501 - a command is one line
+
+_SHARD = re.compile(r"([1-9]\d*)/([1-9]\d*)")
 
 
 def pack_data(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="SRC...", help="JSONL(.gz) file, text file or folder, or `python-stdlib`."
+            metavar="SRC...",
+            help="File, folder, glob, `-`, `repo:DIR`, `hf:OWNER/NAME` or `python-stdlib`; "
+            "NAME=SRC names it.",
         ),
     ],
     tokenizer: Annotated[
@@ -41,6 +47,51 @@ def pack_data(
     ],
     window: Annotated[str, typer.Option(help="Tokens in a window: 16k, 4096.")],
     out: Annotated[Path, typer.Option(help="Directory to write.")],
+    rule: Annotated[
+        str | None,
+        typer.Option(help="best-fit (default), concat (a stream), one (a document a window)."),
+    ] = None,
+    overlap: Annotated[
+        str | None, typer.Option(help="Tokens that pieces of a cut document share. Default: 0.")
+    ] = None,
+    drop_tail: Annotated[
+        bool, typer.Option("--drop-tail", help="With `--rule one`: keep first windows only.")
+    ] = False,
+    min_piece: Annotated[
+        int | None, typer.Option(help="Shorter pieces are dropped and counted. Default: 32.")
+    ] = None,
+    min_doc_len: Annotated[
+        str | None, typer.Option(help="Shorter documents, in tokens, are left out.")
+    ] = None,
+    bos: Annotated[
+        str | None, typer.Option(help="BOS before a document: auto (as the tokenizer), yes, no.")
+    ] = None,
+    eos: Annotated[
+        str | None, typer.Option(help="EOS after a document: auto (as the tokenizer), yes, no.")
+    ] = None,
+    mix: Annotated[
+        list[str] | None, typer.Option(help="NAME=WEIGHT: a source's share of the tokens.")
+    ] = None,
+    upsample: Annotated[
+        str | None,
+        typer.Option(help="long: long documents more often, each source's share held."),
+    ] = None,
+    short_mix: Annotated[
+        float | None, typer.Option(help="Share of tokens from documents below the window: 0.4.")
+    ] = None,
+    token_budget: Annotated[
+        str | None, typer.Option("--tokens", help="Tokens to pack: 50m. Default: all there are.")
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="Most passes over a document. Default: 1.")
+    ] = None,
+    dedupe: Annotated[
+        bool, typer.Option("--dedupe", help="Leave out exact repetitions of a document.")
+    ] = False,
+    decontaminate: Annotated[
+        list[str] | None,
+        typer.Option(help="Evaluation texts; documents that share 13-word runs are left out."),
+    ] = None,
     hold_out: Annotated[
         float | None,
         typer.Option(help="Share of documents kept out for evaluation. Default: 0.1."),
@@ -49,38 +100,137 @@ def pack_data(
         str | None, typer.Option(help="Unreadable records: `fail` (default) or `skip`.")
     ] = None,
     text_field: Annotated[
-        str | None, typer.Option(help="JSONL field with the text. Default: text.")
+        str | None, typer.Option(help="Field or column with the text. Default: text.")
     ] = None,
-    min_piece: Annotated[
-        int | None, typer.Option(help="Shorter pieces are dropped and counted. Default: 32.")
+    max_doc_bytes: Annotated[
+        str | None, typer.Option(help="Longer documents are refused. Default: 256MB.")
     ] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="auto (default), fastokens, tokenizers.")
+    ] = None,
+    workers: Annotated[int, typer.Option(help="Processes that tokenise.")] = 1,
+    shard: Annotated[
+        str | None, typer.Option(help="i/N: tokenise every N-th unit only; then --merge.")
+    ] = None,
+    merge: Annotated[
+        bool, typer.Option("--merge", help="Windows from what all shards tokenised.")
+    ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write report.html, a page about the corpus.")
+    ] = False,
     seed: Annotated[int, typer.Option(help="Draws the order of the windows.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Pack documents into training windows for `giraffe extend --data` and other trainers.
 
     Only documents longer than the window are cut; the rest are fitted together whole, and every
-    row records its pieces. The same command on the same input writes the same bytes.
+    row records its pieces. The same command on the same input writes the same bytes, whatever
+    the number of workers and shards, and goes on where a killed one stopped.
     """
-    from giraffe_cli.corpus.packing import pack_stage
-
-    console = Console(as_json)
-    flags = {
+    flags: dict[str, Any] = {
+        "rule": rule,
+        "overlap": overlap,
+        "drop_tail": drop_tail or None,
+        "min_piece": min_piece,
+        "min_doc_len": min_doc_len,
+        "bos": bos,
+        "eos": eos,
+        "mix": _weights(mix or []) or None,
+        "upsample": upsample,
+        "short_mix": short_mix,
+        "token_budget": token_budget,
+        "epochs": epochs,
+        "dedupe": dedupe or None,
+        "decontaminate": decontaminate or None,
         "hold_out": hold_out,
         "on_bad": on_bad,
         "text_field": text_field,
-        "min_piece": min_piece,
+        "max_doc_bytes": max_doc_bytes,
+        "backend": backend,
     }
+    part = _part(shard, merge, report, workers)
+    console = Console(as_json)
     config = _config({name: value for name, value in flags.items() if value is not None})
-    tokens = parse_length(window)
     with tempfile.TemporaryDirectory() as scratch:
         folder = _tokenizer_folder(tokenizer, Path(scratch))
-        stats = pack_stage(sources, folder, tokens, config, seed, out, console, replace=False)
-    length = format_length(tokens)
-    following = f"giraffe extend --model {tokenizer} --data {out} --target-len {length}"
+        job = (sources, folder, parse_length(window), config, seed, out, console)
+        if part:
+            _pack_part(job, part, workers, console)
+            return
+        stats = _pack(job, merge, workers)
+        if report:
+            from giraffe_cli.report.pack_page import write_page
+
+            console.info(f"wrote {write_page(out, folder, stats)}")
+    following = f"giraffe extend --model {tokenizer} --data {out} "
+    following += f"--target-len {format_length(parse_length(window))}"
+    console.result({"out": str(out), **stats}, [*render(stats, out), escape(f"  {following}")])
+
+
+def _pack(job: tuple[Any, ...], merge: bool, workers: int) -> dict[str, Any]:
+    from giraffe_cli.corpus.packing import merge_shards, pack_stage
+
+    if merge:
+        return merge_shards(*job)
+    return pack_stage(*job, replace=False, workers=workers)
+
+
+def _pack_part(job: tuple[Any, ...], part: tuple[int, int], workers: int, console: Console) -> None:
+    from giraffe_cli.corpus.packing import pack_shard
+
+    done = pack_shard(*job, shard=part, workers=workers)
     console.result(
-        {"out": str(out), **stats}, [_table(stats, out), "", "next:", escape(f"  {following}")]
+        {"out": str(job[5]), **done},
+        f"shard {done['shard']}: {done['documents']:,} documents, {done['tokens']:,} tokens in "
+        f"{len(done['units'])} of {done['units_in_all']} units; when every shard is done: "
+        "the same command with --merge in the place of --shard",
     )
+
+
+def _part(shard: str | None, merge: bool, report: bool, workers: int) -> tuple[int, int] | None:
+    """`2/8` → (2, 8).
+
+    Raises:
+        UsageError: no such shard, or options that contradict each other.
+    """
+    if workers < 1:
+        raise UsageError(f"--workers {workers}", "give 1 or more")
+    if merge and workers > 1:
+        raise UsageError("--merge tokenises nothing: --workers has no effect", "leave it out")
+    if shard is None:
+        return None
+    if merge or report:
+        raise UsageError(
+            f"--shard goes without {'--merge' if merge else '--report'}",
+            "run every --shard first, then --merge",
+        )
+    match = _SHARD.fullmatch(shard)
+    if not match or int(match[1]) > int(match[2]):
+        raise UsageError(
+            f"--shard {shard} is no part of a whole", "write --shard 2/8 for the 2nd of 8"
+        )
+    return int(match[1]), int(match[2])
+
+
+def _weights(entries: list[str]) -> dict[str, float]:
+    """`books=3` → {"books": 3.0}; a source's own name may hold `=`.
+
+    Raises:
+        UsageError: no weight, or a source named twice.
+    """
+    weights: dict[str, float] = {}
+    for entry in entries:
+        name, separator, text = entry.rpartition("=")
+        try:
+            weight = float(text)
+        except ValueError:
+            separator = ""
+        if not separator or not name:
+            raise UsageError(f"--mix {entry}: no NAME=WEIGHT", "write --mix books=3")
+        if name in weights:
+            raise UsageError(f"--mix names {name} twice", "give each source one weight")
+        weights[name] = weight
+    return weights
 
 
 def _config(values: dict[str, Any]) -> PackConfig:
@@ -93,13 +243,16 @@ def _config(values: dict[str, Any]) -> PackConfig:
 
     from giraffe_cli.config import PackConfig
 
+    flag_of = {"token_budget": "tokens"}
     try:
         return PackConfig(**values)
     except ValidationError as error:
-        problems = [
-            f"--{str(entry['loc'][0]).replace('_', '-')} {entry['input']}: {entry['msg']}"
-            for entry in error.errors()
-        ]
+        problems = []
+        for entry in error.errors():
+            key = str(entry["loc"][0])
+            flag = flag_of.get(key, key).replace("_", "-")
+            message = entry["msg"].removeprefix("Value error, ")
+            problems.append(f"--{flag} {entry['input']}: {message}")
         raise_together(problems, "pack-data")
         raise
 
@@ -114,23 +267,3 @@ def _tokenizer_folder(named: str, scratch: Path) -> Path:
     from giraffe_cli.checkpoint import inspect
 
     return inspect(named, scratch).path
-
-
-def _table(stats: dict[str, Any], out: Path) -> Table:
-    from rich.table import Table
-
-    held, capacity = stats["documents_held_out"], stats["windows"] * stats["window"]
-    rows = {
-        "documents": f"{stats['documents']:,}, of them {held:,} held out for evaluation",
-        "tokens": f"{stats['tokens_in']:,} in, {stats['tokens_kept']:,} kept, "
-        f"{stats['tokens_dropped']:,} dropped as too short",
-        "windows": f"{stats['windows']:,} of {stats['window']:,} tokens",
-        "fill": f"{stats['fill']:.2%} ({stats['padding']:,} of {capacity:,} tokens empty)",
-        "documents longer than the window": f"{stats['documents_longer_than_window']:,}",
-        "documents split": f"{stats['documents_split']:,}",
-        "tokens in documents at least the window long": f"{stats['long_share']:.1%}",
-    }
-    table = Table("", "", title=escape(f"packed {out}"), show_header=False, title_justify="left")
-    for name, value in rows.items():
-        table.add_row(name, value)
-    return table

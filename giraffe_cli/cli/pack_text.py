@@ -1,0 +1,104 @@
+"""What `giraffe pack-data` says at the end: what went in, what came out, and what was left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import RenderableType
+from rich.markup import escape
+from rich.table import Table
+
+from giraffe_cli.units import format_length
+
+BAR = 24
+"""Characters of the longest bar."""
+
+
+def render(stats: Mapping[str, Any], out: Path) -> list[RenderableType]:
+    """The summary, the length histogram, the sources if there are several, and what is next."""
+    parts: list[RenderableType] = [_summary(stats, out), "", *_histogram(stats)]
+    if len(stats["sources"]) > 1:
+        parts += ["", _sources(stats)]
+    return [*parts, "", "next:"]
+
+
+def _summary(stats: Mapping[str, Any], out: Path) -> Table:
+    held, capacity = stats["documents_held_out"], stats["windows"] * stats["window"]
+    rows = {
+        "documents": f"{stats['documents']:,}, of them {held:,} held out for evaluation",
+        "each document": stats["tokens_policy"],
+        "tokenizer": stats["tokenizer_backend"],
+        "tokens": f"{stats['tokens_in']:,} in, {stats['tokens_kept']:,} kept, "
+        f"{stats['tokens_dropped']:,} dropped as too short",
+        "windows": f"{stats['windows']:,} of {stats['window']:,} tokens, {stats['rule']}",
+        "fill": f"{stats['fill']:.2%} ({stats['padding']:,} of {capacity:,} tokens empty)",
+        "documents cut": f"{stats['documents_split']:,}; "
+        f"{stats['documents_longer_than_window']:,} are longer than the window",
+        "tokens in long documents": f"{stats['long_share']:.1%} in documents of a window or more, "
+        f"{stats['half_long_share']:.1%} of half a window or more",
+        **_left_out(stats),
+    }
+    table = Table("", "", title=escape(f"packed {out}"), show_header=False, title_justify="left")
+    for name, value in rows.items():
+        table.add_row(name, escape(value))
+    return table
+
+
+def _left_out(stats: Mapping[str, Any]) -> dict[str, str]:
+    """Rows about what was repeated, removed or sampled; none where nothing was."""
+    rows = {}
+    duplicates, contamination = stats["duplicates"], stats["contamination"]
+    if stats["tokens_repeated"]:
+        rows["overlap"] = f"{stats['tokens_repeated']:,} tokens stored twice"
+    if duplicates["documents"]:
+        verb = "removed" if duplicates["removed"] else "kept; --dedupe removes them"
+        rows["exact repetitions"] = (
+            f"{duplicates['documents']:,} documents, {duplicates['tokens']:,} tokens, {verb}"
+        )
+    if contamination:
+        rows["shared with evaluations"] = (
+            f"{contamination['documents']:,} documents, {contamination['tokens']:,} tokens, removed"
+        )
+    mixture = stats["mixture"]
+    if mixture["documents_too_short"]:
+        rows["too short"] = (
+            f"{mixture['documents_too_short']:,} documents, "
+            f"{mixture['tokens_too_short']:,} tokens, left out"
+        )
+    if mixture["most_often"] > 1:
+        rows["passes"] = f"a document is read {mixture['most_often']} times at the most"
+    if stats["skipped"]:
+        rows["skipped"] = ", ".join(f"{n:,} × {reason}" for reason, n in stats["skipped"].items())
+    return rows
+
+
+def _histogram(stats: Mapping[str, Any]) -> list[str]:
+    """Where the tokens lie, by length of their document."""
+    octaves = stats["document_lengths"]
+    most = max((entry["tokens"] for entry in octaves), default=0) or 1
+    lines = ["tokens by length of their document:"]
+    for entry in octaves:
+        bar = "█" * round(BAR * entry["tokens"] / most) or "▏"
+        name = f"{format_length(entry['from'])} to {format_length(entry['below'])}"
+        count = f"{entry['tokens']:>13,} tokens, {entry['documents']:,} documents"
+        lines.append(f"  {name:>14} {bar:<{BAR}} {count}")
+    return lines
+
+
+def _sources(stats: Mapping[str, Any]) -> Table:
+    table = Table("source", "documents", "tokens", "packed", "share", box=None)
+    for column in table.columns[1:]:
+        column.justify = "right"
+    mixture = stats["mixture"]["sources"]
+    for name, entry in stats["sources"].items():
+        chosen = mixture[name]
+        table.add_row(
+            escape(name),
+            f"{entry['documents']:,}",
+            f"{entry['tokens']:,}",
+            f"{chosen['tokens_selected']:,}",
+            f"{chosen['share']:.1%}",
+        )
+    return table
