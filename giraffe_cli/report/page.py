@@ -64,14 +64,14 @@ def render_page(
         share=lambda score: scores.percent(score["mean"]),
         share_interval=_share_interval,
         bound=lambda nats: scores.number(nats, 3, sign=True),
-        data_uri=_data_uri,
+        data_uri=data_uri,
         mark=_MARKS.__getitem__,
         shown=_shown,
         tied=_tied,
     )
     return environment.get_template(TEMPLATE).render(
         style=Markup(style),  # our own file, and the digest below is over exactly these bytes
-        style_digest=_digest(style),
+        style_digest=style_digest(style),
         report=report,
         title=page_title(report),
         verdicts=verdicts(report),
@@ -125,11 +125,11 @@ def _tied(text: str) -> str:
     return re.sub(r" (?=[±=] |nats)|(?<=[±=]) ", "\u00a0", text)
 
 
-def _data_uri(plot: Plot) -> str:
+def data_uri(plot: Plot) -> str:
     return f"data:image/svg+xml;base64,{base64.b64encode(plot.svg).decode()}"
 
 
-def _digest(text: str) -> str:
+def style_digest(text: str) -> str:
     return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 

@@ -1,0 +1,94 @@
+"""The pictures of a packed corpus: tokens by length of their document, fill of the windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.figure import Figure
+
+from giraffe_cli.report.figure import EXTENDED_COLOUR, FAINT, STYLE, Plot, finish
+from giraffe_cli.units import format_length
+
+COLOURS = ("#1f5fa8", "#c2570c", "#2f7d4f", "#8c4a9e", "#b08900", "#3a3a3a")
+HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo")
+OTHERS = "other sources"
+
+
+def pack_plots(stats: Mapping[str, Any], tokens: np.ndarray, pieces: np.ndarray) -> list[Plot]:
+    """Both figures; `tokens` and `pieces` [windows] of each window."""
+    with matplotlib.rc_context(STYLE):
+        return [_lengths(stats), _fill(stats, tokens, pieces)]
+
+
+def _lengths(stats: Mapping[str, Any]) -> Plot:
+    """Stacked by source: the tokens that lie in documents of each octave of length."""
+    sources = _largest(stats["sources"])
+    octaves = sorted({e["from"] for s in sources.values() for e in s})
+    figure = Figure(figsize=(6.6, 3.6), layout="constrained")
+    axes = figure.add_subplot()
+    below = np.zeros(len(octaves))
+    for number, (name, entries) in enumerate(sources.items()):
+        held = {entry["from"]: entry["tokens"] for entry in entries}
+        heights = np.array([held.get(octave, 0) for octave in octaves]) / 1e6
+        axes.bar(
+            range(len(octaves)),
+            heights,
+            bottom=below,
+            color=COLOURS[number % len(COLOURS)],
+            hatch=HATCHES[number % len(HATCHES)],
+            edgecolor="white",
+            linewidth=0.4,
+            label=name,
+        )
+        below += heights
+    axes.set_xticks(range(len(octaves)), [format_length(octave) for octave in octaves], rotation=45)
+    window = stats["window"]
+    at = np.searchsorted(octaves, window) - 0.5
+    axes.axvline(at, color=FAINT, linestyle=":")
+    axes.annotate("the window", (at, 1), xycoords=("data", "axes fraction"), color=FAINT,
+                  xytext=(3, -10), textcoords="offset points")  # fmt: skip
+    axes.set_title("Tokens by length of their document")
+    axes.set_xlabel("tokens in the document, from")
+    axes.set_ylabel("million tokens")
+    axes.grid(axis="y")
+    axes.set_axisbelow(True)
+    if len(sources) > 1:
+        axes.legend(frameon=False, fontsize=8)
+    alt = f"Tokens by length of their document; {stats['long_share']:.0%} reach the window."
+    return finish(figure, "document_lengths", alt)
+
+
+def _largest(sources: Mapping[str, Any]) -> dict[str, list[dict[str, int]]]:
+    """The five sources of the most tokens, the others added up."""
+    ranked = sorted(sources, key=lambda name: -sources[name]["tokens"])
+    shown = {name: sources[name]["document_lengths"] for name in ranked[:5]}
+    total: dict[int, int] = {}
+    for name in ranked[5:]:
+        for entry in sources[name]["document_lengths"]:
+            total[entry["from"]] = total.get(entry["from"], 0) + entry["tokens"]
+    if total:
+        shown[OTHERS] = [{"from": octave, "tokens": n} for octave, n in sorted(total.items())]
+    return shown
+
+
+def _fill(stats: Mapping[str, Any], tokens: np.ndarray, pieces: np.ndarray) -> Plot:
+    """Left, how full the windows are; right, how many pieces they hold."""
+    figure = Figure(figsize=(6.6, 3.0), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.hist(100 * tokens / stats["window"], bins=20, color=EXTENDED_COLOUR)
+    left.set_yscale("log")
+    left.set_title("How full windows are")
+    left.set_xlabel("% of the window")
+    left.set_ylabel("windows")
+    most = int(pieces.max(initial=1))
+    right.hist(pieces, bins=np.arange(0.5, min(most, 40) + 1.5), color=EXTENDED_COLOUR)
+    right.set_title("Pieces in a window")
+    right.set_xlabel("pieces")
+    for axes in (left, right):
+        axes.grid(axis="y")
+        axes.set_axisbelow(True)
+    alt = f"Windows are {stats['fill']:.1%} full; they hold up to {most} pieces."
+    return finish(figure, "windows", alt)
