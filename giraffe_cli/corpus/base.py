@@ -11,6 +11,7 @@ the user chose.
 
 from __future__ import annotations
 
+import difflib
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,7 +24,7 @@ from giraffe_cli.registry import discover
 
 BLOCK_BYTES = 32 << 20
 """Default size that units are cut and grouped to."""
-MAX_DOC_BYTES = 256 << 20
+MAX_DOC_BYTES = 256_000_000
 """Default of the longest document that is taken."""
 
 
@@ -114,6 +115,11 @@ class BadRecords:
         """Count records passed over even under `fail`: no fault, only nothing to train on."""
         self.skipped[reason] = self.skipped.get(reason, 0) + count
 
+    def pass_over(self, unit: Unit) -> None:
+        """Count what the listing left out of `unit`: the first thing `documents` does."""
+        for reason, count in unit.passed_over:
+            self.skip(reason, count)
+
 
 @dataclass(frozen=True)
 class AbstractReader(ABC):
@@ -177,6 +183,8 @@ def reader_for(source: str, knobs: Mapping[str, Any] | None = None) -> AbstractR
     for name, kind in known.items():
         if kind().claims(source):
             return make_reader(name, knobs)
+    if not Path(source).exists() and ":" not in source and os.sep in source:
+        raise missing(source)
     listed = "; ".join(f"{name}: {kind.summary}" for name, kind in known.items())
     fact = f"no reader for `{source}`" if Path(source).exists() else f"`{source}` does not exist"
     raise InvalidInput(fact, f"readable sources: {listed}")
@@ -222,6 +230,15 @@ def file_size(path: str | Path) -> int:
     try:
         return Path(path).stat().st_size
     except FileNotFoundError as error:
-        raise InvalidInput(f"`{path}` does not exist", "check the path") from error
+        raise missing(path) from error
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def missing(path: str | Path) -> InvalidInput:
+    """The error for a path that leads nowhere; names beside it that look alike are the hint."""
+    folder = Path(path).parent
+    names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+    close = difflib.get_close_matches(Path(path).name, names, n=3, cutoff=0.6)
+    question = f"did you mean {' or '.join(f'`{folder / name}`' for name in close)}?"
+    return InvalidInput(f"`{path}` does not exist", question if close else "check the path")

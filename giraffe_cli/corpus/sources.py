@@ -11,12 +11,9 @@ readers say.
 
 from __future__ import annotations
 
-import contextlib
 import glob
-import hashlib
 import os
 import re
-import stat
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import fields, replace
@@ -30,23 +27,38 @@ from giraffe_cli.corpus.base import (
     AbstractReader,
     BadRecords,
     Document,
-    FileSpan,
     Unit,
     make_reader,
     reader_for,
     readers,
     units_of,
 )
-from giraffe_cli.corpus.readers._files import is_text_name, link_defect, walk
+from giraffe_cli.corpus.changes import raw_digest, unchanged
+from giraffe_cli.corpus.readers._files import (
+    NAMES,
+    is_text_name,
+    link_defect,
+    listed,
+    suffix_of,
+    walk,
+)
 from giraffe_cli.corpus.readers.arrow import is_saved_dataset
-from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
+from giraffe_cli.errors import InvalidInput, UsageError
+
+__all__ = [
+    "Source",
+    "check_distinct",
+    "parse_source",
+    "raw_digest",
+    "read_source",
+    "reader_of",
+    "resolve",
+    "unchanged",
+]
 
 NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)", re.DOTALL)
 RECORD_READERS = ("jsonl", "parquet", "arrow")
 """Readers of single files of records, which a folder may be full of."""
-BESIDE_RECORDS = frozenset("readme license copying notice authors changelog dataset_infos".split())
-"""Names of texts that lie beside records without being documents."""
-CHUNK = 1 << 20
 
 
 class Source(NamedTuple):
@@ -124,7 +136,9 @@ def check_distinct(sources: Collection[str]) -> None:
     parsed = [parse_source(named) for named in sources]
     for name, count in Counter(source.name for source in parsed).items():
         if count > 1:
-            raise UsageError(f"`{name}` is named twice", "name each once; globs take several")
+            raise UsageError(
+                f"`{name}` is named twice", "name each source once; globs take several"
+            )
     places = [Path(source.path.removeprefix("repo:")).resolve() for source in parsed]
     for index, (source, place) in enumerate(zip(parsed, places, strict=True)):
         for other, elsewhere in zip(parsed[:index], places[:index], strict=True):
@@ -159,8 +173,8 @@ def _units(source: Source, knobs: dict[str, Any]) -> list[Unit]:
     if glob.has_magic(source.path) and not path.exists() and ":" not in source.path:
         files, passed_over = _matches(source.path)
         return _units_of_files(source.name, files, _fixed_part(source.path), passed_over, knobs)
-    if path.is_dir() and (files := _records_below(path)):
-        return _records_folder(source, files, knobs)
+    if path.is_dir() and (records := _records_below(path)):
+        return _records_folder(source, records, knobs)
     return reader_for(source.path, knobs).units(source.path, source.name, block_bytes)
 
 
@@ -170,13 +184,18 @@ def _matches(pattern: str) -> tuple[list[str], Counter[str]]:
     Raises:
         InvalidInput: none.
     """
-    # Path.glob takes no absolute pattern.
-    found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207
-    files = [path for path in found if not Path(path).is_dir()]
+    root = Path(_fixed_part(pattern))
+    # Path.glob follows no linked folder under `**`, which could lead in a circle.
+    matches = [
+        path
+        for path in root.glob(str(Path(pattern).relative_to(root)))
+        if not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
+    files = sorted(str(path) for path in matches if not path.is_dir())
     if not files:
-        folders = f"; {len(found)} folders do" if found else ""
+        folders = f"; {len(matches)} folders do" if matches else ""
         raise InvalidInput(f"no file matches `{pattern}`{folders}", "check the pattern")
-    folders_matched = 0 if "**" in pattern else len(found) - len(files)
+    folders_matched = 0 if "**" in pattern else len(matches) - len(files)
     return files, Counter({"folder that a glob matched": folders_matched})
 
 
@@ -203,88 +222,56 @@ def _units_of_files(
     return [replace(merged[0], passed_over=counted), *merged[1:]]
 
 
-def _records_below(root: Path) -> list[str]:
-    """The files of records under `root`, when it holds no texts beside a readme; else none.
+def _records_below(folder: Path) -> list[Path]:
+    """The record files in `folder` when it is a folder of records; empty when it is texts.
 
-    A plain `.json` is no evidence: every second source tree holds some.
+    Readmes, licences and, beside other records, `.json` files make no difference.
+
+    Raises:
+        InvalidInput: it is both, and most of it is records.
     """
+    if is_saved_dataset(folder):
+        return []
     kinds = [kind() for name, kind in readers().items() if name in RECORD_READERS]
-    files = [path for path in walk(root) if path.is_file()] if not is_saved_dataset(root) else []
-    records = [
-        str(path)
-        for path in files
-        if path.suffix.lower() != ".json" and any(kind.claims(str(path)) for kind in kinds)
-    ]
-    texts = [p for p in files if is_text_name(p) and p.stem.lower() not in BESIDE_RECORDS]
-    return records if records and not texts else []
+    found = [path for path in walk(folder) if not path.is_dir()]
+    records = [path for path in found if any(kind.claims(str(path)) for kind in kinds)]
+    certain = [path for path in records if path.suffix.lower() != ".json"]
+    texts = [path for path in found if is_text_name(path) and path.stem.lower() not in NAMES]
+    if not texts:
+        return certain or records
+    if _bytes(certain) > _bytes(texts):
+        held = {suffix_of(path): 1 for path in certain}
+        raise InvalidInput(
+            f"{folder} holds records ({listed(Counter(map(suffix_of, certain)))}) "
+            f"and texts ({listed(Counter(map(suffix_of, texts)))})",
+            "say with a glob which are meant: "
+            + " or ".join(f"'{folder}/**/*{suffix}'" for suffix in held),
+        )
+    return []  # a tree; its reader counts the records that it passes over
 
 
-def _records_folder(source: Source, files: list[str], knobs: dict[str, Any]) -> list[Unit]:
-    """The units of a folder that is its files of records.
+def _bytes(paths: list[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.exists())
+
+
+def _records_folder(source: Source, files: list[Path], knobs: dict[str, Any]) -> list[Unit]:
+    """Units of a folder of records; a link that leads out of it is a bad record.
 
     Raises:
-        InvalidInput: a link among them leads out of the folder or nowhere.
+        InvalidInput: under `on_bad: fail`, such a link.
     """
-    root = Path(source.path)
+    root, bad = Path(source.path), BadRecords(knobs["on_bad"])
+    kept: list[str] = []
     for path in files:
-        if Path(path).is_symlink() and (reason := link_defect(Path(path), root)):
-            raise InvalidInput(f"{path}: {reason}", "name what it leads to as a source")
-    others = Counter(
-        path.suffix.lower() or "no suffix" for path in walk(root) if str(path) not in set(files)
-    )
-    passed_over = Counter({f"not a file of records: {kind}": n for kind, n in others.items()})
-    return _units_of_files(source.name, files, source.path, passed_over, knobs)
-
-
-# ── did a file change ────────────────────────────────────────────────────────────────────────
-
-
-def raw_digest(unit: Unit) -> str:
-    """sha256 over the bytes of the unit's spans, hex: its identity for a later run. 1.5 GB/s.
-
-    Raises:
-        InvalidInput: a file is missing or unreadable.
-    """
-    hasher = hashlib.sha256()
-    for span in unit.files:
-        hasher.update(f"{unit.relative(span.path)}\0{span.start}\0{span.end}\0".encode())
-        try:
-            if Path(span.path).is_file():
-                _update(hasher, span)
-        except OSError as error:
-            raise InvalidInput(f"cannot read {span.path}: {error.strerror or error}") from error
-    return hasher.hexdigest()
-
-
-def _update(hasher: Any, span: FileSpan) -> None:
-    with open(span.path, "rb", buffering=0) as handle:
-        handle.seek(span.start)
-        left = span.end - span.start
-        while left > 0 and (data := handle.read(min(left, CHUNK))):
-            hasher.update(data)
-            left -= len(data)
-
-
-@contextlib.contextmanager
-def unchanged(units: Iterable[Unit]) -> Iterator[None]:
-    """Read `units` inside the block.
-
-    Raises:
-        GiraffeError: a file has another size than when it was listed, or was written to meanwhile.
-    """
-    spans = [span for unit in units for span in unit.files]
-    before = {span.path: _state(span.path) for span in spans}
-    yield
-    for span in spans:
-        now = _state(span.path)
-        if now != before[span.path] or (now is not None and now[0] != span.size):
-            raise GiraffeError(f"{span.path} changed while it was read", "run the command again")
-
-
-def _state(path: str) -> tuple[int, int] | None:
-    """Size and time of the last change; None for what is no file (a link that leads nowhere)."""
-    try:
-        found = Path(path).stat()
-    except OSError:
-        return None
-    return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else None
+        reason = link_defect(path, root) if path.is_symlink() else None
+        if reason:
+            bad.report(str(path), reason, "; name the file itself to read it")
+        else:
+            kept.append(str(path))
+    if not kept:
+        raise InvalidInput(f"{root} holds nothing to read: {bad.skipped}", "name other files")
+    passed_over = Counter(bad.skipped)
+    for path in walk(root):
+        if path.is_file() and path not in files:
+            passed_over[f"beside records: {suffix_of(path)}"] += 1
+    return _units_of_files(source.name, kept, source.path, passed_over, knobs)

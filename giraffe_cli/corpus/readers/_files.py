@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from giraffe_cli.corpus.base import BadRecords, FileSpan
+from giraffe_cli.corpus.base import BadRecords, FileSpan, missing
 from giraffe_cli.corpus.readers._records import Defect, is_blank, too_long
 from giraffe_cli.errors import InvalidInput
 
@@ -33,6 +33,16 @@ BINARY_PROBE = 8192
 def is_text_name(path: Path) -> bool:
     """Whether suffix or name promise text."""
     return path.suffix.lower() in SUFFIXES or path.name.lower() in NAMES
+
+
+def suffix_of(path: Path) -> str:
+    """What files that are not read are counted by: `.png`."""
+    return path.suffix.lower() or "no suffix"
+
+
+def listed(suffixes: Counter[str]) -> str:
+    """`3 .jsonl, 1 .png`."""
+    return ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
 
 
 def walk(root: Path, left_out: Collection[str] = ()) -> Iterator[Path]:
@@ -63,7 +73,7 @@ def text_files(root: Path, left_out: Collection[str] = ()) -> tuple[list[FileSpa
             size = path.stat().st_size
             spans.append(FileSpan(str(path), 0, size, size))
         elif path.is_file():
-            others[path.suffix.lower() or "no suffix"] += 1
+            others[suffix_of(path)] += 1
     return spans, others
 
 
@@ -81,17 +91,12 @@ def read_text(path: Path, root: Path | None, max_bytes: int, bad: BadRecords) ->
             raise too_long(max_bytes)
         return _text(path, path.read_bytes(), bad)
     except FileNotFoundError as error:
-        raise InvalidInput(f"`{path}` does not exist", "check the path") from error
+        raise missing(path) from error
     except OSError as error:
         bad.report(str(path), "cannot be read", f": {error.strerror or error}")
     except Defect as defect:
         bad.report(str(path), defect.reason, defect.detail)
     return None
-
-
-def listed(others: Counter[str]) -> str:
-    """`3 .jsonl, 1 .png`."""
-    return ", ".join(f"{count} {suffix}" for suffix, count in sorted(others.items()))
 
 
 def link_defect(path: Path, root: Path) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from giraffe_cli.corpus.base import FileSpan
+from giraffe_cli.corpus.base import FileSpan, missing
 from giraffe_cli.errors import InvalidInput
 
 BUFFER = 1 << 20
@@ -50,7 +50,7 @@ def lines(span: FileSpan, limit: int) -> Iterator[tuple[int, bytes]]:
     except (EOFError, zlib.error) as error:
         raise BrokenStream(f"the gzip stream is truncated or corrupt ({error})") from error
     except FileNotFoundError as error:
-        raise InvalidInput(f"`{span.path}` does not exist", "check the path") from error
+        raise missing(span.path) from error
     except OSError as error:
         if error.errno is None and span.path.lower().endswith(".zst"):  # Arrow's own
             raise BrokenStream(f"the zst stream is truncated or corrupt ({error})") from error

@@ -72,6 +72,16 @@ def too_long(limit: int) -> Defect:
     return Defect(f"longer than {limit:,} bytes (--max-doc-bytes)")
 
 
+def check_length(text: str, limit: int) -> None:
+    """Hold a text to `limit` bytes of UTF-8; a character has at most 4, so few are measured.
+
+    Raises:
+        Defect: it is longer.
+    """
+    if len(text) * 4 > limit and len(text.encode()) > limit:
+        raise too_long(limit)
+
+
 def encodable(text: str) -> bool:
     """Whether UTF-8 can hold it."""
     try:

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from giraffe_cli.corpus.base import BadRecords, Document, Unit
-from giraffe_cli.corpus.readers._records import Defect, identity_of, is_blank, text_of, too_long
+from giraffe_cli.corpus.readers._records import Defect, check_length, identity_of, is_blank, text_of
 from giraffe_cli.errors import near_misses
 
 
@@ -64,11 +64,9 @@ def _text(scalar: Any, text_field: str, max_doc_bytes: int) -> str:
         text = scalar.as_py()
     except UnicodeDecodeError as error:
         raise Defect("not valid UTF-8") from error
-    # A character has at most 4 bytes, so that only long texts are measured.
-    may_be_long = isinstance(text, str) and len(text) * 4 > max_doc_bytes
-    if may_be_long and len(text.encode()) > max_doc_bytes:
-        raise too_long(max_doc_bytes)
-    return text_of({text_field: text}, text_field)
+    text = text_of({text_field: text}, text_field)
+    check_length(text, max_doc_bytes)
+    return text
 
 
 def _is_string(kind: Any) -> bool:

@@ -19,6 +19,7 @@ from giraffe_cli.corpus.base import (
     FileSpan,
     Unit,
     file_size,
+    missing,
     units_of,
 )
 from giraffe_cli.corpus.readers._records import Defect
@@ -65,12 +66,13 @@ class Arrow(AbstractReader):
     def documents(self, unit: Unit, bad: BadRecords) -> Iterator[Document]:
         import pyarrow
 
+        bad.pass_over(unit)
         for span in unit.files:
             try:
                 with pyarrow.memory_map(span.path) as file:
                     yield from self._of_file(file, unit, span, bad)
             except FileNotFoundError as error:
-                raise InvalidInput(f"`{span.path}` does not exist", "check the path") from error
+                raise missing(span.path) from error
             except (pyarrow.ArrowException, OSError) as error:
                 bad.report(span.path, "the Arrow file is damaged", f" ({error})")
 

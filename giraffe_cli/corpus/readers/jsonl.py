@@ -3,7 +3,8 @@
     {"id": "moby-dick", "text": "Call me Ishmael. ..."}
 
 The id is the object's `id` (a string or an integer), else `file name:line number`, or
-`file name@byte offset` in a file that is cut into several units. Memory: one line.
+`file name@byte offset` in a plain file of more than 32 MB, whose units do not know their line
+numbers. A text that holds a NUL character is a bad record. Memory: one line.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import importlib.util
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,7 @@ class Jsonl(AbstractReader):
         return units_of(spans, step, name, "jsonl", str(Path(source).parent))
 
     def documents(self, unit: Unit, bad: BadRecords) -> Iterator[Document]:
+        bad.pass_over(unit)
         for span in unit.files:
             yield from self._of_span(unit, span, bad)
 
@@ -68,11 +70,12 @@ class Jsonl(AbstractReader):
         return str(path)
 
     def _of_span(self, unit: Unit, span: FileSpan, bad: BadRecords) -> Iterator[Document]:
-        name, source, limit = unit.relative(span.path), unit.source, self.max_doc_bytes
-        first, number = 0, 0
+        place, limit = _Place(span, unit.relative(span.path)), self.max_doc_bytes
+        number = 0
         try:
             for number, (offset, line) in enumerate(lines(span, limit), start=1):
-                first = offset if number == 1 else first
+                if number == 1:
+                    place.first = offset
                 if line.isspace():
                     continue
                 try:
@@ -82,22 +85,39 @@ class Jsonl(AbstractReader):
                     text = text_of(record, self.text_field)
                     identity = identity_of(record)
                 except Defect as defect:
-                    bad.report(partial(_place, span, first, number), defect.reason, defect.detail)
+                    bad.report(partial(place.named, number), defect.reason, defect.detail)
                     continue
                 if is_blank(text):
                     bad.skip("empty text")
-                    continue
-                if identity is None:
-                    identity = f"{name}:{number}" if span.whole else f"{name}@{offset}"
-                yield Document(identity, text, source)
+                else:
+                    yield Document(identity or place.identity(number, offset), text, unit.source)
         except BrokenStream as broken:
             # Lines before the break were yielded; the one it falls into is lost.
-            bad.report(f"{span.path}:{number + 1}", str(broken))
+            bad.report(partial(place.named, number + 1), str(broken))
 
 
-def _place(span: FileSpan, first: int, number: int) -> str:
-    """`file:line` of the `number`th line of a span whose first line begins at byte `first`."""
-    return f"{span.path}:{count_lines(span.path, first) + number}"
+@dataclass
+class _Place:
+    """Line numbers of a span that begins anywhere in its file: counted when they are asked for."""
+
+    span: FileSpan
+    name: str
+    first: int = 0
+    """Offset of the span's first line."""
+
+    @cached_property
+    def lines_before(self) -> int:
+        return count_lines(self.span.path, self.first) if self.first else 0
+
+    def named(self, number: int) -> str:
+        """`file:line` of the `number`th line of the span."""
+        return f"{self.span.path}:{self.lines_before + number}"
+
+    def identity(self, number: int, offset: int) -> str:
+        """The id of a record without one; a function of the file, not of how it is cut."""
+        if is_compressed(self.span.path) or self.span.size <= BLOCK_BYTES:
+            return f"{self.name}:{self.lines_before + number}"
+        return f"{self.name}@{offset}"
 
 
 def parse(line: bytes) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from giraffe_cli.corpus.base import (
     FileSpan,
     Unit,
     file_size,
+    missing,
     units_of,
 )
 from giraffe_cli.corpus.readers._records import Defect
@@ -55,6 +56,7 @@ class Parquet(AbstractReader):
     def documents(self, unit: Unit, bad: BadRecords) -> Iterator[Document]:
         import pyarrow
 
+        bad.pass_over(unit)
         for span in unit.files:
             try:
                 with _opened(span.path) as file:
@@ -112,7 +114,7 @@ def _opened(path: str) -> Any:
     try:
         return pyarrow.parquet.ParquetFile(path, buffer_size=1 << 20, pre_buffer=False)
     except FileNotFoundError as error:
-        raise InvalidInput(f"`{path}` does not exist", "check the path") from error
+        raise missing(path) from error
     except (pyarrow.ArrowException, OSError) as error:
         raise InvalidInput(f"{path} is no parquet file: {_first_line(error)}") from error
 

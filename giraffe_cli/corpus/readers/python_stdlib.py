@@ -33,6 +33,7 @@ from giraffe_cli.corpus.base import (
     file_size,
     units_of,
 )
+from giraffe_cli.corpus.readers._records import Defect, check_length
 from giraffe_cli.errors import InvalidInput
 
 NAME = "python-stdlib"
@@ -69,7 +70,12 @@ class PythonStdlib(AbstractReader):
         paths = [Path(unit.relative(span.path)) for span in unit.files]
         for name, files in groupby(paths, key=_document_name):
             text = "".join(_with_header(root, path, bad) for path in files)
-            yield Document(f"{NAME}/{name}", text, unit.source)
+            try:
+                check_length(text, self.max_doc_bytes)
+            except Defect as defect:
+                bad.report(f"{NAME}/{name}", defect.reason)
+            else:
+                yield Document(f"{NAME}/{name}", text, unit.source)
 
     def example(self, folder: Path) -> str:
         return NAME

@@ -61,8 +61,7 @@ class TextTree(AbstractReader):
         return [replace(unit, walked=True) for unit in walked]
 
     def documents(self, unit: Unit, bad: BadRecords) -> Iterator[Document]:
-        for reason, count in unit.passed_over:
-            bad.skip(reason, count)
+        bad.pass_over(unit)
         for span in unit.files:
             fence = Path(unit.root) if unit.walked else None
             text = read_text(Path(span.path), fence, self.max_doc_bytes, bad)

@@ -1,0 +1,130 @@
+"""Whether the files of a corpus are what they were: digests of units, and changes while reading.
+
+with unchanged(units):
+    ... read them ...      # GiraffeError if a file was written to meanwhile
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+from giraffe_cli.corpus.base import FileSpan, Unit
+from giraffe_cli.errors import GiraffeError
+
+CHUNK = 1 << 20
+TAIL = 1 << 16
+"""Bytes at the end of a file that count for each of its parts: parquet's directory lies there."""
+
+
+class Stamp(NamedTuple):
+    """What tells a file from a later version of it without reading it."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+
+
+def raw_digest(unit: Unit) -> str:
+    """sha256 over all bytes that reading `unit` can depend on, and the names that ids are made of.
+
+    Where the unit is part of a file, the line that runs over its end and the last 64 KB belong to
+    it. A dataset of the hub counts by its name, which holds the commit.
+    """
+    hasher = hashlib.sha256(f"{unit.reader} {unit.name}".encode())
+    for span in unit.files:
+        if "://" in span.path:
+            hasher.update(span.path.encode())
+            continue
+        name = unit.relative(span.path).encode()
+        hasher.update(b"%d %d %d %d " % (len(name), span.start, span.end, span.size) + name)
+        try:
+            with _opened(span.path) as handle:
+                for data in _chunks(handle, span):
+                    hasher.update(data)
+        except OSError:
+            hasher.update(b"unreadable")  # a link to nothing, no permission: the reader tells
+    return hasher.hexdigest()
+
+
+def stamps(units: Iterable[Unit]) -> dict[str, Stamp]:
+    """Path → what the file looks like now.
+
+    Raises:
+        GiraffeError: a file is gone, or not as long as when it was listed.
+    """
+    found: dict[str, Stamp] = {}
+    for unit in units:
+        for span in unit.files:
+            if "://" in span.path or span.path in found:
+                continue
+            stamp = found[span.path] = _stamp(span.path)
+            if stamp.size != span.size and not Path(span.path).is_symlink():
+                raise changed(span.path)
+    return found
+
+
+def check_unchanged(before: dict[str, Stamp]) -> None:
+    """Compare with now what `stamps` returned.
+
+    Raises:
+        GiraffeError: a file changed or is gone.
+    """
+    for path, stamp in before.items():
+        if _stamp(path) != stamp:
+            raise changed(path)
+
+
+@contextlib.contextmanager
+def unchanged(units: Iterable[Unit]) -> Iterator[None]:
+    """Hold the files of `units` to what they are now until the block ends.
+
+    A change is told in the place of an error that it may have caused.
+
+    Raises:
+        GiraffeError: a file changed since it was listed, or in between.
+    """
+    before = stamps(units)
+    try:
+        yield
+    except GiraffeError:
+        check_unchanged(before)
+        raise
+    check_unchanged(before)
+
+
+def changed(path: str) -> GiraffeError:
+    """The error for a file that is no longer what was listed."""
+    return GiraffeError(f"{path} changed while it was read", "run the command again")
+
+
+def _stamp(path: str) -> Stamp:
+    try:
+        facts = Path(path).stat()
+    except OSError as error:
+        if Path(path).is_symlink():
+            return Stamp(0, 0, 0)
+        raise changed(path) from error
+    return Stamp(facts.st_size, facts.st_mtime_ns, facts.st_ino)
+
+
+def _opened(path: str) -> IO[bytes]:
+    return open(path, "rb", buffering=0)
+
+
+def _chunks(handle: IO[bytes], span: FileSpan) -> Iterator[bytes]:
+    position = handle.seek(max(0, span.start - 1))
+    while position < span.end and (data := handle.read(min(CHUNK, span.end - position))):
+        position += len(data)
+        yield data
+    while position < span.size and (data := handle.read(CHUNK)):
+        line, line_break, _ = data.partition(b"\n")
+        yield line + line_break
+        if line_break:
+            break
+    if not span.whole:
+        handle.seek(max(0, span.size - TAIL))
+        yield handle.read(TAIL)

@@ -1,0 +1,123 @@
+"""`repo:FOLDER`: a code repository as one long document, a file behind the files that it imports.
+
+    repo:giraffe →  # README.md
+                    ...
+                    # giraffe/errors.py
+                    ...
+                    # giraffe/registry.py       (imports errors)
+
+Readmes of the root come first, then the files in the order of their paths, except that what a file
+imports is put before it (a circle is cut where it is entered). Each stands under a line with its
+path. Left out: hidden files, what is no text by its name, and installed packages. A repository of
+more than `max_doc_bytes` becomes several documents, cut between files: `giraffe`, `giraffe:2`.
+Memory: one document, and the import lines.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from giraffe_cli.corpus.base import (
+    BLOCK_BYTES,
+    AbstractReader,
+    BadRecords,
+    Document,
+    Unit,
+    missing,
+    units_of,
+)
+from giraffe_cli.corpus.readers._files import listed, read_text, text_files
+from giraffe_cli.corpus.readers._imports import FileIndex, imported_names
+from giraffe_cli.errors import InvalidInput
+
+PREFIX = "repo:"
+LEFT_OUT = frozenset("node_modules bower_components __pycache__ venv site-packages".split())
+
+
+@dataclass(frozen=True)
+class CodeRepo(AbstractReader):
+    """Repositories, a document each."""
+
+    summary = "repo:FOLDER, a code repository as one document"
+
+    def claims(self, source: str) -> bool:
+        return source.startswith(PREFIX)
+
+    def units(self, source: str, name: str, block_bytes: int = BLOCK_BYTES) -> list[Unit]:
+        root = Path(source.removeprefix(PREFIX))
+        if not root.is_dir():
+            if root.exists():
+                raise InvalidInput(f"`{root}` is no folder", "name a file without `repo:`")
+            raise missing(root)
+        spans, others = text_files(root, LEFT_OUT)
+        if not spans:
+            raise InvalidInput(
+                f"{root} holds no text file" + (f"; it holds: {listed(others)}" if others else ""),
+                "readable here: .py, .md, .txt and other text",
+            )
+        [unit] = units_of(spans, sys.maxsize, name, "code-repo", str(root))
+        passed_over = tuple((f"not a text suffix: {s}", n) for s, n in sorted(others.items()))
+        return [replace(unit, passed_over=passed_over, walked=True)]
+
+    def documents(self, unit: Unit, bad: BadRecords) -> Iterator[Document]:
+        bad.pass_over(unit)
+        root, parts, size, number = Path(unit.root), list[str](), 0, 1
+        name = root.resolve().name
+        for path in self._ordered(unit, bad):
+            text = read_text(root / path, root, self.max_doc_bytes, BadRecords("skip")) or ""
+            part = f"# {path}\n{text}\n"
+            length = len(part) if part.isascii() else len(part.encode())
+            if parts and size + length > self.max_doc_bytes:
+                yield Document(_part_name(name, number), "".join(parts), unit.source)
+                parts, size, number = [], 0, number + 1
+            parts.append(part)
+            size += length
+        if parts:
+            yield Document(_part_name(name, number), "".join(parts), unit.source)
+
+    def example(self, folder: Path) -> str:
+        root = folder / "example"
+        (root / "inner").mkdir(parents=True)
+        (root / "README.md").write_text("# an example")
+        (root / "a.py").write_text("from inner import b\n")
+        (root / "inner" / "b.py").write_text("ONE = 1\n")
+        return f"{PREFIX}{root}"
+
+    def _ordered(self, unit: Unit, bad: BadRecords) -> list[str]:
+        """Paths below the root; those that cannot be used are reported and left out."""
+        root, names = Path(unit.root), dict[str, list[str]]()
+        for path in (unit.relative(span.path) for span in unit.files):
+            text = read_text(root / path, root, self.max_doc_bytes, bad)
+            if text is not None:
+                names[path] = imported_names(path, text)
+        readmes = [path for path in names if "/" not in path and path.lower().startswith("readme")]
+        order = [*readmes, *(path for path in names if path not in readmes)]
+        index = FileIndex(order)
+        needs = {path: [f for name in names[path] for f in index.find(name)] for path in order}
+        return dependencies_first(order, needs)
+
+
+def dependencies_first(order: list[str], needs: dict[str, list[str]]) -> list[str]:
+    """`order`, with everything that an entry needs put before it; circles are cut on entry.
+
+    dependencies_first(["a", "b", "c"], {"a": ["c"], "b": [], "c": ["a"]}) → ["c", "a", "b"]
+    """
+    done: dict[str, None] = {}
+    entered: set[str] = set()
+    for start in order:
+        stack = [start]
+        while stack:
+            path = stack[-1]
+            if path in entered:
+                done.setdefault(stack.pop())
+                continue
+            entered.add(path)
+            stack += [need for need in reversed(needs[path]) if need not in entered]
+    return list(done)
+
+
+def _part_name(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}:{number}"

@@ -1,0 +1,95 @@
+"""Documents that hold an evaluation's text are found, and others are not."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import string
+
+import pytest
+from conftest import prose
+from hypothesis import given
+from hypothesis import strategies as st
+
+from giraffe_cli.corpus.contamination import CONTAMINATED_FROM, WORDS, EvaluationGrams
+from giraffe_cli.errors import InvalidInput
+
+QUESTION = " ".join(string.ascii_lowercase)  # 26 words: 14 runs of 13
+
+
+@pytest.fixture
+def grams(tmp_path):
+    path = tmp_path / "bench.jsonl"
+    path.write_text(json.dumps({"question": QUESTION, "choices": ["yes", "no"]}) + "\n\n")
+    return EvaluationGrams.of([str(path)])
+
+
+def test_runs_of_13_words_are_counted(grams):
+    letters = QUESTION.split()
+    assert grams.hits("before " + QUESTION + " after") == 14
+    assert grams.hits(" ".join(letters[:12])) == 0
+    assert grams.hits(" ".join(letters[:13])) == 1
+    assert grams.hits(" ".join(letters[:12] + ["x"])) == 0
+    assert grams.hits(" ".join(reversed(letters))) == 0
+    assert grams.hits("") == 0
+
+
+def test_fifteen_words_in_a_row_contaminate(grams):
+    letters = QUESTION.split()
+    assert CONTAMINATED_FROM == 3
+    assert not grams.contaminates(" ".join(letters[:14]))
+    assert grams.contaminates(" ".join(letters[5:20]))
+
+
+def test_case_punctuation_and_line_breaks_hide_nothing(grams):
+    assert grams.hits(",\n".join(QUESTION.upper().split())) == 14
+
+
+def test_the_report_says_what_was_compared(grams, tmp_path):
+    assert grams.report() == {
+        "files": [str(tmp_path / "bench.jsonl")],
+        "texts": 1,
+        "texts_too_short": 2,
+        "words": 13,
+        "hits": 3,
+    }
+
+
+def test_gzipped_json_and_plain_text_are_read_too(tmp_path):
+    (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json.dumps([QUESTION]).encode()))
+    (tmp_path / "b.txt").write_text(prose(1, 9))
+    grams = EvaluationGrams.of([str(tmp_path / "a.jsonl.gz"), str(tmp_path / "b.txt")])
+    assert grams.hits(QUESTION) == 14
+    assert grams.contaminates(prose(1, 9))
+    assert not grams.contaminates(prose(2, 9))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        (b"{", "bench.jsonl:1: not valid JSON"),
+        (b"\xff\n", "cannot be read"),
+        (b'{"q": "too short"}', "no text of 13 words"),
+    ],
+)
+def test_what_cannot_be_compared_is_named(tmp_path, content, message):
+    path = tmp_path / "bench.jsonl"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(InvalidInput, match=message):
+        EvaluationGrams.of([str(path)])
+
+
+@given(st.lists(st.sampled_from("ab"), max_size=40), st.lists(st.sampled_from("abc"), max_size=40))
+def test_hits_agree_with_sets_of_tuples(tmp_path_factory, evaluation, document):
+    def runs(words):
+        return [tuple(words[k : k + WORDS]) for k in range(len(words) - WORDS + 1)]
+
+    if len(evaluation) < WORDS:
+        return
+    path = tmp_path_factory.mktemp("bench") / "bench.txt"
+    path.write_text(" ".join(evaluation))
+    known = set(runs(evaluation))
+    expected = sum(run in known for run in runs(document))
+    assert EvaluationGrams.of([str(path)]).hits(" ".join(document)) == expected
