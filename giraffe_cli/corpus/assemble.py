@@ -38,8 +38,10 @@ Times = npt.NDArray[np.int32]
 class Removed:
     """Training documents that are not packed, and why."""
 
-    candidate: int | None
-    """The document that is held out because no other was."""
+    candidates: list[int]
+    """Documents of one id that are held out because no other was."""
+    of_held: npt.NDArray[np.bool_]
+    """[documents] true where the text is that of a document held out."""
     contaminated: npt.NDArray[np.bool_]
     duplicate_of: npt.NDArray[np.int64]
     """[documents] the first document with the same text; its own number where it is the first."""
@@ -49,9 +51,8 @@ class Removed:
         """[documents] true where a document is left out."""
         out = self.contaminated.copy()
         if self.dedupe:
-            out |= self.duplicate_of != np.arange(len(out))
-        if self.candidate is not None:
-            out[self.candidate] = True
+            out |= self.of_held | (self.duplicate_of != np.arange(len(out)))
+        out[self.candidates] = True
         return out
 
 
@@ -73,8 +74,8 @@ def assemble(
     """
     config = tools.config
     held = list(_held_documents(units, index, work))
-    candidate = _candidate(index, config, len(held))
-    removed = _removed(index, config, candidate)
+    candidates = _candidates(index, config, len(held))
+    removed = _removed(index, config, candidates)
     lengths = np.where(removed.mask(), 0, index.lengths)
     selection = select(lengths, index.source, index.names, _mixture(config), window, seed)
     windows = _windows(lengths, selection, config, window, seed)
@@ -84,7 +85,7 @@ def assemble(
     with reporter.bar("writing windows", len(windows), "windows") as bar:
         groups = _groups(index, windows, layout, stored)
         write_rows(out, (_told(group, bar) for group in groups), layout)
-    _write_held(units, index, work, out, shared, candidate)
+    _write_held(units, index, work, out, shared, candidates)
     _write_removed(index, removed, stored, out)
     stats = _stats(index, tools, removed, selection, windows, lengths, len(held))
     write_json(out / STATS, stats)
@@ -103,23 +104,28 @@ def _held_documents(units: list[Unit], index: CorpusIndex, work: Path) -> Iterat
                     yield json.loads(line)["id"], unit.source
 
 
-def _candidate(index: CorpusIndex, config: PackConfig, held: int) -> int | None:
-    """The document to hold out when none was and there are two or more: that of the lowest hash."""
-    if config.hold_out == 0 or held or len(index.lengths) < 2:
-        return None
+def _candidates(index: CorpusIndex, config: PackConfig, held: int) -> list[int]:
+    """What to hold out when nothing was: every document of the id of the lowest hash, as long as
+    others are left to train on."""
+    if config.hold_out == 0 or held:
+        return []
     ranked = [
         (unit["candidate"]["rank"], unit["candidate"]["id"])
         for unit in index.units
         if unit["candidate"]
     ]
     identity = min(ranked)[1]
-    return next(n for n in range(len(index.ids)) if index.ids[n] == identity)
+    found = [n for n in range(len(index.ids)) if index.ids[n] == identity]
+    return found if len(found) < len(index.ids) else []
 
 
-def _removed(index: CorpusIndex, config: PackConfig, candidate: int | None) -> Removed:
-    return Removed(
-        candidate, index.contaminated, first_of_equals(index.hashes), dedupe=config.dedupe
-    )
+def _removed(index: CorpusIndex, config: PackConfig, candidates: list[int]) -> Removed:
+    held = {bytes.fromhex(text) for unit in index.units for text in unit["held_hashes"]}
+    held |= {index.hashes[number].tobytes() for number in candidates}
+    own = (index.hashes[number].tobytes() in held for number in range(len(index.hashes)))
+    of_held = np.fromiter(own, dtype=bool, count=len(index.hashes))
+    first = first_of_equals(index.hashes)
+    return Removed(candidates, of_held, index.contaminated, first, dedupe=config.dedupe)
 
 
 def _mixture(config: PackConfig) -> Mixture:
@@ -147,10 +153,8 @@ def _windows(
     """
     times = selection.times
     everything = np.arange(len(lengths))
-    if selection.in_passes:
-        passes = [everything[times > n] for n in range(int(times.max(initial=0)))]
-    else:
-        passes = [np.repeat(everything, times)]
+    # Pass by pass even where passes are mixed afterwards: no window holds a document twice.
+    passes = [everything[times > n] for n in range(int(times.max(initial=0)))]
     plans = []
     for number, documents in enumerate(passes):
         made = plan(
@@ -162,7 +166,9 @@ def _windows(
             config.drop_tail,
         ).shuffled(seed + number)
         plans.append(replace(made, document=documents[made.document]))
-    windows = join(plans)
+    windows = join(plans) if plans else plan([], window)
+    if not selection.in_passes:
+        windows = windows.shuffled(seed)
     if not len(windows):
         raise InvalidInput(
             f"no training document has {config.min_piece} tokens or more",
@@ -215,19 +221,19 @@ def _write_held(
     work: Path,
     out: Path,
     shared: set[str],
-    candidate: int | None,
+    candidates: list[int],
 ) -> None:
-    """`held_out.jsonl.gz`: the units' held documents, or the one candidate."""
+    """`held_out.jsonl.gz`: the units' held documents, or the candidates."""
     with held_out_writer(out) as write:
         for number in range(len(units)):
             with open(unit_folder(work, number) / HELD, "rb") as lines:
                 for line in lines:
                     write(_under_source(line, shared))
-        if candidate is not None:
-            identity = index.ids[candidate]
-            lines_of = (u["candidate"] for u in index.units if u["candidate"])
-            line = next(entry["line"] for entry in lines_of if entry["id"] == identity)
-            write(_under_source(line.encode(), shared))
+        chosen = {index.ids[number] for number in candidates}
+        for unit in index.units:
+            if unit["candidate"] and unit["candidate"]["id"] in chosen:
+                for text in unit["candidate"]["lines"]:
+                    write(_under_source(text.encode(), shared))
 
 
 def _under_source(line: bytes, shared: set[str]) -> bytes:
@@ -243,13 +249,16 @@ def _under_source(line: bytes, shared: set[str]) -> bytes:
 def _write_removed(index: CorpusIndex, removed: Removed, stored: Strings, out: Path) -> None:
     """`removed.jsonl`, a line a document left out as a duplicate or contaminated; if any were."""
     duplicate = removed.duplicate_of != np.arange(len(removed.duplicate_of))
-    gone = removed.contaminated | (duplicate & removed.dedupe)
+    gone = removed.contaminated | ((duplicate | removed.of_held) & removed.dedupe)
+    gone[removed.candidates] = False
     if not gone.any():
         return
     with atomic_open(out / REMOVED) as handle:
         for number in np.flatnonzero(gone).tolist():
             reason = "shares 13-word runs with an evaluation text"
-            if not removed.contaminated[number]:
+            if removed.of_held[number]:
+                reason = "same text as a document held out"
+            elif not removed.contaminated[number]:
                 reason = f"same text as {stored[int(removed.duplicate_of[number])]}"
             value = {
                 "id": stored[number],
@@ -270,14 +279,13 @@ def _stats(
     held: int,
 ) -> dict[str, Any]:
     config, grams = tools.config, tools.grams
-    extra = int(removed.candidate is not None)
+    extra = len(removed.candidates)
     skipped: dict[str, int] = {}
     for unit in index.units:
         for reason, count in unit["skipped"].items():
             skipped[reason] = skipped.get(reason, 0) + count
     packable = np.ones(len(index.lengths), dtype=bool)
-    if removed.candidate is not None:
-        packable[removed.candidate] = False
+    packable[removed.candidates] = False
     of_training = np.where(packable, index.lengths, 0)
     contaminated = int(index.contaminated.sum())
     backends = sorted({unit["backend"] for unit in index.units})

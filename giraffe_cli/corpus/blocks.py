@@ -45,7 +45,7 @@ from giraffe_cli.rundir import (
     write_json,
 )
 
-FORMAT = 1
+FORMAT = 2
 """Counts changes of what is written here."""
 BATCH_BYTES = 4 << 20
 """Text that is tokenised at a time; fastokens needs no more for its full speed."""
@@ -190,6 +190,7 @@ def _tokenise(
         "documents": writer.documents,
         "tokens": writer.tokens,
         "held": writer.held_documents,
+        "held_hashes": writer.held_hashes,
         "candidate": writer.candidate,
         "skipped": bad.skipped,
         "files": writer.files | {HELD: digest_file(folder / HELD)},
@@ -210,7 +211,8 @@ class _UnitWriter:
         self.files: dict[str, str] = {}
         self.documents = self.tokens = self.held_documents = 0
         self.candidate: dict[str, Any] | None = None
-        """The training document of the lowest hash, as long as none is held out."""
+        """The training documents of the lowest hash, as long as none is held out."""
+        self.held_hashes: list[str] = []
         self._lowest: tuple[bytes, str] | None = None
         self._finished = list(_finished_blocks(folder, identity))
         self._block, self._tokens, self._hasher = Block(), _temporary(folder), hashlib.sha256()
@@ -237,6 +239,7 @@ class _UnitWriter:
         if document.id != self.tools.kept and is_held_out(document.id, self.share):
             self.held.write(held_line(document))
             self.held_documents += 1
+            self.held_hashes.append(text_hash(document.text).hex())
             self.candidate = self._lowest = None
             return True
         if not self.share or self.held_documents:
@@ -244,11 +247,9 @@ class _UnitWriter:
         own = rank(document.id)
         if not self._lowest or own < self._lowest:
             self._lowest = own
-            self.candidate = {
-                "id": document.id,
-                "rank": own[0].hex(),
-                "line": held_line(document).decode(),
-            }
+            self.candidate = {"id": document.id, "rank": own[0].hex(), "lines": []}
+        if self.candidate and own == self._lowest:
+            self.candidate["lines"].append(held_line(document).decode())
         return False
 
     def _by_block(self, documents: list[Document]) -> Iterator[list[Document]]:
@@ -266,7 +267,7 @@ class _UnitWriter:
 
     def _encode(self, documents: list[Document]) -> None:
         texts = [document.text for document in documents]
-        hashes = [hashlib.sha256(text.encode()).digest()[:HASH_BYTES] for text in texts]
+        hashes = [text_hash(text) for text in texts]
         block = self._block
         if lengths := self._known(len(block.ids), hashes):
             block.lengths.append(lengths[0])
@@ -321,6 +322,11 @@ class _UnitWriter:
         commit_file(Path(self._tokens.name), self.folder / name)
         self._tokens, self._hasher = _temporary(self.folder), hashlib.sha256()
         return digest
+
+
+def text_hash(text: str) -> bytes:
+    """What tells equal texts, 16 bytes."""
+    return hashlib.sha256(text.encode()).digest()[:HASH_BYTES]
 
 
 def held_line(document: Document) -> bytes:

@@ -17,7 +17,14 @@ from giraffe_cli import __version__
 from giraffe_cli.config import PackConfig, differing_keys
 from giraffe_cli.corpus.assemble import assemble
 from giraffe_cli.corpus.base import Unit
-from giraffe_cli.corpus.blocks import HELD, Tools, tokenise_unit, unit_folder, unit_inputs
+from giraffe_cli.corpus.blocks import (
+    HELD,
+    Tools,
+    read_done,
+    tokenise_unit,
+    unit_folder,
+    unit_inputs,
+)
 from giraffe_cli.corpus.corpus_index import read_index
 from giraffe_cli.corpus.holdout import rank
 from giraffe_cli.corpus.sources import resolve
@@ -89,7 +96,7 @@ def pack_stage(
             job.keep_one()
         return job.assemble()
     except Exception:
-        shutil.rmtree(out, ignore_errors=True)
+        job.leave()
         raise
 
 
@@ -242,6 +249,16 @@ class _Job:
             giraffe=__version__,
         )
         return self.finished()
+
+    def leave(self) -> None:
+        """After an error while tokenising, finished units stay for the next try; else nothing."""
+        finished = [n for n in range(len(self.units)) if read_done(unit_folder(self.work, n))]
+        if len(finished) in (0, len(self.units)):
+            shutil.rmtree(self.out, ignore_errors=True)
+            return
+        clear_rows(self.out)
+        for number in set(range(len(self.units))) - set(finished):
+            shutil.rmtree(unit_folder(self.work, number), ignore_errors=True)
 
     def finished(self) -> dict[str, Any]:
         """The stats of what is there, with what the user should know of it."""
