@@ -7,8 +7,9 @@
 
 `compare` writes the first documents of --data as plain JSONL of the asked size and lets each packer
 make windows of it, interleaved over --rounds, one thread (OMP_NUM_THREADS=1,
-RAYON_NUM_THREADS=1, TOKENIZERS_PARALLELISM=false). CPU-seconds of the whole process come from the
-kernel when it ends, those of the work alone from the process itself, after its imports. The ids are
+RAYON_NUM_THREADS=1, TOKENIZERS_PARALLELISM=false). CPU-seconds and peak memory are those of the
+whole process, imports included, up to the moment when its windows are there; those of the work
+alone begin after the imports. What compares the ids afterwards counts for nobody. The ids are
 compared in the run: a packer that keeps every token must yield every id exactly as often as ours.
 The peers run under the interpreter --peers (trl, datasets, datatrove installed there).
 
@@ -96,16 +97,10 @@ def run_cell(options: argparse.Namespace, packer: str, corpus: Path, out: Path) 
     )
     assert process.stdout is not None
     answer = process.stdout.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
+    if process.wait():
         raise SystemExit(f"{packer} ended with {process.returncode}: {' '.join(command)}")
-    return {
-        **json.loads(answer.splitlines()[-1]),
-        "cpu_seconds": usage.ru_utime + usage.ru_stime,
-        "wall_seconds": time.monotonic() - started,
-        "peak_bytes": usage.ru_maxrss * 1024,
-    }
+    found = json.loads(answer.splitlines()[-1])
+    return {**found, "wall_seconds": found.pop("ended") - started}
 
 
 def _table(cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -170,6 +165,17 @@ def varied(data: Path, out: Path, size: int) -> None:
 # ── the packers, each in a process of its own ────────────────────────────────────────────────
 
 
+def marks(started: float) -> dict[str, float]:
+    """What the process has used up to now, its children included; `started`: end of imports."""
+    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return {
+        "work_cpu_seconds": time.process_time() - started,
+        "cpu_seconds": sum(usage.ru_utime + usage.ru_stime for usage in used),
+        "peak_bytes": max(usage.ru_maxrss for usage in used) * 1024,
+        "ended": time.monotonic(),
+    }
+
+
 def ours(options: argparse.Namespace) -> dict[str, Any]:
     """The real command line, in this process."""
     from giraffe_cli.cli.app import main as giraffe
@@ -188,10 +194,10 @@ def ours(options: argparse.Namespace) -> dict[str, Any]:
             raise
     finally:
         sys.stdout = quiet
-    work = time.process_time() - started
+    used = marks(started)
     stats = json.loads((out / "stats.json").read_text())
     return {
-        "work_cpu_seconds": work,
+        **used,
         "windows": stats["windows"],
         "tokens_kept": stats["tokens_kept"],
         "avoidable_cuts": stats["documents_split"] - stats["documents_longer_than_window"],
@@ -218,7 +224,7 @@ def floor(options: argparse.Namespace) -> dict[str, Any]:
         started = time.process_time()
         for text in texts:
             tokenizer.encode_batch_fast([text], add_special_tokens=False)
-    return {"work_cpu_seconds": time.process_time() - started}
+    return marks(started)
 
 
 def trl(options: argparse.Namespace) -> dict[str, Any]:
@@ -244,10 +250,10 @@ def trl(options: argparse.Namespace) -> dict[str, Any]:
         use_cpu=True,
     )
     trainer = SFTTrainer(model=model, args=settings, train_dataset=rows, processing_class=tokenizer)
-    work = time.process_time() - started
+    used = marks(started)
     lengths, digest = _digest_of_rows(trainer.train_dataset["input_ids"])
     cuts = _stream_cuts(options, tokenizer) if options.packer.endswith("wrapped") else 0
-    return _peer_row(options, work, lengths, digest, cuts)
+    return _peer_row(options, used, lengths, digest, cuts)
 
 
 def group_texts(options: argparse.Namespace) -> dict[str, Any]:
@@ -274,10 +280,10 @@ def group_texts(options: argparse.Namespace) -> dict[str, Any]:
 
     tokenised = rows.map(tokenise, batched=True, remove_columns=rows.column_names)
     grouped = tokenised.map(group, batched=True)
-    work = time.process_time() - started
+    used = marks(started)
     lengths, digest = _digest_of_rows(grouped["input_ids"])
     cuts = _stream_cuts(options, tokenizer)
-    return _peer_row(options, work, lengths, digest, cuts)
+    return _peer_row(options, used, lengths, digest, cuts)
 
 
 def datatrove(options: argparse.Namespace) -> dict[str, Any]:
@@ -304,14 +310,14 @@ def datatrove(options: argparse.Namespace) -> dict[str, Any]:
         tasks=1,
         logging_dir=str(options.work / "logs"),
     ).run()
-    work = time.process_time() - started
+    used = marks(started)
     (stream,) = out.glob("*.ds")
     size = 2 if _vocabulary(options) <= 65536 else 4
     ids = np.fromfile(stream, dtype="<u2" if size == 2 else "<u4")
     windows = len(ids) // options.window
     cuts = _stream_cuts(options, AutoTokenizer.from_pretrained(options.tokenizer))
     return {
-        "work_cpu_seconds": work,
+        **used,
         "windows": windows,
         "tokens_kept": len(ids),
         "avoidable_cuts": cuts,
@@ -330,11 +336,11 @@ CELLS: dict[str, Callable[[argparse.Namespace], dict[str, Any]]] = {
 
 
 def _peer_row(
-    options: argparse.Namespace, work: float, lengths: list[int], digest: str, cuts: int
+    options: argparse.Namespace, used: dict[str, float], lengths: list[int], digest: str, cuts: int
 ) -> dict[str, Any]:
     kept = sum(lengths)
     return {
-        "work_cpu_seconds": work,
+        **used,
         "windows": len(lengths),
         "tokens_kept": kept,
         "avoidable_cuts": cuts,
