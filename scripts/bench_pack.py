@@ -100,7 +100,8 @@ def run_cell(options: argparse.Namespace, packer: str, corpus: Path, out: Path) 
     if process.wait():
         raise SystemExit(f"{packer} ended with {process.returncode}: {' '.join(command)}")
     found = json.loads(answer.splitlines()[-1])
-    return {**found, "wall_seconds": found.pop("ended") - started}
+    ended = found.pop("ended")
+    return {**found, "wall_seconds": ended - started}
 
 
 def _table(cells: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
