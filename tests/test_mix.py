@@ -180,6 +180,13 @@ def test_the_first_of_equal_documents_is_kept():
     assert first_of_equals(np.empty((0, 16), dtype=np.uint8)).tolist() == []
 
 
+def test_hashes_are_compared_to_their_last_byte():
+    # Equal first halves; the equal pairs stand apart, so that half a hash would not sort them.
+    hashes = np.zeros((6, 16), dtype=np.uint8)
+    hashes[:, 15] = [2, 1, 2, 1, 3, 2]
+    assert first_of_equals(hashes).tolist() == [0, 1, 0, 1, 4, 0]
+
+
 @given(st.lists(st.text("ab", max_size=3)))
 def test_first_of_equals_agrees_with_list_index(texts):
     texts = [text + "|" for text in texts]

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
+import pyarrow
+import pyarrow.ipc
+import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from giraffe_cli.corpus.base import (
     BLOCK_BYTES,
@@ -20,6 +27,11 @@ from giraffe_cli.corpus.base import (
     reader_for,
     readers,
 )
+from giraffe_cli.corpus.readers import jsonl
+from giraffe_cli.corpus.readers._records import Defect
+from giraffe_cli.corpus.readers.code_repo import dependencies_first
+from giraffe_cli.corpus.readers.jsonl import Jsonl
+from giraffe_cli.corpus.readers.parquet import Parquet
 from giraffe_cli.errors import InvalidInput
 
 NAMES = sorted(readers())
@@ -107,7 +119,7 @@ def test_a_vanished_source_is_an_error_that_names_it(reader, tmp_path):
 def test_it_says_what_it_reads_and_claims_no_nonsense(reader):
     assert reader.summary
     assert not reader.claims("no-such-thing")
-    assert hash(reader) == hash(type(reader)())  # frozen: knobs only, no state
+    assert hash(reader) == hash(dataclasses.replace(reader))  # frozen: knobs only, no state
 
 
 def test_a_source_nobody_reads_lists_what_can_be_read(tmp_path):
@@ -194,6 +206,251 @@ def test_a_file_that_only_claims_to_be_gzip(tmp_path):
         read(path)
 
 
+LINE = st.one_of(
+    st.builds(
+        lambda text, own: json.dumps({"text": text, **({"id": own} if own else {})}),
+        st.text(max_size=12),
+        st.sampled_from(["", "x", "y"]),
+    ),
+    st.sampled_from(["", "  ", "{", "[1]", '{"text": "é"}', '{"text": 1}', "\\ud800", "a" * 30]),
+)
+
+
+@given(st.lists(LINE, max_size=12), st.integers(1, 80), st.booleans(), st.booleans())
+def test_a_file_cut_anywhere_gives_the_same_documents_and_faults(
+    tmp_path_factory, lines, block_bytes, ends, large
+):
+    path = tmp_path_factory.mktemp("cut") / "a.jsonl"
+    path.write_bytes("\n".join(lines).encode() + b"\n" * ends)
+    with pytest.MonkeyPatch.context() as patch:
+        if large:
+            patch.setattr(jsonl, "BLOCK_BYTES", 1)  # ids by byte offset, as in files of 32 MB
+        whole, bad = read(path, "skip")
+        cut, bad_when_cut = read(path, "skip", block_bytes)
+    assert cut == whole
+    assert bad_when_cut.skipped == bad.skipped
+    if not large:
+        numbered = [f"a.jsonl:{n}" for n, line in enumerate(lines, start=1)]
+        assert all(d.id in {*numbered, "x", "y"} for d in whole)
+
+
+def test_a_line_number_is_right_in_a_unit_that_begins_in_the_middle(tmp_path):
+    path = write_lines(tmp_path / "a.jsonl", *({"text": "one"} for _ in range(9)), {"texts": ""})
+    for block_bytes in (1, 15, 16, 17, 40, 1000):  # a line is 16 bytes long
+        with pytest.raises(InvalidInput, match=r"a\.jsonl:10: no field `text`"):
+            read(path, block_bytes=block_bytes)
+
+
+def test_compressed_files_are_one_unit(tmp_path):
+    lines = write_lines(tmp_path / "a.jsonl", *({"text": f"{i}"} for i in range(100))).read_bytes()
+    texts = [f"{i}" for i in range(100)]
+    for name, data in {
+        "a.jsonl.gz": gzip.compress(lines[:500]) + gzip.compress(lines[500:]) + b"\0" * 9,
+        "a.ndjson.zst": bytes(pyarrow.compress(lines, "zstd", asbytes=True)),
+    }.items():
+        (tmp_path / name).write_bytes(data)
+        assert len(Jsonl().units(str(tmp_path / name), "mine", 10)) == 1
+        documents, _ = read(tmp_path / name)
+        assert [d.text for d in documents] == texts
+        assert documents[3].id == f"{name}:4"
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=6,
+)
+EDGES = [
+    b'{"id": 123456789012345678901234567890, "text": "beyond 64 bits"}',
+    b'{"id": -9223372036854775809}',
+    b'{"id": 1e5, "text": "a float is no id"}',
+    b'{"text": "\\ud83e\\udd92", "lone": "\\ud83e"}',
+    b'\xef\xbb\xbf{"text": "byte order mark"}',
+    b'{"a": NaN, "b": -Infinity, "c": 1E400}',
+    b'{"a": 1, "a": 2}',
+    b'{"a": "\\u0000"}',
+    b'{"a": "\x00"}',
+    b'{"a": "\x1f"}',
+    b'{"a": "\xed\xa0\x80"}',
+    b'{"a": 01}',
+    b' {"a": "spaces"} \r\n',
+    b'{"a": 1} {"b": 2}',
+    b"[1]",
+    b"1e400",
+    b"",
+]
+
+
+def parsed(line: bytes) -> object:
+    try:
+        return repr(jsonl.parse(line))  # NaN is not equal to itself, its repr is
+    except Defect as defect:
+        return defect.reason, defect.detail
+
+
+@pytest.mark.skipif(jsonl._ORJSON is None, reason="needs orjson")
+@pytest.mark.parametrize("line", EDGES)
+def test_orjson_and_json_agree_on_edges(monkeypatch, line):
+    fast = parsed(line)
+    monkeypatch.setattr(jsonl, "_ORJSON", None)
+    assert parsed(line) == fast
+
+
+@pytest.mark.skipif(jsonl._ORJSON is None, reason="needs orjson")
+@given(st.dictionaries(st.sampled_from(["id", "text", "a"]), JSON_VALUES), st.booleans())
+def test_orjson_and_json_agree(record, ascii_only):
+    line = json.dumps(record, ensure_ascii=ascii_only).encode("utf-8", "replace")
+    fast = jsonl.parse(line)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(jsonl, "_ORJSON", None)
+        slow = jsonl.parse(line)
+    assert (fast.get("id"), fast.get("text")) == (slow.get("id"), slow.get("text")) or (
+        repr(fast) == repr(slow)
+    )
+
+
+# ── parquet and Arrow ─────────────────────────────────────────────────────────────────────────
+
+
+def write_parquet(path: Path, rows_in_group: int = 2, **columns: list) -> Path:
+    pq.write_table(pyarrow.table(columns), path, row_group_size=rows_in_group)
+    return path
+
+
+def write_arrow(path: Path, kind: str, **columns: list) -> Path:
+    table = pyarrow.table(columns)
+    new = pyarrow.ipc.new_file if kind == "file" else pyarrow.ipc.new_stream
+    with new(str(path), table.schema) as sink:
+        sink.write_table(table, max_chunksize=2)
+    return path
+
+
+def test_parquet_rows_have_their_id_or_their_number(tmp_path):
+    path = write_parquet(tmp_path / "a.parquet", text=["a", "b", "c", "d", "e"], other=[1] * 5)
+    assert len(Parquet().units(str(path), "mine", 1)) == 3  # row groups
+    for block_bytes in (1, 300, 1 << 20):
+        documents, _ = read(path, block_bytes=block_bytes)
+        assert [(d.id, d.text) for d in documents] == [
+            (f"a.parquet:{n}", text) for n, text in enumerate("abcde", start=1)
+        ]
+    path = write_parquet(tmp_path / "b.parquet", text=["a", "b"], id=[7, 8])
+    assert [d.id for d in read(path)[0]] == ["7", "8"]
+
+
+@pytest.mark.parametrize("kind", ["file", "stream"])
+def test_arrow_files_and_streams(tmp_path, kind):
+    path = write_arrow(tmp_path / "a.arrow", kind, text=["a", "b", "c"], id=["x", None, "z"])
+    documents, _ = read(path)
+    assert [(d.id, d.text) for d in documents] == [("x", "a"), ("a.arrow:2", "b"), ("z", "c")]
+
+
+def test_a_saved_dataset_is_read_in_the_order_of_its_state(tmp_path):
+    datasets = pytest.importorskip("datasets")
+    rows = {"text": [f"text {i}" for i in range(7)]}
+    datasets.disable_progress_bars()
+    saved = datasets.Dataset.from_dict(rows).select([4, 2, 6])
+    saved.save_to_disk(tmp_path / "saved", num_shards=2)
+    assert [d.text for d in read(tmp_path / "saved")[0]] == ["text 4", "text 2", "text 6"]
+    datasets.DatasetDict({"train": saved, "test": saved}).save_to_disk(tmp_path / "splits")
+    with pytest.raises(InvalidInput, match="holds the splits train, test") as error:
+        read(tmp_path / "splits")
+    assert "splits/train or" in str(error.value.hint)
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_what_a_column_or_a_row_lacks_is_told(tmp_path, name):
+    def write(**columns):
+        if name.endswith(".parquet"):
+            return write_parquet(tmp_path / name, **columns)
+        return write_arrow(tmp_path / name, "stream", **columns)
+
+    path = write(texts=["a"], id=["x"])
+    with pytest.raises(InvalidInput, match="no column `text`.*did you mean `texts`"):
+        read(path)
+    assert [d.text for d in read(path, text_field="texts")[0]] == ["a"]
+    with pytest.raises(InvalidInput, match="column `n` is no string but int64"):
+        read(write(n=[1]), text_field="n")
+    path = write(text=["a", None, " ", "nul\0", "b"])
+    with pytest.raises(InvalidInput, match=rf"{name}: row 2: field `text` is no string but None"):
+        read(path)
+    documents, bad = read(path, "skip")
+    assert [(d.id, d.text) for d in documents] == [(f"{name}:1", "a"), (f"{name}:5", "b")]
+    assert sum(bad.skipped.values()) == 3
+    assert bad.skipped["empty text"] == 1
+
+
+# ── hub ───────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def dataset(tmp_path) -> Path:
+    pytest.importorskip("datasets")
+    (tmp_path / "data").mkdir()
+    write_parquet(tmp_path / "data" / "train-00000.parquet", text=["a", "b"], id=["x", ""])
+    write_parquet(tmp_path / "data" / "test-00000.parquet", text=["c"], id=["z"])
+    return tmp_path
+
+
+def test_a_dataset_is_streamed_by_split(dataset):
+    documents, _ = read(f"hf:{dataset}")
+    assert [(d.id, d.text) for d in documents] == [("x", "a"), ("train:2", "b")]
+    assert [d.text for d in read(f"hf:{dataset}::test")[0]] == ["c"]
+    assert [d.text for d in read(f"hf:{dataset}:default:test")[0]] == ["c"]
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("hf:{}::tset", "has no split `tset`"),
+        ("hf:{}:other", "cannot open hf:.*'other' not found"),
+        ("hf:", "names no dataset"),
+        ("hf:a:b:c:d", "names no dataset"),
+    ],
+)
+def test_a_config_or_split_that_is_not_there(dataset, source, found):
+    with pytest.raises(InvalidInput, match=found):
+        read(source.format(dataset))
+
+
+def test_offline_the_hub_is_an_error_that_says_so(tmp_path, monkeypatch):
+    pytest.importorskip("datasets")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidInput, match="cannot open hf:nobody/nothing") as error:
+        read("hf:nobody/nothing")
+    assert "HF_HUB_OFFLINE" in str(error.value.hint)
+
+
+# ── standard input ────────────────────────────────────────────────────────────────────────────
+
+RECORDS = b'{"id": "x", "text": "one"}\n{"text": "two"}\n'
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (RECORDS, [("x", "one"), ("stdin.jsonl:2", "two")]),
+        (b"\xef\xbb\xbf" + RECORDS, [("x", "one"), ("stdin.jsonl:2", "two")]),
+        (b" \n" + RECORDS, [("x", "one"), ("stdin.jsonl:3", "two")]),
+        (gzip.compress(RECORDS), [("x", "one"), ("stdin.jsonl.gz:2", "two")]),
+        (b"Call me\nIshmael.\n", [("stdin.txt", "Call me\nIshmael.\n")]),
+    ],
+    ids=["records", "byte-order-mark", "blank-line", "gzip", "text"],
+)
+def test_standard_input_is_records_or_one_text(tmp_path, monkeypatch, data, found):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
+    documents, _ = read("-", spool=str(tmp_path))
+    assert [(d.id, d.text) for d in documents] == found
+    assert {d.source for d in documents} == {"-"}
+
+
+def test_standard_input_that_cannot_be_kept_or_holds_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"")))
+    with pytest.raises(InvalidInput, match="can only be packed"):
+        read("-")
+    with pytest.raises(InvalidInput, match="standard input is empty"):
+        read("-", spool=str(tmp_path))
+
+
 # ── text, Markdown and code ───────────────────────────────────────────────────────────────────
 
 
@@ -252,6 +509,95 @@ def test_a_folder_without_text_says_what_it_holds(tmp_path):
     (tmp_path / "data.jsonl").write_text("{}")
     with pytest.raises(InvalidInput, match=r"holds no text file; it holds: 1 \.jsonl"):
         read(tmp_path)
+
+
+# ── repositories ──────────────────────────────────────────────────────────────────────────────
+
+
+def write_files(root: Path, **files: str) -> Path:
+    """`{"a__b_py": text}` → `a/b.py`."""
+    for name, text in files.items():
+        path = root / ".".join(name.replace("__", "/").rsplit("_", 1))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return root
+
+
+def order(source: str, **knobs) -> list[str]:
+    headers = re.compile(r"^# (\S+\.\w+)$", re.MULTILINE)
+    return [name for d in read(source, **knobs)[0] for name in headers.findall(d.text)]
+
+
+def test_a_repository_is_one_document_dependencies_first(tmp_path):
+    root = write_files(
+        tmp_path / "tool",
+        a_py="from tool.core import x\nimport json\n",
+        src__tool__core_py="from . import util\nfrom .deep.er import y\n",
+        src__tool__util_py="z = 1\n",
+        src__tool__deep__er_py="y = 1\n",
+        tests__test_a_py="import a\n",
+        README_md="# tool\n",
+        b_md="notes",
+    )
+    (root / ".git").mkdir()
+    write_files(root, node_modules__x_js="no", photo_png="no")
+    [document], bad = read(f"repo:{root}")
+    assert document.id == "tool"
+    assert document.text.startswith("# README.md\n# tool\n\n# src/tool/util.py\nz = 1\n\n# src")
+    assert order(f"repo:{root}") == [
+        "README.md",
+        "src/tool/util.py",
+        "src/tool/deep/er.py",
+        "src/tool/core.py",
+        "a.py",
+        "b.md",
+        "tests/test_a.py",
+    ]
+    assert bad.skipped == {"not a text suffix: .png": 1}
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"a_c": '#include "z.h"\n#include <stdio.h>\n', "z_h": ""}, ["z.h", "a.c"]),
+        ({"a_ts": "import { q } from './in/q';", "in__q_ts": "1"}, ["in/q.ts", "a.ts"]),
+        ({"a_js": "const q = require('../z/i')", "z__i_js": "1"}, ["a.js", "z/i.js"]),
+        ({"src__lib_rs": "pub mod zoo;", "src__zoo_rs": "1"}, ["src/zoo.rs", "src/lib.rs"]),
+        ({"src__a_rs": "use crate::b::C;", "src__b_rs": "1"}, ["src/b.rs", "src/a.rs"]),
+        ({"A_java": "import org.z.B;", "x__org__z__B_java": "1"}, ["x/org/z/B.java", "A.java"]),
+        ({"a_go": 'import "host/m/z"', "z__q_go": "1"}, ["z/q.go", "a.go"]),
+        ({"a_rb": "require_relative 'z'", "z_rb": "1"}, ["z.rb", "a.rb"]),
+        ({"a_py": "import b", "b_py": "import c", "c_py": "import a"}, ["c.py", "b.py", "a.py"]),
+    ],
+    ids=["c", "ts", "js-outside", "rust-mod", "rust-use", "java", "go", "ruby", "circle"],
+)
+def test_a_file_stands_behind_what_it_imports(tmp_path, files, expected):
+    files = {name: text or "x" for name, text in files.items()}
+    assert order(f"repo:{write_files(tmp_path, **files)}") == expected
+
+
+def test_a_repository_beyond_the_longest_document_is_cut_between_files(tmp_path):
+    root = write_files(tmp_path / "r", a_md="a" * 30, b_md="b" * 30, c_md="c" * 30, d_md="d" * 99)
+    documents, bad = read(f"repo:{root}", "skip", max_doc_bytes=80)
+    assert [(d.id, len(d.text)) for d in documents] == [("r", 76), ("r:2", 38)]
+    assert bad.skipped == {"longer than 80 bytes (--max-doc-bytes)": 1}
+    with pytest.raises(InvalidInput, match=r"d\.md: longer than 80 bytes"):
+        read(f"repo:{root}", max_doc_bytes=80)
+
+
+@given(st.lists(st.lists(st.integers(0, 5), max_size=4), min_size=6, max_size=6))
+def test_every_file_once_and_behind_its_needs_unless_in_a_circle(edges):
+    names = [f"f{n}" for n in range(6)]
+    needs = {name: [names[n] for n in found] for name, found in zip(names, edges, strict=True)}
+    ordered = dependencies_first(names, needs)
+    assert sorted(ordered) == names
+    reach = {name: {name} for name in names}
+    for _ in names:
+        reach = {n: reach[n].union(*(reach[m] for m in needs[n])) for n in names}
+    for name in names:
+        for need in needs[name]:
+            if name not in reach[need]:
+                assert ordered.index(need) < ordered.index(name)
 
 
 # ── the standard library ──────────────────────────────────────────────────────────────────────

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -225,14 +226,17 @@ def file_size(path: str | Path) -> int:
     """Bytes of a file.
 
     Raises:
-        InvalidInput: it is missing or cannot be looked at.
+        InvalidInput: it is missing, no regular file, or cannot be looked at.
     """
     try:
-        return Path(path).stat().st_size
+        facts = Path(path).stat()
     except FileNotFoundError as error:
         raise missing(path) from error
     except OSError as error:
         raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
+    if not stat.S_ISREG(facts.st_mode):
+        raise InvalidInput(f"{path} is no regular file", "pipe it in: giraffe pack-data - < PIPE")
+    return facts.st_size
 
 
 def missing(path: str | Path) -> InvalidInput:

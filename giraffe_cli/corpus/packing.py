@@ -261,7 +261,11 @@ class _Job:
             shutil.rmtree(unit_folder(self.work, number), ignore_errors=True)
 
     def finished(self) -> dict[str, Any]:
-        """The stats of what is there, with what the user should know of it."""
+        """The stats of what is there, with what the user should know of it.
+
+        Tokens go that a shard wrote after the rows were finished.
+        """
+        clear_work(self.out)
         stats: dict[str, Any] = read_json(self.out / STATS)
         for warning in warnings_of(stats):
             self.reporter.warn(warning)

@@ -139,7 +139,7 @@ def parse(line: bytes) -> dict[str, Any]:
 
 def _parse_slowly(line: bytes) -> dict[str, Any]:
     try:
-        record = json.loads(line.decode("utf-8-sig"))
+        record = json.loads(line.rstrip(b"\r\n").decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise Defect("not valid UTF-8", f" (byte {error.start + 1} of the line)") from error
     except RecursionError as error:
