@@ -69,6 +69,9 @@ prepare() {
         say "installing giraffe and its pinned packages into .venv (torch is the large one)"
         .venv/bin/python -m pip install --disable-pip-version-check \
             -c constraints.txt -e ".${extra:+[$extra]}" >&2
+        # The fast tokenizer where there is a wheel of it; without it packing is slower, not other.
+        .venv/bin/python -m pip install --disable-pip-version-check --quiet --only-binary :all: \
+            -c constraints.txt fastokens orjson >&2 || say "no wheel of fastokens: packing goes on with tokenizers"
         printf '%s\n' "$wanted" >".venv/giraffe-${extra:-run}"
     fi
     # No network after installation, and one thread count, on which bits depend.

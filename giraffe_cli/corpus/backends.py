@@ -105,7 +105,7 @@ class FastBackend:
         # against +100 MB with one), and workers are what uses more cores. Read on first use.
         os.environ.setdefault("FASTOKENS_BPE_THREADS", "1")
         # `fastokens` itself imports what patches transformers.
-        from fastokens._native import Tokenizer  # type: ignore[import-untyped]
+        from fastokens._native import Tokenizer
 
         self.name = f"fastokens {importlib.metadata.version('fastokens')}"
         try:
