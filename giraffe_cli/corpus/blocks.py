@@ -110,14 +110,16 @@ def unit_inputs(unit: Unit, tools: Tools) -> dict[str, Any]:
 def tokenise_unit(unit: Unit, folder: Path, tools: Tools, bar: Bar | None = None) -> dict[str, Any]:
     """`done.json` of the unit: as it is when it holds, else after tokenising what is missing.
 
-    Where fastokens disagrees with tokenizers, all of the unit is done with the latter.
+    A unit of another backend than the one asked for by name does not hold. Where fastokens
+    disagrees with tokenizers, all of the unit is done with the latter.
 
     Raises:
         InvalidInput: a bad record under `fail`, a file that cannot be read.
         GiraffeError: a file changed while it was read, or `folder` cannot be written.
     """
     inputs = unit_inputs(unit, tools)
-    if (done := read_done(folder, inputs)) is not None:
+    done, asked = read_done(folder, inputs), tools.config.backend
+    if done is not None and (asked == "auto" or done["backend"].startswith(asked)):
         return done
     make_folder(folder)
     (folder / DONE).unlink(missing_ok=True)

@@ -25,6 +25,7 @@ from giraffe_cli.corpus.blocks import (
     unit_folder,
     unit_inputs,
 )
+from giraffe_cli.corpus.changes import changed
 from giraffe_cli.corpus.corpus_index import read_index
 from giraffe_cli.corpus.holdout import rank
 from giraffe_cli.corpus.sources import resolve
@@ -186,17 +187,29 @@ class _Job:
         }
 
     def tokenise(self, numbers: Sequence[int], workers: int) -> list[dict[str, Any]]:
-        """The first phase of the units `numbers`; all of them by one backend."""
+        """The first phase of the units `numbers`; all of them by one backend.
+
+        Raises:
+            GiraffeError: a file is not what it was when the packing began.
+        """
         make_folder(self.work)
         done = self._run(numbers, workers)
+        backends = sorted({entry["backend"] for entry in done})
         disagreements = [entry["fallback"] for entry in done if entry["fallback"]]
-        if disagreements and len({entry["backend"] for entry in done}) > 1:
-            self.reporter.warn(f"{disagreements[0]}; everything is tokenised again by tokenizers")
+        # Two backends without a disagreement: a packing was cut off while it fell back.
+        reason = disagreements[0] if disagreements else f"units are by {' and '.join(backends)}"
+        if len(backends) > 1:
+            self.reporter.warn(f"{reason}; everything is tokenised again by tokenizers")
             slow = self.config.model_copy(update={"backend": "tokenizers"})
-            self.tools = Tools.of(self.tools.tokenize.folder, slow)
+            self.tools = Tools.of(self.tools.tokenize.folder, slow, self.tools.kept)
             for number in numbers:
                 shutil.rmtree(unit_folder(self.work, number))
             done = self._run(numbers, workers)
+        elif disagreements:
+            self.reporter.warn(f"{reason}; tokenizers is used")
+        for number, entry in zip(numbers, done, strict=True):
+            if entry["inputs"] != self.unit_inputs[number]:
+                raise changed(f"{self.units[number].name} of {self.units[number].source}")
         return done
 
     def keep_one(self) -> None:
@@ -216,6 +229,7 @@ class _Job:
     def assemble(self) -> dict[str, Any]:
         """The second phase: rows, statistics, and the manifest last."""
         index = read_index(self.units, self.work, self.unit_inputs)
+        _check_backends(self.units, index.units)
         held = sum(unit["held"] for unit in index.units)
         if held and not len(index.lengths):
             raise InvalidInput(
@@ -353,6 +367,26 @@ def _check(config: PackConfig, window: int) -> None:
     if config.drop_tail and config.rule != "one":
         raise UsageError(
             f"drop_tail has no effect under rule {config.rule}", "pass --rule one, or leave it out"
+        )
+
+
+def _check_backends(units: list[Unit], done: list[dict[str, Any]]) -> None:
+    """Refuse shards of which one found that its fast backend disagrees, and another did not.
+
+    Raises:
+        InvalidInput: units of the others are named.
+    """
+    fell_back = [entry for entry in done if entry["fallback"]]
+    others = [
+        f"{unit.name} of {unit.source} by {entry['backend']}"
+        for unit, entry in zip(units, done, strict=True)
+        if fell_back and entry["backend"] != fell_back[0]["backend"]
+    ]
+    if others:
+        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+        raise InvalidInput(
+            f"{fell_back[0]['fallback']}; tokenised are {', '.join(others[:5])}{more}",
+            "run the --shard that holds them again, with --backend tokenizers",
         )
 
 
