@@ -511,6 +511,13 @@ def test_a_folder_without_text_says_what_it_holds(tmp_path):
         read(tmp_path)
 
 
+def test_the_hub_without_its_library_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(InvalidInput, match="need `datasets`") as error:
+        read("hf:owner/name")
+    assert "pip install datasets" in str(error.value.hint)
+
+
 # ── repositories ──────────────────────────────────────────────────────────────────────────────
 
 
@@ -574,6 +581,63 @@ def test_a_repository_is_one_document_dependencies_first(tmp_path):
 def test_a_file_stands_behind_what_it_imports(tmp_path, files, expected):
     files = {name: text or "x" for name, text in files.items()}
     assert order(f"repo:{write_files(tmp_path, **files)}") == expected
+
+
+IGNORE = """# made by tools
+*.tmp.py
+!kept.tmp.py
+/gen
+logs/
+inner/out.py
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "taken"),
+    [
+        ("a.py", True),
+        ("a.tmp.py", False),
+        ("inner/a.tmp.py", False),
+        ("kept.tmp.py", True),
+        ("gen/a.py", False),
+        ("inner/gen/a.py", True),
+        ("inner/logs/a.py", False),
+        ("logs.md", True),
+        ("inner/out.py", False),
+        ("out.py", True),
+        ("vendor/a.py", False),
+        ("inner/build/a.py", False),
+        ("build.py", True),
+        ("a.min.js", False),
+        (".hidden/a.py", False),
+    ],
+)
+def test_ignored_vendored_and_built_files_are_left_out(tmp_path, path, taken):
+    files = {"README.md": "# r", ".gitignore": IGNORE, path: "x = 1"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    [document], bad = read(f"repo:{tmp_path}")
+    assert document.text == "# README.md\n# r\n" + f"# {path}\nx = 1\n" * taken
+    assert bad.skipped == {}
+
+
+def test_a_folder_of_repositories_is_a_document_each(tmp_path):
+    for name in ("one", "two"):
+        (tmp_path / name / ".git").mkdir(parents=True)
+        (tmp_path / name / "a.py").write_text(f"NAME = '{name}'")
+    (tmp_path / "three").mkdir()
+    (tmp_path / "three" / "a.py").write_text("no repository")
+    documents, bad = read(f"repo:{tmp_path}")
+    assert [(d.id, d.text) for d in documents] == [
+        ("one", "# a.py\nNAME = 'one'\n"),
+        ("two", "# a.py\nNAME = 'two'\n"),
+    ]
+    assert bad.skipped == {"beside the repositories": 1}
+    assert [u.name for u in reader_for("repo:x").units(f"repo:{tmp_path}", "r")] == ["one", "two"]
+    (tmp_path / ".git").mkdir()  # now the folder is the repository
+    [document], _ = read(f"repo:{tmp_path}")
+    assert "# three/a.py\n" in document.text
 
 
 def test_a_repository_beyond_the_longest_document_is_cut_between_files(tmp_path):

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 from collections import Counter
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from giraffe_cli.corpus.base import BadRecords, FileSpan, missing
@@ -45,21 +45,34 @@ def listed(suffixes: Counter[str]) -> str:
     return ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
 
 
-def walk(root: Path, left_out: Collection[str] = ()) -> Iterator[Path]:
+def nothing(_: Path) -> bool:
+    """Leaves nothing out."""
+    return False
+
+
+def walk(root: Path, left_out: Callable[[Path], bool] = nothing) -> Iterator[Path]:
     """Every file, and every link to a folder, under `root`; hidden ones and `left_out` are not.
+
+    A folder that is left out is not entered.
 
     Raises:
         InvalidInput: a folder cannot be listed.
     """
     for folder, subfolders, names in os.walk(root, onerror=_unreadable):
         # Sorted by code point, so that every machine and locale walks the same way.
-        subfolders[:] = sorted(n for n in subfolders if not n.startswith(".") and n not in left_out)
+        subfolders[:] = _kept(folder, subfolders, left_out)
         # os.walk does not enter linked folders; they are judged like files.
         linked = [name for name in subfolders if Path(folder, name).is_symlink()]
-        yield from (Path(folder, name) for name in sorted([*names, *linked]) if name[0] != ".")
+        yield from (Path(folder, name) for name in _kept(folder, [*names, *linked], left_out))
 
 
-def text_files(root: Path, left_out: Collection[str] = ()) -> tuple[list[FileSpan], Counter[str]]:
+def _kept(folder: str, names: list[str], left_out: Callable[[Path], bool]) -> list[str]:
+    return sorted(n for n in names if not n.startswith(".") and not left_out(Path(folder, n)))
+
+
+def text_files(
+    root: Path, left_out: Callable[[Path], bool] = nothing
+) -> tuple[list[FileSpan], Counter[str]]:
     """What is to be read under `root`, in order, and how many files of other suffixes there are.
 
     Linked folders are among what is to be read: `read_text` says what is wrong with them.

@@ -8,16 +8,21 @@
 
 Readmes of the root come first, then the files in the order of their paths, except that what a file
 imports is put before it (a circle is cut where it is entered). Each stands under a line with its
-path. Left out: hidden files, what is no text by its name, and installed packages. A repository of
-more than `max_doc_bytes` becomes several documents, cut between files: `giraffe`, `giraffe:2`.
+path. A folder without `.git` whose subfolders hold one is a document for each. A repository
+of more than `max_doc_bytes` becomes several documents, cut between files: `giraffe`, `giraffe:2`.
+
+Left out: hidden files, what is no text by its name, folders of installed or vendored code and of
+build output (`LEFT_OUT`), minified files, and what the `.gitignore` at the root names. `**` is read
+as `*` there, and those of inner folders are not read.
 Memory: one document, and the import lines.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from giraffe_cli.corpus.base import (
@@ -34,7 +39,12 @@ from giraffe_cli.corpus.readers._imports import FileIndex, imported_names
 from giraffe_cli.errors import InvalidInput
 
 PREFIX = "repo:"
-LEFT_OUT = frozenset("node_modules bower_components __pycache__ venv site-packages".split())
+LEFT_OUT = frozenset(
+    "node_modules bower_components site-packages venv __pycache__ vendor vendored _vendor"
+    " third_party third-party build dist target".split()
+)
+"""Folders by their name."""
+MINIFIED = (".min.js", ".min.css")
 
 
 @dataclass(frozen=True)
@@ -52,15 +62,13 @@ class CodeRepo(AbstractReader):
             if root.exists():
                 raise InvalidInput(f"`{root}` is no folder", "name a file without `repo:`")
             raise missing(root)
-        spans, others = text_files(root, LEFT_OUT)
-        if not spans:
-            raise InvalidInput(
-                f"{root} holds no text file" + (f"; it holds: {listed(others)}" if others else ""),
-                "readable here: .py, .md, .txt and other text",
-            )
-        [unit] = units_of(spans, sys.maxsize, name, "code-repo", str(root))
-        passed_over = tuple((f"not a text suffix: {s}", n) for s, n in sorted(others.items()))
-        return [replace(unit, passed_over=passed_over, walked=True)]
+        inner = _repositories_in(root)
+        if not inner:
+            return [_unit(root, name)]
+        # Named by its folder: the names of its files are not unique beside other repositories'.
+        units = [replace(_unit(folder, name), name=folder.name) for folder in inner]
+        beside = sum(1 for path in root.iterdir() if path.name[0] != ".") - len(inner)
+        return _counting(units, "beside the repositories", beside)
 
     def documents(self, unit: Unit, bad: BadRecords) -> Iterator[Document]:
         bad.pass_over(unit)
@@ -98,6 +106,64 @@ class CodeRepo(AbstractReader):
         index = FileIndex(order)
         needs = {path: [f for name in names[path] for f in index.find(name)] for path in order}
         return dependencies_first(order, needs)
+
+
+def _repositories_in(root: Path) -> list[Path]:
+    """The subfolders that git made, by name; none where `root` is a repository itself."""
+    if (root / ".git").exists():
+        return []
+    return sorted(p for p in root.iterdir() if (p / ".git").exists() and not p.is_symlink())
+
+
+def _unit(root: Path, source: str) -> Unit:
+    spans, others = text_files(root, _left_out(root))
+    if not spans:
+        raise InvalidInput(
+            f"{root} holds no text file" + (f"; it holds: {listed(others)}" if others else ""),
+            "readable here: .py, .md, .txt and other text",
+        )
+    [unit] = units_of(spans, sys.maxsize, source, "code-repo", str(root))
+    passed_over = tuple((f"not a text suffix: {s}", n) for s, n in sorted(others.items()))
+    return replace(unit, passed_over=passed_over, walked=True)
+
+
+def _counting(units: list[Unit], reason: str, count: int) -> list[Unit]:
+    """`units`, the first of which counts what none of them holds."""
+    if not count:
+        return units
+    first, *rest = units
+    return [replace(first, passed_over=(*first.passed_over, (reason, count))), *rest]
+
+
+def _left_out(root: Path) -> Callable[[Path], bool]:
+    """Whether a path below `root` is passed over."""
+    patterns = _ignored(root / ".gitignore")
+
+    def left_out(path: Path) -> bool:
+        folder = path.is_dir() and not path.is_symlink()
+        if (folder and path.name in LEFT_OUT) or path.name.endswith(MINIFIED):
+            return True
+        relative = path.relative_to(root).as_posix()
+        fitting = [p for p in patterns if _fits(p.removeprefix("!"), relative, folder)]
+        return bool(fitting) and not fitting[-1].startswith("!")  # as in git, the last decides
+
+    return left_out
+
+
+def _ignored(file: Path) -> list[str]:
+    if not file.is_file() or file.is_symlink():
+        return []
+    lines = file.read_bytes().decode("utf-8-sig", "replace").splitlines()
+    return [line.rstrip() for line in lines if line.strip() and not line.startswith("#")]
+
+
+def _fits(pattern: str, relative: str, folder: bool) -> bool:
+    """git's rule: a slash before the end makes a path from the root, else it is a name anywhere."""
+    if pattern.endswith("/") and not folder:
+        return False
+    pattern = pattern.removesuffix("/")
+    subject = relative if "/" in pattern else relative.rpartition("/")[2]
+    return fnmatchcase(subject, pattern.removeprefix("/").replace("**/", "*").replace("**", "*"))
 
 
 def dependencies_first(order: list[str], needs: dict[str, list[str]]) -> list[str]:

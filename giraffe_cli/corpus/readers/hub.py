@@ -99,14 +99,28 @@ def _named(source: str) -> _Named:
     return _Named(parts[0], config or None, split or "train")
 
 
+def _library() -> Any:
+    """The library `datasets`, which no other reader needs and which takes a second to import.
+
+    Raises:
+        InvalidInput: it is not installed.
+    """
+    try:
+        import datasets
+    except ImportError as error:
+        raise InvalidInput(
+            f"hub datasets need `datasets`: {error}", "pip install datasets"
+        ) from error
+    return datasets
+
+
 def _data_files(source: str, named: _Named) -> list[str]:
     """Paths or `hf://` addresses of the split's files.
 
     Raises:
         InvalidInput: the dataset cannot be reached, or has no such config or split.
     """
-    import datasets  # here: no other reader needs it, and it takes a second to import
-
+    datasets = _library()
     try:
         builder = datasets.load_dataset_builder(named.dataset, named.config)
     except (OSError, ValueError) as error:
@@ -132,8 +146,7 @@ def _stream(source: str, named: _Named, revision: str | None) -> Iterator[dict[s
         InvalidInput: as `_data_files`.
         GiraffeError: the stream broke off.
     """
-    import datasets
-
+    datasets = _library()
     try:
         stream = datasets.load_dataset(
             named.dataset, named.config, split=named.split, streaming=True, revision=revision
