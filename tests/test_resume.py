@@ -1,11 +1,14 @@
 """SIGKILL at every fsync and rename, and at random times: the same command ends in equal bytes.
 
 Each case forks this process, patches `os.fsync`/`os.replace` in the child to kill it at the n-th
-call, then runs the same story again to its end and compares the weights with an undisturbed run.
+call, then runs the same story again to its end and compares its files with an undisturbed run.
+The first story is `extend`, the second `pack-data`.
 """
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import random
 import signal
@@ -13,9 +16,11 @@ import time
 import traceback
 
 import pytest
+from conftest import prose
+from test_assemble import write_byte_tokenizer
 
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.config import build
+from giraffe_cli.config import PackConfig, build
 from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.merge import merge_stage
 from giraffe_cli.progress import SilentReporter
@@ -47,8 +52,8 @@ def story(config, run_dir):
     merge_stage(checkpoint, trained.adapter_dir, table, run_dir / "model", reporter)
 
 
-def forked(config, run_dir, kill_at=None, kill_after=None):
-    """Run the story in a child; returns (killed, fsync and rename calls made)."""
+def forked(tell, kill_at=None, kill_after=None):
+    """Run the story `tell` in a child; returns (killed, fsync and rename calls made)."""
     read_end, write_end = os.pipe()
     child = os.fork()
     if child == 0:
@@ -67,7 +72,7 @@ def forked(config, run_dir, kill_at=None, kill_after=None):
                 return call
 
             os.fsync, os.replace = counted(os.fsync), counted(os.replace)
-            story(config, run_dir)
+            tell()
             os.write(write_end, str(calls).encode())
             status = 0
         except BaseException:
@@ -117,14 +122,14 @@ def config(tiny_llama, corpus):
 def undisturbed(config, tmp_path_factory):
     run_dir = tmp_path_factory.mktemp("clean") / "run"
     started = time.monotonic()
-    killed, calls = forked(config, run_dir)
+    killed, calls = forked(lambda: story(config, run_dir))
     assert not killed
     return result(run_dir), calls, time.monotonic() - started
 
 
 def resumes_after(config, run_dir, undisturbed, **kill):
-    killed, _ = forked(config, run_dir, **kill)
-    forked(config, run_dir)
+    killed, _ = forked(lambda: story(config, run_dir), **kill)
+    forked(lambda: story(config, run_dir))
     assert result(run_dir) == undisturbed[0]
     assert not list(run_dir.rglob("*.partial"))
     return killed
@@ -154,6 +159,82 @@ def test_killed_at_random_times(config, undisturbed, tmp_path):
             tmp_path / str(n),
             undisturbed,
             kill_after=generator.uniform(0.02, 0.7) * seconds,
+        )
+        for n in range(20)
+    )
+    assert kills >= 8
+
+
+# ── pack-data ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def packing(tmp_path_factory):
+    """`packing(out)` packs 12 units, one of them of 5 blocks, as the command does."""
+    folder = tmp_path_factory.mktemp("packing")
+    tokenizer = write_byte_tokenizer(folder / "tokenizer")
+    texts = [json.dumps({"id": f"d{i}", "text": prose(i % 90, i % 23)}) for i in range(1, 100)]
+    (folder / "cut.jsonl").write_text("\n".join(texts))
+    (folder / "whole.jsonl.gz").write_bytes(gzip.compress("\n".join(texts[:60]).encode()))
+    settings = PackConfig(block_bytes=6000, dedupe=True, epochs=2)
+    sources = [str(folder / "cut.jsonl"), str(folder / "whole.jsonl.gz")]
+
+    def pack(out):
+        pack_stage(sources, tokenizer, 256, settings, 0, out, SilentReporter(), replace=False)
+
+    return pack
+
+
+def packed_files(out):
+    return {str(p.relative_to(out)): digest_file(p) for p in sorted(out.rglob("*")) if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed_packing(packing, tmp_path_factory):
+    out = tmp_path_factory.mktemp("clean") / "packed"
+    started = time.monotonic()
+    killed, calls = forked(lambda: packing(out))
+    assert not killed
+    files = packed_files(out)
+    assert not [name for name in files if name.startswith(".work")]
+    assert {"manifest.json", "removed.jsonl", "rows-00000.parquet"} <= set(files)
+    return files, calls, time.monotonic() - started
+
+
+def packs_after(packing, out, undisturbed_packing, **kill):
+    killed, _ = forked(lambda: packing(out), **kill)
+    forked(lambda: packing(out))
+    assert packed_files(out) == undisturbed_packing[0]
+    assert not (out / ".work").exists()
+    return killed
+
+
+def test_packing_killed_at_some_writes(packing, undisturbed_packing, tmp_path):
+    _, calls, _ = undisturbed_packing
+    assert calls > 100
+    for kill_at in range(2, calls + 1, calls // 7):
+        out = tmp_path / str(kill_at)
+        assert packs_after(packing, out, undisturbed_packing, kill_at=kill_at)
+
+
+@pytest.mark.slow
+def test_packing_killed_at_every_write(packing, undisturbed_packing, tmp_path):
+    _, calls, _ = undisturbed_packing
+    for kill_at in range(1, calls + 1):
+        out = tmp_path / str(kill_at)
+        assert packs_after(packing, out, undisturbed_packing, kill_at=kill_at)
+
+
+@pytest.mark.slow
+def test_packing_killed_at_random_times(packing, undisturbed_packing, tmp_path):
+    _, _, seconds = undisturbed_packing
+    generator = random.Random(0)
+    kills = sum(
+        packs_after(
+            packing,
+            tmp_path / str(n),
+            undisturbed_packing,
+            kill_after=generator.uniform(0.02, 0.9) * seconds,
         )
         for n in range(20)
     )
