@@ -93,3 +93,30 @@ def test_hits_agree_with_sets_of_tuples(tmp_path_factory, evaluation, document):
     known = set(runs(evaluation))
     expected = sum(run in known for run in runs(document))
     assert EvaluationGrams.of([str(path)]).hits(" ".join(document)) == expected
+
+
+PASSAGE = (
+    "the old ferryman counted eleven lanterns drifting past the broken mill before dawn "
+    "came softly over the quiet water again"
+)
+STOCK = "in the beginning of the year the people of the village came together and"  # 14 words
+
+
+@pytest.mark.parametrize("before", [0, 1, 40])
+@pytest.mark.parametrize("after", [0, 1, 40])
+def test_a_passage_of_20_words_is_found_wherever_it_is_planted(tmp_path, before, after):
+    assert len(PASSAGE.split()) == 20
+    assert len(STOCK.split()) == 14
+    (tmp_path / "bench.jsonl").write_text(json.dumps({"q": f"{prose(900, 3)} {PASSAGE}"}) + "\n")
+    grams = EvaluationGrams.of([str(tmp_path / "bench.jsonl")])
+    text = f"{prose(1, before)} {PASSAGE.upper()} {prose(2, after)}"
+    assert grams.hits(text) == 8
+    assert grams.contaminates(text)
+    assert not grams.contaminates(f"{prose(1, before)} {prose(2, after)}")
+
+
+def test_a_stock_phrase_removes_no_document(tmp_path):
+    (tmp_path / "bench.txt").write_text(f"{STOCK} {PASSAGE}")
+    grams = EvaluationGrams.of([str(tmp_path / "bench.txt")])
+    assert grams.hits(f"{prose(1, 9)} {STOCK} {prose(2, 9)}") == 2
+    assert not grams.contaminates(f"{prose(1, 9)} {STOCK} {prose(2, 9)}")

@@ -191,3 +191,43 @@ def test_hashes_are_compared_to_their_last_byte():
 def test_first_of_equals_agrees_with_list_index(texts):
     texts = [text + "|" for text in texts]
     assert first_of_equals(hashes_of(texts)).tolist() == [texts.index(text) for text in texts]
+
+
+@given(
+    st.lists(st.integers(1, 300), min_size=2, max_size=60),
+    st.floats(0.1, 10),
+    st.one_of(st.none(), st.sampled_from(["long"])),
+    st.floats(0.5, 3),
+    st.integers(0, 3),
+)
+def test_shares_are_met_to_within_a_document_and_passes_are_never_more(
+    lengths, weight, upsample, epochs, seed
+):
+    sizes, source = np.array(lengths), np.arange(len(lengths)) % 2
+    given_options = {"weights": {"web": weight, "books": 1.0}, "epochs": epochs}
+    if upsample:
+        given_options["upsample"] = upsample
+    selection = chosen(seed, sizes, source, **given_options)
+    asked = selection.report["tokens_asked"]
+    for number, name in enumerate(NAMES):
+        taken = int((selection.times * sizes)[source == number].sum())
+        wanted = weight / (weight + 1) if name == "web" else 1 / (weight + 1)
+        # Two cells a source, short and long, and each stops at a whole document.
+        cells = [sizes[(source == number) & ((sizes >= WINDOW) == long)] for long in (False, True)]
+        allowed = sum(cell.max(initial=0) for cell in cells) / 2
+        assert abs(taken - wanted * asked) <= allowed + 1
+    assert selection.times.max() <= np.ceil(epochs)
+
+
+@given(st.lists(st.integers(1, 300), min_size=1, max_size=60), st.integers(1, 20_000))
+def test_a_budget_is_met_to_within_a_document_or_refused_with_what_it_needs(lengths, budget):
+    sizes = np.array(lengths)
+    source = np.zeros(len(sizes), dtype=int)
+    if budget > sizes.sum():
+        with pytest.raises(InvalidInput, match="passes over the"):
+            chosen(0, sizes, source, NAMES[:1], tokens=budget)
+        return
+    picked = chosen(0, sizes, source, NAMES[:1], tokens=budget)
+    total = int((picked.times * sizes).sum())
+    halves = [sizes[sizes < WINDOW], sizes[sizes >= WINDOW]]
+    assert abs(total - budget) <= sum(half.max(initial=0) for half in halves) / 2 + 1

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giraffe_cli.corpus.pack import Plan, best_fit, plan
+from giraffe_cli.corpus.pack import Plan, best_fit, join, plan
 from giraffe_cli.corpus.stats import length_histogram, packing_stats, too_little_long
 
 LENGTHS = st.lists(st.integers(0, 70), max_size=40)
@@ -281,3 +281,87 @@ def test_a_corpus_of_short_documents_is_named_as_such(lengths, warning):
     stats = packing_stats(np.array(lengths), plan(lengths, 4))
     message = too_little_long(stats)
     assert message is None if warning is None else warning in str(message)
+
+
+# ── every option at once ─────────────────────────────────────────────────────────────────────
+
+
+@st.composite
+def options(draw) -> dict:
+    """Arguments of `plan` that go together: any rule, overlap, shortest piece, dropped tails."""
+    window, rule = draw(st.integers(1, 32)), draw(RULES)
+    return {
+        "window": window,
+        "rule": rule,
+        "min_piece": draw(st.integers(1, window)),
+        "overlap": 0 if rule == "concat" else draw(st.integers(0, window - 1)),
+        "drop_tail": rule == "one" and draw(st.booleans()),
+    }
+
+
+def naive_drops(length: int, window: int, rule, min_piece, overlap, drop_tail) -> set[int]:
+    """Tokens of one document that no window gets: each piece of it, walked by the definition."""
+    if rule == "concat":
+        return set(range(length)) if length < min_piece else set()
+    kept: set[int] = set()
+    start = end = 0
+    while end < length:
+        end = min(start + window, length)
+        if end - start >= min_piece and not (drop_tail and start):
+            kept |= set(range(start, end))
+        start += window - overlap
+    return set(range(length)) - kept
+
+
+@given(LENGTHS, options())
+def test_every_token_lies_in_one_window_or_is_counted(lengths, chosen):
+    the_plan = plan(lengths, **chosen)
+    for pieces in the_plan:
+        assert 0 < sum(piece.length for piece in pieces) <= chosen["window"]
+        assert all(p.start >= 0 and p.start + p.length <= lengths[p.document] for p in pieces)
+    seen = counts_of(the_plan, lengths)
+    for length, counts in zip(lengths, seen, strict=True):
+        assert set(np.flatnonzero(counts == 0)) == naive_drops(length, **chosen)
+    assert the_plan.dropped_tokens == sum(int((counts == 0).sum()) for counts in seen)
+    assert the_plan.kept_tokens == sum(int((counts > 0).sum()) for counts in seen)
+    assert the_plan.repeated_tokens == sum(
+        int(counts.sum() - (counts > 0).sum()) for counts in seen
+    )
+
+
+@given(LENGTHS, options())
+def test_a_document_that_fits_is_never_cut_but_by_concat(lengths, chosen):
+    the_plan = plan(lengths, **chosen)
+    whole = [n for n in lengths if chosen["min_piece"] <= n <= chosen["window"]]
+    if chosen["rule"] != "concat":
+        taken = [(p.document, p.length) for pieces in the_plan for p in pieces]
+        assert sum(lengths[document] == length for document, length in taken) == len(whole)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "windows"),
+    [
+        # Both rules agree while one window is open at a time.
+        ([5, 5, 5, 5], [[5, 5], [5, 5]]),
+        ([10, 10], [[10], [10]]),
+        ([9, 1, 9, 1], [[9, 1], [9, 1]]),
+        # Two windows with room for the 3: the tighter one, which first-fit would take too.
+        ([7, 6, 3], [[7, 3], [6]]),
+        # First-fit puts the 2 behind the 6 (the 4 has filled it) or opens; here it is exact.
+        ([6, 5, 4, 3, 2], [[6, 4], [5, 3, 2]]),
+        # First-fit would put the 3 behind the 6; best-fit sees that the 7 has exactly 3 left.
+        ([7, 6, 3, 2, 2], [[7, 3], [6, 2, 2]]),
+    ],
+)
+def test_best_fit_decreasing_by_hand_into_windows_of_ten(lengths, windows):
+    packed = [[piece.length for piece in pieces] for pieces in plan(lengths, 10)]
+    assert packed == windows
+
+
+@given(st.lists(LENGTHS, min_size=1, max_size=4), st.integers(2, 32), st.integers(0, 3))
+def test_joined_plans_are_their_windows_one_after_the_other(each, window, overlap):
+    plans = [plan(lengths, window, 2, overlap=min(overlap, window - 1)) for lengths in each]
+    joined = join(plans)
+    assert triples(joined) == [pieces for one in plans for pieces in triples(one)]
+    for name in ("dropped_tokens", "dropped_pieces", "repeated_tokens", "kept_tokens", "padding"):
+        assert getattr(joined, name) == sum(getattr(one, name) for one in plans)
