@@ -1,68 +1,80 @@
-"""`report.html` of a packed corpus: one self-contained page, by the rules of `page.py`.
+"""`report.html` of a packed corpus: what went in, what came out, and three windows to read.
 
-What went in and came out, where the tokens lie by length of their document, how full the windows
-are, what was left out and why, and a few windows decoded with the borders of their pieces.
+    write_page(Path("packed/books"), Path("llama"), stats) → packed/books/report.html
+
+One self-contained file by the rules of `page.py`. The manifest does not guard it, since it follows
+from what the manifest guards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import numpy as np
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from giraffe_cli import __version__
-from giraffe_cli.corpus.store import PAGE, PackedRows, open_packed
+from giraffe_cli.corpus.stats import warnings_of
+from giraffe_cli.corpus.store import PAGE, PackedRows
 from giraffe_cli.report.pack_plots import pack_plots
+from giraffe_cli.report.pack_windows import fills, show_windows
 from giraffe_cli.report.page import STYLESHEET, data_uri, style_digest
-from giraffe_cli.rundir import atomic_open
+from giraffe_cli.rundir import MANIFEST, atomic_open, read_json
 from giraffe_cli.units import format_length
 
 TEMPLATE, OWN_STYLE = "pack.html.j2", "pack.css"
-EXCERPT = 220
-"""Characters shown of each end of a piece."""
-PIECES = 8
-"""Pieces shown of a window."""
 
 
-@dataclass(frozen=True)
-class ShownPiece:
-    """A piece of a window as the page shows it."""
+class Entry(NamedTuple):
+    """A line of the account of tokens."""
 
-    doc_id: str
+    name: str
     tokens: int
-    share: float
-    """Of the window."""
-    head: str
-    tail: str
-    """Empty when the head is all of it."""
-
-
-@dataclass(frozen=True)
-class ShownWindow:
-    """A window as the page shows it."""
-
-    number: int
-    tokens: int
-    pieces: list[ShownPiece]
-    more: int
-    """Pieces that are not shown."""
+    note: str
+    kind: str
+    """`total`, `less`, or `more`."""
 
 
 def write_page(folder: Path, tokenizer_folder: Path, stats: Mapping[str, Any]) -> Path:
-    """Write `report.html` beside the rows of `folder`; its path.
+    """Write `report.html` into the packed `folder`; its path.
+
+    Args:
+        folder: what `pack-data` wrote.
+        tokenizer_folder: holds the `tokenizer.json` that it was packed with.
+        stats: content of its `stats.json`.
 
     Raises:
-        InvalidInput: `folder` holds no packed rows.
-        GiraffeError: it cannot be written.
+        InvalidInput: the folder or the tokenizer cannot be read.
+        GiraffeError: the page cannot be written.
     """
-    rows = open_packed(folder)
-    fills, counts = _fills(rows)
+    manifest = read_json(folder / MANIFEST)
+    rows = PackedRows(folder, manifest)
+    tokens, pieces = fills(rows)
+    page = _render(
+        {
+            "folder": str(folder),
+            "name": folder.resolve().name,
+            "stats": stats,
+            "headline": headline(stats),
+            "warnings": warnings_of(stats),
+            "plots": pack_plots(stats, tokens, pieces),
+            "pieces": int(pieces.sum()),
+            "account": account(stats),
+            "asked": asked(manifest["inputs"]["config"]),
+            "windows": show_windows(rows, tokenizer_folder),
+            "settings": settings(manifest, stats),
+            "digests": manifest["inputs"]["sources"],
+        }
+    )
+    with atomic_open(folder / PAGE, "w") as handle:
+        handle.write(page)
+    return folder / PAGE
+
+
+def _render(values: Mapping[str, Any]) -> str:
     package = resources.files("giraffe_cli.report")
     style = "".join(
         (package / name).read_text(encoding="utf-8") for name in (STYLESHEET, OWN_STYLE)
@@ -74,96 +86,124 @@ def write_page(folder: Path, tokenizer_folder: Path, stats: Mapping[str, Any]) -
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(length=format_length, data_uri=data_uri)
-    html = environment.get_template(TEMPLATE).render(
+    environment.filters.update(
+        length=format_length, count="{:,}".format, share=_share, data_uri=data_uri
+    )
+    return environment.get_template(TEMPLATE).render(
         style=Markup(style),  # our own files, and the digest below is over exactly these bytes
         style_digest=style_digest(style),
-        stats=stats,
-        name=folder.name,
-        plots=pack_plots(stats, fills, counts),
-        windows=_windows(rows, counts, tokenizer_folder),
-        left_out=_left_out(stats),
         giraffe_version=__version__,
+        **values,
     )
-    with atomic_open(folder / PAGE, "w") as handle:
-        handle.write(html)
-    return folder / PAGE
 
 
-def _fills(rows: PackedRows) -> tuple[np.ndarray, np.ndarray]:
-    """[windows] tokens and pieces of each window."""
-    import pyarrow.parquet as pq
-
-    tokens: list[int] = []
-    pieces: list[int] = []
-    for path in sorted(rows.folder.glob("rows-*.parquet")):
-        for batch in pq.ParquetFile(path).iter_batches(4096, columns=["seq_lengths"]):
-            for lengths in batch.column(0):
-                values = lengths.values.to_numpy()
-                tokens.append(int(values.sum()))
-                pieces.append(len(values))
-    return np.array(tokens), np.array(pieces)
-
-
-def _windows(rows: PackedRows, counts: np.ndarray, tokenizer_folder: Path) -> list[ShownWindow]:
-    """The first window, the one of the most pieces, and the last."""
-    from tokenizers import Tokenizer
-
-    tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
-    chosen = dict.fromkeys([0, int(counts.argmax()), len(rows) - 1])
-    return [_window(rows, number, tokenizer) for number in chosen]
-
-
-def _window(rows: PackedRows, number: int, tokenizer: Any) -> ShownWindow:
-    row = rows.row(number)
-    ends = np.cumsum(row.seq_lengths)
-    shown = []
-    for doc_id, length, end in list(zip(row.doc_ids, row.seq_lengths, ends, strict=True))[:PIECES]:
-        ids = row.input_ids[end - length : end]
-        head, tail = _ends(ids, tokenizer)
-        shown.append(ShownPiece(doc_id, int(length), int(length) / rows.window, head, tail))
-    return ShownWindow(number, len(row.input_ids), shown, max(0, len(ends) - PIECES))
+def headline(stats: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The four figures one looks for first: figure, name, what it means."""
+    held = stats["documents_held_out"]
+    return [
+        (_share(stats["fill"]), "full", f"{stats['padding']:,} tokens of room stay empty"),
+        (
+            f"{stats['tokens_kept']:,}",
+            "tokens packed",
+            f"{stats['tokens_dropped']:,} dropped",
+        ),
+        (
+            f"{stats['documents']:,}",
+            "documents",
+            f"{held:,} held out for evaluation",
+        ),
+        (
+            _share(stats["long_share"]),
+            "of tokens in long documents",
+            f"of a window or more; {_share(stats['half_long_share'])} of half a window or more",
+        ),
+    ]
 
 
-def _ends(ids: np.ndarray, tokenizer: Any) -> tuple[str, str]:
-    """The text of a piece's two ends, special tokens shown; one text when it is short."""
-    if len(ids) <= EXCERPT // 2:
-        return tokenizer.decode(ids.tolist(), skip_special_tokens=False), ""
-    # A token has at least one character of most texts, so this many are enough.
-    head = tokenizer.decode(ids[:EXCERPT].tolist(), skip_special_tokens=False)[:EXCERPT]
-    tail = tokenizer.decode(ids[-EXCERPT:].tolist(), skip_special_tokens=False)[-EXCERPT:]
-    return head, tail
+def account(stats: Mapping[str, Any]) -> list[Entry]:
+    """From the tokens of all training documents to those in windows, line by line; lines add up."""
+    mixture, duplicates, evaluation = (
+        stats["mixture"],
+        stats["duplicates"],
+        stats["contamination"],
+    )
+    tokens = sum(source["tokens"] for source in stats["sources"].values())
+    available = sum(source["tokens_available"] for source in mixture["sources"].values())
+    removed = tokens - available - mixture["tokens_too_short"]
+    reasons = []
+    if duplicates["removed"]:
+        reasons.append(f"{duplicates['documents']:,} documents repeat an earlier one exactly")
+    if evaluation:
+        reasons.append(f"{evaluation['documents']:,} documents share text with an evaluation")
+    changed = stats["tokens_in"] - available
+    stored = stats["tokens_kept"] + stats["tokens_repeated"]
+    lines = [
+        Entry("in training documents", tokens, "", "total"),
+        Entry("removed", removed, "; ".join(reasons), "less"),
+        Entry(
+            "in documents that are too short",
+            mixture["tokens_too_short"],
+            f"{mixture['documents_too_short']:,} documents below --min-doc-len",
+            "less",
+        ),
+        Entry("left aside by the mixture", max(0, -changed), "", "less"),
+        Entry(
+            "repeated by the mixture",
+            max(0, changed),
+            f"a document is read {mixture['most_often']} times at the most",
+            "more",
+        ),
+        Entry(
+            "dropped",
+            stats["tokens_dropped"],
+            f"{stats['pieces_dropped']:,} pieces that are too short, or tails",
+            "less",
+        ),
+        Entry("stored again by overlap", stats["tokens_repeated"], "", "more"),
+        Entry("in windows", stored, f"{stats['windows']:,} windows", "total"),
+    ]
+    return [line for line in lines if line.tokens or line.kind == "total"]
 
 
-def _left_out(stats: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What is not in the windows and why, in words; empty when everything is."""
-    found = []
-    if held := stats["documents_held_out"]:
-        found.append(("held out for evaluation", f"{held:,} documents"))
-    if stats["tokens_dropped"]:
-        found.append(
-            (
-                "pieces too short, or tails",
-                f"{stats['tokens_dropped']:,} tokens in {stats['pieces_dropped']:,} pieces",
-            )
-        )
-    mixture, duplicates = stats["mixture"], stats["duplicates"]
-    if mixture["documents_too_short"]:
-        found.append(("documents too short", f"{mixture['documents_too_short']:,} documents"))
-    if duplicates["removed"] and duplicates["documents"]:
-        found.append(
-            (
-                "exact repetitions",
-                f"{duplicates['documents']:,} documents, {duplicates['tokens']:,} tokens",
-            )
-        )
+def asked(config: Mapping[str, Any]) -> list[str]:
+    """The mixture that was asked for, in words; empty when none was."""
+    words = []
+    if config["mix"]:
+        words.append(", ".join(f"{name} {weight:g}" for name, weight in config["mix"].items()))
+    if config["upsample"] != "none":
+        words.append(f"{config['upsample']} documents more often")
+    if config["short_mix"] is not None:
+        words.append(f"{config['short_mix']:.0%} of the tokens from short documents")
+    if config["token_budget"] is not None:
+        words.append(f"{config['token_budget']:,} tokens")
+    if config["epochs"] is not None:
+        words.append(f"at most {config['epochs']:g} passes over a document")
+    return words
+
+
+def settings(manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What it was packed with, as rows of text."""
+    config = manifest["inputs"]["config"]
+    rows = [
+        ("window", f"{stats['window']:,} tokens"),
+        ("rule", stats["rule"]),
+        ("overlap", f"{config['overlap'] or 0:,} tokens"),
+        ("shortest piece", f"{config['min_piece']:,} tokens"),
+        ("each document", stats["tokens_policy"]),
+        ("tokenizer", stats["tokenizer_backend"]),
+        ("held out", f"{config['hold_out']:.0%} of the documents"),
+        ("exact repetitions", "removed" if config["dedupe"] else "kept"),
+        ("seed", str(manifest["inputs"]["seed"])),
+    ]
     if stats["contamination"]:
-        shared = stats["contamination"]
-        found.append(
-            (
-                "shared with evaluation texts",
-                f"{shared['documents']:,} documents, {shared['tokens']:,} tokens",
-            )
-        )
-    found += [(f"skipped: {reason}", f"{n:,} records") for reason, n in stats["skipped"].items()]
-    return found
+        rows.append(("compared with", ", ".join(stats["contamination"]["files"])))
+    if stats["skipped"]:
+        listed = ", ".join(f"{n:,} × {reason}" for reason, n in stats["skipped"].items())
+        rows.append(("skipped", listed))
+    return rows
+
+
+def _share(value: float) -> str:
+    """0.9913 → `99.13%`; what is not all never reads as 100%."""
+    text = f"{value:.2%}"
+    return "99.99%" if text == "100.00%" and value < 1 else text.replace("100.00%", "100%")

@@ -9,15 +9,18 @@ import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
 
+from giraffe_cli.corpus.pack import Int64
 from giraffe_cli.report.figure import EXTENDED_COLOUR, FAINT, STYLE, Plot, finish
 from giraffe_cli.units import format_length
 
 COLOURS = ("#1f5fa8", "#c2570c", "#2f7d4f", "#8c4a9e", "#b08900", "#3a3a3a")
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "ooo")
 OTHERS = "other sources"
+LABEL = 40
+"""Characters of a name in the legend; the end of a path tells more than its begin."""
 
 
-def pack_plots(stats: Mapping[str, Any], tokens: np.ndarray, pieces: np.ndarray) -> list[Plot]:
+def pack_plots(stats: Mapping[str, Any], tokens: Int64, pieces: Int64) -> list[Plot]:
     """Both figures; `tokens` and `pieces` [windows] of each window."""
     with matplotlib.rc_context(STYLE):
         return [_lengths(stats), _fill(stats, tokens, pieces)]
@@ -26,7 +29,7 @@ def pack_plots(stats: Mapping[str, Any], tokens: np.ndarray, pieces: np.ndarray)
 def _lengths(stats: Mapping[str, Any]) -> Plot:
     """Stacked by source: the tokens that lie in documents of each octave of length."""
     sources = _largest(stats["sources"])
-    octaves = sorted({e["from"] for s in sources.values() for e in s})
+    octaves = _octaves(sources)
     figure = Figure(figsize=(6.6, 3.6), layout="constrained")
     axes = figure.add_subplot()
     below = np.zeros(len(octaves))
@@ -41,7 +44,7 @@ def _lengths(stats: Mapping[str, Any]) -> Plot:
             hatch=HATCHES[number % len(HATCHES)],
             edgecolor="white",
             linewidth=0.4,
-            label=name,
+            label=_label(name),
         )
         below += heights
     axes.set_xticks(range(len(octaves)), [format_length(octave) for octave in octaves], rotation=45)
@@ -61,6 +64,19 @@ def _lengths(stats: Mapping[str, Any]) -> Plot:
     return finish(figure, "document_lengths", alt)
 
 
+def _label(name: str) -> str:
+    """A source's name in a legend, where `$` would begin a formula and a leading `_` hide it."""
+    shown = name if len(name) <= LABEL else f"…{name[1 - LABEL :]}"
+    return f" {shown}".replace("$", r"\$")
+
+
+def _octaves(sources: Mapping[str, list[dict[str, int]]]) -> list[int]:
+    """Every octave from the first to the last that holds a document: a gap is seen as one."""
+    held = [entry["from"] for entries in sources.values() for entry in entries]
+    low, high = min(held, default=1), max(held, default=1)
+    return [low << step for step in range((high // low).bit_length())]
+
+
 def _largest(sources: Mapping[str, Any]) -> dict[str, list[dict[str, int]]]:
     """The five sources of the most tokens, the others added up."""
     ranked = sorted(sources, key=lambda name: -sources[name]["tokens"])
@@ -74,7 +90,7 @@ def _largest(sources: Mapping[str, Any]) -> dict[str, list[dict[str, int]]]:
     return shown
 
 
-def _fill(stats: Mapping[str, Any], tokens: np.ndarray, pieces: np.ndarray) -> Plot:
+def _fill(stats: Mapping[str, Any], tokens: Int64, pieces: Int64) -> Plot:
     """Left, how full the windows are; right, how many pieces they hold."""
     figure = Figure(figsize=(6.6, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2)
