@@ -301,3 +301,16 @@ def test_a_file_that_changes_while_it_is_read(tmp_path, monkeypatch):
     with pytest.raises(GiraffeError, match=r"a\.jsonl changed while it was read") as error:
         list(documents)
     assert error.value.exit_code == 1
+
+
+def test_a_mapped_file_that_is_cut_short_while_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, table = tmp_path / "a.arrow", pyarrow.table({"text": ["x" * 9000] * 4000})
+    with pyarrow.ipc.new_stream(str(path), table.schema) as sink:
+        sink.write_table(table)
+    documents = read_source("a.arrow", BadRecords(), PackConfig())
+    next(documents)
+    with open(path, "r+b") as handle:
+        handle.truncate(20 << 20)  # behind the 8 MB that are mapped in now
+    with pytest.raises(GiraffeError, match=r"a\.arrow changed while it was read"):
+        list(documents)

@@ -12,12 +12,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from giraffe_cli.corpus.base import FileSpan, Unit
+from giraffe_cli.corpus.base import BLOCK_BYTES, FileSpan, Unit
 from giraffe_cli.errors import GiraffeError
 
 CHUNK = 1 << 20
-TAIL = 1 << 16
-"""Bytes at the end of a file that count for each of its parts: parquet's directory lies there."""
+PARQUET = b"PAR1"
 
 
 class Stamp(NamedTuple):
@@ -31,8 +30,9 @@ class Stamp(NamedTuple):
 def raw_digest(unit: Unit) -> str:
     """sha256 over all bytes that reading `unit` can depend on, and the names that ids are made of.
 
-    Where the unit is part of a file, the line that runs over its end and the last 64 KB belong to
-    it. A dataset of the hub counts by its name, which holds the commit.
+    Where the unit is part of a file, the line that runs over its end belongs to it, and parquet's
+    directory. A part of a file of at most 32 MB has the digest of all of it: its ids may be line
+    numbers. A dataset of the hub counts by its name, which holds the commit.
     """
     hasher = hashlib.sha256(f"{unit.reader} {unit.name}".encode())
     for span in unit.files:
@@ -116,8 +116,10 @@ def _opened(path: str) -> IO[bytes]:
 
 
 def _chunks(handle: IO[bytes], span: FileSpan) -> Iterator[bytes]:
-    position = handle.seek(max(0, span.start - 1))
-    while position < span.end and (data := handle.read(min(CHUNK, span.end - position))):
+    numbered = span.size <= BLOCK_BYTES
+    end = span.size if numbered else span.end
+    position = handle.seek(0 if numbered else max(0, span.start - 1))
+    while position < end and (data := handle.read(min(CHUNK, end - position))):
         position += len(data)
         yield data
     while position < span.size and (data := handle.read(CHUNK)):
@@ -126,5 +128,14 @@ def _chunks(handle: IO[bytes], span: FileSpan) -> Iterator[bytes]:
         if line_break:
             break
     if not span.whole:
-        handle.seek(max(0, span.size - TAIL))
-        yield handle.read(TAIL)
+        yield _directory(handle, span.size)
+
+
+def _directory(handle: IO[bytes], size: int) -> bytes:
+    """The directory at the end of a parquet file, where row groups have their numbers of rows."""
+    handle.seek(max(0, size - 8))
+    end = handle.read(8)
+    if end[4:] != PARQUET:
+        return b""
+    handle.seek(max(0, size - 8 - int.from_bytes(end[:4], "little")))
+    return handle.read()

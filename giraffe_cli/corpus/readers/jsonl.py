@@ -81,7 +81,7 @@ class Jsonl(AbstractReader):
                 try:
                     if len(line) > limit and not line.endswith(b"\n"):
                         raise too_long(limit)
-                    record = parse(line)
+                    record = parse(line, self.text_field)
                     text = text_of(record, self.text_field)
                     identity = identity_of(record)
                 except Defect as defect:
@@ -120,11 +120,12 @@ class _Place:
         return f"{self.name}@{offset}"
 
 
-def parse(line: bytes) -> dict[str, Any]:
+def parse(line: bytes, text_field: str = "text") -> dict[str, Any]:
     """The object on one line, the same with orjson as without it.
 
-    What orjson refuses is asked of `json` again, which takes more (a byte order mark, NaN, lone
-    surrogates); an `id` beyond 64 bits, which orjson would round, is read by `json` too.
+    What orjson refuses is asked of `json` again, which takes more: a byte order mark, NaN, lone
+    surrogates. An id or a text that is a float may be an integer beyond 64 bits, which orjson
+    rounds and `json` does not.
 
     Raises:
         Defect: it is no JSON object.
@@ -132,7 +133,9 @@ def parse(line: bytes) -> dict[str, Any]:
     if _ORJSON is not None:
         with contextlib.suppress(ValueError):
             record = _ORJSON.loads(line)
-            if isinstance(record, dict) and not isinstance(record.get("id"), float):
+            if isinstance(record, dict) and not (
+                isinstance(record.get("id"), float) or isinstance(record.get(text_field), float)
+            ):
                 return record
     return _parse_slowly(line)
 
