@@ -9,11 +9,15 @@ import os
 import sys
 from pathlib import Path
 
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 
 from giraffe_cli.config import PackConfig
-from giraffe_cli.corpus.base import BadRecords, Document, Unit
+from giraffe_cli.corpus import changes
+from giraffe_cli.corpus.base import BadRecords, Document, FileSpan, Unit
 from giraffe_cli.corpus.changes import check_unchanged, raw_digest, stamps, unchanged
+from giraffe_cli.corpus.readers import jsonl
 from giraffe_cli.corpus.sources import (
     Source,
     check_distinct,
@@ -290,26 +294,45 @@ def test_a_digest_is_of_bytes_and_names_not_of_time_or_place():
     assert digests("one") != digests("three")  # ids are made of file names
 
 
-def test_the_digest_of_a_part_covers_the_line_that_runs_over_its_end():
-    filler = ["z" * 100] * 1000  # puts the tail of the file out of reach
-    write("a.jsonl", records("a" * 50, *filler))
+def test_the_digest_of_a_part_covers_the_line_that_runs_over_its_end(monkeypatch):
+    monkeypatch.setattr(changes, "BLOCK_BYTES", 1)  # as in files of more than 32 MB
+    write("a.jsonl", records("a" * 50, *["z"] * 9))
     before = digests("a.jsonl", block_bytes=40)
-    write("a.jsonl", records("a" * 49 + "b", *filler))  # byte 59, read with the part 0 to 40
+    write("a.jsonl", records("a" * 49 + "b", *["z"] * 9))  # byte 59, read with the part 0 to 40
     after = digests("a.jsonl", block_bytes=40)
-    assert [n for n, pair in enumerate(zip(before, after, strict=True)) if len({*pair}) > 1] == [
-        0,
-        1,
-    ]
+    assert [old == new for old, new in zip(before, after, strict=True)][:3] == [False, False, True]
 
 
-def test_every_byte_that_a_part_depends_on_is_in_its_digest():
+def test_the_digest_of_a_part_of_parquet_covers_its_directory(monkeypatch):
+    monkeypatch.setattr(changes, "BLOCK_BYTES", 1)
+    table = pyarrow.table({"text": ["a", "b", "c"]})
+    pq.write_table(table, "a.parquet", row_group_size=1)
+    before = digests("a.parquet", block_bytes=1)
+    data = bytearray(Path("a.parquet").read_bytes())
+    data[-12] ^= 1
+    write("a.parquet", bytes(data))
+    span = FileSpan("a.parquet", 4, 9, len(data))
+    unit = Unit("a", "parquet", "a", ".", (span,), 5)
+    data[-12] ^= 1
+    changed = raw_digest(unit)
+    write("a.parquet", bytes(data))
+    assert raw_digest(unit) != changed
+    assert digests("a.parquet", block_bytes=1) == before
+    assert len(set(before)) == 3
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize("block_bytes", [15, 16])  # 15: a part begins where a line does
+def test_every_byte_that_a_part_depends_on_is_in_its_digest(monkeypatch, block_bytes, large):
     """Whichever byte is changed, parts whose documents change have another digest."""
+    for module in (changes, jsonl) if large else ():
+        monkeypatch.setattr(module, "BLOCK_BYTES", 1)  # as in files of more than 32 MB
     original = records("ab", "c", "", "defg", "h").encode()
 
     def state() -> tuple[list[str], list[list[Document]]]:
         config, units = PackConfig(on_bad="skip"), []
         documents = []
-        for unit in resolve(["a.jsonl"], PackConfig(block_bytes=16)):
+        for unit in resolve(["a.jsonl"], PackConfig(block_bytes=block_bytes)):
             units.append(raw_digest(unit))
             documents.append(list(reader_of(unit, config).documents(unit, BadRecords("skip"))))
         return units, documents
@@ -318,9 +341,9 @@ def test_every_byte_that_a_part_depends_on_is_in_its_digest():
     before, documents = state()
     for index in range(len(original)):
         write("a.jsonl", original[:index] + b"%c" % (original[index] ^ 1) + original[index + 1 :])
-        after, changed = state()
+        after, now = state()
         for n in range(len(documents)):
-            assert documents[n] == changed[n] or before[n] != after[n]
+            assert documents[n] == now[n] or before[n] != after[n]
 
 
 def test_a_tree_has_a_digest_with_its_defective_links():
