@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
+import resource
+import subprocess
+import sys
 
 import pytest
+from conftest import prose
+from test_bad_input import CASES
+
+from giraffe_cli.corpus.tokens import DocumentTokenizer
 
 
 @pytest.fixture
@@ -98,3 +108,210 @@ def test_help_shows_examples(giraffe):
     assert result.code == 0
     assert "--min-piece" in result.stdout
     assert "giraffe pack-data books.jsonl.gz" in result.stdout
+
+
+# ── bad input, through the command ───────────────────────────────────────────────────────────
+
+
+@pytest.fixture(params=[name for name in CASES if name != "link-out-of-a-repository"])
+def case(request, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    CASES[request.param].build(tmp_path)
+    return CASES[request.param]
+
+
+LIMIT = ("--max-doc-bytes", "20KB", "--min-piece", "1", "--hold-out", "0")
+
+
+def test_a_defect_ends_with_3_names_its_place_and_leaves_nothing(pack, case, tmp_path):
+    result = pack(case.source, *LIMIT)
+    message = " ".join(result.stderr.split())
+    assert (result.code, result.stdout) == (3, "")
+    assert re.search(case.fails, message), message
+    assert "Traceback" not in message
+    assert not (tmp_path / "packed").exists()
+
+
+def test_a_defect_is_skipped_and_counted_on_request(pack, case, tmp_path):
+    result = pack(case.source, *LIMIT, "--on-bad", "skip", "--json")
+    if case.counted is None:
+        assert result.code == 3
+    elif result.code:  # nothing else lies in the file
+        assert result.code == 3
+        assert "no documents in" in result.stderr
+        assert case.counted in result.stderr
+    else:
+        [(reason, count)] = json.loads(result.stdout)["skipped"].items()
+        assert reason.startswith(case.counted)
+        assert count == 1
+        assert f"1 × {reason}" in result.stderr
+
+
+def test_a_file_that_changes_while_it_is_packed(pack, tmp_path, monkeypatch):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": prose(i, 9)}) + "\n" for i in range(9)))
+    encode = DocumentTokenizer.encode
+
+    def late(*arguments):
+        with open(path, "a") as handle:
+            handle.write('{"text": "late"}\n')
+        return encode(*arguments)
+
+    monkeypatch.setattr(DocumentTokenizer, "encode", late)
+    result = pack(path)
+    assert result.code == 1
+    assert "changed while it was read" in result.stderr
+    assert not (tmp_path / "packed").exists()
+
+
+@pytest.mark.parametrize("on_bad", ["fail", "skip"])
+def test_nothing_but_bad_records_is_no_corpus(pack, tmp_path, on_bad):
+    (tmp_path / "a.jsonl").write_text("{\n[\n")
+    result = pack(tmp_path / "a.jsonl", "--on-bad", on_bad)
+    assert result.code == 3
+    assert ("a.jsonl:1: not valid JSON" if on_bad == "fail" else "no documents in") in (
+        " ".join(result.stderr.split())
+    )
+    assert not (tmp_path / "packed").exists()
+
+
+# ── a disk that is full ──────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_disk_that_is_full_at_any_write_leaves_nothing(pack, corpus, tmp_path, monkeypatch, call):
+    real, calls, full_at = getattr(os, call), [], 0
+
+    def refusing(*arguments):
+        calls.append(1)
+        if len(calls) == full_at:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return real(*arguments)
+
+    monkeypatch.setattr(os, call, refusing)
+    assert pack(corpus, out=tmp_path / "clean").code == 0
+    clean = {path.name: path.read_bytes() for path in (tmp_path / "clean").iterdir()}
+    count = len(calls)
+    assert count >= 8
+    for full_at in range(1, count + 1):
+        calls.clear()
+        result = pack(corpus)
+        assert result.code == 1, (full_at, result.stderr)
+        assert "No space left on device" in result.stderr
+        assert "Traceback" not in result.stderr
+        assert not (tmp_path / "packed").exists()
+    full_at = 0
+    assert pack(corpus).code == 0
+    assert {path.name: path.read_bytes() for path in (tmp_path / "packed").iterdir()} == clean
+
+
+@pytest.mark.parametrize("limit", [1_000, 10_000, 20_000])
+def test_a_write_that_the_system_refuses_leaves_nothing(pack, corpus, tmp_path, limit):
+    """No file may grow beyond `limit` bytes: a real error in the middle of a write."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        result = pack(corpus, "--eos", "yes")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert result.code == 1
+    assert "File too large" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "packed").exists()
+
+
+# ── options without effect ───────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--drop-tail"], "drop_tail has no effect under rule best-fit"),
+        (["--drop-tail", "--rule", "concat"], "drop_tail has no effect under rule concat"),
+        (["--overlap", "8", "--rule", "concat"], "overlap has no effect under rule concat"),
+        (["--overlap", "128"], "overlap 128 is not shorter than the window of 128 tokens"),
+        (["--min-piece", "129"], "min_piece 129 is longer than the window of 128 tokens"),
+        (["--mix", "books"], "--mix books: no NAME=WEIGHT"),
+        (["--mix", "a=1", "--mix", "a=2"], "--mix names a twice"),
+        (["--workers", "0"], "--workers 0"),
+        (["--shard", "2"], "--shard 2 is no part of a whole"),
+    ],
+)
+def test_options_that_do_nothing_or_contradict_each_other(pack, corpus, tmp_path, options, message):
+    result = pack(corpus, *options)
+    assert (result.code, result.stdout) == (2, "")
+    assert message in " ".join(result.stderr.split())
+    assert not (tmp_path / "packed").exists()
+
+
+def test_a_text_field_without_fields_and_a_source_named_twice(pack, corpus, tmp_path):
+    (tmp_path / "a.md").write_text(prose(1, 20))
+    assert pack(tmp_path / "a.md", "--text-field", "body").code == 2
+    assert pack(corpus, corpus).code == 2
+
+
+# ── what it takes and what it gives ──────────────────────────────────────────────────────────
+
+
+def test_it_needs_neither_torch_nor_transformers_nor_datasets(corpus, tiny_llama, tmp_path):
+    for name in ("torch", "transformers", "datasets", "pandas", "matplotlib"):
+        (tmp_path / "poison" / name).mkdir(parents=True)
+        (tmp_path / "poison" / name / "__init__.py").write_text(f"raise SystemExit('{name}')")
+    path = os.pathsep.join([str(tmp_path / "poison"), *sys.path])
+    command = ["pack-data", corpus, "--tokenizer", tiny_llama, "--window", 128]
+    done = subprocess.run(
+        [sys.executable, "-m", "giraffe_cli", *map(str, command), "--out", tmp_path / "packed"],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "windows" in done.stdout
+    assert (tmp_path / "packed" / "manifest.json").exists()
+
+
+def test_datasets_loads_the_rows(pack, corpus, tmp_path):
+    from datasets import load_dataset
+
+    stats = json.loads(pack(corpus, "--json").stdout)
+    rows = load_dataset(
+        "parquet",
+        data_files=str(tmp_path / "packed" / "rows-*.parquet"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    assert len(rows) == stats["windows"]
+    assert all(sum(row["seq_lengths"]) == len(row["input_ids"]) <= 128 for row in rows)
+    assert sum(len(row["input_ids"]) for row in rows) == stats["tokens_kept"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_trl_trains_a_step_on_the_rows_as_they_are(pack, corpus, tiny_llama, tmp_path):
+    trl = pytest.importorskip("trl")
+    from datasets import load_dataset
+
+    assert pack(corpus).code == 0
+    rows = load_dataset(
+        "parquet",
+        data_files=str(tmp_path / "packed" / "rows-*.parquet"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    settings = trl.SFTConfig(
+        output_dir=str(tmp_path / "trl"),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        max_length=128,
+        use_cpu=True,
+        bf16=False,
+        report_to=[],
+        save_strategy="no",
+        logging_steps=1,
+    )
+    trainer = trl.SFTTrainer(model=str(tiny_llama), args=settings, train_dataset=rows)
+    trained = trainer.train_dataset
+    assert trained[0]["input_ids"] == rows[0]["input_ids"]
+    assert len(trained) == len(rows)
+    # 384 tokens of a vocabulary to choose from: a random model's loss is near ln 384 = 5.95.
+    assert 5 < trainer.train().training_loss < 7

@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.corpus.rows import Int32, Layout, shard_name
-from giraffe_cli.errors import InvalidInput, UsageError
+from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.rundir import (
     MANIFEST,
     atomic_open,
@@ -155,13 +155,22 @@ def clear_rows(folder: Path) -> Path:
     """An empty folder for rows: what an earlier or killed packing wrote goes, its tokens stay.
 
     The manifest goes first, so that a folder that is half cleared counts for nothing.
+
+    Raises:
+        GiraffeError: the disk is full, or a file cannot be removed.
     """
     make_folder(folder)
-    (folder / MANIFEST).unlink(missing_ok=True)
-    sync_folder(folder)
-    for path in folder.iterdir():
-        if path.name != WORK:
-            path.unlink()
+    try:
+        (folder / MANIFEST).unlink(missing_ok=True)
+        sync_folder(folder)
+        for path in folder.iterdir():
+            if path.name != WORK:
+                path.unlink()
+    except OSError as error:
+        raise GiraffeError(
+            f"cannot write {folder}: {error.strerror or error}",
+            "free disk space or choose another --out",
+        ) from error
     return folder
 
 
