@@ -6,9 +6,11 @@ import hashlib
 import json
 from pathlib import Path
 
+import pytest
 from conftest import prose
 
 from giraffe_cli.config import PackConfig
+from giraffe_cli.corpus.holdout import choose_held_out
 from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.corpus.store import held_out, open_packed
 from giraffe_cli.progress import SilentReporter
@@ -67,3 +69,134 @@ def test_the_rows_of_a_fixed_corpus_stay_what_they_were(tmp_path, monkeypatch):
     stats = pack_stage(sources, tokenizer, WINDOW, PackConfig(), 0, out, SilentReporter())
     assert (stats["documents"], stats["documents_held_out"], stats["windows"]) == (340, 26, 1176)
     assert rows_digest(out) == PINNED_ROWS
+
+
+# ── what is left out, and how often what is not ──────────────────────────────────────────────
+
+PASSAGE = "eleven lanterns drifted past the broken mill before dawn and nobody on either bank of"
+"""15 words: 3 runs of 13."""
+
+
+@pytest.fixture
+def pack(tmp_path, monkeypatch):
+    """`pack({"books": texts, ...}, ...)` → (stats, ids in the rows, one for each piece)."""
+    monkeypatch.chdir(tmp_path)
+    tokenizer = write_byte_tokenizer(tmp_path / "tokenizer")
+
+    def run(corpora: dict[str, dict[str, str]], window=128, **config):
+        for name, texts in corpora.items():
+            lines = [json.dumps({"id": key, "text": text}) for key, text in texts.items()]
+            Path(f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+        sources = [f"{name}={name}.jsonl" for name in corpora]
+        settings = PackConfig(**{"hold_out": 0, "min_piece": 1, "block_bytes": 2000, **config})
+        out = tmp_path / "packed"
+        stats = pack_stage(sources, tokenizer, window, settings, 0, out, SilentReporter())
+        rows = open_packed(out)
+        return stats, [name for n in range(len(rows)) for name in rows.row(n).doc_ids]
+
+    return run
+
+
+def removed(packed: Path = Path("packed")) -> list[dict]:
+    path = packed / "removed.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_exact_repetitions_are_counted_and_left_out_on_request(pack):
+    books = {f"b{i}": prose(i, 5) for i in range(30)}
+    corpora = {"books": books, "web": {"w": books["b3"], "v": "new " * 9, "u": books["b29"]}}
+    stats, ids = pack(corpora)
+    assert sorted(set(ids)) == sorted({*books, "w", "v", "u"})
+    repeated = sum(len(books[name]) + 2 for name in ("b3", "b29"))
+    assert stats["duplicates"] == {"documents": 2, "tokens": repeated, "removed": False}
+    assert removed() == []
+    stats, ids = pack(corpora, dedupe=True)
+    assert sorted(set(ids)) == sorted({*books, "v"})
+    assert stats["duplicates"]["removed"]
+    assert [(r["id"], r["source"], r["reason"]) for r in removed()] == [
+        ("w", "web", "same text as b3"),
+        ("u", "web", "same text as b29"),
+    ]
+
+
+def test_a_copy_of_a_text_that_is_held_out_is_not_trained_on(pack):
+    names = [f"d{i}" for i in range(40)]
+    held = choose_held_out(names, 0.2)
+    copied = min(held)
+    corpora = {"books": {n: prose(i, 4) for i, n in enumerate(names)}}
+    corpora["books"]["copy-of-it"] = corpora["books"][copied]
+    assert "copy-of-it" not in choose_held_out(corpora["books"], 0.2)
+    _, ids = pack(corpora, hold_out=0.2, dedupe=True)
+    assert "copy-of-it" not in ids
+    [entry] = removed()
+    assert (entry["id"], entry["reason"]) == ("copy-of-it", "same text as a document held out")
+
+
+def test_documents_that_hold_a_benchmark_are_left_out_by_name(pack, tmp_path):
+    (tmp_path / "bench.jsonl").write_text(json.dumps({"question": PASSAGE}) + "\n")
+    books = {f"b{i}": prose(i, 5) for i in range(10)}
+    books["b4"] += f" {PASSAGE}. {prose(50, 2)}"
+    books["b7"] += " " + " ".join(PASSAGE.split()[:14])
+    stats, ids = pack({"books": books}, decontaminate=[str(tmp_path / "bench.jsonl")])
+    assert sorted(set(ids)) == sorted(set(books) - {"b4"})
+    assert stats["contamination"]["documents"] == 1
+    assert stats["contamination"]["tokens"] == len(books["b4"]) + 2
+    [entry] = removed()
+    assert entry == {
+        "id": "b4",
+        "source": "books",
+        "tokens": len(books["b4"]) + 2,
+        "reason": "shares 13-word runs with an evaluation text",
+    }
+
+
+def test_shares_and_passes_arrive_in_the_rows(pack):
+    corpora = {
+        "books": {f"b{i}": "x" * 98 for i in range(20)},  # 100 tokens each
+        "web": {f"w{i}": "y" * 48 for i in range(40)},  # 50 tokens each
+    }
+    stats, ids = pack(corpora, mix={"books": 3, "web": 1}, epochs=3, rule="one")
+    # Three passes over books are 6,000 tokens; web gives a third of that: one pass.
+    assert {name: ids.count(name) for name in corpora["books"]} == dict.fromkeys(
+        corpora["books"], 3
+    )
+    assert sorted(name for name in ids if name[0] == "w") == sorted(corpora["web"])
+    assert stats["tokens_in"] == stats["tokens_kept"] == 8000
+    assert stats["mixture"]["sources"]["books"]["share"] == 0.75
+    assert stats["mixture"]["most_often"] == 3
+
+
+def test_passes_come_one_after_the_other_and_no_window_holds_a_document_twice(pack):
+    texts = {f"b{i}": prose(i, 3) for i in range(20)}
+    _, ids = pack({"books": texts}, epochs=2, window=512)
+    assert sorted(ids[:20]) == sorted(ids[20:]) == sorted(texts)
+    rows = open_packed(Path("packed"))
+    for index in range(len(rows)):
+        assert len(set(rows.row(index).doc_ids)) == len(rows.row(index).doc_ids)
+
+
+def test_overlap_and_dropped_tails_add_up_in_the_rows(pack):
+    texts = {"long": "x" * 298, "short": "y" * 48}
+    stats, _ = pack({"books": texts}, overlap=28)
+    assert (stats["tokens_kept"], stats["tokens_repeated"]) == (350, 28 * 2)
+    rows = open_packed(Path("packed"))
+    assert sum(len(rows.row(n).input_ids) for n in range(len(rows))) == 350 + 56
+    stats, ids = pack({"books": texts}, rule="one", drop_tail=True)
+    assert (stats["tokens_kept"], stats["tokens_dropped"]) == (128 + 50, 300 - 128)
+    assert sorted(ids) == ["long", "short"]
+
+
+@pytest.mark.parametrize("rule", ["best-fit", "concat", "one"])
+def test_every_document_can_be_read_from_the_rows_again(pack, rule):
+    texts = {f"b{i}": prose(i, 1 + i) for i in range(20)}
+    pack({"books": texts}, rule=rule)
+    rows, pieces = open_packed(Path("packed")), {}
+    for index in range(len(rows)):
+        row, at = rows.row(index), 0
+        for name, length in zip(row.doc_ids, row.seq_lengths.tolist(), strict=True):
+            pieces.setdefault(name, []).append(row.input_ids[at : at + length].tolist())
+            at += length
+    lengths = {name: sum(map(len, parts)) for name, parts in pieces.items()}
+    assert lengths == {name: len(text) + 2 for name, text in texts.items()}
+    for parts in pieces.values():
+        assert sum(part[0] == 0 for part in parts) == sum(part[-1] == 1 for part in parts) == 1
