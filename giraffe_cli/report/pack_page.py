@@ -156,7 +156,7 @@ def account(stats: Mapping[str, Any]) -> list[Entry]:
         Entry(
             "dropped",
             stats["tokens_dropped"],
-            f"{stats['pieces_dropped']:,} pieces that are too short, or tails",
+            f"pieces that are too short, or tails: {stats['pieces_dropped']:,}",
             "less",
         ),
         Entry("stored again by overlap", stats["tokens_repeated"], "", "more"),

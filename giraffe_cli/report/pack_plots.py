@@ -94,13 +94,17 @@ def _fill(stats: Mapping[str, Any], tokens: Int64, pieces: Int64) -> Plot:
     """Left, how full the windows are; right, how many pieces they hold."""
     figure = Figure(figsize=(6.6, 3.0), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.hist(100 * tokens / stats["window"], bins=20, color=EXTENDED_COLOUR)
+    percent = 100 * tokens / stats["window"]
+    # Never beyond 100, also where every window is full.
+    edges = np.linspace(min(95.0, np.floor(percent.min(initial=100))), 100, 21)
+    left.hist(percent, bins=edges, color=EXTENDED_COLOUR)
     left.set_yscale("log")
     left.set_title("How full windows are")
     left.set_xlabel("% of the window")
     left.set_ylabel("windows")
     most = int(pieces.max(initial=1))
-    right.hist(pieces, bins=np.arange(0.5, min(most, 40) + 1.5), color=EXTENDED_COLOUR)
+    step = -(-most // 40)  # whole numbers of pieces a bar, 40 bars at the most
+    right.hist(pieces, bins=np.arange(0.5, most + step + 0.5, step), color=EXTENDED_COLOUR)
     right.set_title("Pieces in a window")
     right.set_xlabel("pieces")
     for axes in (left, right):
