@@ -94,13 +94,13 @@ class PackConfig(Section):
     """An EOS token after each document; auto: when the tokenizer names one."""
     min_doc_len: Length | None = None
     """Documents shorter than this many tokens are left out, and counted."""
-    mix: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    mix: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
     """Source → its share of the tokens, for all sources or none."""
     upsample: Literal["none", "long"] = "none"
     """long: short documents count a tenth, while each source keeps its share of the tokens."""
     short_mix: float | None = Field(default=None, ge=0, le=1)
     """Share of the tokens that comes from documents shorter than the window, such as 0.4."""
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     """Most passes over a document; default: one."""
     token_budget: Length | None = None
     """Tokens to pack; default: as many as the documents give."""

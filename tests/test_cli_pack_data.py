@@ -315,3 +315,78 @@ def test_trl_trains_a_step_on_the_rows_as_they_are(pack, corpus, tiny_llama, tmp
     assert len(trained) == len(rows)
     # 384 tokens of a vocabulary to choose from: a random model's loss is near ln 384 = 5.95.
     assert 5 < trainer.train().training_loss < 7
+
+
+# ── shards, sources and the page ─────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def two(tmp_path) -> list[str]:
+    """Two named sources: twelve short documents, three long ones."""
+    shapes = {"short": (12, 6), "long": (3, 90)}
+    for name, (documents, sentences) in shapes.items():
+        lines = [{"id": f"{name}-{n}", "text": prose(n, sentences)} for n in range(documents)]
+        text = "".join(json.dumps(line) + "\n" for line in lines)
+        (tmp_path / f"{name}.jsonl").write_text(text)
+    return [f"{name}={tmp_path / name}.jsonl" for name in shapes]
+
+
+def test_several_sources_are_told_apart_and_the_lengths_drawn(pack, two):
+    result = pack(*two, "--hold-out", "0")
+    assert result.code == 0, result.stderr
+    assert "tokens by length of their document:" in result.stdout
+    rows = [line.split() for line in result.stdout.splitlines()]
+    counts = {row[0]: row[1] for row in rows if len(row) == 5 and row[0] in ("short", "long")}
+    assert counts == {"short": "12", "long": "3"}
+
+
+def test_shards_and_a_merge_give_the_rows_of_one_call(pack, two, tmp_path):
+    assert pack(*two, out=tmp_path / "whole").code == 0
+    first = pack(*two, "--shard", "1/2", "--json", out=tmp_path / "parts")
+    assert json.loads(first.stdout)["shard"] == "1/2"
+    early = pack(*two, "--merge", out=tmp_path / "parts")
+    assert early.code == 3
+    assert "long" in early.stderr
+    told = pack(*two, "--shard", "2/2", out=tmp_path / "parts")
+    assert "the same command with --merge in the place of --shard" in told.stdout
+    merged = pack(*two, "--merge", out=tmp_path / "parts")
+    assert merged.code == 0, merged.stderr
+    rows = [(tmp_path / name / "rows-00000.parquet").read_bytes() for name in ("whole", "parts")]
+    assert rows[0] == rows[1]
+
+
+def test_a_page_is_written_on_request_and_packing_again_keeps_its_folder(pack, two, tmp_path):
+    page = tmp_path / "packed" / "report.html"
+    assert pack(*two).code == 0
+    assert not page.exists()
+    result = pack(*two, "--report")
+    assert result.code == 0, result.stderr
+    assert f"wrote {page}" in result.stderr
+    assert "<title>packed: packed corpus</title>" in page.read_text(encoding="utf-8")
+    assert "holds these windows already" in pack(*two).stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--shard", "1/2", "--merge"], "--shard goes without --merge"),
+        (["--shard", "1/2", "--report"], "--shard goes without --report"),
+        (["--shard", "3/2"], "--shard 3/2 is no part of a whole"),
+        (["--merge", "--workers", "2"], "--workers has no effect"),
+    ],
+)
+def test_parts_of_a_packing_that_contradict_each_other(pack, two, tmp_path, options, message):
+    result = pack(*two, *options)
+    assert (result.code, result.stdout) == (2, "")
+    assert message in " ".join(result.stderr.split())
+    assert not (tmp_path / "packed").exists()
+
+
+@pytest.mark.parametrize(
+    "options", [["--mix", "short=inf", "--mix", "long=1"], ["--epochs", "inf"]]
+)
+def test_shares_and_passes_are_finite(pack, two, tmp_path, options):
+    result = pack(*two, *options)
+    assert result.code == 3
+    assert f"{options[0]} inf: Input should be a finite number" in result.stderr
+    assert not (tmp_path / "packed").exists()
