@@ -61,6 +61,7 @@ def test_the_map_folds_plugin_and_data_folders_alone():
         "giraffe_cli/rope/strategies/",
         "giraffe_cli/rope/positions/",
         "giraffe_cli/corpus/readers/",
+        "giraffe_cli/corpus/executors/",
         "giraffe_cli/evals/tasks/",
         "giraffe_cli/export/targets/",
         "giraffe_cli/calf/",

@@ -11,6 +11,7 @@ import typer
 from rich.markup import escape
 
 from giraffe_cli.cli.console import Console
+from giraffe_cli.cli.pack_tasks import check_options, pack_by_tasks
 from giraffe_cli.cli.pack_text import render
 from giraffe_cli.errors import InvalidInput, UsageError, raise_together
 from giraffe_cli.units import format_length, parse_length
@@ -26,6 +27,8 @@ giraffe pack-data books.jsonl.gz --tokenizer ./llama --window 16k --out packed/b
 giraffe pack-data books=b.parquet code=repo:src --mix books=3 --mix code=1 --tokenizer ./llama --window 64k --out packed/mixed
 
 giraffe pack-data 'corpus/*.jsonl' --tokenizer ./llama --window 16k --out packed/big --shard 2/8
+
+giraffe pack-data 'corpus/*.jsonl' --tokenizer ./llama --window 16k --out packed/big --executor slurm --tasks 64 --executor-set partition=cpu
 
 giraffe pack-data python-stdlib --tokenizer calf --window 2k --out packed/stdlib --report
 """  # noqa: E501 - a command is one line
@@ -115,6 +118,17 @@ def pack_data(
     merge: Annotated[
         bool, typer.Option("--merge", help="Windows from what all shards tokenised.")
     ] = False,
+    executor: Annotated[
+        str | None,
+        typer.Option(help="local, slurm or ray: shards as tasks, and the merge (extra [cluster])."),
+    ] = None,
+    tasks: Annotated[
+        int | None, typer.Option(help="Shards that --executor runs. Default: what suits it.")
+    ] = None,
+    executor_set: Annotated[
+        list[str] | None,
+        typer.Option(help="KEY=VALUE of the executor: partition=cpu, time=08:00:00."),
+    ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Also write report.html, a page about the corpus.")
     ] = False,
@@ -148,6 +162,10 @@ def pack_data(
         "max_doc_bytes": max_doc_bytes,
         "backend": backend,
     }
+    settings = executor_set or []
+    check_options(
+        executor, tasks, settings, shard=shard, merge=merge, workers=workers, report=report
+    )
     part = _part(shard, merge, report, workers)
     console = Console(as_json)
     config = _config({name: value for name, value in flags.items() if value is not None})
@@ -157,7 +175,13 @@ def pack_data(
         if part:
             _pack_part(job, part, workers, console)
             return
-        stats = _pack(job, merge, workers)
+        if executor:
+            packed = pack_by_tasks(job, executor, tasks, settings, console)
+            if packed is None:
+                return
+            stats = packed
+        else:
+            stats = _pack(job, merge, workers)
         if report:
             from giraffe_cli.report.pack_page import write_page
 

@@ -1,0 +1,1 @@
+"""One way to run the tasks of a packing a file; the file name is the executor's name."""
