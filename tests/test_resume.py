@@ -226,16 +226,15 @@ def test_packing_killed_at_every_write(packing, undisturbed_packing, tmp_path):
 
 
 @pytest.mark.slow
-def test_packing_killed_at_random_times(packing, undisturbed_packing, tmp_path):
+def test_packing_killed_at_20_random_times(packing, undisturbed_packing, tmp_path):
     _, _, seconds = undisturbed_packing
-    generator = random.Random(0)
-    kills = sum(
-        packs_after(
-            packing,
-            tmp_path / str(n),
-            undisturbed_packing,
-            kill_after=generator.uniform(0.02, 0.9) * seconds,
-        )
-        for n in range(20)
-    )
-    assert kills >= 8
+    generator, kills = random.Random(0), 0
+    for number in range(200):
+        moment = generator.uniform(0.02, 0.9) * seconds
+        if packs_after(packing, tmp_path / str(number), undisturbed_packing, kill_after=moment):
+            kills += 1
+        else:  # it had ended: the machine is faster than when the clean run was timed
+            seconds *= 0.9
+        if kills == 20:
+            return
+    pytest.fail(f"only {kills} of 200 kills came in time")
