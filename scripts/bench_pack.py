@@ -293,9 +293,8 @@ def datatrove(options: argparse.Namespace) -> dict[str, Any]:
     from datatrove.executor import LocalPipelineExecutor
     from datatrove.pipeline.readers import JsonlReader
     from datatrove.pipeline.tokens import DocumentTokenizer
-    from transformers import AutoTokenizer
 
-    eos = AutoTokenizer.from_pretrained(options.tokenizer).eos_token
+    eos = json.loads((options.tokenizer / "tokenizer_config.json").read_text())["eos_token"]
     out = options.work / "tokens"
     started = time.process_time()
     LocalPipelineExecutor(
@@ -316,6 +315,8 @@ def datatrove(options: argparse.Namespace) -> dict[str, Any]:
     size = 2 if _vocabulary(options) <= 65536 else 4
     ids = np.fromfile(stream, dtype="<u2" if size == 2 else "<u4")
     windows = len(ids) // options.window
+    from transformers import AutoTokenizer
+
     cuts = _stream_cuts(options, AutoTokenizer.from_pretrained(options.tokenizer))
     return {
         **used,
