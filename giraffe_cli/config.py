@@ -89,7 +89,7 @@ class PackConfig(Section):
     drop_tail: bool = False
     """Under `one`: drop what a document has beyond its first window, and count it."""
     bos: Literal["auto", "yes", "no"] = "auto"
-    """A BOS token before each document; auto: when the tokenizer names one."""
+    """A BOS token before each document; auto: where the tokenizer itself would put one."""
     eos: Literal["auto", "yes", "no"] = "auto"
     """An EOS token after each document; auto: when the tokenizer names one."""
     min_doc_len: Length | None = None
