@@ -66,6 +66,11 @@ def extend(
     if options.allow_native and checkpoint.reach >= config.target_length:
         reporter.info(f"{checkpoint.source} already reaches {checkpoint.reach} tokens")
         return {"model_dir": str(checkpoint.path), "native_length": checkpoint.reach}
+    if config.rope.on_existing != "refuse" and checkpoint.existing_rope is None:
+        reporter.warn(
+            f"--on-existing-rope {config.rope.on_existing} has no effect: "
+            f"{checkpoint.source} is not scaled"
+        )
     table = choose_table(config, checkpoint)
     the_plan = make_plan(config, checkpoint, table)
     announce(the_plan, reporter)

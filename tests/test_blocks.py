@@ -372,3 +372,19 @@ def test_a_backend_that_disagrees_on_the_fixed_texts_is_never_used(tokenizer, fa
     assert warning.endswith("; tokenizers is used")
     with pytest.raises(InvalidInput, match="fastokens 0.0 gives other ids"):
         pack("a.jsonl", tokenizer=tokenizer, backend="fastokens", out="other")
+
+
+def test_the_bar_tells_megabytes_and_tokens_a_second(monkeypatch):
+    """2 MB and 600,000 tokens in two seconds."""
+    from giraffe_cli.corpus import blocks
+
+    told: list[tuple[float, dict[str, str]]] = []
+
+    class Bar:
+        def advance(self, amount: float = 1, **fields: str) -> None:
+            told.append((amount, fields))
+
+    clock = iter([10.0, 12.0])
+    monkeypatch.setattr(blocks.time, "monotonic", lambda: next(clock))
+    blocks.Pace(Bar()).advance(2.0, 600_000)
+    assert told == [(2.0, {"MB/s": "1.0", "tokens/s": "300,000"})]

@@ -166,6 +166,7 @@ def test_show_sets_knobs(giraffe):
         (["yarn", *LLAMA_2, "--plot", "rope.svg"], 2, "a PNG is written"),
         (["yarn", *LLAMA_2, "--on-existing-rope", "ignore"], 2, "choose refuse, compose"),
         (["longrope", *LLAMA_2], 3, "factors"),
+        (["yarn", *LLAMA_2, "--on-existing-rope", "compose"], 2, "has no effect on a shape"),
     ],
 )
 def test_mistakes(giraffe, arguments, code, text):

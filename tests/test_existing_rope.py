@@ -186,3 +186,12 @@ def test_extend_refuses_by_default(giraffe, scaled, tmp_path):
     assert done.code == 3
     assert "--on-existing-rope compose" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_an_option_without_effect_is_named(giraffe, tiny_llama, tmp_path):
+    done = giraffe(
+        *("extend", "--model", tiny_llama, "--target-len", "512", "--steps", "0", "--no-eval"),
+        *("--on-existing-rope", "compose", "--out", tmp_path / "run"),
+    )
+    assert done.code == 0, done.stderr
+    assert "--on-existing-rope compose has no effect" in done.stderr

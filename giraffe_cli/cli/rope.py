@@ -136,6 +136,11 @@ def _head(
     if head_dim is not None:
         if model is not None:
             raise UsageError("--model and --head-dim both name a shape", "give one of them")
+        if on_existing != "refuse":
+            raise UsageError(
+                f"--on-existing-rope {on_existing} has no effect on a shape given by --head-dim",
+                "pass --model, or leave it out",
+            )
         return _checked(
             Head(head_dim, rope_theta or 10000.0, parse_length(original_len or "4k"), target_length)
         )

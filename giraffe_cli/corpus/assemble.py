@@ -31,8 +31,6 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import atomic_open, write_json
 
-Times = npt.NDArray[np.int32]
-
 
 @dataclass(frozen=True)
 class Removed:

@@ -17,6 +17,7 @@ import contextlib
 import hashlib
 import io
 import json
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -107,7 +108,9 @@ def unit_inputs(unit: Unit, tools: Tools) -> dict[str, Any]:
     return {**tools.inputs, "unit": digest_value(unit.to_json()), "raw": raw_digest(unit)}
 
 
-def tokenise_unit(unit: Unit, folder: Path, tools: Tools, bar: Bar | None = None) -> dict[str, Any]:
+def tokenise_unit(
+    unit: Unit, folder: Path, tools: Tools, pace: Pace | None = None
+) -> dict[str, Any]:
     """`done.json` of the unit: as it is when it holds, else after tokenising what is missing.
 
     A unit of another backend than the one asked for by name does not hold. Where fastokens
@@ -125,7 +128,7 @@ def tokenise_unit(unit: Unit, folder: Path, tools: Tools, bar: Bar | None = None
     (folder / DONE).unlink(missing_ok=True)
     fallback = None
     try:
-        return _tokenise(unit, folder, tools, inputs, fallback, bar)
+        return _tokenise(unit, folder, tools, inputs, fallback, pace)
     except Disagreement as error:
         fallback = str(error)
     slow = Tools(
@@ -161,11 +164,11 @@ def _tokenise(
     tools: Tools,
     inputs: dict[str, Any],
     fallback: str | None,
-    bar: Bar | None,
+    pace: Pace | None,
 ) -> dict[str, Any]:
     bad = BadRecords(tools.config.on_bad)
     writer = _UnitWriter(folder, tools, digest_value({**inputs, "backend": tools.tokenize.backend}))
-    progress = _Progress(bar, unit.size)
+    progress = _Progress(pace, unit.size)
     with (
         unchanged([unit]),
         atomic_open(folder / HELD) as held,
@@ -376,18 +379,39 @@ def _finished_blocks(folder: Path, identity: str) -> Iterator[dict[str, Any]]:
             yield {**entry, "lengths": index["lengths"], "hashes": index["hashes"]}
 
 
-class _Progress:
-    """Bytes of a unit on the bar; what its size does not tell (gzip) is added at the end."""
+class Pace:
+    """Megabytes on a bar, with what a second brings; one for all units of a packing."""
 
-    def __init__(self, bar: Bar | None, size: int) -> None:
-        self._bar, self._left = bar, size
+    def __init__(self, bar: Bar) -> None:
+        self._bar, self._started = bar, time.monotonic()
+        self._megabytes = self._tokens = 0.0
+
+    def advance(self, megabytes: float, tokens: int) -> None:
+        """So much more was read, and gave so many tokens."""
+        self._megabytes += megabytes
+        self._tokens += tokens
+        seconds = max(time.monotonic() - self._started, 1e-3)
+        self._bar.advance(
+            megabytes,
+            **{
+                "MB/s": f"{self._megabytes / seconds:.1f}",
+                "tokens/s": f"{self._tokens / seconds:,.0f}",
+            },
+        )
+
+
+class _Progress:
+    """Bytes of a unit; what its size does not tell (gzip) is added at the end."""
+
+    def __init__(self, pace: Pace | None, size: int) -> None:
+        self._pace, self._left = pace, size
 
     def advance(self, size: int, tokens: int) -> None:
-        if self._bar is not None:
-            shown = min(size, self._left)
-            self._left -= shown
-            self._bar.advance(shown / 1e6)
+        shown = min(size, self._left)
+        self._left -= shown
+        if self._pace is not None:
+            self._pace.advance(shown / 1e6, tokens)
 
     def end(self) -> None:
-        if self._bar is not None and self._left:
-            self._bar.advance(self._left / 1e6)
+        if self._pace is not None and self._left:
+            self._pace.advance(self._left / 1e6, 0)

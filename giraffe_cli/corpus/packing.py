@@ -19,6 +19,7 @@ from giraffe_cli.corpus.assemble import assemble
 from giraffe_cli.corpus.base import Unit
 from giraffe_cli.corpus.blocks import (
     HELD,
+    Pace,
     Tools,
     read_done,
     tokenise_unit,
@@ -290,14 +291,15 @@ class _Job:
     def _run(self, numbers: Sequence[int], workers: int) -> list[dict[str, Any]]:
         total = sum(self.units[number].size for number in numbers) / 1e6
         with self.reporter.bar("tokenising", total, "MB") as bar:
+            pace = Pace(bar)
             if workers == 1 or len(numbers) < 2:
                 return [
-                    tokenise_unit(self.units[n], unit_folder(self.work, n), self.tools, bar)
+                    tokenise_unit(self.units[n], unit_folder(self.work, n), self.tools, pace)
                     for n in numbers
                 ]
             done = []
             for entry, number in self._in_processes(numbers, workers):
-                bar.advance(self.units[number].size / 1e6)
+                pace.advance(self.units[number].size / 1e6, entry["tokens"])
                 done.append(entry)
             return done
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,11 +29,8 @@ from giraffe_cli.corpus.backends import (
     UInt32,
     is_installed,
 )
-from giraffe_cli.corpus.base import Document
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rundir import digest_file, digest_value, read_json
-
-BACKEND = "tokenizers"
 
 Ids = npt.NDArray[Any]
 """uint16 or uint32."""
@@ -104,11 +100,6 @@ class DocumentTokenizer:
             ids, offsets = self._backend.encode(texts)
         self._check(ids)
         return self._with_specials(ids, offsets)
-
-    def __call__(self, documents: Iterable[Document]) -> Iterator[tuple[Document, Any]]:
-        """Each document with its ids, int32 [tokens]."""
-        for document in documents:
-            yield document, self.encode([document.text])[0].astype(np.int32)
 
     def _prove(self, reference: HfBackend, required: bool) -> None:
         if not is_installed():
