@@ -127,6 +127,14 @@ class LoraConfig(Section):
     """Dropout before the down-projection."""
     targets: list[str] = Field(default_factory=lambda: list(LORA_TARGETS), min_length=1)
     """Module names that get an adapter; each must match something."""
+    use_rslora: bool = False
+    """Scale the update by alpha / sqrt(rank) instead (rank-stabilised LoRA)."""
+    use_dora: bool = False
+    """Train the norm of every output row beside the direction (DoRA)."""
+    init_lora_weights: Literal["default", "pissa"] = "default"
+    """pissa: start from the largest singular directions of each weight, and train those."""
+    also_train: list[Literal["embeddings", "norms"]] = Field(default_factory=list)
+    """Trained whole beside the adapter, as LongLoRA does; tied weights stay tied."""
 
 
 class TrainConfig(Section):
@@ -146,26 +154,114 @@ class TrainConfig(Section):
     """Peak learning rate of AdamW."""
     warmup_steps: int = Field(default=10, ge=0)
     """Steps of linear warm-up."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """After warm-up: cosine to a tenth of the peak, or constant."""
+    schedule: Literal["cosine", "constant", "wsd"] = "cosine"
+    """After warm-up: cosine to a tenth of the peak, constant, or constant and then linearly to
+    nought over the last `decay_steps` (warm-up, stable, decay)."""
+    decay_steps: int | None = Field(default=None, ge=1)
+    """Steps of the decay under `wsd`; default: a fifth of the steps."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's weight decay."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this global norm."""
+    method: Literal["lora", "full"] = "lora"
+    """Train an adapter, or every weight."""
     lora: LoraConfig = Field(default_factory=LoraConfig)
     """The adapter."""
-    gradient_checkpointing: bool = True
-    """Recompute layers in the backward pass instead of keeping their activations."""
-    loss_chunk: int = Field(default=1024, ge=1)
-    """Tokens whose logits exist at one time."""
+    quantize_base: Literal["none", "nf4"] = "none"
+    """nf4: hold the frozen base in 4 bits (bitsandbytes); the merge goes into the original."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit: moments in 8 bits (bitsandbytes)."""
+    checkpointing: Literal["auto", "none", "attention", "full"] = "auto"
+    """Layers recomputed in the backward pass: none; all but attention, whose output is kept; all.
+    auto: the first that fits."""
+    offload: Literal["auto", "none", "host", "disk"] = "auto"
+    """Where the inputs of recomputed layers wait: on the device, in host memory, in a file."""
+    mlp_tile: Literal["auto", "none"] | Length = "auto"
+    """Tokens that pass through an MLP at a time while layers are recomputed."""
+    loss_chunk: Literal["auto"] | Annotated[Length, Field(ge=1)] = "auto"
+    """Tokens whose logits exist at one time; auto: as many as the memory left over holds."""
+    across_documents: bool = False
+    """Let the documents of a window see each other, on purpose."""
+    held_out_every: int = Field(default=0, ge=0)
+    """Steps between measurements of the loss on held-out windows; 0: never."""
+    held_out_windows: int = Field(default=4, ge=1)
+    """Windows of a measurement."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many measurements in a row without a lower loss."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights the run ends with: of the last step, or of the lowest held-out loss."""
+    control: bool = False
+    """Train a second adapter for comparison: same steps and documents, at the native window and
+    without scaling. What it gains is the text's domain, not length."""
+    max_bad_steps: int = Field(default=3, ge=0)
+    """A step whose loss is no number moves nothing; after so many more in a row the run ends."""
     checkpoint_every: int = Field(default=50, ge=1)
     """Steps between checkpoints."""
     keep_checkpoints: int = Field(default=2, ge=1)
     """How many checkpoints stay on disk."""
     processes: int | None = Field(default=None, ge=1)
     """Processes that train together; default: one per visible GPU, one without GPUs."""
+    sequence_parallel: int = Field(default=1, ge=1)
+    """Processes that share each window, every one a slice of its tokens and of its heads."""
     trackers: list[str] = Field(default_factory=list)
-    """Accelerate trackers, such as `tensorboard` or `wandb`."""
+    """Accelerate trackers, such as `tensorboard`, `trackio` or `wandb`."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> TrainConfig:
+        problems = [
+            sentence
+            for is_wrong, sentence in (
+                (self.decay_steps and self.schedule != "wsd", "decay_steps needs schedule: wsd"),
+                (self.patience and not self.held_out_every, "patience needs held_out_every"),
+                (
+                    self.keep == "best" and not self.held_out_every,
+                    "keep: best needs held_out_every",
+                ),
+                (
+                    self.method == "full" and self.quantize_base != "none",
+                    "method: full trains every weight, quantize_base freezes them",
+                ),
+                (
+                    self.method == "full" and self.lora != LoraConfig(),
+                    "method: full has no adapter, lora has no effect on it",
+                ),
+                (
+                    self.checkpointing == "none" and self.offload in ("host", "disk"),
+                    "offload needs checkpointing",
+                ),
+            )
+            if is_wrong
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
+class StageConfig(Section):
+    """One stage of a progressive extension; what is left out is the run's own."""
+
+    target_length: Length
+    """The window this stage reaches, in tokens."""
+    steps: int | None = Field(default=None, ge=1)
+    """Optimiser steps; default: `train.steps`."""
+    window: Length | None = None
+    """Tokens in a training window; default: `train.window`, at most this stage's target."""
+    windows_per_step: int | None = Field(default=None, ge=1)
+    """Windows in one optimiser step."""
+    positions: str | None = None
+    """Position scheme; default: `plain` for full windows, `pose` for shorter ones."""
+    learning_rate: Annotated[float | None, Field(gt=0)] = None
+    """Peak learning rate."""
+    warmup_steps: int | None = Field(default=None, ge=0)
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "constant", "wsd"] | None = None
+    """What follows warm-up."""
+    data: list[str] | None = None
+    """Corpora of this stage."""
+    strategy: str | None = None
+    """RoPE strategy of this stage."""
+    knobs: Knobs | None = None
+    """Knobs of that strategy."""
 
 
 class EvalConfig(Section):

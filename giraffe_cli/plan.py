@@ -63,7 +63,7 @@ def estimate(
     parts = _bytes_by_part(shape, config, machine)
     tokens_per_step = config.window * config.train.windows_per_step
     flops_per_step = tokens_per_step * flops_per_token(
-        shape, config.window, config.train.gradient_checkpointing
+        shape, config.window, config.train.checkpointing != "none"
     )
     return {
         "window": config.window,
@@ -130,15 +130,15 @@ def _bytes_by_part(shape: Checkpoint, config: ExtendConfig, machine: Machine) ->
     adapter_numbers = shape.num_layers * train.lora.rank * adapted
     layer = window * layer_bytes_per_token(shape, width)
     kept = shape.num_layers * (
-        window * shape.hidden_size * width if train.gradient_checkpointing else layer
+        window * shape.hidden_size * width if train.checkpointing != "none" else layer
     )
-    on_heap = machine.keeps_freed and train.gradient_checkpointing
-    chunk = min(train.loss_chunk, window)
+    on_heap = machine.keeps_freed and train.checkpointing != "none"
+    chunk = min(1024 if train.loss_chunk == "auto" else train.loss_chunk, window)
     return {
         "process": PROCESS_BYTES if machine.kind == "cpu" else 0,
         "weights": shape.num_parameters * width,
         "adapter_and_optimizer": adapter_numbers * _ADAM_BYTES,
-        "layer_inputs" if train.gradient_checkpointing else "activations": kept,
+        "layer_inputs" if train.checkpointing != "none" else "activations": kept,
         "one_layer": layer,
         "heap": int(layer * _freed_but_kept(shape.num_layers)) if on_heap else 0,
         # logits and their gradient's copy in float32, and the gradient of the hidden states
@@ -172,7 +172,7 @@ def _levers(estimated: dict[str, Any]) -> str:
     if estimated["window"] > 2048:
         levers.append("train shorter windows with PoSE: --window 2k")
     if "activations" in estimated["bytes"]:
-        levers.append("--set train.gradient_checkpointing=true")
+        levers.append("--set train.checkpointing=full")
     if estimated["machine"]["keeps_freed"]:
         levers.append("hand freed memory back: MALLOC_MMAP_THRESHOLD_=1048576 (28 % slower)")
     if estimated["dtype"] == "float32":

@@ -78,7 +78,7 @@ def test_every_lever_shrinks_the_total():
     assert plan_of(window="8k")["bytes"]["total"] < whole
     assert plan_of(loss_chunk=256)["bytes"]["total"] < whole
     assert plan_of(lora={"rank": 4})["bytes"]["total"] < whole
-    assert plan_of(gradient_checkpointing=False)["bytes"]["total"] > whole
+    assert plan_of(checkpointing="none")["bytes"]["total"] > whole
 
 
 def test_tokens_and_operations_multiply_out():

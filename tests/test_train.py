@@ -225,7 +225,7 @@ def test_bfloat16_trains_float32_adapters_to_nearly_the_same_loss(material, undi
 
 
 def test_checkpointed_layers_change_nothing(material, undisturbed, tmp_path):
-    run(material, tmp_path, gradient_checkpointing=False)
+    run(material, tmp_path, checkpointing="none")
     ours, theirs = (
         [entry["loss"] for entry in metrics(where)] for where in (tmp_path, undisturbed.run_dir)
     )

@@ -99,11 +99,12 @@ def build_model(job: TrainJob) -> WindowLoss:
         attn_implementation=register_attention(),
     )
     model = add_lora(base, job.config.lora, job.seed)
-    if job.config.gradient_checkpointing:
+    if job.config.checkpointing != "none":
         # Without reentry no input needs a gradient, so the frozen embedding stays without one.
         base.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
-    return WindowLoss(model, dtype, job.config.loss_chunk)
+    chunk = 1024 if job.config.loss_chunk == "auto" else job.config.loss_chunk
+    return WindowLoss(model, dtype, chunk)
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:

@@ -1,0 +1,32 @@
+"""How a training step is fitted into memory: four settings that change bytes, not what is learnt.
+
+From the fastest to the smallest, each exact up to the order of float sums:
+
+    loss_chunk      logits of so many tokens at a time
+    checkpointing   none → attention (layers recomputed, attention output kept) → full
+    offload         layer inputs wait on the device → in host memory → in a file
+    mlp_tile        tokens that pass through an MLP at a time while a layer is recomputed
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+Checkpointing = Literal["none", "attention", "full"]
+Offload = Literal["none", "host", "disk"]
+
+
+@dataclass(frozen=True)
+class Levers:
+    """The settings in force, every `auto` resolved (`plan.py` resolves them)."""
+
+    checkpointing: Checkpointing = "attention"
+    offload: Offload = "none"
+    mlp_tile: int = 0
+    """Tokens; 0: the whole window at once."""
+    loss_chunk: int = 1024
+    """Tokens."""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
