@@ -28,7 +28,7 @@ from giraffe_cli.train import parallel
 from giraffe_cli.train.data import WindowStream, next_token_labels
 from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.loop import train_stage
-from giraffe_cli.train.setup import learning_rate
+from giraffe_cli.train.schedule import learning_rate
 
 STEPS = 5
 SETTINGS = {
@@ -295,11 +295,11 @@ def test_sigkill_in_another_process_changes_no_byte(material, undisturbed, tmp_p
     assert adapter_bytes(tmp_path) == adapter_bytes(undisturbed.run_dir)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
 def test_a_signal_saves_the_step_in_hand_and_the_same_call_resumes(
     material, undisturbed, tmp_path, number
 ):
-    reporter = Hooked(lambda step: step == 2 and signal.raise_signal(number))
+    reporter = Hooked(lambda step: step == 3 and signal.raise_signal(number))
     with pytest.raises(Interrupted, match="stopped after step 3 of 5"):
         run(material, tmp_path, reporter)
     assert (tmp_path / "checkpoints" / "step-3" / MANIFEST).exists()

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.corpus.rows import Int32, Layout, shard_name
+from giraffe_cli.corpus.tokens import Choice
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.rundir import (
     MANIFEST,
@@ -67,6 +68,9 @@ class PackedRows:
         self.digest = digest_value(manifest)
         """Changes with any input and any byte."""
         self.tokenizer_digest: str = manifest["inputs"]["tokenizer"]
+        self.bos: Choice = manifest["inputs"]["config"]["bos"]
+        self.eos: Choice = manifest["inputs"]["config"]["eos"]
+        """Whether documents were packed with these tokens."""
         self.layout = Layout(**manifest["layout"])
         self._files: dict[int, Any] = {}
         self._decoded: tuple[tuple[int, int], Any] | None = None

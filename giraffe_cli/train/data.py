@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +24,7 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.loss import IGNORED
 from giraffe_cli.rope.scheme import AbstractPositions, Positions
 
-_ORDER, _POSITIONS, _DROPOUT = range(3)
+_ORDER, _POSITIONS, _DROPOUT, _HELD_OUT = range(4)
 """What a random stream is for: streams of one window must not be the same numbers."""
 
 
@@ -82,14 +83,15 @@ class WindowStream:
             )
         if len(row.input_ids) == len(row.seq_lengths):
             raise InvalidInput(f"packed row {row_index} holds documents of single tokens only")
-        return Window(
-            input_ids=torch.from_numpy(row.input_ids.astype(np.int64)).unsqueeze(0),
-            labels=torch.from_numpy(next_token_labels(row)),
-            position_ids=torch.from_numpy(self._position_ids(row, index)).unsqueeze(0),
-            seq_lengths=tuple(int(length) for length in row.seq_lengths),
-            doc_ids=tuple(row.doc_ids),
-            dropout_seed=int(self._generator(_DROPOUT, index).integers(2**63)),
-        )
+        dropout_seed = int(self._generator(_DROPOUT, index).integers(2**63))
+        return self._window(row, self._generator(_POSITIONS, index), dropout_seed)
+
+    def of_document(self, ids: npt.NDArray[Any], name: str, place: int) -> Window:
+        """The first `window` tokens of a document that is not trained on, the `place`-th of such:
+        its positions are drawn from a stream of their own."""
+        first = ids[: self.window]
+        row = Row(first, np.array([len(first)], dtype=np.int32), [name])
+        return self._window(row, self._generator(_HELD_OUT, place), dropout_seed=0)
 
     def cursor(self, index: int) -> tuple[int, int]:
         """(epoch, place in its permutation) of a window."""
@@ -98,8 +100,17 @@ class WindowStream:
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         return self._generator(_ORDER, epoch).permutation(len(self.rows))
 
-    def _position_ids(self, row: Row, index: int) -> Positions:
-        generator = self._generator(_POSITIONS, index)
+    def _window(self, row: Row, generator: np.random.Generator, dropout_seed: int) -> Window:
+        return Window(
+            input_ids=torch.from_numpy(row.input_ids.astype(np.int64)).unsqueeze(0),
+            labels=torch.from_numpy(next_token_labels(row)),
+            position_ids=torch.from_numpy(self._position_ids(row, generator)).unsqueeze(0),
+            seq_lengths=tuple(int(length) for length in row.seq_lengths),
+            doc_ids=tuple(row.doc_ids),
+            dropout_seed=dropout_seed,
+        )
+
+    def _position_ids(self, row: Row, generator: np.random.Generator) -> Positions:
         pieces = [
             self.positions.position_ids(int(length), self.target_length, generator)
             for length in row.seq_lengths

@@ -11,7 +11,14 @@ from giraffe_cli.config import TrainConfig
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import digest_value
 
-_WITHOUT_EFFECT_ON_WEIGHTS = {"checkpoint_every", "keep_checkpoints", "processes", "trackers"}
+_WITHOUT_EFFECT_ON_WEIGHTS = {
+    "checkpoint_every",
+    "keep_checkpoints",
+    "max_bad_steps",
+    "processes",
+    "sequence_parallel",
+    "trackers",
+}
 
 
 @dataclass(frozen=True)
@@ -29,6 +36,8 @@ class TrainJob:
     """`float32` or `bfloat16`; adapters are float32 in both."""
     seed: int
     run_dir: Path
+    planned_seconds_per_step: float | None = None
+    """What the plan expects, for comparison while it trains."""
 
     @property
     def window(self) -> int:
@@ -79,6 +88,7 @@ class TrainJob:
             "dtype": self.dtype,
             "seed": self.seed,
             "run_dir": str(self.run_dir.absolute()),
+            "planned_seconds_per_step": self.planned_seconds_per_step,
         }
 
     @classmethod
@@ -95,4 +105,5 @@ class TrainJob:
             dtype=value["dtype"],
             seed=value["seed"],
             run_dir=Path(value["run_dir"]),
+            planned_seconds_per_step=value["planned_seconds_per_step"],
         )

@@ -1,11 +1,10 @@
 """The fine-tune, read top to bottom.
 
-    restore → [ windows → tokens → losses → clip → step → record → checkpoint? → stop? ]* → adapter
+    restore → [ step → measure? → record → checkpoint? → stop? ]* → adapter
 
-Invariants: the loss of a step is the mean over the targets of all its windows, whatever process or
-accumulation step they fell to; every random draw is a function of (seed, window number). So two
-processes repeat the losses of one, and a run that is killed anywhere ends in the same bytes (on
-CPU, at a fixed thread count).
+Invariant: every random draw is a function of (seed, window number) and every counter is part of
+the state. So two processes repeat the losses of one, and a run that is killed anywhere ends in the
+same bytes (on CPU, at a fixed thread count).
 """
 
 from __future__ import annotations
@@ -15,6 +14,7 @@ import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -26,10 +26,15 @@ from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import read_json, stage_holds
 from giraffe_cli.train import parallel
+from giraffe_cli.train.checkpoints import saved_steps
+from giraffe_cli.train.gradients import any_of
 from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.run import Run, open_run, recorder
-from giraffe_cli.train.setup import learning_rate, window_nats
-from giraffe_cli.train.state import StopRequest, stop_requests
+from giraffe_cli.train.schedule import learning_rate
+from giraffe_cli.train.setup import peak_memory_bytes
+from giraffe_cli.train.signals import stop_requests
+from giraffe_cli.train.step import StepOutcome, train_step
+from giraffe_cli.units import format_bytes
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,15 @@ class TrainResult:
     adapter_dir: Path
     peak_memory_bytes: int
     """Of one process."""
+    adapter_step: int | None = None
+    """The step whose weights the adapter holds."""
+    stopped_early: bool = False
+    """Whether `patience` ended the run before its last step."""
+    bad_steps: int = 0
+    """Steps that moved nothing, because their loss or gradient was no number."""
+    held_out_nll: float | None = None
+    """Nats per target on the held-out windows: of the adapter where it was measured, else of the
+    last measurement before it."""
 
 
 def train_stage(
@@ -59,6 +73,7 @@ def train_stage(
     seed: int,
     run_dir: Path,
     reporter: Reporter,
+    planned_seconds_per_step: float | None = None,
 ) -> TrainResult:
     """Fine-tune into `run_dir/adapter`, in as many processes as `config` says; skips what holds.
 
@@ -66,10 +81,20 @@ def train_stage(
         InvalidInput: packed data, targets or trackers cannot be used.
         UsageError: the windows of a step cannot be shared by the processes.
         Interrupted: a signal came; a checkpoint is saved.
-        GiraffeError: the loss is no number (its documents are named), or a worker failed.
+        GiraffeError: too many losses in a row are no numbers (their documents are named), or a
+            worker failed.
     """
     job = TrainJob(
-        checkpoint, table, packed_dir, config, positions, target_length, dtype, seed, run_dir
+        checkpoint=checkpoint,
+        table=table,
+        packed_dir=packed_dir,
+        config=config,
+        positions=positions,
+        target_length=target_length,
+        dtype=dtype,
+        seed=seed,
+        run_dir=run_dir,
+        planned_seconds_per_step=planned_seconds_per_step,
     )
     if not stage_holds(job.adapter_dir, job.identity(open_packed(packed_dir).digest)):
         processes = parallel.choose_processes(config, parallel.visible_gpus(), reporter)
@@ -85,11 +110,12 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
 
     Raises:
         Interrupted: a signal or `stop_file` came; a checkpoint is saved.
-        GiraffeError: the loss or the gradient is no number.
+        GiraffeError: more than `max_bad_steps` steps in a row have a loss or a gradient that is no
+            number.
     """
     run = open_run(job, reporter)
     config, state = job.config, run.state
-    devices = [run.accelerator.device] if run.accelerator.device.type == "cuda" else []
+    devices = [run.device] if run.device.type == "cuda" else []
     with (
         contextlib.closing(run),
         torch.random.fork_rng(devices),
@@ -97,100 +123,96 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
         reporter.bar("training", config.steps, "steps", done=state.step) as bar,
         stop_requests(stop_file) as stop,
     ):
-        while state.step < config.steps:
+        while not state.is_over(config):
             # ── one step ─────────────────────────────────────────────────────────────────────
             started = time.monotonic()
             rate = learning_rate(state.step, config)
-            outcome = train_step(run, rate, stop)
+            outcome = train_step(run, rate)
             seconds = time.monotonic() - started
-            state.advance(run.stream, outcome.num_tokens, outcome.loss, seconds)
+            if outcome.is_bad:
+                complaint = outcome.complaint(state.step + 1)
+                state.skip(run.stream, complaint, seconds)
+                reporter.warn(f"skipped {complaint}; nothing was moved")
+            else:
+                state.advance(run.stream, outcome.num_tokens, outcome.loss, seconds)
 
-            # ── tell ─────────────────────────────────────────────────────────────────────────
-            speed = outcome.num_tokens / seconds
-            record(
-                step=state.step,
-                loss=outcome.loss,
-                grad_norm=outcome.grad_norm,
-                learning_rate=rate,
-                tokens=state.trained_tokens,
-                tokens_per_second=speed,
-                seconds=state.seconds,
-            )
-            bar.advance(1, loss=f"{outcome.loss:.4f}", **{"tokens/s": f"{speed:,.0f}"})
+            # ── measure, tell ────────────────────────────────────────────────────────────────
+            is_measured = is_due(state.step, config.held_out_every, config.steps)
+            is_best = is_measured and run.measure()
+            held_out = {"held_out_nll": state.held_out_nll} if is_measured else {}
+            record(**metrics(run, outcome, rate, seconds), **held_out)
+            bar.advance(1, **live_fields(run, outcome, rate, seconds))
+            if len(state.bad_in_a_row) > config.max_bad_steps:
+                raise too_many_bad_steps(run)
 
-            # ── keep ─────────────────────────────────────────────────────────────────────────
-            is_last = state.step == config.steps
-            if is_last or outcome.must_stop or state.step % config.checkpoint_every == 0:
+            # ── keep, stop ───────────────────────────────────────────────────────────────────
+            must_stop = any_of(stop.requested, run.device)
+            # in a row of bad steps there is nothing new to keep
+            is_regular = state.step % config.checkpoint_every == 0 and not state.bad_in_a_row
+            is_wanted = is_regular or (is_best and config.keep == "best")
+            if is_wanted or must_stop or state.is_over(config):
                 run.save()
-            if outcome.must_stop and not is_last:
+                must_stop = any_of(stop.requested, run.device)
+            if must_stop and not state.is_over(config):
                 raise Interrupted(
                     f"stopped after step {state.step} of {config.steps}; a checkpoint is saved",
                     "run the same command again to resume",
                 )
+        if state.has_stopped_early(config):
+            reporter.info(
+                f"stopped early after step {state.step} of {config.steps}: the held-out loss was "
+                f"lowest after step {state.best_step} ({state.best_nll:.4f})"
+            )
         run.write_adapter()
+        if any_of(stop.requested, run.device):
+            raise Interrupted(
+                "stopped after the training; the adapter is written",
+                "run the same command again to go on from it",
+            )
 
 
-@dataclass(frozen=True)
-class StepOutcome:
-    """What a step did; equal in every process."""
-
-    loss: float
-    """Mean nats over the targets of all windows of the step."""
-    grad_norm: float
-    """Before clipping."""
-    num_tokens: int
-    must_stop: bool
+def is_due(step: int, every: int, last: int) -> bool:
+    """Whether to measure after `step`: every so many steps and after the last; never for 0."""
+    return every > 0 and (step % every == 0 or step == last)
 
 
-def train_step(run: Run, rate: float, stop: StopRequest) -> StepOutcome:
-    """Move the adapter once, by all windows of the step in all processes.
-
-    Raises:
-        GiraffeError: loss or gradient are no numbers; the documents are named, nothing is moved.
-    """
-    accelerator, config = run.accelerator, run.job.config
-    rank, processes = accelerator.process_index, accelerator.num_processes
-
-    # ── targets of the whole step first: what every window's loss is divided by ──────────────
-    windows = list(run.stream.of_step(run.state.step, rank, processes))
-    counts = [sum(w.num_targets for w in windows), sum(w.input_ids.numel() for w in windows)]
-    counted = accelerator.reduce(torch.tensor(counts, device=accelerator.device), "sum")
-    num_targets, num_tokens = counted.tolist()
-
-    # ── forward and backward, window by window ───────────────────────────────────────────────
-    told = torch.zeros(config.windows_per_step + 1, dtype=torch.float64, device=accelerator.device)
-    for place, window in enumerate(windows):
-        last = place == len(windows) - 1
-        with contextlib.nullcontext() if last else accelerator.no_sync(run.model):
-            nats = window_nats(run.model, window, accelerator.device)
-            # processes average their gradients, while the loss is a sum over their windows
-            accelerator.backward(nats * (processes / num_targets))
-        told[rank + place * processes] = nats.detach()
-    grad_norm = float(accelerator.clip_grad_norm_(run.parameters.values(), config.clip_norm))
-
-    # ── one exchange: every window's loss, and whether any process must stop ─────────────────
-    told[-1] = stop.requested
-    *sums, stops = accelerator.reduce(told, "sum").tolist()
-    loss = sum(sums) / num_targets
-    if not (math.isfinite(loss) and math.isfinite(grad_norm)):
-        raise GiraffeError(
-            f"step {run.state.step + 1}: loss {loss:g}, gradient norm {grad_norm:g}, from "
-            f"documents {_suspects(run, sums)}",
-            "lower train.learning_rate, or look at these documents",
-        )
-
-    # ── move ─────────────────────────────────────────────────────────────────────────────────
-    for group in run.optimizer.param_groups:
-        group["lr"] = rate
-    run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
-    return StepOutcome(loss, grad_norm, num_tokens, bool(stops))
+def metrics(run: Run, outcome: StepOutcome, rate: float, seconds: float) -> dict[str, Any]:
+    """The step as a line of `metrics.jsonl`; what is no number is null, as JSON has none."""
+    line = {
+        "step": run.state.step,
+        "loss": outcome.loss if math.isfinite(outcome.loss) else None,
+        "grad_norm": outcome.grad_norm if math.isfinite(outcome.grad_norm) else None,
+        "learning_rate": rate,
+        "tokens": run.state.trained_tokens,
+        "tokens_per_second": outcome.num_tokens / seconds,
+        "seconds": run.state.seconds,
+    }
+    return {**line, "skipped": True} if outcome.is_bad else line
 
 
-def _suspects(run: Run, sums: list[float]) -> str:
-    """The documents of the windows whose loss is no number, of all windows when each loss is."""
-    first = run.state.step * len(sums)
-    broken = [n for n, nats in enumerate(sums) if not math.isfinite(nats)]
-    chosen = broken or range(len(sums))
-    names = {name for n in chosen for name in run.stream.build(first + n).doc_ids}
-    return ", ".join(f"`{name}`" for name in sorted(names))
+def live_fields(run: Run, outcome: StepOutcome, rate: float, seconds: float) -> dict[str, str]:
+    """What stands behind the bar; short, so that all of it stays on one line."""
+    mantissa, exponent = f"{rate:.1e}".split("e")
+    fields = {"loss": f"{outcome.loss:.3f}"}
+    if run.state.held_out_nll is not None:
+        fields["held"] = f"{run.state.held_out_nll:.3f}"
+    fields["grad"] = f"{outcome.grad_norm:.2f}"
+    fields["lr"] = f"{mantissa}e{int(exponent)}"
+    fields["tok/s"] = f"{outcome.num_tokens / seconds:,.0f}"
+    fields["mem"] = format_bytes(peak_memory_bytes(run.device)).replace(" ", "")
+    if run.job.planned_seconds_per_step:
+        fields["plan"] = f"{100 * run.job.planned_seconds_per_step / seconds:.0f}%"
+    return fields
+
+
+def too_many_bad_steps(run: Run) -> GiraffeError:
+    """The end of a run whose steps keep moving nothing."""
+    told, state = run.state.bad_in_a_row, run.state
+    sound = [n for n in saved_steps(run.job.checkpoints_dir) if n <= state.step - len(told)]
+    stands = f"the checkpoint of step {sound[0]} stands" if sound else "no checkpoint was saved"
+    listed = "\n".join(f"  - {sentence}" for sentence in told)
+    return GiraffeError(
+        f"{len(told)} steps in a row had no number for loss or gradient and moved nothing; before "
+        f"them, {stands}\n{listed}",
+        "lower train.learning_rate, or look at these documents",
+    )

@@ -3,7 +3,8 @@
 The parent runs torch's own launcher with an argument list, replays what rank 0 reports, and turns
 a worker's error into its own. A stop travels as a file (`workers/stop`) that every worker sees at
 the end of its step, because the launcher would kill them after 30 seconds; a parent that dies
-closes the pipe the workers inherited as stdin, and they end at once.
+closes the pipe the workers inherited as stdin, and they end at once. Launcher and workers ignore
+the signals themselves: a scheduler sends them to every process of a job, and they would end it.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from giraffe_cli.config import TrainConfig
 from giraffe_cli.errors import GiraffeError, Interrupted, UsageError
 from giraffe_cli.progress import Bar, Reporter
 from giraffe_cli.rundir import begin_stage, read_json, write_json
-from giraffe_cli.train.state import stop_requests
+from giraffe_cli.train.signals import ignored_by_children, stop_requests
 
 _EVENT = "giraffe-event "
 
@@ -36,12 +37,17 @@ def choose_processes(config: TrainConfig, visible_devices: int, reporter: Report
     Raises:
         UsageError: the windows of a step cannot be shared equally, or there are fewer GPUs.
     """
-    windows = config.windows_per_step
+    windows, share = config.windows_per_step, config.sequence_parallel
     if config.processes is not None:
-        if windows % config.processes:
+        if config.processes % share:
+            raise UsageError(
+                f"{config.processes} processes cannot share windows by {share} each",
+                f"--set train.processes={share}, or a multiple",
+            )
+        if windows % (config.processes // share):
             raise UsageError(
                 f"{windows} windows per step cannot be shared by {config.processes} processes",
-                f"--set train.windows_per_step={config.processes}, or a multiple",
+                f"--set train.windows_per_step={config.processes // share}, or a multiple",
             )
         if 0 < visible_devices < config.processes:
             raise UsageError(
@@ -49,12 +55,20 @@ def choose_processes(config: TrainConfig, visible_devices: int, reporter: Report
                 f"pass --gpus {visible_devices}",
             )
         return config.processes
-    chosen = max(n for n in range(1, max(1, visible_devices) + 1) if windows % n == 0)
-    if chosen < visible_devices:
+    if 0 < visible_devices < share:
+        raise UsageError(
+            f"sequence_parallel {share} needs as many GPUs, {visible_devices} are visible",
+            f"--set train.sequence_parallel={visible_devices}",
+        )
+    groups = max(1, visible_devices // share)
+    chosen = share * max(n for n in range(1, groups + 1) if windows % n == 0)
+    if chosen < groups * share:
         reporter.warn(
             f"training on {chosen} of {visible_devices} GPUs: a step has {windows} windows; "
-            f"--set train.windows_per_step={visible_devices} uses them all"
+            f"--set train.windows_per_step={groups} uses {groups * share}"
         )
+    elif chosen < visible_devices:
+        reporter.warn(f"training on {chosen} of {visible_devices} GPUs: {share} share each window")
     return chosen
 
 
@@ -69,21 +83,23 @@ def launch(request: dict[str, Any], run_dir: Path, processes: int, reporter: Rep
     write_json(folder / "request.json", request)
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+        *("--signals-to-handle", "SIGQUIT"),
         *("--nproc-per-node", str(processes), "-m", "giraffe_cli.train.worker"),
         str((folder / "request.json").absolute()),
     ]
     reporter.info(f"starting {processes} processes: {shlex.join(command)}")
     stop_file = folder / "stop"
     with open(folder / "log.txt", "wb") as log, stop_requests(then=stop_file.touch):
-        process = subprocess.Popen(
-            command,
-            env=_environment(processes),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=log,
-            start_new_session=True,  # Ctrl-C reaches the workers as a stop file, not as a signal
-            text=True,
-        )
+        with ignored_by_children():
+            process = subprocess.Popen(
+                command,
+                env=_environment(processes),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                start_new_session=True,  # Ctrl-C reaches the workers as a stop file
+                text=True,
+            )
         # leaving the block closes the workers' stdin, at which any that still run end
         with process:
             assert process.stdout is not None

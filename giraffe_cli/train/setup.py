@@ -1,25 +1,24 @@
-"""What a training run is built from: the devices, the model with its loss, the learning rate."""
+"""What a training run is built from: the devices, the model with its loss, the optimiser."""
 
 from __future__ import annotations
 
-import math
 import resource
 
 import torch
 from accelerate import Accelerator
-from accelerate.tracking import get_available_trackers
-from accelerate.utils import DistributedType, LoggerType, ProjectConfiguration
+from accelerate.utils import DistributedType, ProjectConfiguration
 from peft import PeftModel
 from torch import Tensor, nn
 
 from giraffe_cli.checkpoint import load_model, torch_dtype
 from giraffe_cli.config import TrainConfig
-from giraffe_cli.errors import InvalidInput, near_misses
+from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.lora import add_lora
 from giraffe_cli.model.loss import chunked_nll
 from giraffe_cli.train.data import Window
 from giraffe_cli.train.job import TrainJob
+from giraffe_cli.train.trackers import check_trackers
 
 REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """Layouts in which each process holds the whole model."""
@@ -68,12 +67,7 @@ def make_accelerator(job: TrainJob) -> Accelerator:
     Raises:
         InvalidInput: a tracker that is unknown or not installed, or a sharded layout.
     """
-    for name in job.config.trackers:
-        known = {str(kind) for kind in LoggerType} - {"all"}
-        if name not in known:
-            raise InvalidInput(f"unknown tracker `{name}`", near_misses(name, known))
-        if name not in {str(kind) for kind in get_available_trackers()}:
-            raise InvalidInput(f"tracker `{name}` is not installed", f"run pip install {name}")
+    check_trackers(job.config.trackers)
     accelerator = Accelerator(
         cpu=not torch.cuda.is_available(),
         mixed_precision="no",
@@ -120,19 +114,6 @@ def make_optimizer(parameters: dict[str, Tensor], config: TrainConfig) -> torch.
         betas=(0.9, 0.95),
         weight_decay=config.weight_decay,
     )
-
-
-def learning_rate(step: int, config: TrainConfig) -> float:
-    """The rate of `step` (from 0): linear warm-up, then constant or a cosine to a tenth.
-
-    10 warm-up steps: step 0 → a tenth of the peak, step 9 → the peak.
-    """
-    if step < config.warmup_steps:
-        return config.learning_rate * (step + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return config.learning_rate
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return config.learning_rate * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def window_nats(model: nn.Module, window: Window, device: torch.device) -> Tensor:

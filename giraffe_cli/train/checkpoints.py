@@ -1,0 +1,165 @@
+"""A training run's checkpoints: written as one unit, restored as one, cleared when stale.
+
+checkpoints/step-40/state.safetensors   parameter/…  and the optimiser's exp_avg/…, step/…
+checkpoints/step-40/state.json          `TrainState`, and what in the optimiser is no tensor
+checkpoints/step-40/manifest.json       written last: without it the folder does not count
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from giraffe_cli.errors import GiraffeError
+from giraffe_cli.rundir import (
+    MANIFEST,
+    atomic_open,
+    begin_stage,
+    finish_stage,
+    make_folder,
+    read_json,
+    stage_holds,
+    write_json,
+)
+from giraffe_cli.train.state import TrainState
+from giraffe_cli.train.state_file import read_tensors, write_tensors
+
+_TENSORS = "state.safetensors"
+_FACTS = "state.json"
+_OPTIMIZER = "optimizer"
+_PARAMETER = "parameter"
+
+
+def save_checkpoint(
+    folder: Path,
+    state: TrainState,
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    identity: dict[str, Any],
+    keep: int,
+    keep_best: bool = False,
+) -> None:
+    """Write `folder/step-N`, then remove all but the newest `keep` and, if asked, the best.
+
+    Raises:
+        GiraffeError: the folder cannot be written or the disk is full.
+    """
+    target = begin_stage(folder / f"step-{state.step}")
+    write_tensors(target / _TENSORS, _tensors(parameters, optimizer))
+    scalars = {name: _scalars(optimizer.state[p]) for name, p in parameters.items()}
+    write_json(target / _FACTS, {**asdict(state), _OPTIMIZER: scalars})
+    finish_stage(target, identity)
+    for number in saved_steps(folder)[keep:]:
+        if not (keep_best and number == state.best_step):
+            shutil.rmtree(folder / f"step-{number}")
+
+
+def restore_latest(
+    folder: Path,
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    identity: dict[str, Any],
+) -> TrainState:
+    """Load the newest checkpoint of this `identity` into place; a fresh state without one."""
+    for number in saved_steps(folder):
+        path = folder / f"step-{number}"
+        if stage_holds(path, identity):
+            facts = read_json(path / _FACTS)
+            _restore(path / _TENSORS, facts.pop(_OPTIMIZER), parameters, optimizer)
+            return TrainState(**facts)
+    return TrainState()
+
+
+def load_parameters(folder: Path, step: int, parameters: Mapping[str, Tensor]) -> None:
+    """Set `parameters` to those of the checkpoint of `step`.
+
+    Raises:
+        GiraffeError: it is not there.
+    """
+    path = folder / f"step-{step}"
+    if not (path / MANIFEST).exists():
+        raise GiraffeError(f"{path} is gone: the weights of the best step", "train again")
+    with torch.no_grad():
+        for full_name, tensor in read_tensors(path / _TENSORS):
+            key, _, name = full_name.partition("/")
+            if key == _PARAMETER:
+                parameters[name].copy_(tensor)
+
+
+def clear_leftovers(folder: Path, identity: dict[str, Any], keep_best: bool = False) -> int:
+    """Remove checkpoints that are unfinished, of another run, or, under `keep_best`, without the
+    best one that they name; the number of finished ones among them."""
+    make_folder(folder)
+    found = [folder / f"step-{number}" for number in saved_steps(folder)]
+    sound = [path for path in found if stage_holds(path, identity)]
+    if keep_best:
+        names = {path.name for path in sound}
+        best = {path: read_json(path / _FACTS)["best_step"] for path in sound}
+        sound = [path for path in sound if best[path] is None or f"step-{best[path]}" in names]
+    stale = [path for path in found if path not in sound]
+    finished = sum((path / MANIFEST).exists() for path in stale)
+    for path in stale:
+        shutil.rmtree(path)
+    return finished
+
+
+def truncate_metrics(path: Path, step: int) -> None:
+    """Keep the lines of `metrics.jsonl` up to `step`; what a killed run wrote beyond it goes."""
+    kept: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):  # the last line of a killed run may be cut
+            if json.loads(line)["step"] <= step:
+                kept.append(line + "\n")
+    with atomic_open(path, "w") as handle:
+        handle.writelines(kept)
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """Steps that have a checkpoint folder, newest first."""
+    names = [p.name.removeprefix("step-") for p in folder.iterdir()] if folder.exists() else []
+    return sorted((int(name) for name in names if name.isdigit()), reverse=True)
+
+
+def _tensors(
+    parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
+) -> dict[str, Tensor]:
+    """Everything to save, where it lies; nothing is copied."""
+    tensors = {f"{_PARAMETER}/{name}": parameter for name, parameter in parameters.items()}
+    for name, parameter in parameters.items():
+        for key, value in optimizer.state[parameter].items():
+            if isinstance(value, Tensor):
+                tensors[f"{key}/{name}"] = value
+    return tensors
+
+
+def _scalars(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if not isinstance(value, Tensor)}
+
+
+def _restore(
+    path: Path,
+    scalars: Mapping[str, dict[str, Any]],
+    parameters: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+) -> None:
+    states: dict[str, dict[str, Any]] = {name: dict(scalars[name]) for name in parameters}
+    with torch.no_grad():
+        for full_name, tensor in read_tensors(path):
+            key, _, name = full_name.partition("/")
+            if key == _PARAMETER:
+                parameters[name].copy_(tensor)
+            else:
+                # Adam's step count stays on the CPU, its moments live beside the parameter
+                device = tensor.device if key == "step" else parameters[name].device
+                states[name][key] = tensor.to(device)
+    for name, parameter in parameters.items():
+        if states[name]:
+            optimizer.state[parameter] = states[name]

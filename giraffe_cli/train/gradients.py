@@ -1,0 +1,87 @@
+"""Sums over all processes: of gradients once a step, of a few numbers in between.
+
+Not DistributedDataParallel: its hooks fire once per parameter and backward, which recomputation
+inside an autograd function and processes that share a window both break. Here the step's windows
+run to their end in every process, then all gradients are summed in the order of the parameters:
+
+    sum_over_processes(parameters)    every .grad is the sum of all processes' .grad
+
+A loss that each process divides by the targets of the WHOLE step needs no factor afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+BUCKET_BYTES = 64 << 20
+"""Most bytes that are copied into one message; a larger gradient is sent from where it lies."""
+
+
+def sum_over_processes(parameters: Iterable[Tensor], bucket_bytes: int = BUCKET_BYTES) -> None:
+    """Sum the gradients of `parameters` in place; one that a process lacks counts as zeros there.
+
+    Every process must call this with the same parameters in the same order.
+    """
+    gradients = []
+    for parameter in parameters:
+        if parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+        gradients.append(parameter.grad)
+    if _is_alone():
+        return
+    for bucket in _buckets(gradients, bucket_bytes):
+        _sum_bucket(bucket)
+
+
+def sum_of(values: Tensor) -> Tensor:
+    """The sum of every process's `values`, in each of them; `values` is overwritten."""
+    if not _is_alone():
+        dist.all_reduce(values)
+    return values
+
+
+def any_of(flag: bool, device: torch.device) -> bool:
+    """Whether `flag` holds in any process; the same answer in each of them."""
+    return bool(sum_of(torch.tensor(int(flag), device=device)).item())
+
+
+def start_equal(parameters: Iterable[Tensor]) -> None:
+    """Give every process the parameters of the first, so that equal steps keep them equal."""
+    if _is_alone():
+        return
+    with torch.no_grad():
+        for parameter in parameters:
+            dist.broadcast(parameter, 0)
+
+
+def _is_alone() -> bool:
+    return not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1
+
+
+def _buckets(gradients: list[Tensor], bucket_bytes: int) -> Iterator[list[Tensor]]:
+    """Neighbours of one type and device, together at most `bucket_bytes`."""
+    bucket: list[Tensor] = []
+    for gradient in gradients:
+        size = sum(g.nbytes for g in bucket) + gradient.nbytes
+        alike = bucket and (bucket[0].dtype, bucket[0].device) == (gradient.dtype, gradient.device)
+        if bucket and (not alike or size > bucket_bytes):
+            yield bucket
+            bucket = []
+        bucket.append(gradient)
+    if bucket:
+        yield bucket
+
+
+def _sum_bucket(bucket: list[Tensor]) -> None:
+    if len(bucket) == 1 and bucket[0].is_contiguous():
+        dist.all_reduce(bucket[0])
+        return
+    flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
+    dist.all_reduce(flat)
+    sums = torch.split(flat, [gradient.numel() for gradient in bucket])
+    for gradient, total in zip(bucket, sums, strict=True):
+        gradient.copy_(total.view_as(gradient))

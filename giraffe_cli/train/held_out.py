@@ -1,0 +1,61 @@
+"""Windows of documents that are not trained on, and the loss on them between steps.
+
+They are the same in every process layout and every resumed part: the first `window` tokens of each
+of the longest documents that packing held out, at positions drawn from (seed, place).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from giraffe_cli.corpus.store import PackedRows, held_out
+from giraffe_cli.corpus.tokens import DocumentTokenizer
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.train.data import Window, WindowStream
+from giraffe_cli.train.gradients import sum_of
+from giraffe_cli.train.layout import Layout
+from giraffe_cli.train.setup import window_nats
+
+
+def held_out_windows(
+    rows: PackedRows, stream: WindowStream, tokenizer_dir: Path, most: int
+) -> list[Window]:
+    """One window of each of the `most` longest documents held out, longest first.
+
+    Raises:
+        InvalidInput: packing held none out, or none of two tokens.
+    """
+    documents = sorted(held_out(rows.folder), key=lambda d: (-len(d.text), d.source, d.id))
+    # what a document is made of beside its text is what packing made of it
+    tokenize = DocumentTokenizer(tokenizer_dir, "tokenizers", rows.bos, rows.eos)
+    texts = [(tokenize.encode([document.text])[0], document.id) for document in documents[:most]]
+    windows = [
+        stream.of_document(ids, name, place)
+        for place, (ids, name) in enumerate(texts)
+        if len(ids) > 1
+    ]
+    if not windows:
+        raise InvalidInput(
+            f"train.held_out_every measures on documents that packing held out; {rows.folder} "
+            "holds none",
+            "pack with --hold-out 0.1 and more than one document, or --set train.held_out_every=0",
+        )
+    return windows
+
+
+def held_out_nll(
+    model: nn.Module, windows: Sequence[Window], layout: Layout, device: torch.device
+) -> float:
+    """Mean nats per target over all `windows`, without dropout; equal in every process."""
+    told = torch.zeros(len(windows), dtype=torch.float64, device=device)
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        for place in range(layout.window_rank, len(windows), layout.window_processes):
+            told[place] = window_nats(model, windows[place], device)
+    model.train(was_training)
+    return float(sum(sum_of(told).tolist()) / sum(window.num_targets for window in windows))

@@ -1,0 +1,52 @@
+"""Which process trains which windows, and who counts what they hold.
+
+    6 processes, sequence_parallel 2      process   0 1   2 3   4 5
+    neighbours share a window             window    0     1     2     of every 3
+    each a slice of its tokens            slice     0 1   0 1   0 1
+
+What a window yields (nats, gradients) is the sum over the processes that share it, so sums over
+all processes are right as they are; what a window holds (targets, tokens) is told by slice 0 alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from giraffe_cli.train.data import Window
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One process's place among those that train together; processes divide by the parallelism."""
+
+    rank: int = 0
+    processes: int = 1
+    sequence_parallel: int = 1
+    """Neighbouring processes that share each window."""
+
+    @property
+    def window_rank(self) -> int:
+        """Which share of a step's windows is this process's."""
+        return self.rank // self.sequence_parallel
+
+    @property
+    def window_processes(self) -> int:
+        """How many such shares there are."""
+        return self.processes // self.sequence_parallel
+
+    @property
+    def slice_rank(self) -> int:
+        """Which slice of its windows is this process's."""
+        return self.rank % self.sequence_parallel
+
+    def place(self, number: int) -> int:
+        """Where this process's `number`-th window stands among all windows of the step."""
+        return self.window_rank + number * self.window_processes
+
+    def counts(self, windows: Sequence[Window]) -> tuple[int, int]:
+        """Targets and tokens of `windows`, such that the sum over all processes counts each
+        window once."""
+        if self.slice_rank:
+            return 0, 0
+        return sum(w.num_targets for w in windows), sum(w.input_ids.numel() for w in windows)

@@ -1,0 +1,60 @@
+"""Tensors to one safetensors file and back, one at a time: a state is never held twice in memory.
+
+    write_tensors(path, {"parameter/a": p, "exp_avg/a": m, "state1/a": uint8 …})
+    for name, tensor in read_tensors(path): …          # on the CPU, one at a time
+
+Wider types come first, as safetensors itself orders them, so that every tensor is aligned; then
+names, so that equal states make equal bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+from giraffe_cli.rundir import atomic_open
+from giraffe_cli.tensor_stream import Layout, StoredTensor, header_bytes
+
+DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
+}
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write `tensors`, of any device, as one file, atomically; one of them on the CPU at a time.
+
+    Raises:
+        GiraffeError: the folder cannot be written or the disk is full.
+    """
+    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    entries = tuple(
+        StoredTensor(name, DTYPES[t.dtype], tuple(t.shape), t.numel() * t.element_size())
+        for name, t in ordered
+    )
+    with atomic_open(path) as handle:
+        handle.write(header_bytes(Layout({}, entries, 0)))
+        for _, tensor in ordered:
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            handle.write(flat.view(torch.uint8).numpy().data)
+
+
+def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """Each tensor with its name, on the CPU, in a memory of its own."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118  (it is no mapping)
+            yield name, file.get_tensor(name).clone()

@@ -1,0 +1,86 @@
+"""One optimiser step over all windows of the step, in all processes.
+
+Invariant: the loss is the mean over the targets of all the step's windows, whatever process or
+accumulation step they fell to, and so is the gradient; a step whose loss or gradient is no number
+moves nothing, neither weights nor the optimiser's moments.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from giraffe_cli.train.gradients import sum_of, sum_over_processes
+from giraffe_cli.train.run import Run
+from giraffe_cli.train.setup import window_nats
+
+
+@dataclass(frozen=True)
+class StepOutcome:
+    """What a step did; equal in every process."""
+
+    loss: float
+    """Mean nats over the targets of all windows of the step."""
+    grad_norm: float
+    """Before clipping."""
+    num_tokens: int
+    documents: tuple[str, ...] = ()
+    """Where loss or gradient are no numbers: what they came from."""
+
+    @property
+    def is_bad(self) -> bool:
+        """Whether the step moved nothing."""
+        return not (math.isfinite(self.loss) and math.isfinite(self.grad_norm))
+
+    def complaint(self, step: int) -> str:
+        """What was wrong with it, a sentence."""
+        names = ", ".join(f"`{name}`" for name in self.documents)
+        return (
+            f"step {step}: loss {self.loss:g}, gradient norm {self.grad_norm:g}, "
+            f"from documents {names}"
+        )
+
+
+def train_step(run: Run, rate: float) -> StepOutcome:
+    """Move the weights once, by all windows of the step in all processes."""
+    layout, config = run.layout, run.job.config
+
+    # ── targets of the whole step first: what every window's loss is divided by ──────────────
+    share = run.stream.of_step(run.state.step, layout.window_rank, layout.window_processes)
+    windows = list(share)
+    counts = sum_of(torch.tensor(layout.counts(windows), device=run.device))
+    num_targets, num_tokens = counts.tolist()
+
+    # ── forward and backward, window by window ───────────────────────────────────────────────
+    told = torch.zeros(config.windows_per_step, dtype=torch.float64, device=run.device)
+    for number, window in enumerate(windows):
+        nats = window_nats(run.model, window, run.device)
+        torch.autograd.backward(nats / num_targets)
+        told[layout.place(number)] = nats.detach()
+
+    # ── sums over all processes: gradients, and every window's loss ──────────────────────────
+    parameters = list(run.parameters.values())
+    sum_over_processes(parameters)
+    grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm))
+    nats_of_windows = sum_of(told).tolist()
+    outcome = StepOutcome(sum(nats_of_windows) / num_targets, grad_norm, num_tokens)
+
+    # ── move, or leave everything as it is ───────────────────────────────────────────────────
+    if outcome.is_bad:
+        outcome = StepOutcome(outcome.loss, grad_norm, 0, _suspects(run, nats_of_windows))
+    else:
+        for group in run.optimizer.param_groups:
+            group["lr"] = rate
+        run.optimizer.step()
+    run.optimizer.zero_grad(set_to_none=True)
+    return outcome
+
+
+def _suspects(run: Run, nats: list[float]) -> tuple[str, ...]:
+    """The documents of the windows whose loss is no number, of all windows when each loss is."""
+    first = run.state.step * len(nats)
+    broken = [n for n, value in enumerate(nats) if not math.isfinite(value)]
+    chosen = broken or range(len(nats))
+    return tuple(sorted({name for n in chosen for name in run.stream.build(first + n).doc_ids}))

@@ -1,0 +1,55 @@
+"""Accelerate's trackers: refused before training where they cannot log, started, kept off stdout.
+
+trackio is told to log locally, into one run a run folder, which a resumed part continues.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import LoggerType
+
+from giraffe_cli.errors import InvalidInput, near_misses
+from giraffe_cli.train.job import TrainJob
+
+PROJECT = "giraffe"
+
+
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse what cannot log.
+
+    Raises:
+        InvalidInput: a tracker that is unknown or not installed.
+    """
+    for name in names:
+        known = {str(kind) for kind in LoggerType} - {"all"}
+        if name not in known:
+            raise InvalidInput(f"unknown tracker `{name}`", near_misses(name, known))
+        if name not in {str(kind) for kind in get_available_trackers()}:
+            raise InvalidInput(f"tracker `{name}` is not installed", f"run pip install {name}")
+
+
+def start_trackers(accelerator: Accelerator, job: TrainJob) -> None:
+    """Start the job's trackers and tell them its numbers."""
+    settings = {k: v for k, v in job.config.model_dump().items() if isinstance(v, int | float)}
+    options: dict[str, dict[str, Any]] = {
+        "trackio": {"name": job.run_dir.absolute().name, "resume": "allow", "embed": False}
+    }
+    with quiet_stdout():
+        accelerator.init_trackers(
+            PROJECT,
+            config={**settings, "target_length": job.target_length},
+            init_kwargs={name: options[name] for name in job.config.trackers if name in options},
+        )
+
+
+@contextlib.contextmanager
+def quiet_stdout() -> Iterator[None]:
+    """What libraries print goes to stderr: stdout is data."""
+    with contextlib.redirect_stdout(sys.stderr):
+        yield
