@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -238,7 +239,8 @@ class TrainConfig(Section):
 
 
 class StageConfig(Section):
-    """One stage of a progressive extension; what is left out is the run's own."""
+    """One stage of a progressive extension; what is left out is the run's own, and a plain length
+    stands for a stage that gives its target alone."""
 
     target_length: Length
     """The window this stage reaches, in tokens."""
@@ -249,7 +251,7 @@ class StageConfig(Section):
     windows_per_step: int | None = Field(default=None, ge=1)
     """Windows in one optimiser step."""
     positions: str | None = None
-    """Position scheme; default: `plain` for full windows, `pose` for shorter ones."""
+    """Position scheme; default: `train.positions`."""
     learning_rate: Annotated[float | None, Field(gt=0)] = None
     """Peak learning rate."""
     warmup_steps: int | None = Field(default=None, ge=0)
@@ -261,7 +263,12 @@ class StageConfig(Section):
     strategy: str | None = None
     """RoPE strategy of this stage."""
     knobs: Knobs | None = None
-    """Knobs of that strategy."""
+    """Knobs of the strategy; default: `rope.knobs`, or none beside a `strategy` of its own."""
+
+
+def _stage(value: Any) -> Any:
+    """A plain length is a stage that gives its target alone."""
+    return {"target_length": value} if isinstance(value, str | int) else value
 
 
 class EvalConfig(Section):
@@ -300,6 +307,9 @@ class ExtendConfig(Section):
     """How documents become windows."""
     train: TrainConfig = Field(default_factory=TrainConfig)
     """The fine-tune."""
+    stages: list[Annotated[StageConfig, BeforeValidator(_stage)]] = Field(default_factory=list)
+    """Rising targets that one adapter is trained for in turn, such as `[16k, 32k]`; the last is the
+    run's `target_length`, which may then be left out. Default: one stage."""
     eval: EvalConfig = Field(default_factory=EvalConfig)
     """The proof."""
 
@@ -315,6 +325,16 @@ class ExtendConfig(Section):
             return self.train.positions
         return "plain" if self.window == self.target_length else "pose"
 
+    @model_validator(mode="before")
+    @classmethod
+    def _the_last_stage_gives_the_target(cls, values: Any) -> Any:
+        stages = values.get("stages") if isinstance(values, dict) else None
+        if not isinstance(stages, list) or not stages or "target_length" in values:
+            return values
+        last = _stage(stages[-1])
+        known = isinstance(last, dict) and "target_length" in last
+        return {**values, "target_length": last["target_length"]} if known else values
+
     @model_validator(mode="after")
     def _windows_reach_no_further_than_the_target(self) -> ExtendConfig:
         if self.window > self.target_length:
@@ -322,6 +342,63 @@ class ExtendConfig(Section):
                 f"train.window {self.window} is longer than target_length {self.target_length}"
             )
         return self
+
+    @model_validator(mode="after")
+    def _stages_rise_to_the_target(self) -> ExtendConfig:
+        targets = [stage.target_length for stage in self.stages]
+        problems = [
+            f"stages.{number}.window {stage.window} is longer than its target_length "
+            f"{stage.target_length}"
+            for number, stage in enumerate(self.stages)
+            if stage.window and stage.window > stage.target_length
+        ]
+        if any(later <= earlier for earlier, later in itertools.pairwise(targets)):
+            problems.append(f"stages: targets must rise, found {targets}")
+        if targets and targets[-1] != self.target_length:
+            problems.append(
+                f"stages end at {targets[-1]}, target_length is {self.target_length}; leave one out"
+            )
+        if any(stage.steps is None for stage in self.stages) and self.train.steps == 0:
+            problems.append("stages: a stage of 0 steps trains nothing; raise train.steps")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether any step is taken; else the zero-shot extension is written."""
+        return bool(self.stages) or self.train.steps > 0
+
+    def stage_configs(self) -> list[ExtendConfig]:
+        """Each stage as the config of a run of one stage, first to last; `[self]` without stages.
+
+        The schedule's `decay_steps` stay with stages of `schedule: wsd`.
+        """
+        return [self._of_stage(stage) for stage in self.stages] or [self]
+
+    def _of_stage(self, stage: StageConfig) -> ExtendConfig:
+        own = stage.model_dump(exclude_none=True)
+        target, knobs = stage.target_length, stage.knobs
+        rope = self.rope.model_copy(
+            update={
+                "strategy": stage.strategy or self.rope.strategy,
+                "knobs": knobs if knobs is not None else {} if stage.strategy else self.rope.knobs,
+            }
+        )
+        train = {key: value for key, value in own.items() if key in TrainConfig.model_fields}
+        window = stage.window or self.train.window
+        train["window"] = window and min(window, target)
+        if (stage.schedule or self.train.schedule) != "wsd":
+            train["decay_steps"] = None
+        return self.model_copy(
+            update={
+                "data": stage.data or self.data,
+                "target_length": target,
+                "rope": rope,
+                "train": self.train.model_copy(update=train),
+                "stages": [],
+            }
+        )
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -422,7 +499,11 @@ def _problem(entry: Any) -> str:
 def _field_names(parents: list[Any]) -> Iterator[str]:
     section: type[BaseModel] = ExtendConfig
     for parent in parents:
+        if isinstance(parent, int):  # an entry of a list of sections
+            continue
         annotation = section.model_fields[str(parent)].annotation
+        if get_origin(annotation) is list:
+            annotation = get_args(get_args(annotation)[0])[0]
         assert isinstance(annotation, type)
         assert issubclass(annotation, BaseModel)
         section = annotation

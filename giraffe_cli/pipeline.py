@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint, inspect
-from giraffe_cli.config import ExtendConfig
+from giraffe_cli.config import ExtendConfig, resolve_dtype
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.errors import GateFailed
 from giraffe_cli.evals.runner import Subject, evaluate
@@ -24,18 +24,23 @@ from giraffe_cli.progress import Reporter
 from giraffe_cli.report.compose import compose_report
 from giraffe_cli.report.write import write_report
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.rundir import make_folder, read_json, write_json
+from giraffe_cli.rundir import make_folder, write_json
 from giraffe_cli.stages import (
     Timings,
     check_samples,
-    choose_table,
     claimed,
     evaluation_documents,
-    make_plan,
-    packed_folder,
     verified,
 )
-from giraffe_cli.train.loop import TrainResult, train_stage
+from giraffe_cli.train.loop import TrainResult
+from giraffe_cli.training import (
+    TrainingStage,
+    held_out_of_all,
+    pack_stages,
+    plan_stages,
+    train_stages,
+    training_stages,
+)
 from giraffe_cli.units import format_bytes, format_length, format_seconds
 
 
@@ -71,62 +76,57 @@ def extend(
             f"--on-existing-rope {config.rope.on_existing} has no effect: "
             f"{checkpoint.source} is not scaled"
         )
-    table = choose_table(config, checkpoint)
-    the_plan = make_plan(config, checkpoint, table)
+    stages = training_stages(config, checkpoint, run_dir)
+    the_plan = plan_stages(stages, checkpoint)
     announce(the_plan, reporter)
     with claimed(config, run_dir):
         write_json(run_dir / "plan.json", the_plan)
-        write_json(run_dir / "rope.json", table.to_json())
-        return run_stages(config, checkpoint, table, the_plan, run_dir, options, reporter)
+        write_json(run_dir / "rope.json", stages[-1].table.to_json())
+        timings = Timings.kept(run_dir / "timings.json")
+        return run_stages(Work(config, checkpoint, stages, run_dir, timings, options, reporter))
 
 
-def run_stages(
-    config: ExtendConfig,
-    checkpoint: Checkpoint,
-    table: RopeTable,
-    the_plan: dict[str, Any],
-    run_dir: Path,
-    options: Options,
-    reporter: Reporter,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Work:
+    """What every stage of a claimed folder works on."""
+
+    config: ExtendConfig
+    checkpoint: Checkpoint
+    stages: list[TrainingStage]
+    run_dir: Path
+    timings: Timings
+    options: Options
+    reporter: Reporter
+
+    @property
+    def table(self) -> RopeTable:
+        """Of the model that is written."""
+        return self.stages[-1].table
+
+    @property
+    def native_length(self) -> int:
+        return self.table.original_max_position_embeddings
+
+    @property
+    def lengths(self) -> list[int]:
+        """Context lengths of the evaluation, rising."""
+        chosen = sorted({*(self.config.eval.lengths or [])})
+        return chosen or default_lengths(self.native_length, self.config.target_length)
+
+
+def run_stages(work: Work) -> dict[str, Any]:
     """From the corpus to the report, in a folder that is claimed; raises as `extend` does."""
-    timings = Timings(run_dir / "timings.json")
-    if timings.path.exists():
-        timings.seconds = read_json(timings.path)
-    dtype, training = the_plan["dtype"], config.train.steps > 0
-    native = table.original_max_position_embeddings
+    checkpoint, table, run_dir = work.checkpoint, work.table, work.run_dir
+    timings, reporter = work.timings, work.reporter
 
     # ── pack ─────────────────────────────────────────────────────────────────────────────────
-    packed: Path | None = None
-    if training or (options.evaluate and not config.eval.data):
-        with timings.stage("pack"):
-            packed = packed_folder(config, checkpoint, run_dir, reporter)
-    lengths = sorted({*(config.eval.lengths or [])}) or default_lengths(
-        native, config.target_length
-    )
-    documents: list[Document] = []
-    if options.evaluate:
-        documents = evaluation_documents(config, packed)
-        check_samples(config, checkpoint, documents, lengths)
+    packed, documents = prepare_data(work)
 
     # ── train ────────────────────────────────────────────────────────────────────────────────
-    trained: TrainResult | None = None
-    if training:
-        assert packed is not None
-        with timings.stage("train"):
-            trained = train_stage(
-                checkpoint,
-                table,
-                packed,
-                config.train,
-                positions=config.positions,
-                target_length=config.target_length,
-                dtype=dtype,
-                seed=config.seed,
-                run_dir=run_dir,
-                reporter=reporter,
-            )
-    adapter = trained.adapter_dir if trained else None
+    trained: list[TrainResult] = []
+    if work.config.trains:
+        trained = train_stages(work.stages, packed, checkpoint, timings, reporter)
+    adapter = trained[-1].adapter_dir if trained else None
 
     # ── merge, verify ────────────────────────────────────────────────────────────────────────
     with timings.stage("merge"):
@@ -136,45 +136,73 @@ def run_stages(
     reporter.info(f"verified: {len(proof['checks'])} checks passed on {model_dir}")
 
     # ── evaluate ─────────────────────────────────────────────────────────────────────────────
-    results: dict[str, Any] = {}
-    if options.evaluate:
-        subjects = [
-            Subject("base", checkpoint.path, checkpoint.digest, dtype),
-            Subject("checkpoint", model_dir, inspect(str(model_dir), run_dir).digest, dtype),
-        ]
-        with timings.stage("eval"):
-            results = evaluate(
-                subjects,
-                config.eval,
-                lengths=lengths,
-                native_length=native,
-                seed=config.seed,
-                documents=documents,
-                out=make_folder(run_dir / "eval"),
-                cache=make_folder(Path(config.eval.cache or run_dir / "eval" / "cache")),
-                reporter=reporter,
-            )
+    results = evaluate_models(work, model_dir, documents) if work.options.evaluate else {}
 
     # ── report ───────────────────────────────────────────────────────────────────────────────
-    gates = default_gates(results, native, config.target_length)
-    report = compose_report(config, checkpoint, table, trained, proof, results, gates, run_dir)
+    gates = default_gates(results, work.native_length, work.config.target_length)
+    report = compose_report(work.config, checkpoint, table, trained, proof, results, gates, run_dir)
     report["seconds"] = {**timings.seconds, "total": round(sum(timings.seconds.values()), 2)}
     write_report(report, results, run_dir, model_dir)
-    settle_gates(gates, options.strict, reporter)
+    settle_gates(gates, work.options.strict, reporter)
     return report
 
 
+def prepare_data(work: Work) -> tuple[list[Path], list[Document]]:
+    """The windows of each stage and the documents to score on; none of either where not needed.
+
+    Raises:
+        InvalidInput: a corpus or the evaluation cannot be used; found before anything is trained.
+    """
+    config, evaluates = work.config, work.options.evaluate
+    packed: list[Path] = []
+    if config.trains or (evaluates and not config.eval.data):
+        with work.timings.stage("pack"):
+            packed = pack_stages(work.stages, work.checkpoint, work.reporter)
+    if not evaluates:
+        return packed, []
+    documents = evaluation_documents(config, packed[-1] if packed else None)
+    if packed and not config.eval.data:
+        documents = held_out_of_all(documents, packed, work.reporter)
+    check_samples(config, work.checkpoint, documents, work.lengths)
+    return packed, documents
+
+
+def evaluate_models(work: Work, model_dir: Path, documents: list[Document]) -> dict[str, Any]:
+    """Base and extended model on the same samples: the content of `results.json`."""
+    config, checkpoint, out = work.config, work.checkpoint, work.run_dir / "eval"
+    dtype = resolve_dtype(config.dtype, checkpoint.dtype)
+    subjects = [
+        Subject("base", checkpoint.path, checkpoint.digest, dtype),
+        Subject("checkpoint", model_dir, inspect(str(model_dir), work.run_dir).digest, dtype),
+    ]
+    with work.timings.stage("eval"):
+        return evaluate(
+            subjects,
+            config.eval,
+            lengths=work.lengths,
+            native_length=work.native_length,
+            seed=config.seed,
+            documents=documents,
+            out=make_folder(out),
+            cache=make_folder(Path(config.eval.cache or out / "cache")),
+            reporter=work.reporter,
+        )
+
+
 def announce(the_plan: dict[str, Any], reporter: Reporter) -> None:
-    """The plan in three lines, before the money is spent."""
+    """The plan in a few lines, before the money is spent."""
     model, estimate = the_plan["model"], the_plan["estimate"]
     reporter.info(
         f"{model['source']}: {format_length(the_plan['native_length'])} → "
         f"{format_length(the_plan['target_length'])} tokens by {the_plan['strategy']}"
     )
-    reporter.info(
-        f"training: {the_plan['steps']} steps of {the_plan['tokens_per_step']} tokens, windows of "
-        f"{format_length(the_plan['window'])} ({the_plan['positions']}), {the_plan['dtype']}"
-    )
+    for number, stage in enumerate(the_plan["stages"], start=1):
+        name = f"stage {number}, {format_length(stage['target_length'])}"
+        reporter.info(
+            f"{name if len(the_plan['stages']) > 1 else 'training'}: {stage['steps']} steps of "
+            f"{stage['tokens_per_step']} tokens, windows of {format_length(stage['window'])} "
+            f"({stage['positions']}), {the_plan['dtype']}"
+        )
     reporter.info(f"memory: about {format_bytes(estimate['bytes']['total'])} predicted")
 
 

@@ -32,7 +32,7 @@ def adapter_of(run: Path, config: ExtendConfig) -> Path | None:
     Raises:
         InvalidInput: the training has not ended.
     """
-    if config.train.steps == 0:
+    if not config.trains:
         return None
     adapter = run / "adapter"
     if not (adapter / MANIFEST).is_file():

@@ -44,6 +44,11 @@ class Timings:
     path: Path
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def kept(cls, path: Path) -> Timings:
+        """With what an earlier call of the same run took."""
+        return cls(path, read_json(path) if path.exists() else {})
+
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Time the block as `name`; a stage that was skipped keeps the time of its real run."""

@@ -16,6 +16,7 @@ LEVELS = [
     ("cli.*", 7),
     ("pipeline", 6),
     ("stages", 5),
+    ("training", 5),
     ("tune.*", 5),
     ("train.loop", 4),
     ("train.worker", 4),

@@ -42,7 +42,8 @@ def gather(
     """Defaults < preset of the embedded model < `--config` < flags < `--set`."""
     values: dict[str, Any] = read_yaml(config_file) if config_file else {}
     if not config_file and flags.get("model", EMBEDDED) == EMBEDDED:
-        values = embedded_preset(flags.get("target_length"))
+        last = flags["stages"][-1] if "stages" in flags else None
+        values = embedded_preset(flags.get("target_length", last))
     for path, value in flags.items():
         put(values, path, value)
     return apply_overrides(values, assignments)
@@ -57,6 +58,10 @@ def default_run_dir(config: ExtendConfig) -> Path:
 def extend(
     target_len: Annotated[
         str | None, typer.Option(help="Window the model is to reach: 16k, 1m, 16384.")
+    ] = None,
+    stages: Annotated[
+        str | None,
+        typer.Option(help="Targets by comma, one trained after the other: 16k,32k."),
     ] = None,
     model: Annotated[
         str | None,
@@ -118,6 +123,7 @@ def extend(
     console = Console(as_json)
     flags = {
         "target_length": target_len,
+        "stages": stages.split(",") if stages is not None else None,
         "model": model,
         "data": data or None,
         "rope.strategy": rope,
@@ -156,12 +162,12 @@ def _show_plan(config: ExtendConfig, run_dir: Path, console: Console) -> None:
 
     from giraffe_cli.checkpoint import inspect
     from giraffe_cli.pipeline import announce
-    from giraffe_cli.stages import choose_table, make_plan
+    from giraffe_cli.training import plan_stages, training_stages
     from giraffe_cli.units import format_bytes
 
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = inspect(config.model, Path(scratch))
-        plan = make_plan(config, checkpoint, choose_table(config, checkpoint))
+        plan = plan_stages(training_stages(config, checkpoint, run_dir), checkpoint)
     announce(plan, console)
     table = Table("part", "memory", title="predicted memory at the peak of training")
     for part, count in plan["estimate"]["bytes"].items():

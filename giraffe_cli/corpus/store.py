@@ -121,6 +121,17 @@ def open_packed(folder: Path) -> PackedRows:
     return PackedRows(folder, manifest)
 
 
+def document_ids(folder: Path) -> set[str]:
+    """The documents that a packed folder trains on; reads their column alone."""
+    found = set[str]()
+    for shard in sorted(folder.glob("rows-*.parquet")):
+        file = pq.ParquetFile(shard)
+        for group in range(file.num_row_groups):
+            column = file.read_row_group(group, columns=["doc_ids"])["doc_ids"]
+            found.update(column.combine_chunks().flatten().unique().to_pylist())
+    return found
+
+
 def is_packed(path: Path) -> bool:
     """Whether `path` is a folder whose packing finished."""
     try:

@@ -17,13 +17,18 @@ def compose_report(
     config: ExtendConfig,
     checkpoint: Checkpoint,
     table: RopeTable,
-    trained: TrainResult | None,
+    trained: list[TrainResult],
     proof: dict[str, Any],
     results: dict[str, Any],
     gates: list[Gate],
     run_dir: Path,
 ) -> dict[str, Any]:
-    """`report.json`: the keys that DESIGN promises, from what the stages returned."""
+    """`report.json`: the keys that DESIGN promises, from what the stages returned.
+
+    Args:
+        trained: of each target in turn; empty where nothing was trained. Steps, tokens and memory
+            are told of all of them together, each one's under `stages`.
+    """
     models = results.get("models", {})
     scores: dict[str, Any] = {
         task: {
@@ -39,10 +44,14 @@ def compose_report(
         "strategy": table.strategy,
         "native_length": table.original_max_position_embeddings,
         "target_length": config.target_length,
-        "steps": trained.steps if trained else 0,
-        "trained_tokens": trained.trained_tokens if trained else 0,
-        "final_loss": trained.final_loss if trained else None,
-        "peak_memory_bytes": trained.peak_memory_bytes if trained else 0,
+        "steps": sum(result.steps for result in trained),
+        "trained_tokens": sum(result.trained_tokens for result in trained),
+        "final_loss": trained[-1].final_loss if trained else None,
+        "peak_memory_bytes": max((result.peak_memory_bytes for result in trained), default=0),
+        "stages": [
+            describe_stage(stage, result)
+            for stage, result in zip(config.stage_configs(), trained, strict=False)
+        ],
         "seed": config.seed,
         "dtype": resolve_dtype(config.dtype, checkpoint.dtype),
         "data": config.data,
@@ -62,4 +71,18 @@ def compose_report(
         "effective_length": {name: m.get("effective_length") for name, m in models.items()},
         "gates": [dataclasses.asdict(gate) for gate in gates],
         "warnings": results.get("warnings", []),
+    }
+
+
+def describe_stage(stage: ExtendConfig, trained: TrainResult) -> dict[str, Any]:
+    """One target: what it was trained with, and what came of it."""
+    return {
+        "target_length": stage.target_length,
+        "strategy": stage.rope.strategy,
+        "window": stage.window,
+        "positions": stage.positions,
+        "steps": trained.steps,
+        "trained_tokens": trained.trained_tokens,
+        "seconds": trained.seconds,
+        "final_loss": trained.final_loss,
     }

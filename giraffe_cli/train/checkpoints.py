@@ -3,6 +3,7 @@
 checkpoints/step-40/state.safetensors   parameter/…  and the optimiser's exp_avg/…, step/…
 checkpoints/step-40/state.json          `TrainState`, and what in the optimiser is no tensor
 checkpoints/step-40/manifest.json       written last: without it the folder does not count
+weights.safetensors                     the parameters a stage ended with, for the stage after it
 """
 
 from __future__ import annotations
@@ -92,6 +93,36 @@ def load_parameters(folder: Path, step: int, parameters: Mapping[str, Tensor]) -
             key, _, name = full_name.partition("/")
             if key == _PARAMETER:
                 parameters[name].copy_(tensor)
+
+
+def save_weights(path: Path, parameters: Mapping[str, Tensor]) -> None:
+    """The trained parameters by name, for a later stage to go on from.
+
+    Raises:
+        GiraffeError: the folder cannot be written or the disk is full.
+    """
+    write_tensors(path, parameters)
+
+
+def load_weights(path: Path, parameters: Mapping[str, Tensor]) -> None:
+    """Set `parameters` to what `save_weights` left; the optimiser knows nothing of it.
+
+    Raises:
+        GiraffeError: the file holds other parameters, by name or shape.
+    """
+    left = set(parameters)
+    with torch.no_grad():
+        for name, tensor in read_tensors(path):
+            if name not in left or tensor.shape != parameters[name].shape:
+                left.add(name)
+                break
+            parameters[name].copy_(tensor)
+            left.remove(name)
+    if left:
+        raise GiraffeError(
+            f"{path} holds other parameters than are trained now, such as {min(left)}",
+            "train the stages of a run with the same adapter",
+        )
 
 
 def clear_leftovers(folder: Path, identity: dict[str, Any], keep_best: bool = False) -> int:

@@ -9,10 +9,12 @@ from typing import Any
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config import TrainConfig
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.rundir import digest_value
+from giraffe_cli.rundir import digest_file, digest_value
 
+WEIGHTS = "weights.safetensors"
 _WITHOUT_EFFECT_ON_WEIGHTS = {
     "checkpoint_every",
+    "control",
     "keep_checkpoints",
     "max_bad_steps",
     "processes",
@@ -38,6 +40,10 @@ class TrainJob:
     run_dir: Path
     planned_seconds_per_step: float | None = None
     """What the plan expects, for comparison while it trains."""
+    start_from: Path | None = None
+    """The run folder of the stage before, whose `weights.safetensors` this one goes on from."""
+    hands_on: bool = False
+    """Whether a later stage goes on from here: then the weights are left for it."""
 
     @property
     def window(self) -> int:
@@ -62,10 +68,17 @@ class TrainJob:
         depend on the weights alone."""
         return self.run_dir / "training.json"
 
+    @property
+    def weights_path(self) -> Path:
+        """The trained parameters under their own names, whatever kind of adapter they make up."""
+        return self.run_dir / WEIGHTS
+
     def identity(self, packed_digest: str) -> dict[str, Any]:
         """What decides the weights: manifests name it, and only equal ones are resumed."""
         knobs = self.config.model_dump(mode="json", exclude=_WITHOUT_EFFECT_ON_WEIGHTS)
+        start = {"start_from": digest_file(self.start_from / WEIGHTS)} if self.start_from else {}
         return {
+            **start,
             "checkpoint": self.checkpoint.digest,
             "source": self.checkpoint.source,
             "rope": digest_value(self.table.to_json()),
@@ -89,6 +102,8 @@ class TrainJob:
             "seed": self.seed,
             "run_dir": str(self.run_dir.absolute()),
             "planned_seconds_per_step": self.planned_seconds_per_step,
+            "start_from": str(self.start_from.absolute()) if self.start_from else None,
+            "hands_on": self.hands_on,
         }
 
     @classmethod
@@ -106,4 +121,6 @@ class TrainJob:
             seed=value["seed"],
             run_dir=Path(value["run_dir"]),
             planned_seconds_per_step=value["planned_seconds_per_step"],
+            start_from=Path(value["start_from"]) if value["start_from"] else None,
+            hands_on=value["hands_on"],
         )

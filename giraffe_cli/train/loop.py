@@ -74,8 +74,13 @@ def train_stage(
     run_dir: Path,
     reporter: Reporter,
     planned_seconds_per_step: float | None = None,
+    start_from: Path | None = None,
+    hands_on: bool = False,
 ) -> TrainResult:
     """Fine-tune into `run_dir/adapter`, in as many processes as `config` says; skips what holds.
+
+    `start_from` is the run folder of a stage that was trained with `hands_on`: the weights start
+    where it ended, the optimiser and the schedule anew.
 
     Raises:
         InvalidInput: packed data, targets or trackers cannot be used.
@@ -95,8 +100,11 @@ def train_stage(
         seed=seed,
         run_dir=run_dir,
         planned_seconds_per_step=planned_seconds_per_step,
+        start_from=start_from,
+        hands_on=hands_on,
     )
-    if not stage_holds(job.adapter_dir, job.identity(open_packed(packed_dir).digest)):
+    whole = stage_holds(job.adapter_dir, job.identity(open_packed(packed_dir).digest))
+    if not whole or (hands_on and not job.weights_path.exists()):
         processes = parallel.choose_processes(config, parallel.visible_gpus(), reporter)
         if processes > 1:
             parallel.launch(job.to_json(), run_dir, processes, reporter)

@@ -24,14 +24,16 @@ from giraffe_cli.rundir import begin_stage, finish_stage, write_json
 from giraffe_cli.train.checkpoints import (
     clear_leftovers,
     load_parameters,
+    load_weights,
     restore_latest,
     save_checkpoint,
+    save_weights,
     truncate_metrics,
 )
 from giraffe_cli.train.data import Window, WindowStream
 from giraffe_cli.train.gradients import start_equal
 from giraffe_cli.train.held_out import held_out_nll, held_out_windows
-from giraffe_cli.train.job import TrainJob
+from giraffe_cli.train.job import WEIGHTS, TrainJob
 from giraffe_cli.train.layout import Layout
 from giraffe_cli.train.schedule import decay_steps
 from giraffe_cli.train.setup import (
@@ -95,6 +97,8 @@ class Run:
         if self.accelerator.is_main_process:
             chosen = self._choose_weights()
             write_json(self.job.summary_path, self._summary(chosen))
+            if self.job.hands_on:
+                save_weights(self.job.weights_path, self.parameters)
             folder = begin_stage(self.job.adapter_dir)
             save_adapter(self.adapted, folder, self.job.table, self.job.checkpoint.source)
             finish_stage(folder, self.identity)
@@ -144,6 +148,8 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
     layout = Layout(accelerator.process_index, accelerator.num_processes, config.sequence_parallel)
     model = build_model(job).to(accelerator.device)
     parameters = trainable_parameters(model)
+    if job.start_from:
+        load_weights(job.start_from / WEIGHTS, parameters)
     optimizer = make_optimizer(parameters, config)
     if accelerator.is_main_process:
         stale = clear_leftovers(job.checkpoints_dir, identity, config.keep == "best")

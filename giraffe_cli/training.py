@@ -1,0 +1,163 @@
+"""The fine-tune of a run, stage by stage: one adapter, trained for one rising target after another.
+
+    stages/1-16k/   packed (unless another stage's windows are the same), checkpoints, adapter,
+                    weights.safetensors, metrics.jsonl, training.json, rope.json
+    .               the last stage: the run's own adapter, rope.json and metrics.jsonl
+
+Stage k starts from the weights that stage k-1 ended with, with a fresh optimiser and schedule,
+under a table of its own that scales the same base. A run of one stage has no `stages/`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.checkpoint import Checkpoint
+from giraffe_cli.config import ExtendConfig, resolve_dtype
+from giraffe_cli.corpus.base import Document
+from giraffe_cli.corpus.store import document_ids
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.progress import Reporter
+from giraffe_cli.rope.base import RopeTable
+from giraffe_cli.rundir import make_folder, write_json
+from giraffe_cli.stages import Timings, choose_table, make_plan, packed_folder
+from giraffe_cli.train.loop import TrainResult, train_stage
+from giraffe_cli.units import format_length
+
+
+@dataclass(frozen=True)
+class TrainingStage:
+    """One target of a run, and where its fine-tune is kept."""
+
+    config: ExtendConfig
+    """As of a run of this stage alone."""
+    table: RopeTable
+    folder: Path
+    seed: int
+    """Of windows and positions; stages that share windows see them in different orders."""
+
+    @property
+    def name(self) -> str:
+        """`16k`."""
+        return format_length(self.config.target_length)
+
+    @property
+    def windows_key(self) -> tuple[Any, ...]:
+        """What decides the packed windows; the rest of the packing is the run's."""
+        return tuple(self.config.data), self.config.window
+
+
+def training_stages(
+    config: ExtendConfig, checkpoint: Checkpoint, run_dir: Path
+) -> list[TrainingStage]:
+    """The stages of `config`, first to last; the last one's folder is `run_dir` itself.
+
+    Raises:
+        InvalidInput: as `choose_table`, of any stage.
+    """
+    configs = config.stage_configs()
+    folders = [
+        run_dir / "stages" / f"{number}-{format_length(stage.target_length)}"
+        for number, stage in enumerate(configs[:-1], start=1)
+    ]
+    return [
+        TrainingStage(stage, choose_table(stage, checkpoint), folder, config.seed + number)
+        for number, (stage, folder) in enumerate(zip(configs, [*folders, run_dir], strict=True))
+    ]
+
+
+def plan_stages(stages: Sequence[TrainingStage], checkpoint: Checkpoint) -> dict[str, Any]:
+    """`plan.json`: the plan of the last stage with the steps of all and the estimate of the one
+    that needs most memory; each stage's own under `stages`.
+
+    Raises:
+        DoesNotFit: the estimate of a stage exceeds the machine's memory.
+    """
+    plans = [make_plan(stage.config, checkpoint, stage.table) for stage in stages]
+    largest = max(plans, key=lambda plan: int(plan["estimate"]["bytes"]["total"]))
+    of_run = ("model", "native_length", "dtype", "files")
+    return {
+        **plans[-1],
+        "steps": sum(plan["steps"] for plan in plans),
+        "estimate": largest["estimate"],
+        "stages": [{k: v for k, v in plan.items() if k not in of_run} for plan in plans],
+    }
+
+
+def pack_stages(
+    stages: Sequence[TrainingStage], checkpoint: Checkpoint, reporter: Reporter
+) -> list[Path]:
+    """The folder of each stage's windows; stages with the same corpora and window share one, the
+    run's own where the last stage is among them.
+
+    Raises:
+        InvalidInput: as `packed_folder`, of any stage.
+    """
+    owners = {stage.windows_key: stage for stage in reversed(stages[:-1])}
+    owners[stages[-1].windows_key] = stages[-1]
+    folders = {
+        key: packed_folder(owner.config, checkpoint, owner.folder, reporter)
+        for key, owner in owners.items()
+    }
+    return [folders[stage.windows_key] for stage in stages]
+
+
+def held_out_of_all(
+    documents: list[Document], packed: Sequence[Path], reporter: Reporter
+) -> list[Document]:
+    """Those of `documents`, held out of the last of `packed`, that no other stage trains on.
+
+    Raises:
+        InvalidInput: none is left.
+    """
+    others = set(packed) - {packed[-1]}
+    trained = set[str]().union(*(document_ids(folder) for folder in others))
+    kept = [document for document in documents if document.id not in trained]
+    if len(kept) < len(documents):
+        reporter.warn(
+            f"{len(documents) - len(kept)} of {len(documents)} held-out documents are not "
+            "evaluated: an earlier stage trains on them"
+        )
+    if documents and not kept:
+        raise InvalidInput(
+            "every held-out document is trained on by an earlier stage",
+            "pass --eval-data FILE, or raise pack.hold_out",
+        )
+    return kept
+
+
+def train_stages(
+    stages: Sequence[TrainingStage],
+    packed: Sequence[Path],
+    checkpoint: Checkpoint,
+    timings: Timings,
+    reporter: Reporter,
+) -> list[TrainResult]:
+    """Every stage in turn; finished ones are skipped. Raises as `train_stage` does."""
+    results = list[TrainResult]()
+    for number, (stage, windows) in enumerate(zip(stages, packed, strict=True), start=1):
+        alone = len(stages) == 1
+        if not alone:
+            reporter.info(f"stage {number} of {len(stages)}: {stage.name}")
+            write_json(make_folder(stage.folder) / "rope.json", stage.table.to_json())
+        with timings.stage("train" if alone else f"train {stage.name}"):
+            results.append(
+                train_stage(
+                    checkpoint,
+                    stage.table,
+                    windows,
+                    stage.config.train,
+                    positions=stage.config.positions,
+                    target_length=stage.config.target_length,
+                    dtype=resolve_dtype(stage.config.dtype, checkpoint.dtype),
+                    seed=stage.seed,
+                    run_dir=stage.folder,
+                    reporter=reporter,
+                    start_from=stages[number - 2].folder if number > 1 else None,
+                    hands_on=number < len(stages),
+                )
+            )
+    return results
