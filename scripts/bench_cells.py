@@ -1,0 +1,99 @@
+"""What the training benchmarks share: cells in fresh processes, remembered once they are finished.
+
+A cell is a JSON object that says what is measured. It runs as `python SCRIPT --cell JSON`, prints
+its figures as the last line, and is appended to a JSONL file, so that a benchmark that was stopped
+goes on where it was. A finished cell counts for as long as the code it measured is the same:
+`revision` is part of its key.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import resource
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+SHARES = (0.24, 0.20, 0.16, 0.13, 0.11, 0.09, 0.07)
+"""Seven documents of unequal length in one window, the longest first; Σ share² = 0.165."""
+THREADS = os.environ.get("OMP_NUM_THREADS", "1")
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": THREADS,
+    "OMP_WAIT_POLICY": "passive",
+    "CUDA_VISIBLE_DEVICES": "",
+    "HF_HUB_OFFLINE": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+}
+
+
+def document_lengths(documents: str, length: int) -> list[int]:
+    """`one`: the window is one document; `packed`: seven, as `SHARES` says."""
+    if documents == "one":
+        return [length]
+    rest = [int(share * length) for share in SHARES[1:]]
+    return [length - sum(rest), *rest]
+
+
+def squared_share(lengths: list[int]) -> float:
+    """s² = Σ l² / S²: the part of full attention that documents leave over."""
+    return sum(length**2 for length in lengths) / sum(lengths) ** 2
+
+
+def revision(*paths: Path) -> str:
+    """Digest of the sources below `paths`."""
+    found = hashlib.sha256()
+    for path in paths:
+        for source in sorted(path.rglob("*.py")) if path.is_dir() else [path]:
+            found.update(source.read_bytes())
+    return found.hexdigest()[:12]
+
+
+class Ledger:
+    """Finished cells, one JSON object a line; what stands there is not measured again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        rows = [json.loads(line) for line in lines]
+        self._found = {_key(row["cell"]): row["found"] for row in rows}
+
+    def get(self, cell: dict[str, Any]) -> dict[str, Any] | None:
+        return self._found.get(_key(cell))
+
+    def add(self, cell: dict[str, Any], found: dict[str, Any]) -> None:
+        self._found[_key(cell)] = found
+        with open(self.path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps({"cell": cell, "found": found}) + "\n")
+
+
+def run_cell(python: str, script: str, cell: dict[str, Any]) -> dict[str, Any]:
+    """A fresh process, because a peak resident size never falls; its last line is the answer."""
+    done = subprocess.run(
+        [python, script, "--cell", json.dumps(cell)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **ENVIRONMENT},
+    )
+    if done.returncode:
+        sys.stderr.write(done.stderr[-4000:])
+        raise SystemExit(f"cell {json.dumps(cell)} ended with {done.returncode}")
+    measured: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return measured
+
+
+def peak_bytes() -> int:
+    """Most memory this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def goal(found: float, allowed: float) -> dict[str, Any]:
+    """A ratio that may be `allowed` at most."""
+    return {"found": found, "allowed": allowed, "ok": found <= allowed}
+
+
+def _key(cell: dict[str, Any]) -> str:
+    return json.dumps(cell, sort_keys=True)

@@ -1,0 +1,153 @@
+"""The training benchmarks run end to end at toy sizes, and refuse to compare unlike paths.
+
+Not their figures, which are the machine's; the arithmetic on figures, the gate, and what a second
+start measures again. TRL is no dependency and takes part by hand only (`--peers`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+@pytest.fixture(scope="module")
+def bench() -> ModuleType:
+    """scripts/bench_train.py as a module, its neighbour importable for as long as it loads."""
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        spec = importlib.util.spec_from_file_location("bench_train", SCRIPTS / "bench_train.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    return module
+
+
+def run(script: str, *options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, SCRIPTS / script, *options]
+    return subprocess.run([str(word) for word in command], capture_output=True, text=True)
+
+
+# ── the gate ─────────────────────────────────────────────────────────────────────────────────
+
+
+def figures(loss: float, grad_norm: float = 2.0) -> dict[str, list[float]]:
+    return {"loss": [loss, 0.0], "grad_norm": [grad_norm, 0.0]}
+
+
+def test_the_gate_lets_equal_first_steps_pass(bench):
+    """Only the first step counts: later ones follow from the optimiser's rounding."""
+    bench.gate("cell", figures(10.4209, 2.0001), {"hf": {**figures(10.4200), "x": 1}})
+
+
+@pytest.mark.parametrize("wrong", [figures(10.4212), figures(10.42, 2.003), figures(float("nan"))])
+def test_the_gate_names_cell_and_path_of_an_unlike_first_step(bench, wrong):
+    with pytest.raises(SystemExit, match=r"d256/ours: (loss|grad_norm) of step 1 is .*, of hf "):
+        bench.gate("d256/ours", wrong, {"hf": figures(10.42)})
+
+
+# ── the table ────────────────────────────────────────────────────────────────────────────────
+
+
+def work(length: int, ours: tuple[float, float], hf: tuple[float, float], **kind: str):
+    paths = {
+        path: {"cpu_seconds": cpu, "wall_seconds": cpu, "net_bytes": net}
+        for path, (cpu, net) in {"ours": ours, "hf": hf}.items()
+    }
+    place = {"model": "d256-v32k", "documents": "one", **kind, "length": length}
+    return {**place, "paths": paths}
+
+
+def test_growth_and_goals_are_those_of_figures_one_can_follow(bench):
+    """Ours: 100 B a token and 4x the time for 2x the tokens (slope 2); HF: 500 B, slope 1."""
+    works = [
+        work(4096, (2.0, 409_600), (5.0, 2_048_000)),
+        work(8192, (8.0, 819_200), (10.0, 4_096_000)),
+        work(4096, (1.0, 300_000), (1.0, 1), model="d256-v8k"),
+        work(8192, (2.0, 300_000 + 4096 * 98), (1.0, 1), model="d256-v8k"),
+    ]
+    for entry in works:
+        entry["ours_over"] = bench._ratios(entry["paths"])
+    rows = {(row["model"], row["path"]): row for row in bench.growth(works)}
+    ours, hf = rows["d256-v32k", "ours"], rows["d256-v32k", "hf"]
+    assert (ours["bytes_per_token"], ours["cpu_slope"], ours["memory_slope"]) == (100, 2, 1)
+    assert (hf["bytes_per_token"], hf["cpu_slope"], hf["memory_slope"]) == (500, 1, 1)
+
+    found = bench.goals(works)
+    assert found["one_document_cpu_over_hf"] == {"found": 0.8, "allowed": 0.9, "ok": True}
+    assert found["one_document_net_bytes_over_hf"]["ok"]
+    vocabulary = found["bytes_per_token_v32k_against_v8k"]
+    assert vocabulary["found"] == pytest.approx(100 / 98 - 1)
+    assert vocabulary["ok"]
+    assert not any("packed" in name or "trl" in name for name in found)
+
+
+def test_packed_documents_tile_the_window_longest_first(bench):
+    for length in (64, 2048, 8192):
+        lengths = bench.document_lengths("packed", length)
+        assert len(lengths) == 7
+        assert sum(lengths) == length
+        assert lengths == sorted(lengths, reverse=True)
+        assert bench.squared_share(lengths) <= 0.2
+    assert bench.squared_share([2, 2]) == 0.5
+
+
+# ── end to end ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.slow
+def test_bench_train_measures_gates_and_resumes(tmp_path):
+    cells, out = tmp_path / "cells.jsonl", tmp_path / "train.json"
+    options = ["--models", "tiny", "--lengths", 64, "--rounds", 1, "--steps", 1]
+    options += ["--cells", cells, "--out", out]
+    done = run("bench_train.py", *options)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result == json.loads(out.read_text(encoding="utf-8"))
+    assert set(result) == {"settings", "works", "growth", "goals", "left_out"}
+    assert result["left_out"] == ["trl: no --peers"]
+    assert [entry["documents"] for entry in result["works"]] == ["one", "packed"]
+    for entry in result["works"]:
+        assert set(entry["paths"]) == {"ours", "hf"}
+        assert set(entry["ours_over"]["hf"]) == {"cpu_seconds", "wall_seconds", "net_bytes"}
+        # same weights, rates and betas: the second step, after an update, agrees as well
+        ours, hf = (entry["paths"][path]["loss"] for path in ("ours", "hf"))
+        assert ours == pytest.approx(hf, abs=1e-4)
+    lines = cells.read_text(encoding="utf-8").splitlines()
+    assert len(lines) == 4
+
+    # A second start measures what is missing. A path that trained on something else ends it, and
+    # its figures are not kept.
+    row = json.loads(lines[0])
+    assert row["cell"]["path"] == "ours"
+    row["found"]["loss"][0] += 0.002
+    cells.write_text("\n".join([json.dumps(row), *lines[2:]]) + "\n", encoding="utf-8")
+    done = run("bench_train.py", *options)
+    assert done.returncode == 1
+    assert "tiny/64/one/hf: loss of step 1 is" in done.stderr
+    assert len(cells.read_text(encoding="utf-8").splitlines()) == 3
+
+
+@pytest.mark.slow
+def test_bench_attention_measures_and_checks(tmp_path):
+    out = tmp_path / "attention.json"
+    options = ["--lengths", 32, 64, "--rounds", 1, "--steps", 1, "--out", out]
+    done = run("bench_attention.py", *options)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result == json.loads(out.read_text(encoding="utf-8"))
+    assert set(result) == {"settings", "rows", "slopes", "goals"}
+    assert [goal["ok"] for goal in result["goals"].values()] == [True, True]
+    for row in result["rows"]:
+        differences = {path: found["difference"] for path, found in row["paths"].items()}
+        assert differences["dense"] < 1e-5
+        # without a mask documents see each other, and the reference says so
+        assert differences["causal"] > 0.1
