@@ -341,7 +341,7 @@ def ours(cell: dict[str, Any]) -> dict[str, Any]:
         norms.append(float(clip_grad_norm_(parameters.values(), config.clip_norm)))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         clock.tick()
     return {**clock.figures(base), "loss": losses, "grad_norm": norms, "attention": "giraffe"}
 

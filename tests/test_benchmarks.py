@@ -10,10 +10,12 @@ import importlib.util
 import json
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+import torch
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -98,6 +100,33 @@ def test_packed_documents_tile_the_window_longest_first(bench):
         assert lengths == sorted(lengths, reverse=True)
         assert bench.squared_share(lengths) <= 0.2
     assert bench.squared_share([2, 2]) == 0.5
+
+
+# ── what is measured ─────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("documents", ["one", "packed"])
+def test_ours_trains_on_what_stock_transformers_trains_on(bench, documents, tmp_path):
+    """The first loss is that of PEFT over stock attention, with transformers' own block mask."""
+    cell = {"model": "tiny", "length": 64, "documents": documents, "steps": 1, "weights": ""}
+    cell["adapters"] = str(tmp_path / "adapters.pt")
+    with warnings.catch_warnings():
+        # PEFT 0.21 reads an attribute that transformers 5.23 renamed
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
+        bench.adapters(cell)
+        found = bench.ours(cell)
+        model = bench._peft_model(cell)
+    pieces = bench._documents(cell)
+    row = [token for piece in pieces for token in piece]
+    labels = [label for piece in pieces for label in (-100, *piece[1:])]
+    places = [place for piece in pieces for place in range(len(piece))]
+    ids, positions, targets = (torch.tensor([values]) for values in (row, places, labels))
+    loss = model(ids, position_ids=positions, labels=targets, use_cache=False).loss
+    loss.backward()
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert found["loss"][0] == pytest.approx(float(loss.detach()), abs=1e-5)  # float32 sums of 6.8
+    assert found["grad_norm"][0] == pytest.approx(float(torch.nn.utils.get_total_norm(gradients)))
+    assert len(gradients) == 2 * len(bench.TARGETS)
 
 
 # ── end to end ───────────────────────────────────────────────────────────────────────────────
