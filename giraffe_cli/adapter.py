@@ -1,112 +1,188 @@
-"""A PEFT LoRA directory as what it does to the base: one `LoraUpdate` for each tensor it changes.
+"""What a run trained, as a change of each tensor of its base: one mechanism for every kind.
+
+A folder in PEFT's format holds LoRA matrices, with DoRA's magnitudes or without, and modules that
+were trained whole; one of `method: full` holds every tensor (`model/full.py`).
 
     adapter key  base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight   [r, in]
     base tensor                   model.layers.0.self_attn.q_proj.weight          [out, in]
 
-Whatever an adapter holds beyond plain LoRA is refused by name, because merging would drop it.
+Only headers are read until a change is wanted. What a folder holds beyond these kinds is refused by
+name, because merging would drop it.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.model.full import TRAINED_CONFIG, TRAINED_WEIGHTS
 from giraffe_cli.rundir import digest_file, digest_value, read_json
+from giraffe_cli.tensor_stream import TensorInFile, tensors_in_file
+from giraffe_cli.updates import DTYPES, AbstractUpdate, DoraUpdate, LoraUpdate, Replacement
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-LORA_KEY = re.compile(r"base_model\.model\.(?P<module>.+)\.lora_(?P<half>[AB])\.weight")
+ADAPTER_CONFIG = "adapter_config.json"
+_PREFIX = "base_model.model."
+_PART = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.weight)?")
+_TRAIN_AGAIN = "train the adapter again"
 
 
 @dataclass(frozen=True)
-class LoraUpdate:
-    """The change of one weight: `scaling * (up @ down)`."""
+class Change:
+    """The change of one tensor of the base."""
 
-    down: torch.Tensor
-    """A, `[r, in]`, float32."""
-    up: torch.Tensor
-    """B, `[out, r]`, float32."""
-    scaling: float
+    shape: tuple[int, ...]
+    """Of the tensor it changes."""
+    load: Callable[[], AbstractUpdate]
+    """Reads what is needed to apply it."""
 
-    def merged(self, weight: torch.Tensor) -> torch.Tensor:
-        """`[out, in]` in the dtype of `weight`: one rounding, from float32."""
-        change = self.scaling * (self.up @ self.down)
-        return (weight.to(torch.float32) + change).to(weight.dtype)
+    def equals(self, other: Change) -> bool:
+        """Whether both put the same bytes in place of their tensor."""
+        ours, theirs = self.load(), other.load()
+        if not (isinstance(ours, Replacement) and isinstance(theirs, Replacement)):
+            return False
+        rows = self.shape[0]
+        return self.shape == other.shape and all(
+            ours.tensor.read_rows(row, row + 1) == theirs.tensor.read_rows(row, row + 1)
+            for row in range(rows)
+        )
 
 
-def read_adapter(folder: Path) -> dict[str, LoraUpdate]:
-    """The updates of a PEFT LoRA directory, keyed by the base tensor they change.
+def is_full(folder: Path) -> bool:
+    """Whether `folder` holds every tensor of a model, and no adapter."""
+    return (folder / TRAINED_CONFIG).is_file()
+
+
+def read_adapter(folder: Path) -> dict[str, Change]:
+    """The changes that `folder` holds, keyed by the tensor of the base.
 
     Raises:
         InvalidInput: files are missing or damaged.
-        GiraffeError: the adapter holds more than plain LoRA.
+        GiraffeError: the adapter holds what none of these kinds contains.
     """
-    config = read_json(folder / "adapter_config.json")
-    refuse_beyond_plain_lora(config)
-    try:
-        tensors = load_file(folder / ADAPTER_WEIGHTS)
-    except (SafetensorError, OSError) as error:
-        raise InvalidInput(
-            f"{folder / ADAPTER_WEIGHTS} cannot be read: {error}", "train the adapter again"
-        ) from error
-    halves: dict[str, dict[str, torch.Tensor]] = {}
-    for key, tensor in tensors.items():
-        match = LORA_KEY.fullmatch(key)
-        if not match:
+    if is_full(folder):
+        return {name: _replaced(t) for name, t in _tensors(folder / TRAINED_WEIGHTS).items()}
+    config = read_json(folder / ADAPTER_CONFIG)
+    refuse_other_kinds(config)
+    parts: dict[str, dict[str, TensorInFile]] = {}
+    changes: dict[str, Change] = {}
+    for key, tensor in _tensors(folder / ADAPTER_WEIGHTS).items():
+        name = key.removeprefix(_PREFIX)
+        if match := _PART.fullmatch(name):
+            parts.setdefault(match["module"], {})[match["part"]] = tensor
+        elif name == key or "lora_" in name or not _is_whole(name, config):
             raise GiraffeError(
-                f"the adapter holds `{key}`, which is no LoRA matrix",
+                f"the adapter holds `{key}`, which is no LoRA matrix and no module of its "
+                "modules_to_save",
                 "merge it with PEFT's merge_and_unload",
             )
-        halves.setdefault(match["module"], {})[match["half"]] = tensor.to(torch.float32)
-    return {f"{module}.weight": _update(module, pair, config) for module, pair in halves.items()}
+        else:
+            changes[name] = _replaced(tensor)
+    _check_whole(config, changes)
+    return changes | {
+        f"{name}.weight": _adapted(name, part, config) for name, part in parts.items()
+    }
 
 
-def _update(module: str, pair: dict[str, torch.Tensor], config: dict[str, Any]) -> LoraUpdate:
+def _tensors(path: Path) -> dict[str, TensorInFile]:
+    try:
+        found = tensors_in_file(path)
+    except InvalidInput as error:
+        raise InvalidInput(f"{path} cannot be read: {error.message}", _TRAIN_AGAIN) from error
+    odd = sorted(name for name, tensor in found.items() if tensor.entry.dtype not in DTYPES)
+    if odd:
+        raise GiraffeError(f"{path} holds {odd[0]} in {found[odd[0]].entry.dtype}", _TRAIN_AGAIN)
+    return found
+
+
+def _replaced(tensor: TensorInFile) -> Change:
+    return Change(tensor.entry.shape, lambda: Replacement(tensor))
+
+
+def _adapted(module: str, parts: dict[str, TensorInFile], config: dict[str, Any]) -> Change:
     """Scaling as PEFT computes it: alpha / r, or alpha / sqrt(r) with rank-stabilised LoRA."""
-    if set(pair) != {"A", "B"} or pair["A"].shape[0] != pair["B"].shape[1]:
-        shapes = {half: list(tensor.shape) for half, tensor in pair.items()}
-        raise GiraffeError(f"the LoRA matrices of {module} do not pair up: {shapes}")
-    rank = pair["A"].shape[0]
-    divisor = math.sqrt(rank) if config.get("use_rslora") else rank
-    return LoraUpdate(pair["A"], pair["B"], config["lora_alpha"] / divisor)
+    shapes = {part: tensor.entry.shape for part, tensor in parts.items()}
+    if not {"A", "B"} <= set(parts) or shapes["A"][0] != shapes["B"][1]:
+        listed = {f"lora_{part}": list(shape) for part, shape in shapes.items()}
+        raise GiraffeError(f"the LoRA matrices of {module} do not pair up: {listed}")
+    if bool(config.get("use_dora")) != ("magnitude_vector" in parts):
+        raise GiraffeError(
+            f"use_dora is {config.get('use_dora')}, the magnitudes of {module} are "
+            f"{'there' if 'magnitude_vector' in parts else 'missing'}",
+            _TRAIN_AGAIN,
+        )
+    rank = shapes["A"][0]
+    scaling = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    return Change((shapes["B"][0], shapes["A"][1]), lambda: _load(parts, scaling))
 
 
-def refuse_beyond_plain_lora(config: dict[str, Any]) -> None:
-    """Name every setting whose effect `W + scaling * (B @ A)` does not contain.
+def _load(parts: dict[str, TensorInFile], scaling: float) -> AbstractUpdate:
+    tensors = {part: _read(tensor) for part, tensor in parts.items()}
+    lora = LoraUpdate(tensors["A"], tensors["B"], scaling)
+    return DoraUpdate(lora, tensors["magnitude_vector"]) if len(tensors) == 3 else lora
+
+
+def _read(tensor: TensorInFile) -> torch.Tensor:
+    data = tensor.read_rows(0, tensor.entry.shape[0])
+    values = torch.frombuffer(data, dtype=DTYPES[tensor.entry.dtype])
+    return values.reshape(tensor.entry.shape).to(torch.float32)
+
+
+def _is_whole(name: str, config: dict[str, Any]) -> bool:
+    """Whether PEFT trained the module of tensor `name` whole: it matches ends of names, and adds
+    the head where it is tied."""
+    module = name.rpartition(".")[0]
+    saved = config.get("modules_to_save") or []
+    tied = bool(config.get("ensure_weight_tying")) and module == "lm_head"
+    return tied or any(module.endswith(entry) for entry in saved)
+
+
+def _check_whole(config: dict[str, Any], changes: dict[str, Change]) -> None:
+    for entry in config.get("modules_to_save") or []:
+        if not any(name.rpartition(".")[0].endswith(entry) for name in changes):
+            raise GiraffeError(
+                f"the adapter has modules_to_save = {config['modules_to_save']!r}, and no tensor "
+                f"of `{entry}`",
+                _TRAIN_AGAIN,
+            )
+
+
+def refuse_other_kinds(config: dict[str, Any]) -> None:
+    """Name every setting whose effect the updates here do not contain.
 
     Raises:
         GiraffeError: there is one.
     """
     allowed: dict[str, tuple[Any, ...]] = {
         "peft_type": ("LORA",),
-        "use_dora": (False, None),
         "bias": ("none", None),
         "lora_bias": (False, None),
         "fan_in_fan_out": (False, None),
         "alpha_pattern": ({}, None),
-        "modules_to_save": ([], None),
         "trainable_token_indices": ([], {}, None),
         "layer_replication": ([], None),
-        # PiSSA, OLoRA and their kin change the base weights when training starts.
+        # PiSSA, OLoRA and their kin as PEFT saves them belong to base weights they have changed.
         "init_lora_weights": (True, False, "gaussian", "orthogonal", None),
     }
     for key, values in allowed.items():
         if config.get(key) not in values:
             raise GiraffeError(
-                f"the adapter has {key} = {config.get(key)!r}, which plain LoRA does not contain",
+                f"the adapter has {key} = {config.get(key)!r}, which LoRA, DoRA and modules "
+                "trained whole do not contain",
                 "merge it with PEFT's merge_and_unload",
             )
 
 
 def adapter_digest(folder: Path) -> str:
-    """The identity of an adapter: its matrices and its settings."""
-    return digest_value(
-        [digest_file(folder / ADAPTER_WEIGHTS), read_json(folder / "adapter_config.json")]
+    """The identity of what was trained: its tensors and its settings."""
+    weights, settings = (
+        (TRAINED_WEIGHTS, TRAINED_CONFIG) if is_full(folder) else (ADAPTER_WEIGHTS, ADAPTER_CONFIG)
     )
+    return digest_value([digest_file(folder / weights), read_json(folder / settings)])

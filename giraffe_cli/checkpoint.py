@@ -195,8 +195,11 @@ def load_model(
     dtype: torch.dtype,
     table: RopeTable | None = None,
     attn_implementation: str = "sdpa",
+    quantization: Any = None,
 ) -> LlamaForCausalLM:
     """The model of `path` in evaluation mode, its weights in `dtype`, `inv_freq` in float32.
+
+    `quantization` is a `quantization_config` of transformers, applied weight by weight.
 
     Raises:
         GiraffeError: the model's table is not `table` after loading.
@@ -214,6 +217,7 @@ def load_model(
             attn_implementation=attn_implementation,
             local_files_only=True,
             use_safetensors=True,
+            **({} if quantization is None else {"quantization_config": quantization}),
         )
     check_table(model, table)
     return model.eval()

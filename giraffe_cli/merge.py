@@ -1,12 +1,11 @@
 """Adapter into base weights: a standalone directory, written shard by shard.
 
-Each targeted tensor becomes `W + scaling * (B @ A)`, computed in float32 and rounded once to the
-base's dtype; everything else is copied byte for byte. File names, shard layout, tensor order and
-vocabulary are the base's. The directory is built beside its final name and renamed when its
-manifest is written, so it is whole or absent; memory peaks at a few times the largest tensor.
-
-    adapter key  base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight   [r, in]
-    base tensor                   model.layers.0.self_attn.q_proj.weight          [out, in]
+Each trained tensor becomes what its update makes of it (`updates.py`), computed in float32 and
+rounded once to the base's dtype; everything else is copied byte for byte. File names, shard layout,
+tensor order and vocabulary are the base's, and so is the base that is read: the original, also
+where a run held it in 4 bits. The directory is built beside its final name and renamed when its
+manifest is written, so it is whole or absent. One tensor is in memory, and changes by blocks of
+rows: memory peaks at the largest tensor and about 300 MB, whatever the size of the shards.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from giraffe_cli.adapter import LoraUpdate, adapter_digest, read_adapter
+from giraffe_cli.adapter import Change, adapter_digest, read_adapter
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.progress import Bar, Reporter
@@ -40,6 +39,7 @@ from giraffe_cli.tensor_stream import (
     stored_tensors,
     write_shard,
 )
+from giraffe_cli.updates import DTYPES, AbstractUpdate
 from giraffe_cli.weights import INDEX, weight_files
 
 STAGE = "merge"
@@ -59,7 +59,9 @@ COPIED = (
     "LICENSE*",
     "NOTICE*",
 )
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+BLOCK = 1 << 24
+"""Elements that are changed at a time: 64 MB in float32."""
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def merge_stage(
@@ -78,7 +80,7 @@ def merge_stage(
         GiraffeError: an adapter that does not fit the base, or cannot be merged exactly.
         InvalidInput: damaged weights, an adapter of another table, an `out` that is not ours.
     """
-    updates = read_adapter(adapter_dir) if adapter_dir else {}
+    changes = read_adapter(adapter_dir) if adapter_dir else {}
     inputs = {
         "stage": STAGE,
         "base": checkpoint.digest,
@@ -92,10 +94,11 @@ def merge_stage(
     refuse_foreign_folder(out, checkpoint.path)
     if adapter_dir:
         _check_same_table(adapter_dir, table)
-    _check_targets(updates, checkpoint.path)
+    changes = _with_tied_head(changes, checkpoint)
+    _check_targets(changes, checkpoint.path)
     building = begin_stage(_beside(out, BUILDING))
     try:
-        digests = _write_weights(checkpoint.path, updates, building, reporter)
+        digests = _write_weights(checkpoint.path, changes, building, reporter)
         _copy_companions(checkpoint.path, building)
         finish_directory(building, table)
         finish_stage(building, inputs, tensors=digests)
@@ -121,28 +124,44 @@ def _check_same_table(adapter_dir: Path, table: RopeTable) -> None:
         )
 
 
-def _check_targets(updates: dict[str, LoraUpdate], base: Path) -> None:
-    """Every update must find its tensor, in its shape, before anything is written."""
+def _with_tied_head(changes: dict[str, Change], checkpoint: Checkpoint) -> dict[str, Change]:
+    """A head tied to the embeddings is what they are: without a tensor where the base has none,
+    changed with them where the base stores a copy. PEFT stores its trained copy twice."""
+    embeddings, head = changes.get(EMBEDDINGS), changes.get(HEAD)
+    if not checkpoint.tie_word_embeddings or embeddings is None:
+        return changes
+    if head is not None and not head.equals(embeddings):
+        raise GiraffeError(
+            f"the adapter trained {HEAD} and {EMBEDDINGS} to different weights, in "
+            f"{checkpoint.path} they are one",
+            "train it again with ensure_weight_tying",
+        )
+    stored = stored_tensors(checkpoint.path)
+    others = {name: change for name, change in changes.items() if name != HEAD}
+    return others | ({HEAD: embeddings} if HEAD in stored else {})
+
+
+def _check_targets(changes: dict[str, Change], base: Path) -> None:
+    """Every change must find its tensor, in its shape, before anything is written."""
     stored = stored_tensors(base)
-    unmatched = sorted(name for name in updates if name not in stored)
+    unmatched = sorted(name for name in changes if name not in stored)
     if unmatched:
         raise GiraffeError(
             f"{len(unmatched)} adapter targets match no tensor of {base}: "
             f"{', '.join(unmatched[:3])}",
             "the adapter belongs to another base, or targets a head tied to the embeddings",
         )
-    for name, update in updates.items():
-        shape = (update.up.shape[0], update.down.shape[1])
-        if stored[name].shape != shape or stored[name].dtype not in DTYPES:
+    for name, change in changes.items():
+        if stored[name].shape != change.shape or stored[name].dtype not in DTYPES:
             raise GiraffeError(
                 f"{name} is {list(stored[name].shape)} {stored[name].dtype} in {base}, "
-                f"the adapter changes a {list(shape)} matrix in {', '.join(DTYPES)}",
+                f"the adapter changes a tensor of {list(change.shape)} in {', '.join(DTYPES)}",
                 "the adapter belongs to another base",
             )
 
 
 def _write_weights(
-    base: Path, updates: dict[str, LoraUpdate], out: Path, reporter: Reporter
+    base: Path, changes: dict[str, Change], out: Path, reporter: Reporter
 ) -> dict[str, str]:
     """Every shard of `base` under its own name, and the index; sha256 by tensor."""
     layouts = {path: read_layout(path) for path in weight_files(base)}
@@ -150,7 +169,7 @@ def _write_weights(
     digests: dict[str, str] = {}
     with reporter.bar("merge", total / 1e6, "MB") as bar:
         for path, layout in layouts.items():
-            payloads = _merged_tensors(path, updates, bar)
+            payloads = _merged_tensors(path, changes, bar)
             digests |= write_shard(out / path.name, layout, payloads)
     if (base / INDEX).exists():
         _copy_file(base / INDEX, out / INDEX)
@@ -158,24 +177,28 @@ def _write_weights(
 
 
 def _merged_tensors(
-    path: Path, updates: dict[str, LoraUpdate], bar: Bar
-) -> Iterator[tuple[StoredTensor, bytes | bytearray]]:
+    path: Path, changes: dict[str, Change], bar: Bar
+) -> Iterator[tuple[StoredTensor, bytearray]]:
     for tensor, data in read_tensors(path):
-        update = updates.get(tensor.name)
-        yield tensor, data if update is None else _apply(tensor, data, update)
+        if tensor.name in changes:
+            _apply(tensor, data, changes[tensor.name].load())
+        yield tensor, data
         bar.advance(tensor.num_bytes / 1e6)
 
 
-def _apply(tensor: StoredTensor, data: bytearray, update: LoraUpdate) -> bytes:
+def _apply(tensor: StoredTensor, data: bytearray, update: AbstractUpdate) -> None:
+    """Change `data` in place, block by block."""
     weight = torch.frombuffer(data, dtype=DTYPES[tensor.dtype]).reshape(tensor.shape)
-    merged = update.merged(weight)
-    if not torch.isfinite(merged).all():
-        raise GiraffeError(
-            f"{tensor.name} is not finite in {tensor.dtype} after the merge",
-            "the training diverged, or the base overflows float16: train with a lower rate",
-        )
-    raw: bytes = merged.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    return raw
+    step = max(1, BLOCK * len(weight) // weight.numel())
+    for start in range(0, len(weight), step):
+        block = weight[start : start + step]
+        merged = update.merged(block, start)
+        if not torch.isfinite(merged).all():
+            raise GiraffeError(
+                f"{tensor.name} is not finite in {tensor.dtype} after the merge",
+                "the training diverged, or the base overflows float16: train with a lower rate",
+            )
+        block.copy_(merged)
 
 
 def _copy_file(source: Path, final: Path) -> None:

@@ -71,6 +71,39 @@ def read_layout(path: Path) -> Layout:
     return Layout(metadata, tensors, 8 + length)
 
 
+@dataclass(frozen=True)
+class TensorInFile:
+    """One tensor of a file, read in part or whole when it is needed."""
+
+    path: Path
+    entry: StoredTensor
+    begin: int
+    """Where its bytes begin in the file."""
+
+    def read_rows(self, start: int, stop: int) -> bytearray:
+        """The bytes of rows `start` to `stop` of the first axis."""
+        row = self.entry.num_bytes // self.entry.shape[0]
+        data = bytearray((stop - start) * row)
+        with open(self.path, "rb") as handle:
+            handle.seek(self.begin + start * row)
+            handle.readinto(data)
+        return data
+
+
+def tensors_in_file(path: Path) -> dict[str, TensorInFile]:
+    """Every tensor of one file by name; only the header is read.
+
+    Raises:
+        InvalidInput: missing, truncated or not safetensors.
+    """
+    layout, found = read_layout(path), {}
+    begin = layout.data_start
+    for entry in layout.tensors:
+        found[entry.name] = TensorInFile(path, entry, begin)
+        begin += entry.num_bytes
+    return found
+
+
 def read_tensors(path: Path) -> Iterator[tuple[StoredTensor, bytearray]]:
     """Each tensor with its bytes, in file order; one tensor in memory.
 

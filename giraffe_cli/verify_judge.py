@@ -145,14 +145,17 @@ def check_logits(comparison: Mapping[str, Any], dtype: str) -> dict[str, Check]:
 
 
 def _check_merged(entry: Mapping[str, Any], dtype: str) -> Check:
-    """Each merged tensor is base + update, rounded once; every other is the base's own."""
+    """Each merged tensor is base + update, rounded once; every other is the trained tensor, or
+    the base's own."""
     limit = MAX_STEPS_FLOAT32 if dtype == "float32" else MAX_STEPS
-    expected = f"base + update within {limit:g} steps of {dtype}"
+    expected = f"base + update within {limit:g} steps of {dtype}, all else as trained or as it was"
     if entry["missing"] or entry["changed"]:
-        parts = {"not stored": entry["missing"], "differ from the base": entry["changed"]}
+        parts = {"not stored": entry["missing"], "differ from what they were": entry["changed"]}
         words = "; ".join(f"{key}: {listed(names)}" for key, names in parts.items() if names)
         return check(False, words, expected)
-    found = f"{entry['worst']} is {entry['steps']:.3g} steps away"
+    found = f"{entry['equal']} tensors equal"
+    if entry["worst"]:
+        found = f"{entry['worst']} is {entry['steps']:.3g} steps away; {found}"
     return check(entry["steps"] <= limit, found, expected)
 
 

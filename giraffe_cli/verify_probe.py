@@ -4,7 +4,8 @@
 
 Only torch, transformers, peft and the standard library are imported, and those inside functions.
 Request: `folder`, `windows` (`[{"name", "start", "length"}]`: tokens at positions start …),
-`full_length` (or null), `adapter` and `base` (or null), `seed`. Answer: one JSON object with the
+`full_length` (or null), `adapter` (a folder of PEFT's, or with every trained tensor in
+`trained.safetensors`) and `base` (or null), `seed`. Answer: one JSON object with the
 sections `loaded`, `weights`, `table`, `tokenizer`, `logits`, `full`; a section that failed is
 `{"error": reason}`. The models are loaded one after the other, on the CPU, so that memory peaks
 at one model and the logits of the windows.
@@ -27,6 +28,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+TRAINED = "trained.safetensors"
 KEPT_POSITIONS = 512
 """Of a full-length pass, the logits of so many last positions are looked at."""
 
@@ -165,34 +167,59 @@ def compare(merged: Any, adapted: Any, dtype: str) -> dict[str, float]:
     }
 
 
-def adapted_model(request: dict[str, Any], dtype: Any) -> Any:
-    """The base under the directory's config, with the adapter on top: what was trained."""
-    from peft import PeftModel
+def trained_model(request: dict[str, Any], dtype: Any) -> Any:
+    """The base under the directory's config with what was trained: an adapter on top as PEFT puts
+    it there, or every tensor in place of the base's."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(request["folder"])
-    base = AutoModelForCausalLM.from_pretrained(request["base"], config=config, dtype=dtype)
-    widen_blocks(base)
-    return PeftModel.from_pretrained(base, request["adapter"]).eval()
+    model = AutoModelForCausalLM.from_pretrained(request["base"], config=config, dtype=dtype)
+    if (Path(request["adapter"]) / TRAINED).is_file():
+        put_in_place(model, Path(request["adapter"]) / TRAINED)
+        widen_blocks(model)
+        return model.eval()
+    from peft import PeftModel
+
+    adapted = PeftModel.from_pretrained(model, request["adapter"]).eval()
+    widen_blocks(adapted.get_base_model())
+    return adapted
+
+
+def put_in_place(model: Any, trained: Path) -> None:
+    """Every parameter of `model` from a file, which holds each of them and nothing else."""
+    from safetensors.torch import load_file
+
+    names = {name for name, _ in model.named_parameters()}  # a tied head has none
+    tensors = load_file(trained)
+    if names != set(tensors):
+        raise ValueError(f"{trained.name} and the model differ in {sorted(names ^ set(tensors))}")
+    model.load_state_dict(tensors, strict=False, assign=True)
+    model.tie_weights()
 
 
 def rounding_steps(found: Any, weight: Any, module: Any, adapter: str) -> float:
     """Largest distance of `found` from weight + PEFT's own update, in steps of found's dtype.
 
-    A step is taken at the scale |W| + s·|B|@|A|, where float32 sums lose their last bits.
+    A step is taken at the scale |W| + s·|B|@|A|, where float32 sums lose their last bits. DoRA
+    multiplies that sum by magnitude / norm, row by row, and the scale with it.
     """
     import torch
 
     down, up = (half[adapter].weight.float().abs() for half in (module.lora_A, module.lora_B))
     exact = weight.float() + module.get_delta_weight(adapter).float()
     scale = weight.float().abs() + abs(module.scaling[adapter]) * (up @ down)
+    if module.use_dora[adapter]:
+        magnitude = module.lora_magnitude_vector[adapter].weight.double()
+        factor = (magnitude / exact.double().pow(2).sum(1).sqrt()).unsqueeze(1)
+        exact, scale = exact.double() * factor, scale * factor.abs().float()
     exponent = torch.frexp(scale).exponent.float()
     step = torch.finfo(found.dtype).eps * 2.0 ** (exponent - 1)
-    return float(((found.float() - exact).abs() / step).nan_to_num(nan=math.inf).max())
+    return float(((found.double() - exact).abs() / step).nan_to_num(nan=math.inf).max())
 
 
 def compare_weights(model: Any, folder: str) -> dict[str, Any]:
-    """Every stored tensor against the base's, plus PEFT's update where the adapter has one."""
+    """Every stored tensor against the base's, plus PEFT's update where the adapter has one, or
+    against the trained tensor, rounded, where there is one in its place."""
     import torch
     from safetensors import safe_open
 
@@ -203,22 +230,32 @@ def compare_weights(model: Any, folder: str) -> dict[str, Any]:
         if adapter in getattr(module, "lora_A", {})
     }
     plain = {
-        name.removeprefix(prefix).replace(".base_layer", ""): value
+        name.removeprefix(prefix)
+        .replace(".base_layer", "")
+        .replace(f".modules_to_save.{adapter}", ""): value
         for name, value in model.named_parameters()
-        if "lora_" not in name
+        if "lora_" not in name and ".original_module." not in name
     }
-    steps, changed = {}, []
+    steps, changed, equal = {}, [], 0
     for path in sorted(Path(folder).glob("*.safetensors")):
         with safe_open(path, framework="pt") as stored, torch.no_grad():
             for name in sorted(stored.keys()):
                 value, module = stored.get_tensor(name), targets.get(name)
                 if module is not None:
                     steps[name] = rounding_steps(value, plain[name], module, adapter)
-                elif name in plain and not torch.equal(value, plain[name]):
+                elif name in plain and not torch.equal(value, plain[name].to(value.dtype)):
                     changed.append(name)
-    worst = max(steps, key=lambda name: steps[name])
+                elif name in plain:
+                    equal += 1
+    worst = max(steps, key=lambda name: steps[name], default=None)
     missing = sorted(set(targets) - set(steps))
-    return {"worst": worst, "steps": steps[worst], "changed": changed, "missing": missing}
+    return {
+        "worst": worst,
+        "steps": steps[worst] if worst else 0.0,
+        "changed": changed,
+        "missing": missing,
+        "equal": equal,
+    }
 
 
 def tokenizer_facts(folder: str) -> dict[str, int]:
@@ -252,8 +289,8 @@ def own_logits(model: Any, request: dict[str, Any], answer: dict[str, Any]) -> d
 def compare_with_adapter(
     request: dict[str, Any], logits: dict[str, Any], dtype: Any
 ) -> dict[str, Any]:
-    """Per window: the distance between the merged and the adapter model; and their weights'."""
-    model = adapted_model(request, dtype)
+    """Per window: the distance between the merged and the trained model; and their weights'."""
+    model = trained_model(request, dtype)
     expected = logits_of(model, request["windows"], request["seed"])
     if "full" in logits:
         expected["full"] = full_pass(model, request["full_length"], request["seed"])

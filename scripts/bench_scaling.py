@@ -85,7 +85,8 @@ def measure(cell: dict[str, Any]) -> dict[str, float]:
     """Seconds of a step (median over the steps) and the peak bytes above the loaded model."""
     import torch
 
-    from giraffe_cli.train.setup import make_optimizer, trainable_parameters, window_nats
+    from giraffe_cli.train.optimizer import make_optimizer
+    from giraffe_cli.train.setup import trainable_parameters, window_nats
 
     config, model = _build(cell["layers"])
     parameters = trainable_parameters(model)

@@ -55,6 +55,7 @@ LEVELS = [
     ("tensor_stream", 3),
     ("run_files", 3),
     ("adapter", 3),
+    ("updates", 3),
     ("gguf_import", 3),
     ("weights", 3),
     ("plan", 3),

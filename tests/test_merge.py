@@ -17,13 +17,14 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import make_adapter, make_base, merge, table_for
 
 import giraffe_cli.merge as merge_module
-from giraffe_cli.adapter import LoraUpdate, read_adapter
+from giraffe_cli.adapter import read_adapter
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.merge import merge_stage
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rundir import read_json
 from giraffe_cli.tensor_stream import read_layout, read_tensors, tensor_digests, write_shard
+from giraffe_cli.updates import LoraUpdate
 
 BFLOAT16_STEP = 2.0**-7  # relative, at most
 
@@ -116,7 +117,7 @@ def test_scaling_is_alpha_over_rank_by_hand(tmp_path):
         adapter / "adapter_model.safetensors",
     )
     (adapter / "adapter_config.json").write_text('{"peft_type": "LORA", "r": 1, "lora_alpha": 2}')
-    update = read_adapter(adapter)["m.weight"]
+    update = read_adapter(adapter)["m.weight"].load()
     merged = update.merged(torch.tensor([[1.0, 0.0], [0.0, 1.0]]))
     assert merged.tolist() == [[7.0, 12.0], [8.0, 17.0]]
 

@@ -24,7 +24,7 @@ tags: [llama, long-context, rope, {strategy}, giraffe]
 
 # {name}
 
-A LoRA adapter for {base_words}, trained with its rotary table scaled ({strategy}) from {native} \
+A {kind} adapter for {base_words}, trained with its rotary table scaled ({strategy}) from {native} \
 to {target} tokens. The adapter's own files do not carry that table: it is in `rope.json`, and has \
 to be set before the model is built. Without it the model runs, and is wrong.
 
@@ -49,7 +49,9 @@ model = PeftModel.from_pretrained(model, adapter)
 Setting `model.config.rope_parameters` afterwards changes nothing: the table is built with the \
 model. transformers 5 reads `rope_parameters`.
 
-## vLLM
+{vllm}{note}"""
+
+_VLLM = """## vLLM
 
 ```sh
 cd {directory}
@@ -61,7 +63,13 @@ vllm serve {base_argument} --tokenizer . --max-model-len {target} \\
 `{overrides}` holds `rope_parameters` and `max_position_embeddings`; the tokenizer here is the \
 base's with its limit raised to {target}. Ask for the model `{name}`: under the base's name the \
 base answers, with the adapter's table.
-{note}"""
+"""
+
+_WITHOUT_VLLM = """## vLLM
+
+vLLM takes plain LoRA alone, and this adapter {beyond}: serve the merged model, which \
+`giraffe merge` or PEFT's `merge_and_unload` writes.
+"""
 
 _LOCAL = """
 The base was not named by a Hugging Face id: put the directory of `{base}` in its place.
@@ -70,21 +78,38 @@ The base was not named by a Hugging Face id: put the directory of `{base}` in it
 
 def card(name: str, base: str, on_hub: bool, table: RopeTable, config: Mapping[str, Any]) -> str:
     """The text of `README.md`; `config` is `adapter_config.json`."""
+    beyond = beyond_plain_lora(config)
+    names = {
+        "name": name,
+        "base": base,
+        "base_argument": shlex.quote(base),
+        "directory": shlex.quote(name),
+        "target": table.target_length,
+        "overrides": OVERRIDES,
+    }
     return _CARD.format(
-        name=name,
+        **names,
         front=f"base_model: {base}\n" if on_hub else "",
-        base=base,
         base_words=f"[{base}](https://huggingface.co/{base})" if on_hub else f"`{base}`",
-        base_argument=shlex.quote(base),
+        kind="DoRA" if config.get("use_dora") else "LoRA",
         adapter=name,
-        directory=shlex.quote(name),
         strategy=table.strategy,
         native=table.original_max_position_embeddings,
-        target=table.target_length,
-        rank=_max_rank(config),
-        overrides=OVERRIDES,
+        vllm=_WITHOUT_VLLM.format(beyond=beyond)
+        if beyond
+        else _VLLM.format(**names, rank=_max_rank(config)),
         note="" if on_hub else _LOCAL.format(base=base),
     )
+
+
+def beyond_plain_lora(config: Mapping[str, Any]) -> str:
+    """What vLLM 0.33 refuses of an adapter, as a phrase; empty for LoRA, rank-stabilised or not."""
+    reasons = []
+    if config.get("use_dora"):
+        reasons.append("scales the norms of rows (DoRA)")
+    if saved := config.get("modules_to_save"):
+        reasons.append(f"holds modules that were trained whole ({', '.join(sorted({*saved}))})")
+    return " and ".join(reasons)
 
 
 def overrides(table: RopeTable) -> dict[str, Any]:

@@ -11,13 +11,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from peft import PeftModel
 from torch import Tensor, nn
 
 from giraffe_cli.config import TrainConfig
 from giraffe_cli.corpus.store import PackedRows, open_packed
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.model.lora import save_adapter
+from giraffe_cli.model.trainable import save_trained, state_parameters
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.scheme import make_positions
 from giraffe_cli.rundir import begin_stage, finish_stage, write_json
@@ -35,11 +34,11 @@ from giraffe_cli.train.gradients import start_equal
 from giraffe_cli.train.held_out import held_out_nll, held_out_windows
 from giraffe_cli.train.job import WEIGHTS, TrainJob
 from giraffe_cli.train.layout import Layout
+from giraffe_cli.train.optimizer import make_optimizer
 from giraffe_cli.train.schedule import decay_steps
 from giraffe_cli.train.setup import (
     build_model,
     make_accelerator,
-    make_optimizer,
     peak_memory_bytes,
     trainable_parameters,
 )
@@ -60,9 +59,12 @@ class Run:
     layout: Layout
     model: nn.Module
     """`WindowLoss`."""
-    adapted: PeftModel
-    """The same weights, as PEFT knows them."""
+    trained: nn.Module
+    """The same weights without the loss: PEFT's model, or the base itself."""
     parameters: dict[str, Tensor]
+    """What the optimiser moves."""
+    kept: dict[str, Tensor]
+    """What is saved: those, and constants they only make sense with."""
     optimizer: torch.optim.Optimizer
     state: TrainState
 
@@ -84,7 +86,7 @@ class Run:
             save_checkpoint(
                 self.job.checkpoints_dir,
                 self.state,
-                self.parameters,
+                self.kept,
                 self.optimizer,
                 self.identity,
                 self.job.config.keep_checkpoints,
@@ -98,9 +100,9 @@ class Run:
             chosen = self._choose_weights()
             write_json(self.job.summary_path, self._summary(chosen))
             if self.job.hands_on:
-                save_weights(self.job.weights_path, self.parameters)
+                save_weights(self.job.weights_path, self.kept)
             folder = begin_stage(self.job.adapter_dir)
-            save_adapter(self.adapted, folder, self.job.table, self.job.checkpoint.source)
+            save_trained(self.trained, folder, self.job.table, self.job.checkpoint.source)
             finish_stage(folder, self.identity)
         self.accelerator.wait_for_everyone()
 
@@ -109,7 +111,7 @@ class Run:
         best, last = self.state.best_step, self.state.step
         if self.job.config.keep == "last" or best is None or best == last:
             return last
-        load_parameters(self.job.checkpoints_dir, best, self.parameters)
+        load_parameters(self.job.checkpoints_dir, best, self.kept)
         return best
 
     def _summary(self, adapter_step: int) -> dict[str, Any]:
@@ -147,17 +149,17 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
     accelerator = make_accelerator(job)
     layout = Layout(accelerator.process_index, accelerator.num_processes, config.sequence_parallel)
     model = build_model(job).to(accelerator.device)
-    parameters = trainable_parameters(model)
+    parameters, kept = trainable_parameters(model), state_parameters(model)
     if job.start_from:
-        load_weights(job.start_from / WEIGHTS, parameters)
+        load_weights(job.start_from / WEIGHTS, kept)
     optimizer = make_optimizer(parameters, config)
     if accelerator.is_main_process:
         stale = clear_leftovers(job.checkpoints_dir, identity, config.keep == "best")
         if stale:
             reporter.warn(f"removed {stale} checkpoints of other inputs: {job.checkpoints_dir}")
     accelerator.wait_for_everyone()
-    state = restore_latest(job.checkpoints_dir, parameters, optimizer, identity)
-    start_equal(parameters.values())
+    state = restore_latest(job.checkpoints_dir, kept, optimizer, identity)
+    start_equal(kept.values())
     if state.step:
         reporter.info(f"resuming after step {state.step} of {config.steps}")
     warn_of_schedule(config, reporter)
@@ -169,8 +171,9 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         accelerator=accelerator,
         layout=layout,
         model=model,
-        adapted=model.model,
+        trained=model.model,
         parameters=parameters,
+        kept=kept,
         optimizer=optimizer,
         state=state,
     )

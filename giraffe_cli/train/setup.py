@@ -7,15 +7,13 @@ import resource
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType, ProjectConfiguration
-from peft import PeftModel
 from torch import Tensor, nn
 
-from giraffe_cli.checkpoint import load_model, torch_dtype
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.checkpoint import torch_dtype
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.attention import register_attention
-from giraffe_cli.model.lora import add_lora
 from giraffe_cli.model.loss import chunked_nll
+from giraffe_cli.model.trainable import causal_model, head_weight, load_base, make_trainable
 from giraffe_cli.train.data import Window
 from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.trackers import check_trackers
@@ -30,7 +28,7 @@ class WindowLoss(nn.Module):
     Adapters are float32; under bfloat16 they compute in it by autocast.
     """
 
-    def __init__(self, model: PeftModel, dtype: torch.dtype, chunk: int) -> None:
+    def __init__(self, model: nn.Module, dtype: torch.dtype, chunk: int) -> None:
         super().__init__()
         self.model = model
         self.dtype = dtype
@@ -44,20 +42,23 @@ class WindowLoss(nn.Module):
         seq_lengths: tuple[int, ...],
     ) -> Tensor:
         """Shapes as in `Window`; returns a scalar."""
-        causal_model = self.model.get_base_model()
         # boundaries stay on the CPU: reading them must not wait for the device in every layer
         cu_seqlens = torch.tensor([0, *seq_lengths], dtype=torch.int32).cumsum(0).int()
         with torch.autocast(
             input_ids.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16
         ):
-            hidden = causal_model.model(
-                input_ids=input_ids,
-                position_ids=position_ids,
-                attention_mask=None,
-                use_cache=False,
-                cu_seqlens=cu_seqlens,
-            ).last_hidden_state[0]
-        head = causal_model.lm_head.weight
+            hidden = (
+                causal_model(self.model)
+                .model(
+                    input_ids=input_ids,
+                    position_ids=position_ids,
+                    attention_mask=None,
+                    use_cache=False,
+                    cu_seqlens=cu_seqlens,
+                )
+                .last_hidden_state[0]
+            )
+        head = head_weight(self.model)
         return chunked_nll(hidden.to(head.dtype), head, labels, self.chunk)
 
 
@@ -84,15 +85,16 @@ def make_accelerator(job: TrainJob) -> Accelerator:
 
 
 def build_model(job: TrainJob) -> WindowLoss:
-    """The checkpoint under the job's table, frozen, with adapters, in training mode."""
+    """The checkpoint under the job's table as what is trained, in training mode."""
     dtype = torch_dtype(job.dtype)
-    base = load_model(
+    base = load_base(
         job.checkpoint.path,
+        job.config,
         dtype=dtype,
         table=job.table,
         attn_implementation=register_attention(),
     )
-    model = add_lora(base, job.config.lora, job.seed)
+    model = make_trainable(base, job.config, dtype, job.seed)
     if job.config.checkpointing != "none":
         # Without reentry no input needs a gradient, so the frozen embedding stays without one.
         base.activation_checkpointing_enable({"use_reentrant": False})
@@ -104,16 +106,6 @@ def build_model(job: TrainJob) -> WindowLoss:
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
     """What the optimiser moves, by name, in the model's order."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
-
-
-def make_optimizer(parameters: dict[str, Tensor], config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW with β = (0.9, 0.95), as YaRN and LongLoRA fine-tune."""
-    return torch.optim.AdamW(
-        parameters.values(),
-        lr=config.learning_rate,
-        betas=(0.9, 0.95),
-        weight_decay=config.weight_decay,
-    )
 
 
 def window_nats(model: nn.Module, window: Window, device: torch.device) -> Tensor:

@@ -13,7 +13,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
-from giraffe_cli.adapter import ADAPTER_WEIGHTS, adapter_digest, read_adapter
+from giraffe_cli.adapter import (
+    ADAPTER_CONFIG,
+    ADAPTER_WEIGHTS,
+    adapter_digest,
+    is_full,
+    read_adapter,
+)
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.config import ExtendConfig
 from giraffe_cli.errors import GiraffeError, InvalidInput
@@ -38,7 +44,6 @@ from giraffe_cli.rundir import (
 from giraffe_cli.verify_files import Check, check
 
 STAGE = "export-adapter"
-_ADAPTER_CONFIG = "adapter_config.json"
 _TOKENIZER = ("tokenizer.json", "special_tokens_map.json", "chat_template*")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -59,6 +64,12 @@ class Adapter(AbstractTarget):
             raise InvalidInput(
                 f"{run} was extended without training: it has no adapter",
                 f"giraffe export {source} --to gguf writes its model",
+            )
+        if is_full(adapter):
+            raise InvalidInput(
+                f"{run} trained every weight (method: full): it has no adapter",
+                f"giraffe merge {source} writes the model, giraffe export {source} --to gguf "
+                "that model for llama.cpp",
             )
         _check_same_table(adapter, table)
         out = options.out or run / f"{run.resolve().name}-adapter"
@@ -109,8 +120,8 @@ def _write(
     try:
         _copy(adapter / ADAPTER_WEIGHTS, building)
         base = str(inputs["base"])
-        config = {**read_json(adapter / _ADAPTER_CONFIG), "base_model_name_or_path": base}
-        write_json(building / _ADAPTER_CONFIG, config)
+        config = {**read_json(adapter / ADAPTER_CONFIG), "base_model_name_or_path": base}
+        write_json(building / ADAPTER_CONFIG, config)
         write_json(building / ROPE_FILE, table.to_json())
         write_json(building / OVERRIDES, overrides(table))
         _copy_tokenizer(tokenizer, building, table.target_length)
@@ -184,6 +195,6 @@ def _exported(out: Path, base: str, table: RopeTable, checks: dict[str, Check]) 
         f"window: {table.target_length} tokens ({table.strategy}); {ROPE_FILE} must be set before "
         "the model is built",
         f"read back: {len(checks)} checks",
-        f"load it: {out / 'README.md'} has the lines for PEFT and vLLM",
+        f"load it: {out / 'README.md'} has the lines",
     ]
     return Exported(facts, lines)

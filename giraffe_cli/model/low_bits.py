@@ -1,0 +1,54 @@
+"""bitsandbytes, an extra: the frozen base in 4 bits, Adam's moments in 8.
+
+NF4 stores a weight as 4-bit codes with a scale for each 64 values, and those scales in 8 bits
+(QLoRA, arXiv:2305.14314): about 4.13 bits a weight. Only the linear layers of the decoder are
+quantised; embeddings, norms and head keep their dtype. Both run on CPUs too (bitsandbytes 0.50),
+where they save the same memory and cost time.
+"""
+
+from __future__ import annotations
+
+import importlib
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from giraffe_cli.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import torch
+
+
+def import_bitsandbytes(knob: str) -> Any:
+    """The library; `knob` is what asked for it.
+
+    Raises:
+        InvalidInput: it is not installed, or does not load on this machine.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its modules call what torch 2.13 deprecates
+            return importlib.import_module("bitsandbytes")
+    except (ImportError, OSError, RuntimeError) as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "bitsandbytes"
+        reason = "is not installed" if missing else f"cannot be loaded: {error}"
+        raise InvalidInput(
+            f"{knob} needs bitsandbytes, which {reason}",
+            "run pip install 'giraffe-cli[quantize]', or leave the knob out",
+        ) from error
+
+
+def nf4_settings(dtype: torch.dtype) -> Any:
+    """What `from_pretrained` takes as `quantization_config`: NF4, computing in `dtype`.
+
+    Raises:
+        InvalidInput: bitsandbytes is missing.
+    """
+    import_bitsandbytes("train.quantize_base: nf4")
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )

@@ -1,0 +1,44 @@
+"""The optimiser: AdamW as YaRN and LongLoRA fine-tune; the rate is set by the loop.
+
+Weight decay pulls matrices towards nought and leaves embeddings, norms and DoRA's magnitudes
+alone: a rare token's embedding would decay without being trained, and a norm's place is not 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from giraffe_cli.config import TrainConfig
+from giraffe_cli.model.low_bits import import_bitsandbytes
+
+BETAS = (0.9, 0.95)
+
+
+def make_optimizer(parameters: Mapping[str, Tensor], config: TrainConfig) -> torch.optim.Optimizer:
+    """AdamW over `parameters` by name, or with moments in 8 bits; those of tensors below 4,096
+    elements stay in 32 bits (arXiv:2110.02861).
+
+    Raises:
+        InvalidInput: 8 bits without bitsandbytes.
+    """
+    groups = parameter_groups(parameters, config.weight_decay)
+    settings: dict[str, Any] = {"lr": config.learning_rate, "betas": BETAS}
+    if config.optimizer == "adamw":
+        return torch.optim.AdamW(groups, **settings)
+    bitsandbytes = import_bitsandbytes("train.optimizer: adamw8bit")
+    optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, **settings)
+    return optimizer
+
+
+def parameter_groups(parameters: Mapping[str, Tensor], decay: float) -> list[dict[str, Any]]:
+    """With decay and without; a group that would be empty is left out."""
+    decays = {name: p.ndim > 1 and "embed_tokens" not in name for name, p in parameters.items()}
+    groups = [
+        {"params": [p for name, p in parameters.items() if decays[name] == kept], "weight_decay": w}
+        for kept, w in ((True, decay), (False, 0.0))
+    ]
+    return [group for group in groups if group["params"]]

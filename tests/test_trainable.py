@@ -1,0 +1,213 @@
+"""What is trained, and that every use of a weight reaches its gradient: against stock autograd."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+import torch
+from conftest import build_tiny_llama
+
+from giraffe_cli.checkpoint import inspect, load_model
+from giraffe_cli.config import LoraConfig, TrainConfig
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.model.lora import add_lora
+from giraffe_cli.model.pissa import lora_layers
+from giraffe_cli.model.trainable import causal_model, head_weight, make_trainable, state_parameters
+from giraffe_cli.rope.base import make_table
+from giraffe_cli.train.job import TrainJob
+from giraffe_cli.train.optimizer import make_optimizer, parameter_groups
+from giraffe_cli.train.setup import build_model, trainable_parameters
+
+IDS = torch.arange(5, 55)[None]
+METHODS = {
+    "full": {"method": "full"},
+    "longlora": {"lora": {"rank": 2, "also_train": ["embeddings", "norms"]}},
+    "embeddings": {"lora": {"rank": 2, "also_train": ["embeddings"]}},
+}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    return {
+        tied: build_tiny_llama(tmp_path_factory.mktemp("base"), tie_word_embeddings=tied)
+        for tied in (True, False)
+    }
+
+
+def load(base, dtype=torch.float32, **options):
+    return load_model(base, dtype=dtype, **options)
+
+
+def loss_model(base, config, dtype="float32"):
+    checkpoint = inspect(str(base), base)
+    table = make_table("linear", {}, checkpoint.head(512))
+    train = TrainConfig.model_validate({**config, "loss_chunk": 7})
+    return build_model(TrainJob(checkpoint, table, base, train, "plain", 512, dtype, 3, base))
+
+
+def backward(model):
+    """Loss and gradients of one document; the names are the base's."""
+    labels = torch.cat([IDS[0, 1:], torch.tensor([-100])])
+    nats = model(IDS, labels, torch.arange(50)[None], (50,)) / 49
+    nats.backward()
+    prefixes = ("model.base_model.model.", "model.")
+    gradients = {}
+    for name, parameter in trainable_parameters(model).items():
+        prefix = next(p for p in prefixes if name.startswith(p))
+        gradients[name.removeprefix(prefix).replace(".modules_to_save.default", "")] = (
+            parameter.grad
+        )
+    return nats.item(), gradients
+
+
+def stock_backward(base, table):
+    model = load(base, table=table, attn_implementation="eager")
+    loss = model(input_ids=IDS, labels=IDS, use_cache=False).loss
+    loss.backward()
+    return loss.item(), {name: p.grad for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "attention"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("method", METHODS)
+def test_gradients_are_those_of_stock_transformers(bases, method, tied, checkpointing):
+    """A fresh adapter adds nothing, so that every whole tensor has the plain model's gradient; of a
+    tied one both uses, as embeddings and as head, must have arrived."""
+    config = {**METHODS[method], "checkpointing": checkpointing}
+    found_loss, found = backward(loss_model(bases[tied], config))
+    checkpoint = inspect(str(bases[tied]), bases[tied])
+    expected_loss, expected = stock_backward(
+        bases[tied], make_table("linear", {}, checkpoint.head(512))
+    )
+    assert found_loss == pytest.approx(expected_loss, rel=1e-6)
+    whole = {name: grad for name, grad in found.items() if "lora_" not in name}
+    assert len(whole) == {"full": 20 + (not tied), "longlora": 6, "embeddings": 1}[method]
+    for name, gradient in whole.items():
+        # float32 sums in another order; gradients here are 1e-4 to 1e-1
+        torch.testing.assert_close(gradient, expected[name], atol=2e-7, rtol=1e-4)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("method", [*METHODS, "lora"])
+def test_the_head_weight_is_the_one_in_force(bases, method, tied):
+    config = TrainConfig.model_validate(METHODS.get(method, {"lora": {"rank": 2}}))
+    model = make_trainable(load(bases[tied]), config, torch.float32, seed=0)
+    with torch.no_grad():
+        for parameter in trainable_parameters(model).values():
+            if parameter.ndim == 2:
+                parameter.add_(torch.randn(parameter.shape, generator=torch.manual_seed(1)) * 0.1)
+    head = head_weight(model)
+    hidden = []
+    inner = causal_model(model)
+    handle = inner.model.register_forward_hook(lambda m, a, out: hidden.append(out[0]))
+    with torch.no_grad():
+        expected = inner(IDS, use_cache=False).logits
+    handle.remove()
+    assert torch.equal(hidden[0] @ head.t(), expected)
+    assert head.requires_grad is (method == "full" or (tied and method != "lora"))
+    is_embeddings = head is inner.get_input_embeddings().weight
+    assert is_embeddings is tied
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_under_bfloat16_masters_are_float32_and_activations_are_not(bases, method):
+    model = loss_model(bases[True], METHODS[method], "bfloat16")
+    assert {p.dtype for p in trainable_parameters(model).values()} == {torch.float32}
+    seen = []
+    for layer in causal_model(model.model).model.layers:
+        layer.input_layernorm.register_forward_hook(
+            lambda module, arguments, out: seen.extend([arguments[0].dtype, out.dtype])
+        )
+    loss, gradients = backward(model)
+    assert set(seen) == {torch.bfloat16}
+    assert {g.dtype for g in gradients.values()} == {torch.float32}
+    exact, _ = backward(loss_model(bases[True], METHODS[method]))
+    assert loss == pytest.approx(exact, rel=1e-2)  # 8 bits of mantissa
+
+
+def test_only_what_was_asked_for_trains(bases):
+    names = {
+        part: {
+            name.rpartition(".modules_to_save")[0].rpartition(".")[2]
+            for name in trainable_parameters(
+                add_lora(load(bases[True]), LoraConfig(rank=2, also_train=part), 0)
+            )
+            if "lora_" not in name
+        }
+        for part in (("embeddings",), ("norms",))
+    }
+    assert names["embeddings",] == {"embed_tokens"}
+    assert names["norms",] == {"input_layernorm", "post_attention_layernorm", "norm"}
+
+
+# ── PiSSA ────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+def test_pissa_starts_as_the_base_from_its_largest_directions(bases, rslora):
+    plain = load(bases[True])
+    with torch.no_grad():
+        expected = plain(IDS, use_cache=False).logits
+        settings = LoraConfig(rank=4, alpha=8, init_lora_weights="pissa", use_rslora=rslora)
+        model = add_lora(load(bases[True]), settings, seed=0)
+        # W x + s B A x - s B A x: what cancels is as large as the logits, about 1
+        torch.testing.assert_close(model(IDS, use_cache=False).logits, expected, atol=1e-5, rtol=0)
+    layer = next(lora_layers(model))
+    weight = layer.get_base_layer().weight
+    assert torch.equal(weight, plain.model.layers[0].self_attn.q_proj.weight)
+    scaling = 8 / (2 if rslora else 4)
+    part = scaling * layer.lora_B["default"].weight @ layer.lora_A["default"].weight
+    best = torch.linalg.svdvals(weight)[4:].square().sum().sqrt()  # Eckart and Young
+    # 64 singular values that fall slowly: the randomised SVD comes within 1 in 1,000
+    assert (weight - part).norm().item() == pytest.approx(best.item(), rel=1e-3)
+    trained = trainable_parameters(model)
+    assert len(trained) == 2 * 7 * 2
+    assert len(state_parameters(model)) == 2 * len(trained)
+    assert all(".start." in name for name in state_parameters(model).keys() - trained.keys())
+
+
+def test_pissa_is_drawn_from_the_seed_and_leaves_the_generator(bases):
+    before = torch.random.get_rng_state()
+    models = [add_lora(load(bases[True]), LoraConfig(init_lora_weights="pissa"), 5) for _ in "ab"]
+    first, second = (state_parameters(model) for model in models)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+# ── the optimiser ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_embeddings_norms_and_magnitudes_do_not_decay(bases):
+    config = LoraConfig(rank=2, use_dora=True, also_train=["embeddings", "norms"])
+    parameters = trainable_parameters(add_lora(load(bases[True]), config, 0))
+    decaying, kept = parameter_groups(parameters, 0.1)
+    assert (decaying["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
+    names = {id(p): name for name, p in parameters.items()}
+    assert all(".lora_A." in (n := names[id(p)]) or ".lora_B." in n for p in decaying["params"])
+    assert len(decaying["params"]) == 2 * 7 * 2
+    assert len(kept["params"]) == 2 * 7 + 1 + 5  # magnitudes, embeddings, norms
+
+
+def test_decay_shrinks_matrices_alone():
+    parameters = {
+        "model.layers.0.mlp.up_proj.weight": torch.nn.Parameter(torch.ones(2, 2)),
+        "model.embed_tokens.weight": torch.nn.Parameter(torch.ones(2, 2)),
+        "model.norm.weight": torch.nn.Parameter(torch.ones(2)),
+    }
+    for parameter in parameters.values():
+        parameter.grad = torch.zeros_like(parameter)
+    config = TrainConfig(learning_rate=0.1, weight_decay=0.5)
+    make_optimizer(parameters, config).step()
+    matrix, embeddings, norm = (p.detach().unique().tolist() for p in parameters.values())
+    assert matrix == pytest.approx([0.95])  # 1 - rate · decay
+    assert embeddings == norm == [1.0]
+
+
+def test_without_bitsandbytes_both_knobs_are_refused_by_name(bases, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(InvalidInput, match="adamw8bit needs bitsandbytes") as caught:
+        make_optimizer({"x": torch.nn.Parameter(torch.ones(2))}, TrainConfig(optimizer="adamw8bit"))
+    assert "pip install" in (caught.value.hint or "")
+    with pytest.raises(InvalidInput, match="quantize_base: nf4 needs bitsandbytes"):
+        loss_model(bases[True], {"quantize_base": "nf4"})
