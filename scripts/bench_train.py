@@ -327,7 +327,8 @@ def ours(cell: dict[str, Any]) -> dict[str, Any]:
     import torch
     from torch.nn.utils import clip_grad_norm_
 
-    from giraffe_cli.train.setup import make_optimizer, trainable_parameters, window_nats
+    from giraffe_cli.train.optimizer import make_optimizer
+    from giraffe_cli.train.setup import trainable_parameters, window_nats
 
     config, model = _build_ours(cell)
     base = peak_bytes()
