@@ -17,9 +17,9 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.progress import Bar
@@ -30,7 +30,7 @@ class _RichBar:
         self.progress, self.task = progress, task
 
     def advance(self, amount: float = 1, **fields: str) -> None:
-        shown = "  ".join(f"{name} {value}" for name, value in fields.items())
+        shown = " ".join(f"{name} {value}" for name, value in fields.items())
         self.progress.update(self.task, advance=amount, fields_text=shown)
 
 
@@ -66,15 +66,19 @@ class Console:
 
     @contextlib.contextmanager
     def bar(self, description: str, total: float, unit: str, done: float = 0) -> Iterator[Bar]:
+        # Counts, eta and the seven fields of a training fill 100 columns; a bar takes what is left.
+        bar_width = min(24, self.err.width - 104)
         columns = (
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            *([BarColumn(bar_width)] if bar_width >= 4 else []),
             MofNCompleteColumn(),
             TextColumn(escape(unit)),
-            TimeElapsedColumn(),
             TextColumn("eta"),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[fields_text]}"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            TextColumn(
+                "{task.fields[fields_text]}",
+                table_column=Column(no_wrap=True, overflow="ellipsis"),
+            ),
         )
         with Progress(*columns, console=self.err, transient=False) as progress:
             task = progress.add_task(

@@ -98,6 +98,9 @@ def extend(
     gpus: Annotated[
         int | None, typer.Option(help="Number of GPUs to train on. Default: all visible.")
     ] = None,
+    keep_checkpoints: Annotated[
+        int | None, typer.Option(help="How many checkpoints stay on disk. Default: 2.")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     on_bad: Annotated[
         str | None, typer.Option(help="Unreadable records: `fail` (default) or `skip`.")
@@ -131,6 +134,7 @@ def extend(
         "train.steps": steps,
         "train.window": window,
         "train.processes": gpus,
+        "train.keep_checkpoints": keep_checkpoints,
         "eval.data": eval_data or None,
         "seed": seed,
         "pack.on_bad": on_bad,

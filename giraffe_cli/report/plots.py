@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -29,7 +30,7 @@ def make_plots(
     base, extended = (
         models.get(name, {}).get("passkey_by_depth") or {} for name in ("base", "checkpoint")
     )
-    losses = [(int(m["step"]), float(m["loss"])) for m in metrics if "loss" in m and "step" in m]
+    losses = series(metrics, "loss")
     plots = []
     with matplotlib.rc_context(STYLE):
         if by_length(report, "nll", "extended"):
@@ -37,7 +38,7 @@ def make_plots(
         if base or extended:
             plots.append(passkey_plot(base, extended, int(report["native_length"])))
         if losses:
-            plots.append(_loss_plot(losses))
+            plots.append(_loss_plot(losses, metrics))
     return plots
 
 
@@ -139,18 +140,38 @@ def _series(
 # ── training loss ────────────────────────────────────────────────────────────────────────────
 
 
-def _loss_plot(losses: Sequence[tuple[int, float]]) -> Plot:
-    """Each step's loss, and a running mean over a tenth of the run."""
+def series(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
+    """(step, value) of every line that has a number under `key` and moved the weights, if it was
+    to: the loss of a skipped step, where it is a number, is not one that was learnt from."""
+    return [
+        (int(m["step"]), float(m[key]))
+        for m in metrics
+        if "step" in m and m.get(key) is not None and not (key == "loss" and m.get("skipped"))
+    ]
+
+
+def _loss_plot(losses: Sequence[tuple[int, float]], metrics: Sequence[Mapping[str, Any]]) -> Plot:
+    """Each step's loss, a running mean over a tenth of the run, the held-out loss where it was
+    measured, and a mark at each step that was skipped."""
     steps, values = (np.array(column) for column in zip(*losses, strict=True))
     width = max(1, len(values) // 10)
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - width)
-    smooth = (sums[ends] - sums[starts]) / (ends - starts)
+    smooth = _running_mean(values, width)
+    held_out = series(metrics, "held_out_nll")
+    skipped = [int(m["step"]) for m in metrics if m.get("skipped")]
     figure = Figure(figsize=(6.6, 2.7), layout="constrained")
     axes = figure.add_subplot()
     axes.plot(steps, values, color=EXTENDED_COLOUR, alpha=0.3, linewidth=1, marker=".")
-    axes.plot(steps, smooth, color=EXTENDED_COLOUR, linewidth=2)
+    axes.plot(steps, smooth, color=EXTENDED_COLOUR, linewidth=2, label="training")
+    if held_out:
+        at, nll = zip(*held_out, strict=True)
+        axes.plot(at, nll, "D--", color=BASE_COLOUR, linewidth=1.2, markersize=5, label="held out")
+    if skipped:
+        edge = axes.get_xaxis_transform()
+        axes.plot(
+            skipped, [0.03] * len(skipped), "x", color="#8c2d19", transform=edge, label="skipped"
+        )
+    if held_out or skipped:
+        axes.legend(loc="upper right", frameon=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     smoothed = f": each step, and the mean of the last {width}" if width > 1 else " by step"
     axes.set_title(f"Training loss{smoothed}")
@@ -158,4 +179,16 @@ def _loss_plot(losses: Sequence[tuple[int, float]]) -> Plot:
     axes.set_ylabel("nats per token")
     axes.grid(axis="y")
     alt = f"Training loss over {len(values)} steps, from {smooth[0]:.2f} to {smooth[-1]:.2f}."
+    if held_out:
+        alt += f" Held-out loss from {held_out[0][1]:.2f} to {held_out[-1][1]:.2f}."
+    if skipped:
+        alt += f" Skipped steps: {', '.join(map(str, skipped))}."
     return finish(figure, "training_loss", alt)
+
+
+def _running_mean(values: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
+    """The mean of each value and up to `width` - 1 before it."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(0, ends - width)
+    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))

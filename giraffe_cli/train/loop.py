@@ -10,11 +10,9 @@ same bytes (on CPU, at a fixed thread count).
 from __future__ import annotations
 
 import contextlib
-import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -31,10 +29,9 @@ from giraffe_cli.train.gradients import any_of
 from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.run import Run, open_run, recorder
 from giraffe_cli.train.schedule import learning_rate
-from giraffe_cli.train.setup import peak_memory_bytes
 from giraffe_cli.train.signals import stop_requests
-from giraffe_cli.train.step import StepOutcome, train_step
-from giraffe_cli.units import format_bytes
+from giraffe_cli.train.step import train_step
+from giraffe_cli.train.telling import live_fields, metrics
 
 
 @dataclass(frozen=True)
@@ -128,7 +125,7 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
         contextlib.closing(run),
         torch.random.fork_rng(devices),
         recorder(run) as record,
-        reporter.bar("training", config.steps, "steps", done=state.step) as bar,
+        reporter.bar("train", config.steps, "steps", done=state.step) as bar,
         stop_requests(stop_file) as stop,
     ):
         while not state.is_over(config):
@@ -182,35 +179,6 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
 def is_due(step: int, every: int, last: int) -> bool:
     """Whether to measure after `step`: every so many steps and after the last; never for 0."""
     return every > 0 and (step % every == 0 or step == last)
-
-
-def metrics(run: Run, outcome: StepOutcome, rate: float, seconds: float) -> dict[str, Any]:
-    """The step as a line of `metrics.jsonl`; what is no number is null, as JSON has none."""
-    line = {
-        "step": run.state.step,
-        "loss": outcome.loss if math.isfinite(outcome.loss) else None,
-        "grad_norm": outcome.grad_norm if math.isfinite(outcome.grad_norm) else None,
-        "learning_rate": rate,
-        "tokens": run.state.trained_tokens,
-        "tokens_per_second": outcome.num_tokens / seconds,
-        "seconds": run.state.seconds,
-    }
-    return {**line, "skipped": True} if outcome.is_bad else line
-
-
-def live_fields(run: Run, outcome: StepOutcome, rate: float, seconds: float) -> dict[str, str]:
-    """What stands behind the bar; short, so that all of it stays on one line."""
-    mantissa, exponent = f"{rate:.1e}".split("e")
-    fields = {"loss": f"{outcome.loss:.3f}"}
-    if run.state.held_out_nll is not None:
-        fields["held"] = f"{run.state.held_out_nll:.3f}"
-    fields["grad"] = f"{outcome.grad_norm:.2f}"
-    fields["lr"] = f"{mantissa}e{int(exponent)}"
-    fields["tok/s"] = f"{outcome.num_tokens / seconds:,.0f}"
-    fields["mem"] = format_bytes(peak_memory_bytes(run.device)).replace(" ", "")
-    if run.job.planned_seconds_per_step:
-        fields["plan"] = f"{100 * run.job.planned_seconds_per_step / seconds:.0f}%"
-    return fields
 
 
 def too_many_bad_steps(run: Run) -> GiraffeError:
