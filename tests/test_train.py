@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import shutil
 import signal
@@ -12,90 +11,24 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import prose
+from train_runs import SETTINGS, STEPS, Hooked, adapter_bytes, build_material, metrics, run
 
-from giraffe_cli.checkpoint import inspect, load_model
+from giraffe_cli.checkpoint import load_model
 from giraffe_cli.config import TrainConfig
-from giraffe_cli.corpus.packing import PackConfig, pack_stage
 from giraffe_cli.corpus.store import Row, open_packed
 from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput, UsageError
 from giraffe_cli.model.lora import add_lora
 from giraffe_cli.progress import SilentReporter
-from giraffe_cli.rope.base import make_table
 from giraffe_cli.rope.scheme import make_positions
-from giraffe_cli.rundir import MANIFEST, digest_file, read_json
+from giraffe_cli.rundir import MANIFEST, read_json
 from giraffe_cli.train import parallel
 from giraffe_cli.train.data import WindowStream, next_token_labels
 from giraffe_cli.train.job import TrainJob
-from giraffe_cli.train.loop import train_stage
-from giraffe_cli.train.schedule import learning_rate
-
-STEPS = 5
-SETTINGS = {
-    "steps": STEPS,
-    "window": 64,
-    "windows_per_step": 2,
-    "warmup_steps": 1,
-    "checkpoint_every": 2,
-    "lora": {"rank": 2, "dropout": 0.1},
-    "loss_chunk": 24,
-}
-
-
-class Hooked(SilentReporter):
-    """Calls `at_step(n)` when the bar reaches step n: between recording it and saving it."""
-
-    def __init__(self, at_step=lambda step: None):
-        super().__init__()
-        self.at_step = at_step
-
-    def bar(self, description, total, unit, done=0):
-        from contextlib import nullcontext
-
-        self.done = done
-        return nullcontext(self)
-
-    def advance(self, amount=1, **fields):
-        self.done += amount
-        self.at_step(self.done)
 
 
 @pytest.fixture(scope="module")
 def material(tiny_llama, tmp_path_factory):
-    """The tiny Llama, and windows of 64 tokens that hold two to six documents each."""
-    root = tmp_path_factory.mktemp("material")
-    checkpoint = inspect(str(tiny_llama), root)
-    corpus, packed = root / "docs.jsonl", root / "packed"
-    documents = [{"id": f"doc-{n}", "text": prose(n, 1 + n % 3)} for n in range(60)]
-    corpus.write_text("".join(json.dumps(d) + "\n" for d in documents), encoding="utf-8")
-    config = PackConfig(min_piece=4)
-    pack_stage([str(corpus)], checkpoint.path, 64, config, 0, packed, SilentReporter())
-    return SimpleNamespace(
-        checkpoint=checkpoint, packed=packed, table=make_table("yarn", {}, checkpoint.head(512))
-    )
-
-
-def run(material, run_dir, reporter=None, dtype="float32", **changes):
-    return train_stage(
-        material.checkpoint,
-        material.table,
-        material.packed,
-        TrainConfig.model_validate({**SETTINGS, **changes}),
-        positions="pose",
-        target_length=512,
-        dtype=dtype,
-        seed=7,
-        run_dir=run_dir,
-        reporter=reporter or SilentReporter(),
-    )
-
-
-def metrics(run_dir):
-    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-
-
-def adapter_bytes(run_dir):
-    return {path.name: digest_file(path) for path in (run_dir / "adapter").iterdir()}
+    return build_material(tiny_llama, tmp_path_factory.mktemp("material"))
 
 
 @pytest.fixture(scope="module")
@@ -154,14 +87,6 @@ def test_pose_positions_rise_inside_each_document_below_the_target():
 def test_a_row_longer_than_the_window_is_refused():
     with pytest.raises(InvalidInput, match="holds 5 tokens, the window is 4"):
         stream(window=4).build(0)
-
-
-def test_learning_rate_at_its_end_points():
-    config = TrainConfig(steps=110, warmup_steps=10, learning_rate=1.0)
-    rates = [learning_rate(step, config) for step in (0, 9, 10, 60, 110)]
-    assert rates == pytest.approx([0.1, 1.0, 1.0, 0.55, 0.1])
-    constant = config.model_copy(update={"schedule": "constant"})
-    assert learning_rate(109, constant) == 1.0
 
 
 # ── what a step computes ─────────────────────────────────────────────────────────────────────────

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
+from giraffe_cli import tensor_stream
 from giraffe_cli.rundir import atomic_open
 from giraffe_cli.tensor_stream import Layout, StoredTensor, header_bytes
 
@@ -33,6 +33,7 @@ DTYPES = {
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
 }
+_DTYPES_BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
@@ -54,7 +55,11 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
-    """Each tensor with its name, on the CPU, in a memory of its own."""
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118  (it is no mapping)
-            yield name, file.get_tensor(name).clone()
+    """Each tensor with its name, on the CPU, in a memory of its own.
+
+    Read, not mapped: mapped pages of a large state would count as this process's memory.
+    """
+    for entry, data in tensor_stream.read_tensors(path):
+        dtype = _DTYPES_BY_NAME[entry.dtype]
+        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+        yield entry.name, flat.reshape(entry.shape)
