@@ -511,6 +511,21 @@ def test_alternative_texts_carry_the_numbers(report):
     assert passkey.alt.endswith("extended: 1k 100%, 2k 100%, 4k 95%, 8k 95%, 16k 90%.")
 
 
+def test_the_loss_curve_shows_held_out_points_and_marks_skipped_steps(report):
+    metrics = [{"step": n, "loss": 3.0 - n / 10} for n in range(1, 6)]
+    plain = make_plots(report, make_results(), metrics)[-1]
+    assert plain.name == "training_loss"
+    assert "Held-out" not in plain.alt
+    metrics[1] |= {"held_out_nll": 3.21}
+    metrics[3] |= {"loss": None, "skipped": True, "held_out_nll": 2.87}
+    full = make_plots(report, make_results(), metrics)[-1]
+    assert "over 4 steps, from 2.90 to 2.50" in full.alt
+    assert "Held-out loss from 3.21 to 2.87" in full.alt
+    assert "Skipped steps: 4" in full.alt
+    for name in (b"held out", b"skipped"):
+        assert (name in full.svg, name in plain.svg) == (True, False)
+
+
 def test_names_of_curves_that_end_together_move_apart(report):
     from giraffe_cli.report.plots import _label_shift
 

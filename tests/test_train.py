@@ -328,23 +328,3 @@ def test_processes_that_cannot_be_had_are_refused(windows, gpus):
         parallel.choose_processes(
             TrainConfig(windows_per_step=windows, processes=2), gpus, SilentReporter()
         )
-
-
-@pytest.mark.parametrize(
-    ("tracker", "message"),
-    [("wandbb", "unknown tracker `wandbb`"), ("comet_ml", "tracker `comet_ml` is not installed")],
-)
-def test_a_tracker_that_cannot_log_is_refused_before_training(material, tmp_path, tracker, message):
-    with pytest.raises(InvalidInput, match=message):
-        run(material, tmp_path, trackers=[tracker])
-
-
-def test_tensorboard_gets_every_step(material, undisturbed, tmp_path):
-    pytest.importorskip("tensorboard")
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    run(material, tmp_path, trackers=["tensorboard"])
-    events = EventAccumulator(str(tmp_path / "trackers" / "giraffe")).Reload()
-    logged = [event.value for event in events.Scalars("loss")]
-    expected = [entry["loss"] for entry in metrics(undisturbed.run_dir)]
-    assert logged == pytest.approx(expected, rel=1e-6)

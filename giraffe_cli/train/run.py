@@ -43,7 +43,7 @@ from giraffe_cli.train.setup import (
     trainable_parameters,
 )
 from giraffe_cli.train.state import TrainState
-from giraffe_cli.train.trackers import quiet_stdout, start_trackers
+from giraffe_cli.train.trackers import log_step, quiet_stdout, start_trackers
 
 
 @dataclass
@@ -243,7 +243,6 @@ def recorder(run: Run) -> Iterator[Callable[..., None]]:
         def record(**values: float | None) -> None:
             handle.write(json.dumps(values) + "\n")
             handle.flush()
-            numbers = {name: value for name, value in values.items() if value is not None}
-            accelerator.log(numbers, step=run.state.step)
+            log_step(accelerator, values)
 
         yield record

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from accelerate import Accelerator
@@ -38,7 +38,12 @@ def start_trackers(accelerator: Accelerator, job: TrainJob) -> None:
     """Start the job's trackers and tell them its numbers."""
     settings = {k: v for k, v in job.config.model_dump().items() if isinstance(v, int | float)}
     options: dict[str, dict[str, Any]] = {
-        "trackio": {"name": job.run_dir.absolute().name, "resume": "allow", "embed": False}
+        "trackio": {
+            "name": job.run_dir.absolute().name,
+            "resume": "allow",
+            "embed": False,
+            "auto_log_cpu": False,
+        }
     }
     with quiet_stdout():
         accelerator.init_trackers(
@@ -46,6 +51,13 @@ def start_trackers(accelerator: Accelerator, job: TrainJob) -> None:
             config={**settings, "target_length": job.target_length},
             init_kwargs={name: options[name] for name in job.config.trackers if name in options},
         )
+
+
+def log_step(accelerator: Accelerator, values: Mapping[str, float | None]) -> None:
+    """Tell the trackers one step; what is no number there is left out."""
+    numbers = {k: v for k, v in values.items() if v is not None and k != "step"}
+    with quiet_stdout():
+        accelerator.log(numbers, step=values["step"])
 
 
 @contextlib.contextmanager
