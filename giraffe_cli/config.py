@@ -161,15 +161,17 @@ class TrainConfig(Section):
     decay_steps: int | None = Field(default=None, ge=1)
     """Steps of the decay under `wsd`; default: a fifth of the steps."""
     weight_decay: float = Field(default=0.0, ge=0)
-    """AdamW's weight decay."""
+    """AdamW's weight decay, of matrices; embeddings and norms do not decay."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this global norm."""
     method: Literal["lora", "full"] = "lora"
-    """Train an adapter, or every weight."""
+    """Train an adapter, or every weight: in float32, computing in the run's dtype, which takes 16
+    bytes a weight with gradients and moments."""
     lora: LoraConfig = Field(default_factory=LoraConfig)
     """The adapter."""
     quantize_base: Literal["none", "nf4"] = "none"
-    """nf4: hold the frozen base in 4 bits (bitsandbytes); the merge goes into the original."""
+    """nf4: hold the frozen base in 4 bits (bitsandbytes); the merge goes into the original, which
+    differs from what was trained on by that rounding."""
     optimizer: Literal["adamw", "adamw8bit"] = "adamw"
     """adamw8bit: moments in 8 bits (bitsandbytes)."""
     checkpointing: Literal["auto", "none", "attention", "full"] = "auto"
@@ -225,6 +227,11 @@ class TrainConfig(Section):
                 (
                     self.method == "full" and self.lora != LoraConfig(),
                     "method: full has no adapter, lora has no effect on it",
+                ),
+                (
+                    self.lora.use_dora and self.lora.init_lora_weights == "pissa",
+                    "use_dora and init_lora_weights: pissa exclude each other: what PiSSA starts "
+                    "from is constant, DoRA scales it",
                 ),
                 (
                     self.checkpointing == "none" and self.offload in ("host", "disk"),

@@ -188,3 +188,31 @@ def test_an_adapter_of_another_table_is_refused(giraffe, tmp_path):
     done = giraffe("export", made.run, "--to", "adapter")
     assert done.code == 3
     assert "was trained with another table" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("settings", "kind", "reason"),
+    [
+        ({"use_dora": True}, "A DoRA adapter", r"scales the norms of rows \(DoRA\)"),
+        (
+            {"modules_to_save": ["norm", "embed_tokens", "norm"]},
+            "A LoRA adapter",
+            r"holds modules that were trained whole \(embed_tokens, norm\)",
+        ),
+    ],
+)
+def test_what_vllm_cannot_load_is_said_in_place_of_its_lines(trained, settings, kind, reason):
+    text = card("x", "o/base", True, trained.table, {"r": 4, **settings})
+    assert kind in text
+    assert re.search(f"vLLM takes plain LoRA alone, and this adapter {reason}", text)
+    assert "vllm serve" not in text
+    assert "PeftModel.from_pretrained" in text
+
+
+def test_a_run_that_trained_every_weight_has_no_adapter_to_export(giraffe, tmp_path):
+    run = make_run(tmp_path).run
+    write_json(run / "adapter" / "trained.json", {"method": "full"})
+    done = giraffe("export", run, "--to", "adapter")
+    assert (done.code, done.stdout) == (3, "")
+    assert "trained every weight (method: full): it has no adapter" in done.stderr
+    assert f"giraffe merge {run}" in done.stderr

@@ -22,6 +22,7 @@ from giraffe_cli.checkpoint import inspect, load_model, torch_dtype
 from giraffe_cli.config import PackConfig, TrainConfig
 from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.merge import merge_stage
+from giraffe_cli.model import pissa
 from giraffe_cli.model.trainable import load_base, make_trainable
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rope.base import make_table
@@ -106,7 +107,7 @@ def train_config(kind: str, **changes) -> TrainConfig:
     )
 
 
-def train(material, run_dir: Path, config: TrainConfig, reporter=None) -> Path:
+def train(material, run_dir: Path, config: TrainConfig, reporter=None, **stage) -> Path:
     return train_stage(
         material.checkpoint,
         material.table,
@@ -118,6 +119,7 @@ def train(material, run_dir: Path, config: TrainConfig, reporter=None) -> Path:
         seed=SEED,
         run_dir=run_dir,
         reporter=reporter or SilentReporter(),
+        **stage,
     ).adapter_dir
 
 
@@ -235,6 +237,26 @@ def test_a_run_that_is_cut_ends_in_the_same_bytes(runs, tmp_path, kind, tied):
     with pytest.raises(RuntimeError, match="power cut"):
         train(run.material, tmp_path, run.config, Crash())
     assert digests(train(run.material, tmp_path, run.config)) == digests(run.adapter)
+
+
+def test_where_pissa_started_is_restored_not_computed_again(runs, tmp_path, monkeypatch):
+    """Another machine's singular vectors may differ; they must not move what is saved."""
+    run = runs("pissa", True)
+    with pytest.raises(RuntimeError, match="power cut"):
+        train(run.material, tmp_path, run.config, Crash())
+    monkeypatch.setattr(pissa, "ITERATIONS", 0)
+    assert digests(train(run.material, tmp_path, run.config)) == digests(run.adapter)
+
+
+@pytest.mark.parametrize("kind", ["pissa", "full"])
+def test_a_later_stage_goes_on_from_the_weights_of_the_first(materials, tmp_path, kind):
+    """Two stages of a rate of nearly nought: the second ends where the first did."""
+    material = materials[True]
+    first = train(material, tmp_path / "one", train_config(kind), hands_on=True)
+    still = train_config(kind, learning_rate=1e-12)
+    second = train(material, tmp_path / "two", still, start_from=tmp_path / "one")
+    ours, theirs = (logits(reloaded(material, folder)) for folder in (first, second))
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`giraffe merge`: a run's adapter into standalone weights, again."""
+"""`giraffe merge`: what a run trained into standalone weights, again."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def merge(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Merge a run's adapter into its base: a plain Hugging Face directory, proven after writing.
+    """Merge what a run trained into its base: a plain Hugging Face directory, proven after writing.
 
     Use it to write the model elsewhere, or again after it was deleted. What is there already and
     still holds is not written again.

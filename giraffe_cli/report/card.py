@@ -76,7 +76,8 @@ def _inherited(base_path: Path | None) -> dict[str, Any]:
 def _body(report: Mapping[str, Any], model_dir: Path) -> str:
     native, target = (format_length(report[key]) for key in ("native_length", "target_length"))
     steps = report["steps"]
-    how = f"{steps:,} LoRA steps, merged" if steps else "no training (zero-shot)"
+    method = facts.method_name(report.get("train", {}))
+    how = f"{steps:,} training steps ({method})" if steps else "no training (zero-shot)"
     parts = [
         f"# {page_title(report)}",
         f"{model_name(report)} with its context window extended from {native} to {target} tokens: "

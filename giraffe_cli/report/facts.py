@@ -17,7 +17,7 @@ Row = tuple[str, str]
 
 _CONTENTS = {
     "model/": "the extended checkpoint: config, tokenizer, safetensors, model card",
-    "adapter/": "the trained LoRA adapter, with rope.json inside",
+    "adapter/": "what was trained: the adapter, or every weight, with rope.json inside",
     "packed/": "training windows and their statistics",
     "checkpoints/": "states a stopped run resumes from",
     "eval/": "results.json, samples.jsonl and these plots as PNG and SVG",
@@ -71,7 +71,6 @@ def training_rows(report: Mapping[str, Any]) -> list[Row]:
     if not report["steps"]:
         return [("steps", "0: a zero-shot extension, no weight was changed")]
     train = report.get("train", {})
-    lora = train.get("lora", {})
     rows = [
         ("steps", f"{report['steps']:,}"),
         ("trained tokens", f"{report['trained_tokens']:,}"),
@@ -82,14 +81,37 @@ def training_rows(report: Mapping[str, Any]) -> list[Row]:
         rows.append(("window", f"{format_length(report['window'])} tokens{note}"))
     names = ("windows_per_step", "learning_rate", "schedule", "warmup_steps", "weight_decay")
     rows += [(name.replace("_", " "), _value(train[name])) for name in names if name in train]
-    if lora:
-        rows.append(
-            ("LoRA", f"rank {lora['rank']}, α {lora['alpha']:g}, dropout {lora['dropout']:g}")
-        )
-        rows.append(("LoRA targets", ", ".join(lora["targets"])))
+    rows += trained_rows(train)
     if report.get("final_loss") is not None:
         rows.append(("final training loss", f"{report['final_loss']:.3f} nats per token"))
     return rows
+
+
+def trained_rows(train: Mapping[str, Any]) -> list[Row]:
+    """The adapter and what was trained beside it, or that every weight was."""
+    lora = train.get("lora", {})
+    if train.get("method") == "full":
+        return [("trained", method_name(train))]
+    if not lora:
+        return []
+    size = f"rank {lora['rank']}, α {lora['alpha']:g}, dropout {lora['dropout']:g}"
+    rows = [(method_name(train), size), ("LoRA targets", ", ".join(lora["targets"]))]
+    if lora.get("also_train"):
+        rows.append(("trained whole", ", ".join(lora["also_train"])))
+    if train.get("quantize_base", "none") != "none":
+        rows.append(("base while training", train["quantize_base"]))
+    return rows
+
+
+def method_name(train: Mapping[str, Any]) -> str:
+    """`LoRA`, `DoRA`, `LoRA (rsLoRA, PiSSA)`, or `every weight`."""
+    if train.get("method") == "full":
+        return "every weight"
+    lora = train.get("lora", {})
+    kinds = ["rsLoRA"] * bool(lora.get("use_rslora"))
+    kinds += ["PiSSA"] * (lora.get("init_lora_weights") == "pissa")
+    name = "DoRA" if lora.get("use_dora") else "LoRA"
+    return f"{name} ({', '.join(kinds)})" if kinds else name
 
 
 def data_rows(report: Mapping[str, Any], stats: Mapping[str, Any]) -> list[Row]:
