@@ -365,6 +365,8 @@ class ExtendConfig(Section):
             problems.append(
                 f"stages end at {targets[-1]}, target_length is {self.target_length}; leave one out"
             )
+        if self.train.control and not self.trains:
+            problems.append("train.control needs train.steps: without a step it is the base")
         if any(stage.steps is None for stage in self.stages) and self.train.steps == 0:
             problems.append("stages: a stage of 0 steps trains nothing; raise train.steps")
         if problems:

@@ -14,8 +14,9 @@ from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint, inspect
 from giraffe_cli.config import ExtendConfig, resolve_dtype
+from giraffe_cli.control import control_stages, describe_control
 from giraffe_cli.corpus.base import Document
-from giraffe_cli.errors import GateFailed
+from giraffe_cli.errors import GateFailed, InvalidInput
 from giraffe_cli.evals.runner import Subject, evaluate
 from giraffe_cli.evals.samples import default_lengths
 from giraffe_cli.gates import Gate, default_gates
@@ -77,13 +78,15 @@ def extend(
             f"{checkpoint.source} is not scaled"
         )
     stages = training_stages(config, checkpoint, run_dir)
-    the_plan = plan_stages(stages, checkpoint)
+    controls = control_stages(stages, checkpoint, run_dir)
+    the_plan = plan_stages(stages, checkpoint, controls)
     announce(the_plan, reporter)
     with claimed(config, run_dir):
         write_json(run_dir / "plan.json", the_plan)
         write_json(run_dir / "rope.json", stages[-1].table.to_json())
         timings = Timings.kept(run_dir / "timings.json")
-        return run_stages(Work(config, checkpoint, stages, run_dir, timings, options, reporter))
+        work = Work(config, checkpoint, stages, controls, run_dir, timings, options, reporter)
+        return run_stages(work)
 
 
 @dataclass(frozen=True)
@@ -93,6 +96,8 @@ class Work:
     config: ExtendConfig
     checkpoint: Checkpoint
     stages: list[TrainingStage]
+    controls: list[TrainingStage]
+    """One for each of `stages`, or none."""
     run_dir: Path
     timings: Timings
     options: Options
@@ -126,54 +131,79 @@ def run_stages(work: Work) -> dict[str, Any]:
     trained: list[TrainResult] = []
     if work.config.trains:
         trained = train_stages(work.stages, packed, checkpoint, timings, reporter)
-    adapter = trained[-1].adapter_dir if trained else None
+    compared = train_stages(work.controls, packed, checkpoint, timings, reporter, "train control")
 
     # ── merge, verify ────────────────────────────────────────────────────────────────────────
-    with timings.stage("merge"):
-        model_dir = merge_stage(checkpoint, adapter, table, run_dir / "model", reporter)
-    with timings.stage("verify"):
-        proof = verified(checkpoint, adapter, table, model_dir, reporter)
-    reporter.info(f"verified: {len(proof['checks'])} checks passed on {model_dir}")
+    model_dir, proof = write_model(work, work.stages[-1], trained)
+    models = {"checkpoint": model_dir}
+    if compared:
+        models["control"], _ = write_model(work, work.controls[-1], compared, " control")
 
     # ── evaluate ─────────────────────────────────────────────────────────────────────────────
-    results = evaluate_models(work, model_dir, documents) if work.options.evaluate else {}
+    results = evaluate_models(work, models, documents) if work.options.evaluate else {}
 
     # ── report ───────────────────────────────────────────────────────────────────────────────
     gates = default_gates(results, work.native_length, work.config.target_length)
     report = compose_report(work.config, checkpoint, table, trained, proof, results, gates, run_dir)
+    if compared:
+        report["control"] = describe_control(work.controls[-1], compared, models["control"])
     report["seconds"] = {**timings.seconds, "total": round(sum(timings.seconds.values()), 2)}
     write_report(report, results, run_dir, model_dir)
     settle_gates(gates, work.options.strict, reporter)
     return report
 
 
-def prepare_data(work: Work) -> tuple[list[Path], list[Document]]:
+def write_model(
+    work: Work, stage: TrainingStage, trained: list[TrainResult], of: str = ""
+) -> tuple[Path, dict[str, Any]]:
+    """What the stages up to `stage` made, merged into its folder, and the proof of it."""
+    adapter = trained[-1].adapter_dir if trained else None
+    with work.timings.stage(f"merge{of}"):
+        out = stage.folder / "model"
+        model_dir = merge_stage(work.checkpoint, adapter, stage.table, out, work.reporter)
+    with work.timings.stage(f"verify{of}"):
+        proof = verified(work.checkpoint, adapter, stage.table, model_dir, work.reporter)
+    work.reporter.info(f"verified: {len(proof['checks'])} checks passed on {model_dir}")
+    return model_dir, proof
+
+
+def prepare_data(work: Work) -> tuple[dict[Path, Path], list[Document]]:
     """The windows of each stage and the documents to score on; none of either where not needed.
 
     Raises:
         InvalidInput: a corpus or the evaluation cannot be used; found before anything is trained.
     """
     config, evaluates = work.config, work.options.evaluate
-    packed: list[Path] = []
+    packed: dict[Path, Path] = {}
     if config.trains or (evaluates and not config.eval.data):
         with work.timings.stage("pack"):
-            packed = pack_stages(work.stages, work.checkpoint, work.reporter)
+            packed = pack_stages(work.stages, work.checkpoint, work.reporter, work.controls)
     if not evaluates:
         return packed, []
-    documents = evaluation_documents(config, packed[-1] if packed else None)
-    if packed and not config.eval.data:
-        documents = held_out_of_all(documents, packed, work.reporter)
+    own = packed.get(work.run_dir)
+    documents = evaluation_documents(config, own)
+    if own and not config.eval.data:
+        documents = held_out_of_all(documents, own, packed.values(), work.reporter)
+    if work.controls and work.lengths[0] > work.native_length:
+        raise InvalidInput(
+            f"the control run is scored up to {format_length(work.native_length)}, eval.lengths "
+            f"begins at {format_length(work.lengths[0])}",
+            f"add {format_length(work.native_length)} to eval.lengths, or leave --control out",
+        )
     check_samples(config, work.checkpoint, documents, work.lengths)
     return packed, documents
 
 
-def evaluate_models(work: Work, model_dir: Path, documents: list[Document]) -> dict[str, Any]:
-    """Base and extended model on the same samples: the content of `results.json`."""
+def evaluate_models(
+    work: Work, models: dict[str, Path], documents: list[Document]
+) -> dict[str, Any]:
+    """The base and `models`, by name, on the same samples: the content of `results.json`."""
     config, checkpoint, out = work.config, work.checkpoint, work.run_dir / "eval"
     dtype = resolve_dtype(config.dtype, checkpoint.dtype)
-    subjects = [
-        Subject("base", checkpoint.path, checkpoint.digest, dtype),
-        Subject("checkpoint", model_dir, inspect(str(model_dir), work.run_dir).digest, dtype),
+    longest = {"control": work.native_length}
+    subjects = [Subject("base", checkpoint.path, checkpoint.digest, dtype)] + [
+        Subject(name, path, inspect(str(path), work.run_dir).digest, dtype, longest.get(name))
+        for name, path in models.items()
     ]
     with work.timings.stage("eval"):
         return evaluate(
@@ -202,6 +232,11 @@ def announce(the_plan: dict[str, Any], reporter: Reporter) -> None:
             f"{name if len(the_plan['stages']) > 1 else 'training'}: {stage['steps']} steps of "
             f"{stage['tokens_per_step']} tokens, windows of {format_length(stage['window'])} "
             f"({stage['positions']}), {the_plan['dtype']}"
+        )
+    for stage in the_plan["control"]:
+        reporter.info(
+            f"control: {stage['steps']} steps of {stage['tokens_per_step']} tokens, windows of "
+            f"{format_length(stage['window'])}, unscaled"
         )
     reporter.info(f"memory: about {format_bytes(estimate['bytes']['total'])} predicted")
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from giraffe_cli.config import ExtendConfig, build, read_yaml
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import MANIFEST, read_json
+from giraffe_cli.units import format_length
 
 
 def read_run(run: Path) -> tuple[ExtendConfig, RopeTable]:
@@ -24,6 +26,15 @@ def read_run(run: Path) -> tuple[ExtendConfig, RopeTable]:
             )
     config = build(read_yaml(run / "run.yaml"), str(run / "run.yaml"))
     return config, RopeTable.from_json(read_json(run / "rope.json"))
+
+
+def stage_folders(run: Path, targets: Sequence[int]) -> list[Path]:
+    """Where each of the targets is trained, first to last: the last one in the run's own folder."""
+    earlier = enumerate(targets[:-1], start=1)
+    return [
+        *(run / "stages" / f"{number}-{format_length(length)}" for number, length in earlier),
+        run,
+    ]
 
 
 def adapter_of(run: Path, config: ExtendConfig) -> Path | None:

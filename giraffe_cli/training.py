@@ -10,7 +10,7 @@ under a table of its own that scales the same base. A run of one stage has no `s
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from giraffe_cli.corpus.store import document_ids
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
+from giraffe_cli.run_files import stage_folders
 from giraffe_cli.rundir import make_folder, write_json
 from giraffe_cli.stages import Timings, choose_table, make_plan, packed_folder
 from giraffe_cli.train.loop import TrainResult, train_stage
@@ -38,11 +39,8 @@ class TrainingStage:
     folder: Path
     seed: int
     """Of windows and positions; stages that share windows see them in different orders."""
-
-    @property
-    def name(self) -> str:
-        """`16k`."""
-        return format_length(self.config.target_length)
+    name: str
+    """`16k`, or `control of 16k`."""
 
     @property
     def windows_key(self) -> tuple[Any, ...]:
@@ -59,71 +57,93 @@ def training_stages(
         InvalidInput: as `choose_table`, of any stage.
     """
     configs = config.stage_configs()
-    folders = [
-        run_dir / "stages" / f"{number}-{format_length(stage.target_length)}"
-        for number, stage in enumerate(configs[:-1], start=1)
-    ]
+    folders = stage_folders(run_dir, [stage.target_length for stage in configs])
     return [
-        TrainingStage(stage, choose_table(stage, checkpoint), folder, config.seed + number)
-        for number, (stage, folder) in enumerate(zip(configs, [*folders, run_dir], strict=True))
+        TrainingStage(
+            stage,
+            choose_table(stage, checkpoint),
+            folder,
+            config.seed + number,
+            format_length(stage.target_length),
+        )
+        for number, (stage, folder) in enumerate(zip(configs, folders, strict=True))
     ]
 
 
-def plan_stages(stages: Sequence[TrainingStage], checkpoint: Checkpoint) -> dict[str, Any]:
+def plan_stages(
+    stages: Sequence[TrainingStage],
+    checkpoint: Checkpoint,
+    controls: Sequence[TrainingStage] = (),
+) -> dict[str, Any]:
     """`plan.json`: the plan of the last stage with the steps of all and the estimate of the one
-    that needs most memory; each stage's own under `stages`.
+    that needs most memory; each stage's own under `stages`, the control's under `control`.
 
     Raises:
         DoesNotFit: the estimate of a stage exceeds the machine's memory.
     """
-    plans = [make_plan(stage.config, checkpoint, stage.table) for stage in stages]
-    largest = max(plans, key=lambda plan: int(plan["estimate"]["bytes"]["total"]))
-    of_run = ("model", "native_length", "dtype", "files")
+    plans, of_controls = (
+        [make_plan(stage.config, checkpoint, stage.table) for stage in group]
+        for group in (stages, controls)
+    )
+    largest = max([*plans, *of_controls], key=lambda plan: int(plan["estimate"]["bytes"]["total"]))
     return {
         **plans[-1],
         "steps": sum(plan["steps"] for plan in plans),
         "estimate": largest["estimate"],
-        "stages": [{k: v for k, v in plan.items() if k not in of_run} for plan in plans],
+        "stages": [_of_stage(plan) for plan in plans],
+        "control": [_of_stage(plan) for plan in of_controls],
     }
 
 
+def _of_stage(plan: dict[str, Any]) -> dict[str, Any]:
+    """Without what all stages have in common."""
+    of_run = ("model", "native_length", "dtype", "files")
+    return {key: value for key, value in plan.items() if key not in of_run}
+
+
 def pack_stages(
-    stages: Sequence[TrainingStage], checkpoint: Checkpoint, reporter: Reporter
-) -> list[Path]:
-    """The folder of each stage's windows; stages with the same corpora and window share one, the
-    run's own where the last stage is among them.
+    stages: Sequence[TrainingStage],
+    checkpoint: Checkpoint,
+    reporter: Reporter,
+    controls: Sequence[TrainingStage] = (),
+) -> dict[Path, Path]:
+    """Each stage's folder → that of its windows.
+
+    Stages with the same corpora and window share one: the run's own, if the last of `stages` is
+    among them.
 
     Raises:
         InvalidInput: as `packed_folder`, of any stage.
     """
-    owners = {stage.windows_key: stage for stage in reversed(stages[:-1])}
-    owners[stages[-1].windows_key] = stages[-1]
+    owners: dict[tuple[Any, ...], TrainingStage] = {}
+    for stage in (stages[-1], *stages[:-1], *controls):
+        owners.setdefault(stage.windows_key, stage)
     folders = {
         key: packed_folder(owner.config, checkpoint, owner.folder, reporter)
         for key, owner in owners.items()
     }
-    return [folders[stage.windows_key] for stage in stages]
+    return {stage.folder: folders[stage.windows_key] for stage in (*stages, *controls)}
 
 
 def held_out_of_all(
-    documents: list[Document], packed: Sequence[Path], reporter: Reporter
+    documents: list[Document], own: Path, packed: Iterable[Path], reporter: Reporter
 ) -> list[Document]:
-    """Those of `documents`, held out of the last of `packed`, that no other stage trains on.
+    """Those of `documents`, held out of the packed folder `own`, that no other stage trains on.
 
     Raises:
         InvalidInput: none is left.
     """
-    others = set(packed) - {packed[-1]}
+    others = set(packed) - {own}
     trained = set[str]().union(*(document_ids(folder) for folder in others))
     kept = [document for document in documents if document.id not in trained]
     if len(kept) < len(documents):
         reporter.warn(
             f"{len(documents) - len(kept)} of {len(documents)} held-out documents are not "
-            "evaluated: an earlier stage trains on them"
+            "evaluated: another stage trains on them"
         )
     if documents and not kept:
         raise InvalidInput(
-            "every held-out document is trained on by an earlier stage",
+            "every held-out document is trained on by another stage",
             "pass --eval-data FILE, or raise pack.hold_out",
         )
     return kept
@@ -131,24 +151,27 @@ def held_out_of_all(
 
 def train_stages(
     stages: Sequence[TrainingStage],
-    packed: Sequence[Path],
+    packed: Mapping[Path, Path],
     checkpoint: Checkpoint,
     timings: Timings,
     reporter: Reporter,
+    label: str = "train",
 ) -> list[TrainResult]:
-    """Every stage in turn; finished ones are skipped. Raises as `train_stage` does."""
+    """Every stage in turn; finished ones are skipped. Raises as `train_stage` does.
+
+    `label` is what the time of a single stage is kept under.
+    """
     results = list[TrainResult]()
-    for number, (stage, windows) in enumerate(zip(stages, packed, strict=True), start=1):
-        alone = len(stages) == 1
-        if not alone:
-            reporter.info(f"stage {number} of {len(stages)}: {stage.name}")
-            write_json(make_folder(stage.folder) / "rope.json", stage.table.to_json())
-        with timings.stage("train" if alone else f"train {stage.name}"):
+    for number, stage in enumerate(stages, start=1):
+        if len(stages) > 1:
+            reporter.info(f"training {stage.name}, stage {number} of {len(stages)}")
+        write_json(make_folder(stage.folder) / "rope.json", stage.table.to_json())
+        with timings.stage(f"train {stage.name}" if len(stages) > 1 else label):
             results.append(
                 train_stage(
                     checkpoint,
                     stage.table,
-                    windows,
+                    packed[stage.folder],
                     stage.config.train,
                     positions=stage.config.positions,
                     target_length=stage.config.target_length,

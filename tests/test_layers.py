@@ -17,6 +17,7 @@ LEVELS = [
     ("pipeline", 6),
     ("stages", 5),
     ("training", 5),
+    ("control", 5),
     ("tune.*", 5),
     ("train.loop", 4),
     ("train.worker", 4),

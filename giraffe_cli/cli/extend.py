@@ -92,6 +92,10 @@ def extend(
     assignments: Annotated[
         list[str] | None, typer.Option("--set", help="Any config key: train.lora.rank=8.")
     ] = None,
+    control: Annotated[
+        bool,
+        typer.Option("--control", help="Also train at the native window, to tell domain apart."),
+    ] = False,
     eval_data: Annotated[
         list[str] | None, typer.Option(help="Corpus to evaluate on; default: held-out documents.")
     ] = None,
@@ -133,6 +137,7 @@ def extend(
         "rope.on_existing": on_existing_rope,
         "train.steps": steps,
         "train.window": window,
+        "train.control": control or None,
         "train.processes": gpus,
         "train.keep_checkpoints": keep_checkpoints,
         "eval.data": eval_data or None,
@@ -165,13 +170,15 @@ def _show_plan(config: ExtendConfig, run_dir: Path, console: Console) -> None:
     from rich.table import Table
 
     from giraffe_cli.checkpoint import inspect
+    from giraffe_cli.control import control_stages
     from giraffe_cli.pipeline import announce
     from giraffe_cli.training import plan_stages, training_stages
     from giraffe_cli.units import format_bytes
 
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = inspect(config.model, Path(scratch))
-        plan = plan_stages(training_stages(config, checkpoint, run_dir), checkpoint)
+        stages = training_stages(config, checkpoint, run_dir)
+        plan = plan_stages(stages, checkpoint, control_stages(stages, checkpoint, run_dir))
     announce(plan, console)
     table = Table("part", "memory", title="predicted memory at the peak of training")
     for part, count in plan["estimate"]["bytes"].items():

@@ -27,6 +27,11 @@ RULES = {
     "interval_proportion": "Wilson 95 % interval over samples",
     "interval_mean": "percentile 95 % bootstrap over documents, 10,000 resamples",
     "paired": "mean difference over the same samples, resampled by document",
+    "control": (
+        "trained on the same documents and tokens within the native window, unscaled, and scored "
+        "up to that window; control_minus_base is the training text's domain, "
+        "checkpoint_minus_native_control what length brings beyond it"
+    ),
     "effective_length_mean": (
         "largest evaluated length L at or above the native window such that at L and every shorter "
         "one the upper 95 % bound of the paired difference NLL(L) - NLL(native) is at most 0"
@@ -120,19 +125,22 @@ class Scoreboard:
 
     def length_minus_native(self, subject: str) -> dict[str, Score]:
         """Length → paired difference to the same samples at the native length."""
-        native = self.groups[subject].get(self.native_length)
+        return self.minus_native(subject, subject)
+
+    def between(self, subject: str, other: str) -> dict[str, Score]:
+        """Length → paired difference `subject` - `other`, where both were scored."""
+        ours, theirs = self.groups[subject], self.groups[other]
+        shared = [length for length in ours if length in theirs]
+        return self._differences(lambda length: (ours[length], theirs[length]), shared)
+
+    def minus_native(self, subject: str, other: str) -> dict[str, Score]:
+        """Length → paired difference to what `other` scores on the same targets at the native
+        length; empty where it was not scored there."""
+        native = self.groups[other].get(self.native_length)
         if not native:
             return {}
-        return self._differences(
-            lambda length: (self.groups[subject][length], native), self.groups[subject]
-        )
-
-    def checkpoint_minus_base(self) -> dict[str, Score]:
-        """Length → paired difference between the subjects; empty without a base."""
-        base, checkpoint = self.groups.get("base"), self.groups.get("checkpoint")
-        if not base or not checkpoint:
-            return {}
-        return self._differences(lambda length: (checkpoint[length], base[length]), checkpoint)
+        lengths = self.groups[subject]
+        return self._differences(lambda length: (lengths[length], native), lengths)
 
     def effective_length(self, subject: str) -> int | None:
         """See `RULES`; None when no length passes or there is nothing to compare with."""
@@ -208,22 +216,33 @@ def compose(
     boards: Mapping[str, Scoreboard], subjects: Sequence[str], native_length: int
 ) -> dict[str, Any]:
     """The scored part of `results.json`: `models` (scores only), `paired`, `short_context`."""
-    paired = {
+    paired: dict[str, dict[str, Any]] = {
         name: {
-            "checkpoint_minus_base": board.checkpoint_minus_base(),
+            "checkpoint_minus_base": board.between("checkpoint", "base"),
             "length_minus_native": {s: board.length_minus_native(s) for s in subjects},
+            **(_against_control(board) if "control" in subjects else {}),
         }
         for name, board in boards.items()
         if not board.task.proportion
     }
     at_native: dict[str, Score] = {}
     if "nll" in paired:
-        difference = boards["nll"].checkpoint_minus_base().get(str(native_length))
+        difference = paired["nll"]["checkpoint_minus_base"].get(str(native_length))
         at_native = {"delta_nll": difference} if difference else {}
     return {
         "models": {subject: _scores_of(subject, boards) for subject in subjects},
         "paired": paired,
         "short_context": at_native,
+    }
+
+
+def _against_control(board: Scoreboard) -> dict[str, dict[str, Score]]:
+    """Domain (the control's gain) told apart from length (what the checkpoint has beyond it)."""
+    return {
+        "control_minus_base": board.between("control", "base"),
+        "checkpoint_minus_control": board.between("checkpoint", "control"),
+        "checkpoint_minus_native_control": board.minus_native("checkpoint", "control"),
+        "checkpoint_minus_native_base": board.minus_native("checkpoint", "base"),
     }
 
 

@@ -48,7 +48,7 @@ def evaluate(
     """Score every subject on the same samples; writes `results.json` and `samples.jsonl` in `out`.
 
     Args:
-        subjects: one or two, named `base` and `checkpoint`.
+        subjects: named `checkpoint`, and `base` and `control` where it is compared with them.
         lengths: context lengths in tokens.
         native_length: the window differences and effective lengths refer to, in tokens.
         documents: held-out text; the `config.documents` longest are used.
@@ -115,6 +115,10 @@ def run_subject(
     subject: Subject, batches: list[Batch], cache: Path, reporter: Reporter
 ) -> list[Sample]:
     """Every example's outcome for `subject`; the model is loaded only if one is not cached."""
+    batches = [
+        dataclasses.replace(b, examples=[e for e in b.examples if subject.takes(e)])
+        for b in batches
+    ]
     caches = {batch.name: OutcomeCache(cache, subject, batch.name) for batch in batches}
     missing = [
         (batch, example)

@@ -33,7 +33,8 @@ LOGIT_CHUNK = 256
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is scored: `base`, or the `checkpoint` that is compared with it."""
+    """A model that is scored: `base`, the `checkpoint` that is compared with it, or the `control`
+    that was trained alike within the native window."""
 
     name: str
     path: Path
@@ -42,6 +43,12 @@ class Subject:
     """sha256 over config, tokenizer and weights: the identity of every cached outcome."""
     dtype: str
     """Computation type: `float32`, `bfloat16` or `float16`."""
+    longest: int | None = None
+    """Tokens of context up to which it is scored; None: at every length."""
+
+    def takes(self, example: Example) -> bool:
+        """Whether it is scored on `example`."""
+        return self.longest is None or example.length <= self.longest
 
 
 class OpenSubject:

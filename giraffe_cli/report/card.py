@@ -86,7 +86,7 @@ def _body(report: Mapping[str, Any], model_dir: Path) -> str:
         "\n".join(f"- {verdict.sentence}. {verdict.meaning}" for verdict in verdicts(report)),
     ]
     if length_rows(report):
-        parts += [markdown_table(report), _READING]
+        parts += [markdown_table(report), _READING + (_CONTROL if report.get("control") else "")]
     warnings = all_warnings(report, {})
     if warnings:
         parts += ["**Warnings**", "\n".join(f"- {warning}" for warning in warnings)]
@@ -112,11 +112,19 @@ _READING = (
     "before them. ± is half of the 95% interval; passkey intervals are Wilson's. "
     "A gain over the base at the native length is the training text's domain, not length."
 )
+_CONTROL = (
+    " The control was trained on the same text within the native window, without scaling: its gain "
+    "is that domain."
+)
 
 
 def markdown_table(report: Mapping[str, Any]) -> str:
     """The scores by length, the same as on the page and on the console."""
-    header = ["context", "loss base", "loss extended", "n", "passkey base", "passkey extended", "n"]
+    control = bool(report.get("control"))
+    header = [
+        *("context", "loss base", *(["loss control"] if control else []), "loss extended", "n"),
+        *("passkey base", "passkey extended", "n"),
+    ]
     lines = [header, ["---:"] * len(header)]
     for row in length_rows(report):
         native = " (native)" if row.length == report["native_length"] else ""
@@ -124,6 +132,7 @@ def markdown_table(report: Mapping[str, Any]) -> str:
             [
                 f"{format_length(row.length)}{native}",
                 with_half_width(row.base_nll),
+                *([with_half_width(row.control_nll)] if control else []),
                 with_half_width(row.extended_nll),
                 _count(row.extended_nll or row.base_nll),
                 proportion(row.base_passkey),

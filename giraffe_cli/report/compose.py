@@ -12,6 +12,9 @@ from giraffe_cli.gates import Gate
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.train.loop import TrainResult
 
+_SHOWN_AS = {"base": "base", "control": "control", "extended": "checkpoint"}
+"""Model in the report → in `results.json`."""
+
 
 def compose_report(
     config: ExtendConfig,
@@ -32,8 +35,9 @@ def compose_report(
     models = results.get("models", {})
     scores: dict[str, Any] = {
         task: {
-            "base": models["base"]["tasks"].get(task, {}),
-            "extended": models["checkpoint"]["tasks"].get(task, {}),
+            shown: models[name]["tasks"].get(task, {})
+            for shown, name in _SHOWN_AS.items()
+            if name in models
         }
         for task in (config.eval.tasks if models else [])
     }

@@ -20,6 +20,8 @@ _CONTENTS = {
     "adapter/": "what was trained: the adapter, or every weight, with rope.json inside",
     "packed/": "training windows and their statistics",
     "checkpoints/": "states a stopped run resumes from",
+    "stages/": "the shorter targets that were trained first",
+    "control/": "the control run: trained without length, for comparison",
     "eval/": "results.json, samples.jsonl and these plots as PNG and SVG",
     "run.yaml": "the fully resolved config",
     "plan.json": "what was predicted before the run",
@@ -75,6 +77,9 @@ def training_rows(report: Mapping[str, Any]) -> list[Row]:
         ("steps", f"{report['steps']:,}"),
         ("trained tokens", f"{report['trained_tokens']:,}"),
     ]
+    if len(report.get("stages", [])) > 1:
+        targets = [format_length(stage["target_length"]) for stage in report["stages"]]
+        rows.append(("stages", f"to {', then '.join(targets)}; below are the last one's settings"))
     if "window" in report:
         scheme = report.get("positions", "plain")
         note = f", {scheme} positions up to {format_length(report['target_length'])}"
@@ -84,6 +89,14 @@ def training_rows(report: Mapping[str, Any]) -> list[Row]:
     rows += trained_rows(train)
     if report.get("final_loss") is not None:
         rows.append(("final training loss", f"{report['final_loss']:.3f} nats per token"))
+    if control := report.get("control"):
+        rows.append(
+            (
+                "control run",
+                f"{control['steps']:,} steps, {control['trained_tokens']:,} tokens in windows of "
+                f"{format_length(control['window'])}, final loss {control['final_loss']:.3f}",
+            )
+        )
     return rows
 
 
@@ -112,6 +125,24 @@ def method_name(train: Mapping[str, Any]) -> str:
     kinds += ["PiSSA"] * (lora.get("init_lora_weights") == "pissa")
     name = "DoRA" if lora.get("use_dora") else "LoRA"
     return f"{name} ({', '.join(kinds)})" if kinds else name
+
+
+def progressive_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """Target, strategy, window, steps, tokens, time and final loss of each stage of training;
+    empty for a run of one."""
+    stages = report.get("stages", [])
+    return [
+        [
+            format_length(stage["target_length"]),
+            stage["strategy"],
+            f"{format_length(stage['window'])} {stage['positions']}",
+            f"{stage['steps']:,}",
+            f"{stage['trained_tokens']:,}",
+            format_seconds(stage["seconds"]),
+            f"{stage['final_loss']:.3f}" if stage["final_loss"] is not None else "–",
+        ]
+        for stage in (stages if len(stages) > 1 else [])
+    ]
 
 
 def data_rows(report: Mapping[str, Any], stats: Mapping[str, Any]) -> list[Row]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-BASE_COLOUR, EXTENDED_COLOUR = "#c2570c", "#1f5fa8"
+BASE_COLOUR, EXTENDED_COLOUR, CONTROL_COLOUR = "#c2570c", "#1f5fa8", "#6b6f2a"
 INK, FAINT, CARD = "#26221c", "#8a8378", "#fffdf9"
 STYLE: Any = {
     "svg.hashsalt": "giraffe",

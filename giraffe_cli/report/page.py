@@ -72,7 +72,7 @@ def render_page(
     return environment.get_template(TEMPLATE).render(
         style=Markup(style),  # our own file, and the digest below is over exactly these bytes
         style_digest=style_digest(style),
-        report=report,
+        report={"control": None, **report},
         title=page_title(report),
         verdicts=verdicts(report),
         rows=scores.length_rows(report),
@@ -81,6 +81,7 @@ def render_page(
         runtimes=(report.get("verify") or {}).get("runtimes", {}),
         rope_rows=facts.rope_rows(report, artefacts["rope"]),
         training_rows=facts.training_rows(report),
+        progressive=facts.progressive_rows(report),
         data_rows=facts.data_rows(report, artefacts["stats"]),
         stages=facts.stage_rows(report),
         total_time=format_seconds(facts.total_seconds(report)),

@@ -7,14 +7,20 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
-import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from giraffe_cli.report.figure import BASE_COLOUR, EXTENDED_COLOUR, FAINT, STYLE, Plot, finish
+from giraffe_cli.report.figure import (
+    BASE_COLOUR,
+    CONTROL_COLOUR,
+    EXTENDED_COLOUR,
+    FAINT,
+    STYLE,
+    Plot,
+    finish,
+)
 from giraffe_cli.report.heatmap import passkey_plot
+from giraffe_cli.report.loss_plot import Border, loss_plot, series
 from giraffe_cli.report.scores import Score, by_length
 from giraffe_cli.rundir import atomic_open
 from giraffe_cli.units import format_length
@@ -24,8 +30,9 @@ def make_plots(
     report: Mapping[str, Any],
     results: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
+    borders: Sequence[Border] = (),
 ) -> list[Plot]:
-    """The figures whose numbers exist, in reading order."""
+    """The figures whose numbers exist, in reading order; `metrics` and `borders` as `joined`."""
     models = results.get("models", {})
     base, extended = (
         models.get(name, {}).get("passkey_by_depth") or {} for name in ("base", "checkpoint")
@@ -38,7 +45,7 @@ def make_plots(
         if base or extended:
             plots.append(passkey_plot(base, extended, int(report["native_length"])))
         if losses:
-            plots.append(_loss_plot(losses, metrics))
+            plots.append(loss_plot(losses, metrics, borders))
     return plots
 
 
@@ -65,6 +72,8 @@ def _nll_plot(report: Mapping[str, Any]) -> Plot:
     shift = _label_shift(base, extended)
     _series(axes, base, "base", BASE_COLOUR, "s--", shift)
     _series(axes, extended, "extended", EXTENDED_COLOUR, "o-", -shift)
+    control = by_length(report, "nll", "control")
+    _series(axes, control, "control", CONTROL_COLOUR, "D:", 0)
     axes.set_title("Loss on the same words, by context before them")
     axes.set_ylabel("nats per token (lower is better)")
     axes.grid(axis="y")
@@ -72,6 +81,7 @@ def _nll_plot(report: Mapping[str, Any]) -> Plot:
     shown = ", ".join(
         f"{format_length(n)}: base {_mean(base, n)}, extended {_mean(extended, n)}" for n in lengths
     )
+    shown += "".join(f"; control {_mean(control, n)} at {format_length(n)}" for n in control)
     return finish(figure, "nll_by_context", f"Nats per token by context length. {shown}.")
 
 
@@ -135,60 +145,3 @@ def _series(
         color=colour,
         fontweight="bold",
     )
-
-
-# ── training loss ────────────────────────────────────────────────────────────────────────────
-
-
-def series(metrics: Sequence[Mapping[str, Any]], key: str) -> list[tuple[int, float]]:
-    """(step, value) of every line that has a number under `key` and moved the weights, if it was
-    to: the loss of a skipped step, where it is a number, is not one that was learnt from."""
-    return [
-        (int(m["step"]), float(m[key]))
-        for m in metrics
-        if "step" in m and m.get(key) is not None and not (key == "loss" and m.get("skipped"))
-    ]
-
-
-def _loss_plot(losses: Sequence[tuple[int, float]], metrics: Sequence[Mapping[str, Any]]) -> Plot:
-    """Each step's loss, a running mean over a tenth of the run, the held-out loss where it was
-    measured, and a mark at each step that was skipped."""
-    steps, values = (np.array(column) for column in zip(*losses, strict=True))
-    width = max(1, len(values) // 10)
-    smooth = _running_mean(values, width)
-    held_out = series(metrics, "held_out_nll")
-    skipped = [int(m["step"]) for m in metrics if m.get("skipped")]
-    figure = Figure(figsize=(6.6, 2.7), layout="constrained")
-    axes = figure.add_subplot()
-    axes.plot(steps, values, color=EXTENDED_COLOUR, alpha=0.3, linewidth=1, marker=".")
-    axes.plot(steps, smooth, color=EXTENDED_COLOUR, linewidth=2, label="training")
-    if held_out:
-        at, nll = zip(*held_out, strict=True)
-        axes.plot(at, nll, "D--", color=BASE_COLOUR, linewidth=1.2, markersize=5, label="held out")
-    if skipped:
-        edge = axes.get_xaxis_transform()
-        axes.plot(
-            skipped, [0.03] * len(skipped), "x", color="#8c2d19", transform=edge, label="skipped"
-        )
-    if held_out or skipped:
-        axes.legend(loc="upper right", frameon=False)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    smoothed = f": each step, and the mean of the last {width}" if width > 1 else " by step"
-    axes.set_title(f"Training loss{smoothed}")
-    axes.set_xlabel("optimiser step")
-    axes.set_ylabel("nats per token")
-    axes.grid(axis="y")
-    alt = f"Training loss over {len(values)} steps, from {smooth[0]:.2f} to {smooth[-1]:.2f}."
-    if held_out:
-        alt += f" Held-out loss from {held_out[0][1]:.2f} to {held_out[-1][1]:.2f}."
-    if skipped:
-        alt += f" Skipped steps: {', '.join(map(str, skipped))}."
-    return finish(figure, "training_loss", alt)
-
-
-def _running_mean(values: npt.NDArray[Any], width: int) -> npt.NDArray[Any]:
-    """The mean of each value and up to `width` - 1 before it."""
-    sums = np.concatenate([[0.0], np.cumsum(values)])
-    ends = np.arange(1, len(values) + 1)
-    starts = np.maximum(0, ends - width)
-    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))

@@ -31,6 +31,11 @@ class LengthRow:
     """Extended minus base on the same targets, nats per token."""
     base_passkey: Score | None
     extended_passkey: Score | None
+    control_nll: Score | None = None
+    """Of the control run, where there was one; within the native window only."""
+    control_passkey: Score | None = None
+    from_control: Score | None = None
+    """Extended minus control on the same targets, nats per token."""
 
 
 def by_length(report: Mapping[str, Any], task: str, model: str) -> dict[int, Score]:
@@ -52,13 +57,14 @@ def length_rows(report: Mapping[str, Any]) -> list[LengthRow]:
     columns = {
         f"{model}_{task}": by_length(report, task, model)
         for task in ("nll", "passkey")
-        for model in ("base", "extended")
+        for model in ("base", "extended", "control")
     }
     return [
         LengthRow(
             length=length,
             beyond_native=length > report["native_length"],
             difference=paired(report, "checkpoint_minus_base", str(length)),
+            from_control=paired(report, "checkpoint_minus_control", str(length)),
             **{name: scores.get(length) for name, scores in columns.items()},
         )
         for length in sorted(set().union(*columns.values()))

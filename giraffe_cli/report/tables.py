@@ -15,6 +15,7 @@ from giraffe_cli.report.verdicts import Verdict, verdicts
 from giraffe_cli.units import format_length
 
 _HEADINGS = ("nll\nbase", "nll\nextended", "n", "passkey\nbase", "passkey\nextended", "n")
+_WITH_CONTROL = ("nll\nbase", "nll\ncontrol", *_HEADINGS[1:])
 _STYLES = {"yes": "green", "no": "red", "not shown": "yellow", "not measured": "dim"}
 
 
@@ -45,13 +46,15 @@ def scores_table(report: Mapping[str, Any]) -> Table:
         collapse_padding=True,
     )
     # Two-line headings and no borders keep the table within 80 columns.
-    for heading in ("context", *_HEADINGS):
+    control = bool(report.get("control"))
+    for heading in ("context", *(_WITH_CONTROL if control else _HEADINGS)):
         table.add_column(heading, justify="right")
     for row in length_rows(report):
         mark = "*" if row.beyond_native else ""
         table.add_row(
             f"{format_length(row.length)}{mark}",
             with_half_width(row.base_nll),
+            *([with_half_width(row.control_nll)] if control else []),
             with_half_width(row.extended_nll),
             _count(row.extended_nll or row.base_nll),
             proportion(row.base_passkey, unit=""),

@@ -57,6 +57,7 @@ def verdicts(report: Mapping[str, Any]) -> list[Verdict]:
     return [
         uses_context(report),
         short_context_kept(report),
+        *([beyond_domain(report)] if report.get("control") else []),
         base_beyond_window(report),
         finds_passkey(report),
         loads_anywhere(report),
@@ -132,13 +133,14 @@ def short_context_kept(report: Mapping[str, Any]) -> Verdict:
         return Verdict(claim, "not measured", "", f"The loss at {short} was not evaluated.")
     figures = f"{with_half_width(score, sign=True)} nats against the base at {short}"
     bounds = _bounds(score)
+    domain = "" if report.get("control") else _domain(score)
     if score["ci_high"] <= SHORT_TOLERANCE:
         effect = (
             f"Inside the native window the extended model is better than the base {bounds}."
             if score["ci_high"] < 0
             else f"Inside the native window extending cost at most {SHORT_TOLERANCE} nats {bounds}."
         )
-        return Verdict(claim, "yes", figures, f"{effect}{_domain(score)}")
+        return Verdict(claim, "yes", figures, f"{effect}{domain}")
     if score["ci_low"] > SHORT_TOLERANCE:
         return Verdict(
             claim, "no", figures, f"Text of up to {short} tokens is predicted worse now {bounds}."
@@ -148,7 +150,7 @@ def short_context_kept(report: Mapping[str, Any]) -> Verdict:
         "not shown",
         figures,
         f"The interval reaches past the {SHORT_TOLERANCE} nats that short context may cost "
-        f"{bounds}.{_domain(score)}",
+        f"{bounds}.{domain}",
     )
 
 
@@ -161,6 +163,43 @@ def _domain(score: Score) -> str:
         "text’s domain, not length: part of the gain over the base at longer contexts may be the "
         "domain as well."
     )
+
+
+def beyond_domain(report: Mapping[str, Any]) -> Verdict:
+    """Of what was gained over the base inside its window, how much is length, how much the text?
+
+    With the control C and the same targets everywhere: extended(long) - base(short) is
+    [C(short) - base(short)], the domain, plus [extended(long) - C(short)], the length.
+    """
+    native, longest = _lengths(report)
+    short, long = format_length(native), format_length(longest)
+    claim = f"gains from {long} of context, beyond the text's domain"
+    gain, domain, length, here = (
+        paired(report, *path)
+        for path in (
+            ("checkpoint_minus_native_base", str(longest)),
+            ("control_minus_base", str(native)),
+            ("checkpoint_minus_native_control", str(longest)),
+            ("checkpoint_minus_control", str(native)),
+        )
+    )
+    if not (gain and domain and length and here):
+        return Verdict(claim, "not measured", "", f"The control was not scored at {short}.")
+    figures = f"{with_half_width(length, sign=True)} nats compared with the control at {short}"
+    meaning = (
+        f"The control run saw the same text without getting longer. Of the "
+        f"{with_half_width(gain, sign=True)} nats of the extended model at {long} against the base "
+        f"at {short}, {with_half_width(domain, sign=True)} are the text’s domain (the control’s "
+        f"own gain) and {with_half_width(length, sign=True)} are length {_bounds(length)}. At "
+        f"{short} the extended model stands at {with_half_width(here, sign=True)} nats against "
+        f"the control: what the extension itself changed inside the native window."
+    )
+    answer: Answer = "not shown"
+    if length["ci_high"] < 0:
+        answer = "yes"
+    elif length["ci_low"] > 0:
+        answer = "no"
+    return Verdict(claim, answer, figures, meaning)
 
 
 def base_beyond_window(report: Mapping[str, Any]) -> Verdict:

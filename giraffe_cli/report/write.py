@@ -10,10 +10,13 @@ from typing import Any
 
 from giraffe_cli.config import read_yaml
 from giraffe_cli.report.card import write_card
+from giraffe_cli.report.loss_plot import Border, joined
 from giraffe_cli.report.page import render_page
 from giraffe_cli.report.plots import make_plots, write_plots
 from giraffe_cli.report.verdicts import verdicts
+from giraffe_cli.run_files import stage_folders
 from giraffe_cli.rundir import atomic_open, make_folder, read_json, write_json
+from giraffe_cli.units import format_length
 
 
 def write_report(
@@ -32,7 +35,7 @@ def write_report(
         GiraffeError: a file cannot be written.
         InvalidInput: `model_dir` holds no readable `config.json`.
     """
-    plots = make_plots(report, results, read_metrics(run_dir / "metrics.jsonl"))
+    plots = make_plots(report, results, *all_metrics(report, run_dir))
     write_plots(plots, make_folder(run_dir / "eval"))
     write_card(report, model_dir, _optional(run_dir / "plan.json"))
     artefacts = {
@@ -46,6 +49,16 @@ def write_report(
     )
     with atomic_open(run_dir / "report.html", "w") as handle:
         handle.write(page)
+
+
+def all_metrics(
+    report: Mapping[str, Any], run_dir: Path
+) -> tuple[list[dict[str, Any]], list[Border]]:
+    """One object a training step over all stages of the run, and where each stage begins."""
+    targets = [stage["target_length"] for stage in report.get("stages", [])]
+    targets = targets or [report["target_length"]]
+    stages = [read_metrics(f / "metrics.jsonl") for f in stage_folders(run_dir, targets)]
+    return joined(stages, [format_length(target) for target in targets])
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

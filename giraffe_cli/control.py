@@ -1,0 +1,116 @@
+"""The control run: the same fine-tune without length, so that its gain is the text's domain alone.
+
+    run       window 2k of 16k (pose), yarn to 16k     base native at 1k
+    control   window 1k (plain), no scaling, and twice the windows a step
+
+Same corpora, held-out documents, seed, steps, learning rates and tokens a step, as near as whole
+windows allow; a run of several stages has a control of as many. Windows that already fit the native
+length are the very windows of the run, in the same order.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.checkpoint import Checkpoint
+from giraffe_cli.config import ExtendConfig, RopeConfig, TrainConfig
+from giraffe_cli.corpus.store import is_packed
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.rope.base import RopeTable, make_table
+from giraffe_cli.train.loop import TrainResult
+from giraffe_cli.training import TrainingStage
+from giraffe_cli.units import format_length
+
+FOLDER = "control"
+
+
+def control_stages(
+    stages: Sequence[TrainingStage], checkpoint: Checkpoint, run_dir: Path
+) -> list[TrainingStage]:
+    """A control for each of `stages`, in `run_dir/control`; none where none was asked for.
+
+    Raises:
+        InvalidInput: the base is scaled already; its native window is then none that a model
+            without scaling has. Or windows that were packed are longer than the native ones.
+    """
+    if not stages[0].config.train.control:
+        return []
+    if checkpoint.existing_rope is not None:
+        raise InvalidInput(
+            f"a control run trains without scaling, and {checkpoint.source} is scaled already",
+            "leave --control out, or extend the unscaled base",
+        )
+    table = native_table(checkpoint)
+    folders = [run_dir / FOLDER / stage.folder.relative_to(run_dir) for stage in stages]
+    return [
+        TrainingStage(
+            control_config(stage.config, checkpoint),
+            table,
+            folder,
+            stage.seed,
+            f"control of {stage.name}",
+        )
+        for stage, folder in zip(stages, folders, strict=True)
+    ]
+
+
+def native_table(checkpoint: Checkpoint) -> RopeTable:
+    """The unscaled table over the native window."""
+    native = checkpoint.native_length
+    longer = make_table("none", {}, checkpoint.head(native + 1))
+    return dataclasses.replace(longer, target_length=native)
+
+
+def control_config(stage: ExtendConfig, checkpoint: Checkpoint) -> ExtendConfig:
+    """`stage` at the native window, with as many tokens a step.
+
+    Raises:
+        InvalidInput: `data` is a packed directory of longer windows, which cannot be cut again.
+    """
+    window = min(stage.window, checkpoint.native_length)
+    if window < stage.window and any(is_packed(Path(source)) for source in stage.data):
+        raise InvalidInput(
+            f"the control run needs windows of {format_length(window)}, the native window; "
+            f"{', '.join(stage.data)} holds windows of {format_length(stage.window)}",
+            "name the documents as --data instead of the packed directory",
+        )
+    knobs = {
+        "window": window,
+        "windows_per_step": windows_per_step(stage.train, stage.window, window),
+        "positions": "plain",
+        "position_knobs": {},
+    }
+    return stage.model_copy(
+        update={
+            "target_length": checkpoint.native_length,
+            "rope": RopeConfig(strategy="none"),
+            "train": stage.train.model_copy(update=knobs),
+        }
+    )
+
+
+def windows_per_step(train: TrainConfig, window: int, shorter: int) -> int:
+    """Windows of `shorter` tokens that come nearest to the tokens of a step, shared by all
+    processes: 3 of 8k for one of 20k, rounded half up."""
+    shares = train.processes or 1
+    tokens = window * train.windows_per_step
+    return shares * max(1, int(tokens / (shorter * shares) + 0.5))
+
+
+def describe_control(
+    last: TrainingStage, trained: Sequence[TrainResult], model_dir: Path
+) -> dict[str, Any]:
+    """`control` of `report.json`: what the control run was, over all its stages."""
+    return {
+        "model_dir": str(model_dir),
+        "longest": last.config.target_length,
+        "window": last.config.window,
+        "windows_per_step": last.config.train.windows_per_step,
+        "steps": sum(result.steps for result in trained),
+        "trained_tokens": sum(result.trained_tokens for result in trained),
+        "seconds": round(sum(result.seconds for result in trained), 2),
+        "final_loss": trained[-1].final_loss,
+    }
