@@ -61,7 +61,8 @@ def native_table(checkpoint: Checkpoint) -> RopeTable:
     """The unscaled table over the native window."""
     native = checkpoint.native_length
     longer = make_table("none", {}, checkpoint.head(native + 1))
-    return dataclasses.replace(longer, target_length=native)
+    parameters = {"rope_theta": longer.rope_theta, "rope_type": "default"}
+    return dataclasses.replace(longer, target_length=native, rope_parameters=parameters)
 
 
 def control_config(stage: ExtendConfig, checkpoint: Checkpoint) -> ExtendConfig:

@@ -115,7 +115,7 @@ def test_page_card_and_console_show_it(run, giraffe, tiny_llama):
     _, run_dir, report = run
     assert "beyond the text" in beyond_domain(report).claim
     page = (run_dir / "report.html").read_text()
-    assert "extended − control" in page
+    assert "ext. − control" in page
     assert "Stages of training" in page
     card = (run_dir / "model" / "README.md").read_text()
     assert "| loss control |" in card

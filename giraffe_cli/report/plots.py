@@ -73,7 +73,7 @@ def _nll_plot(report: Mapping[str, Any]) -> Plot:
     _series(axes, base, "base", BASE_COLOUR, "s--", shift)
     _series(axes, extended, "extended", EXTENDED_COLOUR, "o-", -shift)
     control = by_length(report, "nll", "control")
-    _series(axes, control, "control", CONTROL_COLOUR, "D:", 0)
+    _series(axes, control, "control", CONTROL_COLOUR, "D:", -16)
     axes.set_title("Loss on the same words, by context before them")
     axes.set_ylabel("nats per token (lower is better)")
     axes.grid(axis="y")

@@ -33,7 +33,6 @@ class LengthRow:
     extended_passkey: Score | None
     control_nll: Score | None = None
     """Of the control run, where there was one; within the native window only."""
-    control_passkey: Score | None = None
     from_control: Score | None = None
     """Extended minus control on the same targets, nats per token."""
 
@@ -57,8 +56,9 @@ def length_rows(report: Mapping[str, Any]) -> list[LengthRow]:
     columns = {
         f"{model}_{task}": by_length(report, task, model)
         for task in ("nll", "passkey")
-        for model in ("base", "extended", "control")
+        for model in ("base", "extended")
     }
+    columns["control_nll"] = by_length(report, "nll", "control")
     return [
         LengthRow(
             length=length,

@@ -10,12 +10,12 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from giraffe_cli.report.scores import ABSENT, length_rows, proportion, with_half_width
+from giraffe_cli.report.scores import ABSENT, LengthRow, length_rows, proportion, with_half_width
 from giraffe_cli.report.verdicts import Verdict, verdicts
 from giraffe_cli.units import format_length
 
 _HEADINGS = ("nll\nbase", "nll\nextended", "n", "passkey\nbase", "passkey\nextended", "n")
-_WITH_CONTROL = ("nll\nbase", "nll\ncontrol", *_HEADINGS[1:])
+_WITH_CONTROL = ("nll\nbase", "nll\ncontrol", "nll\nextended", "passkey\nbase", "passkey\nextended")
 _STYLES = {"yes": "green", "no": "red", "not shown": "yellow", "not measured": "dim"}
 
 
@@ -51,17 +51,34 @@ def scores_table(report: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right")
     for row in length_rows(report):
         mark = "*" if row.beyond_native else ""
-        table.add_row(
-            f"{format_length(row.length)}{mark}",
-            with_half_width(row.base_nll),
-            *([with_half_width(row.control_nll)] if control else []),
-            with_half_width(row.extended_nll),
-            _count(row.extended_nll or row.base_nll),
-            proportion(row.base_passkey, unit=""),
-            proportion(row.extended_passkey, unit=""),
-            _count(row.extended_passkey or row.base_passkey),
-        )
+        nll = [with_half_width(row.base_nll), with_half_width(row.extended_nll)]
+        passkey = [proportion(s, unit="") for s in (row.base_passkey, row.extended_passkey)]
+        counts = _counts(row)
+        if control:  # 80 columns hold either the control or the counts
+            cells = [nll[0], with_half_width(row.control_nll), nll[1], *passkey]
+        else:
+            cells = [*nll, counts[0], *passkey, counts[1]]
+        table.add_row(f"{format_length(row.length)}{mark}", *cells)
+    if control:
+        nll_n, passkey_n = (_range(n) for n in zip(*map(_counts, length_rows(report)), strict=True))
+        table.caption = f"{table.caption}\nn = {nll_n} for nll, {passkey_n} for passkey"
     return table
+
+
+def _counts(row: LengthRow) -> tuple[str, str]:
+    """Samples of each task at one length."""
+    return (
+        _count(row.extended_nll or row.base_nll),
+        _count(row.extended_passkey or row.base_passkey),
+    )
+
+
+def _range(counts: tuple[str, ...]) -> str:
+    """`16`, or `12 to 16`."""
+    numbers = sorted({int(count) for count in counts if count != ABSENT})
+    if not numbers:
+        return ABSENT
+    return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]}"
 
 
 def _count(score: Mapping[str, Any] | None) -> str:

@@ -173,7 +173,7 @@ def beyond_domain(report: Mapping[str, Any]) -> Verdict:
     """
     native, longest = _lengths(report)
     short, long = format_length(native), format_length(longest)
-    claim = f"gains from {long} of context, beyond the text's domain"
+    claim = f"gains from {long} of context, beyond the text’s domain"
     gain, domain, length, here = (
         paired(report, *path)
         for path in (
@@ -187,12 +187,12 @@ def beyond_domain(report: Mapping[str, Any]) -> Verdict:
         return Verdict(claim, "not measured", "", f"The control was not scored at {short}.")
     figures = f"{with_half_width(length, sign=True)} nats compared with the control at {short}"
     meaning = (
-        f"The control run saw the same text without getting longer. Of the "
-        f"{with_half_width(gain, sign=True)} nats of the extended model at {long} against the base "
-        f"at {short}, {with_half_width(domain, sign=True)} are the text’s domain (the control’s "
-        f"own gain) and {with_half_width(length, sign=True)} are length {_bounds(length)}. At "
-        f"{short} the extended model stands at {with_half_width(here, sign=True)} nats against "
-        f"the control: what the extension itself changed inside the native window."
+        f"The extended model at {long} stands at {with_half_width(gain, sign=True)} nats against "
+        f"the base at {short}: {with_half_width(domain, sign=True)} of them are the text’s domain, "
+        f"which the control learnt from the same text without getting longer, and "
+        f"{with_half_width(length, sign=True)} are length {_bounds(length)}. At {short} itself "
+        f"extended and control differ by {with_half_width(here, sign=True)} nats: what the "
+        f"extension changed inside the native window."
     )
     answer: Answer = "not shown"
     if length["ci_high"] < 0:
