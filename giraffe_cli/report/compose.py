@@ -32,7 +32,7 @@ def compose_report(
         trained: of each target in turn; empty where nothing was trained. Steps, tokens and memory
             are told of all of them together, each one's under `stages`.
     """
-    models = results.get("models", {})
+    models, last = results.get("models", {}), config.stage_configs()[-1]
     scores: dict[str, Any] = {
         task: {
             shown: models[name]["tasks"].get(task, {})
@@ -58,16 +58,16 @@ def compose_report(
         ],
         "seed": config.seed,
         "dtype": resolve_dtype(config.dtype, checkpoint.dtype),
-        "data": config.data,
-        "window": config.window,
-        "positions": config.positions,
+        "data": last.data,
+        "window": last.window,
+        "positions": last.positions,
         "rope": {
             "strategy": table.strategy,
             "knobs": table.knobs,
             "attention_factor": table.attention_factor,
             "rope_parameters": table.rope_parameters,
         },
-        "train": config.train.model_dump(mode="json"),
+        "train": last.train.model_dump(mode="json"),
         "verify": proof,
         **scores,
         "short_context": results.get("short_context", {}),
