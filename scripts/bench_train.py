@@ -84,7 +84,7 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 LENGTHS = {
     "d256-v32k": (2048, 4096, 8192, 16384),
-    "d256-v8k": (4096, 8192),
+    "d256-v8k": (8192,),
     "smollm2-135m": (2048,),
     "tiny": (64, 128),
 }
@@ -308,14 +308,18 @@ def goals(works: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
         for name, (documents, path, what, allowed) in wanted.items()
         if path in at_8k.get(documents, {})
     }
-    slopes = {
-        row["model"]: row["bytes_per_token"]
-        for row in growth(works)
-        if (row["path"], row["documents"], row["lengths"]) == ("ours", "one", [4096, 8192])
+    net = {
+        work["model"]: work["paths"]["ours"]["net_bytes"]
+        for work in works
+        if (work["length"], work["documents"]) == (8192, "one") and "ours" in work["paths"]
     }
-    if slopes.keys() >= {"d256-v32k", "d256-v8k"}:
-        apart = abs(slopes["d256-v32k"] / slopes["d256-v8k"] - 1)
-        found["bytes_per_token_v32k_against_v8k"] = {**goal(apart, 0.05), "bytes": slopes}
+    if net.keys() >= {"d256-v32k", "d256-v8k"}:
+        # logits_kept: float32 copies of all logits that 24,000 entries more would add
+        found["bytes_per_token_v32k_over_v8k"] = {
+            **goal(net["d256-v32k"] / net["d256-v8k"], 1.05),
+            "bytes": {model: net[model] / 8192 for model in ("d256-v32k", "d256-v8k")},
+            "logits_kept": (net["d256-v32k"] - net["d256-v8k"]) / (4 * 24000 * 8192),
+        }
     return found
 
 
@@ -507,7 +511,9 @@ def _build_ours(cell: dict[str, Any]) -> tuple[Any, Any]:
     set_peft_model_state_dict(model, torch.load(cell["adapters"]))
     base.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
-    return config, WindowLoss(model, torch.float32, Levers().loss_chunk)
+    # d256-v8k is there for its bytes a token: as large a block of logits as of 32,000 entries
+    times = 4 if cell["model"] == "d256-v8k" else 1
+    return config, WindowLoss(model, torch.float32, times * Levers().loss_chunk)
 
 
 def _peft_model(cell: dict[str, Any]) -> Any:

@@ -73,8 +73,7 @@ def test_growth_and_goals_are_those_of_figures_one_can_follow(bench):
     works = [
         work(4096, (2.0, 409_600), (5.0, 2_048_000)),
         work(8192, (8.0, 819_200), (10.0, 4_096_000)),
-        work(4096, (1.0, 300_000), (1.0, 1), model="d256-v8k"),
-        work(8192, (2.0, 300_000 + 4096 * 98), (1.0, 1), model="d256-v8k"),
+        work(8192, (2.0, 786_432), (1.0, 1), model="d256-v8k"),
     ]
     for entry in works:
         entry["ours_over"] = bench._ratios(entry["paths"])
@@ -86,8 +85,10 @@ def test_growth_and_goals_are_those_of_figures_one_can_follow(bench):
     found = bench.goals(works)
     assert found["one_document_cpu_over_hf"] == {"found": 0.8, "allowed": 0.9, "ok": True}
     assert found["one_document_net_bytes_over_hf"]["ok"]
-    vocabulary = found["bytes_per_token_v32k_against_v8k"]
-    assert vocabulary["found"] == pytest.approx(100 / 98 - 1)
+    vocabulary = found["bytes_per_token_v32k_over_v8k"]
+    assert vocabulary["bytes"] == {"d256-v32k": 100, "d256-v8k": 96}
+    assert vocabulary["found"] == pytest.approx(100 / 96)
+    assert vocabulary["logits_kept"] == pytest.approx(4 / 96_000)
     assert vocabulary["ok"]
     assert not any("packed" in name or "trl" in name for name in found)
 
