@@ -27,7 +27,8 @@ from giraffe_cli.train import parallel
 from giraffe_cli.train.checkpoints import saved_steps
 from giraffe_cli.train.gradients import any_of
 from giraffe_cli.train.job import TrainJob
-from giraffe_cli.train.run import Run, open_run, recorder
+from giraffe_cli.train.opening import open_run
+from giraffe_cli.train.run import Run, recorder
 from giraffe_cli.train.schedule import learning_rate
 from giraffe_cli.train.signals import stop_requests
 from giraffe_cli.train.step import train_step

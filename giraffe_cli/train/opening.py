@@ -1,0 +1,121 @@
+"""A job to an open run: data, devices, model and optimiser, at the newest checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from giraffe_cli.config import TrainConfig
+from giraffe_cli.corpus.store import PackedRows, open_packed
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.model.trainable import state_parameters
+from giraffe_cli.progress import Reporter
+from giraffe_cli.rope.scheme import make_positions
+from giraffe_cli.train.checkpoints import (
+    clear_leftovers,
+    load_weights,
+    restore_latest,
+)
+from giraffe_cli.train.data import Window, WindowStream
+from giraffe_cli.train.gradients import start_equal
+from giraffe_cli.train.held_out import held_out_windows
+from giraffe_cli.train.job import WEIGHTS, TrainJob
+from giraffe_cli.train.layout import Layout
+from giraffe_cli.train.optimizer import make_optimizer
+from giraffe_cli.train.run import Run
+from giraffe_cli.train.schedule import decay_steps
+from giraffe_cli.train.setup import (
+    build_model,
+    make_accelerator,
+    trainable_parameters,
+)
+
+
+def open_run(job: TrainJob, reporter: Reporter) -> Run:
+    """Load everything and stand where the newest checkpoint of this job left off.
+
+    Raises:
+        InvalidInput: there are no windows, or targets or trackers cannot be used.
+    """
+    rows, config = open_packed(job.packed_dir), job.config
+    stream, identity = open_stream(job, rows), job.identity(rows.digest)
+    held_out = open_held_out(job, rows, stream, reporter)
+    accelerator = make_accelerator(job)
+    layout = Layout(accelerator.process_index, accelerator.num_processes, config.sequence_parallel)
+    model = build_model(job).to(accelerator.device)
+    parameters, kept = trainable_parameters(model), state_parameters(model)
+    if job.start_from:
+        load_weights(job.start_from / WEIGHTS, kept)
+    optimizer = make_optimizer(parameters, config)
+    if accelerator.is_main_process:
+        stale = clear_leftovers(job.checkpoints_dir, identity, config.keep == "best")
+        if stale:
+            reporter.warn(f"removed {stale} checkpoints of other inputs: {job.checkpoints_dir}")
+    accelerator.wait_for_everyone()
+    state = restore_latest(job.checkpoints_dir, kept, optimizer, identity)
+    start_equal(kept.values())
+    if state.step:
+        reporter.info(f"resuming after step {state.step} of {config.steps}")
+    warn_of_schedule(config, reporter)
+    return Run(
+        job=job,
+        identity=identity,
+        stream=stream,
+        held_out=held_out,
+        accelerator=accelerator,
+        layout=layout,
+        model=model,
+        trained=model.model,
+        parameters=parameters,
+        kept=kept,
+        optimizer=optimizer,
+        state=state,
+    )
+
+
+def warn_of_schedule(config: TrainConfig, reporter: Reporter) -> None:
+    """Say when warm-up and decay leave no step at the peak learning rate."""
+    decay = decay_steps(config)
+    if config.warmup_steps + decay >= config.steps:
+        and_decay = f" and decay of {decay}" if decay else ""
+        reporter.warn(
+            f"warm-up of {config.warmup_steps}{and_decay} steps in a training of {config.steps}: "
+            "the peak learning rate is not held; --set train.warmup_steps=N shortens it"
+        )
+
+
+def open_held_out(
+    job: TrainJob, rows: PackedRows, stream: WindowStream, reporter: Reporter
+) -> Sequence[Window]:
+    """The windows that `job` measures on; none where it does not.
+
+    Raises:
+        InvalidInput: packing held nothing out.
+    """
+    config = job.config
+    if not config.held_out_every:
+        return []
+    windows = held_out_windows(rows, stream, job.checkpoint.path, config.held_out_windows)
+    if len(windows) < config.held_out_windows:
+        reporter.warn(
+            f"measuring on {len(windows)} held-out documents, train.held_out_windows asks for "
+            f"{config.held_out_windows}: packing held no more out"
+        )
+    return windows
+
+
+def open_stream(job: TrainJob, rows: PackedRows) -> WindowStream:
+    """The windows of `job`.
+
+    Raises:
+        InvalidInput: there are none.
+    """
+    if len(rows) == 0:
+        raise InvalidInput(f"{job.packed_dir} holds no training windows", "give more --data")
+    return WindowStream(
+        rows=rows,
+        positions=make_positions(job.positions, job.config.position_knobs),
+        window=job.window,
+        target_length=job.target_length,
+        seed=job.seed,
+        windows_per_step=job.config.windows_per_step,
+    )
