@@ -159,15 +159,16 @@ def limits(grown: dict[str, dict[str, float]]) -> dict[str, dict[str, Any]]:
     }
 
 
-def _build(layers: int) -> tuple[Any, Any]:
+def _build(layers: int, levers: Any = None) -> tuple[Any, Any]:
     """(training config, `WindowLoss`) on random float32 weights."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     from giraffe_cli.config import TrainConfig
     from giraffe_cli.model.attention import register_attention
+    from giraffe_cli.model.levers import Levers
     from giraffe_cli.model.lora import add_lora
-    from giraffe_cli.train.setup import WindowLoss
+    from giraffe_cli.train.window_loss import WindowLoss
 
     torch.manual_seed(0)
     config = LlamaConfig(
@@ -180,9 +181,8 @@ def _build(layers: int) -> tuple[Any, Any]:
     train = TrainConfig()
     base = LlamaForCausalLM(config)
     model = add_lora(base, train.lora, seed=0)
-    base.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
-    return train, WindowLoss(model, torch.float32, train.loss_chunk)
+    return train, WindowLoss(model, torch.float32, levers or Levers())
 
 
 def _window(series: str, length: int) -> Any:

@@ -503,17 +503,16 @@ def _build_ours(cell: dict[str, Any]) -> tuple[Any, Any]:
     from giraffe_cli.model.attention import register_attention
     from giraffe_cli.model.levers import Levers
     from giraffe_cli.model.lora import add_lora
-    from giraffe_cli.train.setup import WindowLoss
+    from giraffe_cli.train.window_loss import WindowLoss
 
     config = TrainConfig(lora=LoraConfig(rank=RANK, alpha=ALPHA, targets=TARGETS))
     base = _base(cell, attn_implementation=register_attention())
     model = add_lora(base, config.lora, seed=0)
     set_peft_model_state_dict(model, torch.load(cell["adapters"]))
-    base.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
     # d256-v8k is there for its bytes a token: as large a block of logits as of 32,000 entries
     times = 4 if cell["model"] == "d256-v8k" else 1
-    return config, WindowLoss(model, torch.float32, times * Levers().loss_chunk)
+    return config, WindowLoss(model, torch.float32, Levers(loss_chunk=times * Levers().loss_chunk))
 
 
 def _peft_model(cell: dict[str, Any]) -> Any:

@@ -22,6 +22,9 @@ from torch.nn import functional
 from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 
+from giraffe_cli.model.flash import AttentionTape, attend
+from giraffe_cli.model.sequence_parallel import SequenceGroup
+
 ATTENTION_NAME = "giraffe"
 
 
@@ -44,22 +47,35 @@ def document_attention(
     dropout: float = 0.0,
     scaling: float | None = None,
     cu_seqlens: Tensor | None = None,
+    tape: AttentionTape | None = None,
+    sequence_group: SequenceGroup | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query [B, H, Q, D], key and value [B, K, N, D].
 
     `cu_seqlens` [pieces + 1] int32 on the CPU (no device synchronisation a layer) holds the
-    documents' boundaries. Returns [B, Q, H, D] and no weights.
+    documents' boundaries. `tape` records the outputs or plays them back (`model/flash.py`). Under
+    `sequence_group` the Q tokens are this process's slice of the row that cu_seqlens describes.
+    Returns [B, Q, H, D] and no weights.
 
     Raises:
-        ValueError: a padding mask, or documents beside a KV cache or a batch of several rows.
+        ValueError: a padding mask, documents beside a KV cache or a batch of several rows, or a
+            tape beside dropout.
     """
     if attention_mask is not None:
         raise ValueError("the giraffe attention takes no mask: give cu_seqlens, and pad nothing")
+    if tape is not None and dropout:
+        raise ValueError("attention with dropout cannot be played back: checkpointing=full")
+    if sequence_group is not None:
+        query, key, value = map(sequence_group.to_heads, sequence_group.shared(query, key, value))
+        attended, _no_weights = document_attention(
+            module, query, key, value, None, dropout, scaling, cu_seqlens, tape
+        )
+        return sequence_group.to_tokens(attended), None
     if cu_seqlens is not None and len(cu_seqlens) > 2:
-        return _by_document(query, key, value, cu_seqlens, dropout, scaling), None
+        return _by_document(query, key, value, cu_seqlens, dropout, scaling, tape), None
     if query.shape[2] == key.shape[2]:
-        return _causal(query, key, value, dropout, scaling).transpose(1, 2).contiguous(), None
+        return _causal(query, key, value, dropout, scaling, tape).transpose(1, 2).contiguous(), None
     return _lower_right(query, key, value, scaling).transpose(1, 2).contiguous(), None
 
 
@@ -76,9 +92,16 @@ def _no_mask(
 
 
 def _causal(
-    query: Tensor, key: Tensor, value: Tensor, dropout: float, scaling: float | None
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    dropout: float,
+    scaling: float | None,
+    tape: AttentionTape | None,
 ) -> Tensor:
     """Upper-left causal [B, H, Q, D]; `enable_gqa` spares repeating the key/value heads."""
+    if tape is not None:
+        return attend(query, key, value, scaling, tape)
     return functional.scaled_dot_product_attention(
         query,
         key,
@@ -97,6 +120,7 @@ def _by_document(
     cu_seqlens: Tensor,
     dropout: float,
     scaling: float | None,
+    tape: AttentionTape | None,
 ) -> Tensor:
     """One causal call a document. `split`, not slices: the backward of a slice is a row of zeros
     as long as the window, so many documents would again cost n² bytes of traffic."""
@@ -107,7 +131,8 @@ def _by_document(
     if int(cu_seqlens[0]) != 0 or sum(lengths) != num_tokens or min(lengths) < 1:
         raise ValueError(f"cu_seqlens {cu_seqlens.tolist()} do not tile {num_tokens} tokens")
     pieces = zip(*(torch.split(part, lengths, 2) for part in (query, key, value)), strict=True)
-    return torch.cat([_causal(q, k, v, dropout, scaling).transpose(1, 2) for q, k, v in pieces], 1)
+    attended = [_causal(q, k, v, dropout, scaling, tape).transpose(1, 2) for q, k, v in pieces]
+    return torch.cat(attended, 1)
 
 
 def _lower_right(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:

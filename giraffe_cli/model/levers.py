@@ -13,6 +13,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from giraffe_cli.config import TrainConfig
+
 Checkpointing = Literal["none", "attention", "full"]
 Offload = Literal["none", "host", "disk"]
 
@@ -27,6 +29,16 @@ class Levers:
     """Tokens; 0: the whole window at once."""
     loss_chunk: int = 1024
     """Tokens."""
+
+    @classmethod
+    def asked_for(cls, config: TrainConfig) -> Levers:
+        """What `config` says; where it leaves the choice (`auto`), what suits most machines."""
+        given = {
+            name: 0 if value == "none" and name == "mlp_tile" else value
+            for name in ("checkpointing", "offload", "mlp_tile", "loss_chunk")
+            if (value := getattr(config, name)) != "auto"
+        }
+        return cls(**given)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

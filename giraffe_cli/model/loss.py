@@ -4,7 +4,8 @@ The logits of a 16k window over a 128k vocabulary are 8 GB in float32, and their
 again. Here `chunk` tokens are projected at a time and the gradient with respect to the hidden
 states is formed on the spot (softmax minus one-hot, times the head), so that the backward pass
 needs no logits and no recomputation: two products with the head when it is frozen, three when it
-trains. Peak memory beyond inputs and gradients: chunk · V · 4 bytes (twice for a moment).
+trains. Peak memory beyond inputs and gradients: chunk · V · 4 bytes, half as much again in 16
+bits.
 
     chunked_nll(hidden [n, d], weight [V, d], labels [n], chunk=1024)  → sum of nats, a scalar
 """
@@ -41,7 +42,7 @@ def chunked_nll(hidden: Tensor, lm_head_weight: Tensor, labels: Tensor, chunk: i
 def token_nll(hidden: Tensor, lm_head_weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
     """[n] nats of every label, 0 where it is -100; float32 (float64 for float64). No gradient."""
     parts = [
-        _nll_of_logits(_logits(rows, lm_head_weight), kept)[0]
+        _nll_of_logits(_logits(rows, lm_head_weight), kept)
         for rows, kept in zip(torch.split(hidden, chunk), torch.split(labels, chunk), strict=True)
     ]
     return torch.cat(parts)
@@ -53,11 +54,10 @@ def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _nll_of_logits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Nats of each label (0 where ignored), and the log-sum-exp of each row, both [chunk]."""
-    log_sum = logits.logsumexp(-1)
+def _nll_of_logits(logits: Tensor, labels: Tensor) -> Tensor:
+    """Nats of each label [chunk], 0 where ignored."""
     picked = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return (log_sum - picked).masked_fill(labels == IGNORED, 0.0), log_sum
+    return (logits.logsumexp(-1) - picked).masked_fill(labels == IGNORED, 0.0)
 
 
 class _ChunkedNll(torch.autograd.Function):
@@ -72,10 +72,9 @@ class _ChunkedNll(torch.autograd.Function):
         total = hidden.new_zeros((), dtype=torch.float64)
         for start in range(0, len(hidden), chunk):
             rows, kept = hidden[start : start + chunk], labels[start : start + chunk]
-            logits = _logits(rows, weight)
-            nll, log_sum = _nll_of_logits(logits, kept)
+            nll, slope = _nll_and_slope(_logits(rows, weight), kept)
             total += nll.sum(dtype=torch.float64)
-            slope = _slope_in_place(logits, log_sum, kept).to(rows.dtype)
+            slope = slope.to(rows.dtype)
             if grad_hidden is not None:
                 torch.mm(slope, weight, out=grad_hidden[start : start + chunk])
             if grad_weight is not None:
@@ -94,10 +93,14 @@ class _ChunkedNll(torch.autograd.Function):
         return for_hidden, for_weight, None, None
 
 
-def _slope_in_place(logits: Tensor, log_sum: Tensor, labels: Tensor) -> Tensor:
-    """∂nll/∂logits = softmax - one-hot, written over the logits; zero rows where ignored."""
-    logits.sub_(log_sum.unsqueeze(-1)).exp_()
-    logits.scatter_add_(
-        -1, labels.clamp(min=0).unsqueeze(-1), torch.full_like(log_sum, -1.0).unsqueeze(-1)
-    )
-    return logits.masked_fill_((labels == IGNORED).unsqueeze(-1), 0.0)
+def _nll_and_slope(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats of each label [chunk], and ∂nll/∂logits = softmax - one-hot [chunk, V], both zero where
+    ignored; the slope is written over the logits, so that no second array of their size exists."""
+    picked = labels.clamp(min=0).unsqueeze(-1)
+    is_ignored = (labels == IGNORED).unsqueeze(-1)
+    top = logits.amax(-1, keepdim=True)
+    at_label = logits.gather(-1, picked)
+    total = logits.sub_(top).exp_().sum(-1, keepdim=True)
+    nll = (total.log() + top - at_label).masked_fill_(is_ignored, 0.0).squeeze(-1)
+    slope = logits.div_(total).scatter_add_(-1, picked, torch.full_like(top, -1.0))
+    return nll, slope.masked_fill_(is_ignored, 0.0)

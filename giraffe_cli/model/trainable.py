@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from peft import PeftModel
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from giraffe_cli.checkpoint import load_model
@@ -72,6 +73,11 @@ def make_trainable(
     if dtype != torch.float32:
         for module in _trained_whole(model):
             module.register_forward_hook(_Narrow(dtype))
+        for module in model.modules():
+            # PEFT would widen each input to the adapter's float32 for autocast to narrow it again:
+            # 0.6 of 3.5 GB for SmolLM2 at 2k tokens, the same values
+            if isinstance(module, BaseTunerLayer):
+                module.cast_input_dtype_enabled = False
     return model
 
 

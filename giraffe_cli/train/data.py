@@ -59,6 +59,8 @@ class WindowStream:
     target_length: int
     seed: int
     windows_per_step: int
+    across_documents: bool = False
+    """Whether the documents of a row count as one: attention, positions and targets run through."""
 
     def of_step(self, step: int, rank: int = 0, processes: int = 1) -> Iterator[Window]:
         """This process's share of the windows of `step` (from 0), every `processes`-th one."""
@@ -81,6 +83,8 @@ class WindowStream:
                 f"{self.window}",
                 "pack again with this --window",
             )
+        if self.across_documents:
+            row = row._replace(seq_lengths=np.array([len(row.input_ids)], np.int32))
         if len(row.input_ids) == len(row.seq_lengths):
             raise InvalidInput(f"packed row {row_index} holds documents of single tokens only")
         dropout_seed = int(self._generator(_DROPOUT, index).integers(2**63))

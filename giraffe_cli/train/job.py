@@ -8,19 +8,16 @@ from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config import TrainConfig
+from giraffe_cli.model.levers import Levers
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import digest_file, digest_value
 
 WEIGHTS = "weights.safetensors"
 _WITHOUT_EFFECT_ON_WEIGHTS = {
-    "checkpoint_every",
-    "control",
-    "keep_checkpoints",
-    "max_bad_steps",
-    "processes",
-    "sequence_parallel",
-    "trackers",
+    *("checkpoint_every", "keep_checkpoints", "processes", "sequence_parallel", "trackers"),
+    *("checkpointing", "offload", "mlp_tile", "loss_chunk", "control", "max_bad_steps"),
 }
+"""Up to the order of float sums."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +41,8 @@ class TrainJob:
     """The run folder of the stage before, whose `weights.safetensors` this one goes on from."""
     hands_on: bool = False
     """Whether a later stage goes on from here: then the weights are left for it."""
+    levers: Levers = Levers()
+    """How a step fits into memory; no part of the identity."""
 
     @property
     def window(self) -> int:
@@ -104,6 +103,7 @@ class TrainJob:
             "planned_seconds_per_step": self.planned_seconds_per_step,
             "start_from": str(self.start_from.absolute()) if self.start_from else None,
             "hands_on": self.hands_on,
+            "levers": self.levers.to_json(),
         }
 
     @classmethod
@@ -123,4 +123,5 @@ class TrainJob:
             planned_seconds_per_step=value["planned_seconds_per_step"],
             start_from=Path(value["start_from"]) if value["start_from"] else None,
             hands_on=value["hands_on"],
+            levers=Levers(**value["levers"]),
         )

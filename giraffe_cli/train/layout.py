@@ -13,6 +13,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch.distributed as dist
+
+from giraffe_cli.model.sequence_parallel import SequenceGroup
 from giraffe_cli.train.data import Window
 
 
@@ -39,6 +42,20 @@ class Layout:
     def slice_rank(self) -> int:
         """Which slice of its windows is this process's."""
         return self.rank % self.sequence_parallel
+
+    def sequence_group(self) -> SequenceGroup | None:
+        """The processes that share this one's windows; None where each has its own.
+
+        Every process must call this, in the same order as its other collective calls.
+        """
+        size = self.sequence_parallel
+        if size == 1:
+            return None
+        groups = [
+            dist.new_group(list(range(first, first + size)))
+            for first in range(0, self.processes, size)
+        ]
+        return SequenceGroup(groups[self.window_rank], self.slice_rank, size)
 
     def place(self, number: int) -> int:
         """Where this process's `number`-th window stands among all windows of the step."""

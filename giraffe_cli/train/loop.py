@@ -20,6 +20,7 @@ from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config import TrainConfig
 from giraffe_cli.corpus.store import open_packed
 from giraffe_cli.errors import GiraffeError, Interrupted
+from giraffe_cli.model.levers import Levers
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import read_json, stage_holds
@@ -74,6 +75,7 @@ def train_stage(
     planned_seconds_per_step: float | None = None,
     start_from: Path | None = None,
     hands_on: bool = False,
+    levers: Levers | None = None,
 ) -> TrainResult:
     """Fine-tune into `run_dir/adapter`, in as many processes as `config` says; skips what holds.
 
@@ -100,6 +102,7 @@ def train_stage(
         planned_seconds_per_step=planned_seconds_per_step,
         start_from=start_from,
         hands_on=hands_on,
+        levers=levers or Levers.asked_for(config),
     )
     whole = stage_holds(job.adapter_dir, job.identity(open_packed(packed_dir).digest))
     if not whole or (hands_on and not job.weights_path.exists()):

@@ -16,7 +16,7 @@ from giraffe_cli.train.checkpoints import (
     restore_latest,
 )
 from giraffe_cli.train.data import Window, WindowStream
-from giraffe_cli.train.gradients import start_equal
+from giraffe_cli.train.gradients import lay_side_by_side, start_equal
 from giraffe_cli.train.held_out import held_out_windows
 from giraffe_cli.train.job import WEIGHTS, TrainJob
 from giraffe_cli.train.layout import Layout
@@ -41,10 +41,11 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
     held_out = open_held_out(job, rows, stream, reporter)
     accelerator = make_accelerator(job)
     layout = Layout(accelerator.process_index, accelerator.num_processes, config.sequence_parallel)
-    model = build_model(job).to(accelerator.device)
+    model = build_model(job, layout.sequence_group()).to(accelerator.device)
     parameters, kept = trainable_parameters(model), state_parameters(model)
     if job.start_from:
         load_weights(job.start_from / WEIGHTS, kept)
+    lay_side_by_side(parameters.values())
     optimizer = make_optimizer(parameters, config)
     if accelerator.is_main_process:
         stale = clear_leftovers(job.checkpoints_dir, identity, config.keep == "best")
@@ -118,4 +119,5 @@ def open_stream(job: TrainJob, rows: PackedRows) -> WindowStream:
         target_length=job.target_length,
         seed=job.seed,
         windows_per_step=job.config.windows_per_step,
+        across_documents=job.config.across_documents,
     )

@@ -12,54 +12,15 @@ from torch import Tensor, nn
 from giraffe_cli.checkpoint import torch_dtype
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.attention import register_attention
-from giraffe_cli.model.loss import chunked_nll
-from giraffe_cli.model.trainable import causal_model, head_weight, load_base, make_trainable
+from giraffe_cli.model.sequence_parallel import SequenceGroup
+from giraffe_cli.model.trainable import load_base, make_trainable
 from giraffe_cli.train.data import Window
 from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.trackers import check_trackers
+from giraffe_cli.train.window_loss import WindowLoss
 
 REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """Layouts in which each process holds the whole model."""
-
-
-class WindowLoss(nn.Module):
-    """The model with its loss: a window in, the SUM of nats over its targets out.
-
-    Adapters are float32; under bfloat16 they compute in it by autocast.
-    """
-
-    def __init__(self, model: nn.Module, dtype: torch.dtype, chunk: int) -> None:
-        super().__init__()
-        self.model = model
-        self.dtype = dtype
-        self.chunk = chunk
-
-    def forward(
-        self,
-        input_ids: Tensor,
-        labels: Tensor,
-        position_ids: Tensor,
-        seq_lengths: tuple[int, ...],
-    ) -> Tensor:
-        """Shapes as in `Window`; returns a scalar."""
-        # boundaries stay on the CPU: reading them must not wait for the device in every layer
-        cu_seqlens = torch.tensor([0, *seq_lengths], dtype=torch.int32).cumsum(0).int()
-        with torch.autocast(
-            input_ids.device.type, torch.bfloat16, enabled=self.dtype == torch.bfloat16
-        ):
-            hidden = (
-                causal_model(self.model)
-                .model(
-                    input_ids=input_ids,
-                    position_ids=position_ids,
-                    attention_mask=None,
-                    use_cache=False,
-                    cu_seqlens=cu_seqlens,
-                )
-                .last_hidden_state[0]
-            )
-        head = head_weight(self.model)
-        return chunked_nll(hidden.to(head.dtype), head, labels, self.chunk)
 
 
 def make_accelerator(job: TrainJob) -> Accelerator:
@@ -84,8 +45,9 @@ def make_accelerator(job: TrainJob) -> Accelerator:
     return accelerator
 
 
-def build_model(job: TrainJob) -> WindowLoss:
-    """The checkpoint under the job's table as what is trained, in training mode."""
+def build_model(job: TrainJob, group: SequenceGroup | None = None) -> WindowLoss:
+    """The checkpoint under the job's table as what is trained, in training mode; in a `group` for
+    this process's slice of each window."""
     dtype = torch_dtype(job.dtype)
     base = load_base(
         job.checkpoint.path,
@@ -95,12 +57,8 @@ def build_model(job: TrainJob) -> WindowLoss:
         attn_implementation=register_attention(),
     )
     model = make_trainable(base, job.config, dtype, job.seed)
-    if job.config.checkpointing != "none":
-        # Without reentry no input needs a gradient, so the frozen embedding stays without one.
-        base.activation_checkpointing_enable({"use_reentrant": False})
     model.train()
-    chunk = 1024 if job.config.loss_chunk == "auto" else job.config.loss_chunk
-    return WindowLoss(model, dtype, chunk)
+    return WindowLoss(model, dtype, job.levers, group, job.run_dir)
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:

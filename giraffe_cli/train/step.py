@@ -74,7 +74,7 @@ def train_step(run: Run, rate: float) -> StepOutcome:
         for group in run.optimizer.param_groups:
             group["lr"] = rate
         run.optimizer.step()
-    run.optimizer.zero_grad(set_to_none=True)
+    run.optimizer.zero_grad(set_to_none=False)  # they stay where `lay_side_by_side` put them
     return outcome
 
 

@@ -1,0 +1,209 @@
+"""The decoder layers of a Llama, with as much recomputation as the memory at hand asks for.
+
+A layer is two residual blocks, h + attention(norm(h)) and h + mlp(norm(h)); the second one treats
+every token alone. With `checkpointing: none` autograd keeps what both save. Otherwise the forward
+keeps each layer's input [1, S, d] (and, under `attention`, its attention output and log-sum-exp)
+in a store, and the backward goes through the layers from the last to the first:
+
+    attention block again, with gradient; its attention played back, not computed
+    mlp block again, one tile of tokens at a time, each tile's backward at once
+    backward through the attention block
+
+At most one attention block and one tile of one MLP exist at a time, each is recomputed once, and
+the backward starts with the gradient that the layer above left. Trained weights get their gradients
+on the way, into `.grad`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from giraffe_cli.model.flash import AttentionTape
+from giraffe_cli.model.levers import Levers
+from giraffe_cli.model.store import AbstractStore, make_store
+
+Context = Callable[[], Any]
+"""Makes the context manager (autocast) under which a block computes."""
+
+
+@dataclass(frozen=True)
+class Attending:
+    """What every layer's attention needs besides its input."""
+
+    position_embeddings: tuple[Tensor, Tensor]
+    """cos and sin, [1, S, D] each."""
+    settings: dict[str, Any]
+    """Keywords of the attention function, such as `cu_seqlens`."""
+
+
+def run_layers(
+    layers: Sequence[Any],
+    hidden: Tensor,
+    attending: Attending,
+    levers: Levers,
+    context: Context,
+    folder: Path | None = None,
+) -> Tensor:
+    """Hidden states [1, S, d] after all `layers`, differentiable.
+
+    `folder` holds the file of `offload: disk`. Only one backward pass goes through the result.
+    """
+    if not torch.is_grad_enabled():
+        return _without_gradient(layers, hidden, attending, levers, context)
+    if levers.checkpointing == "none":
+        with context():
+            for layer in layers:
+                hidden = _mlp_block(layer, _attention_block(layer, hidden, attending))
+        return hidden
+    store = make_store(levers.offload, hidden.device, folder)
+    work = _Recomputation(layers, attending, levers, context, store)
+    # without an input that needs a gradient autograd would not call the backward
+    anchor = torch.zeros((), device=hidden.device, requires_grad=True)
+    result: Tensor = _Recomputed.apply(hidden, anchor, work)  # type: ignore[no-untyped-call]
+    return result
+
+
+def _without_gradient(
+    layers: Sequence[Any],
+    hidden: Tensor,
+    attending: Attending,
+    levers: Levers,
+    context: Context,
+) -> Tensor:
+    for layer in layers:
+        with context():
+            hidden = _attention_block(layer, hidden, attending)
+            _mlp_in_place(layer, hidden, levers)
+    return hidden
+
+
+def _attention_block(
+    layer: Any, hidden: Tensor, attending: Attending, tape: AttentionTape | None = None
+) -> Tensor:
+    attended, _ = layer.self_attn(
+        hidden_states=layer.input_layernorm(hidden),
+        position_embeddings=attending.position_embeddings,
+        attention_mask=None,
+        tape=tape,
+        **attending.settings,
+    )
+    block: Tensor = hidden + attended
+    return block
+
+
+def _mlp_block(layer: Any, hidden: Tensor) -> Tensor:
+    block: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
+    return block
+
+
+def _mlp_in_place(layer: Any, hidden: Tensor, levers: Levers) -> None:
+    """The MLP block over its own input, tile by tile; without gradients only."""
+    for tile in _tiles(hidden, levers):
+        tile.copy_(_mlp_block(layer, tile))
+
+
+def _tiles(hidden: Tensor, levers: Levers) -> tuple[Tensor, ...]:
+    """Views of [1, S, d] along S."""
+    return torch.split(hidden, levers.mlp_tile or hidden.shape[1], 1)
+
+
+class _Recomputation:
+    """One pass forward over the layers and one back."""
+
+    def __init__(
+        self,
+        layers: Sequence[Any],
+        attending: Attending,
+        levers: Levers,
+        context: Context,
+        store: AbstractStore,
+    ) -> None:
+        self.layers, self.attending, self.levers = layers, attending, levers
+        self.context, self.store = context, store
+        self.random_states: list[Tensor] = []
+        keeps = levers.checkpointing == "attention"
+        self.tapes = [AttentionTape(store, str(n)) if keeps else None for n in range(len(layers))]
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Without gradients; leaves in the store what `backward` needs."""
+        for number, layer in enumerate(self.layers):
+            self.store.put(f"{number}/input", hidden)
+            self.random_states.append(_random_state(hidden.device))
+            with self.context():
+                hidden = _attention_block(layer, hidden, self.attending, self.tapes[number])
+                _mlp_in_place(layer, hidden, self.levers)
+        return hidden
+
+    def backward(self, grad: Tensor, wants_input: bool) -> Tensor | None:
+        """The gradient of the first layer's input (None unless wanted), given the last's output's;
+        weights get theirs on the way."""
+        for number in reversed(range(len(self.layers))):
+            below = self._backward_layer(number, grad, wants_input or number > 0)
+            if below is None:
+                return None
+            grad = below
+        return grad
+
+    def _backward_layer(self, number: int, grad: Tensor, wanted: bool) -> Tensor | None:
+        layer, tape = self.layers[number], self.tapes[number]
+        hidden = self.store.take(f"{number}/input").detach().requires_grad_(wanted)
+        if tape:
+            tape.rewind()
+        with _drawing_from(self.random_states.pop(), hidden.device), torch.enable_grad():
+            with self.context():
+                middle = _attention_block(layer, hidden, self.attending, tape)
+            grad = self._backward_mlp(layer, middle.detach(), grad)
+        if middle.requires_grad:
+            torch.autograd.backward(middle, grad)
+        return hidden.grad
+
+    def _backward_mlp(self, layer: Any, middle: Tensor, grad: Tensor) -> Tensor:
+        """The gradient of the MLP block's input, tile by tile."""
+        below = torch.empty_like(grad)
+        tiles = zip(*(_tiles(part, self.levers) for part in (middle, grad, below)), strict=True)
+        for tile, grad_tile, below_tile in tiles:
+            tile = tile.detach().requires_grad_()
+            with self.context():
+                out = _mlp_block(layer, tile)
+            torch.autograd.backward(out, grad_tile)
+            assert tile.grad is not None
+            below_tile.copy_(tile.grad)
+        return below
+
+
+class _Recomputed(torch.autograd.Function):
+    """Autograd's view of a `_Recomputation`."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, anchor: Tensor, work: _Recomputation) -> Tensor:
+        ctx.work = work
+        return work.forward(hidden)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.work.backward(grad_outputs[0], ctx.needs_input_grad[0]), None, None
+
+
+def _random_state(device: torch.device) -> Tensor:
+    """What dropout draws from on `device`, as bytes on the CPU."""
+    return torch.cuda.get_rng_state(device) if device.type == "cuda" else torch.get_rng_state()
+
+
+@contextlib.contextmanager
+def _drawing_from(state: Tensor, device: torch.device) -> Iterator[None]:
+    """Dropout draws what it drew when the state was taken; afterwards as if nothing had been."""
+    is_cuda = device.type == "cuda"
+    with torch.random.fork_rng([device] if is_cuda else []):
+        if is_cuda:
+            torch.cuda.set_rng_state(state, device)
+        else:
+            torch.set_rng_state(state)
+        yield

@@ -1,0 +1,154 @@
+"""Where tensors wait between the forward and the backward pass: device, host memory, or a file.
+
+    store = make_store("disk", folder)
+    store.put("3/input", hidden)      # forward pass of layer 3
+    hidden = store.take("3/input")    # its backward pass; the store lets go of it
+
+What is taken is bit for bit what was put.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from giraffe_cli.errors import GiraffeError
+from giraffe_cli.model.levers import Offload
+
+
+class AbstractStore(ABC):
+    """Tensors by name, each put once and taken once."""
+
+    @abstractmethod
+    def put(self, name: str, tensor: Tensor) -> None:
+        """Keep `tensor`, which nobody changes afterwards."""
+
+    @abstractmethod
+    def take(self, name: str) -> Tensor:
+        """The tensor of that name, on the device it came from; it is no longer kept."""
+
+
+class DeviceStore(AbstractStore):
+    """Keeps the tensors themselves."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, Tensor] = {}
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        self.kept[name] = tensor
+
+    def take(self, name: str) -> Tensor:
+        return self.kept.pop(name)
+
+
+class ArenaStore(AbstractStore):
+    """Keeps copies in large blocks of their own; for a CPU.
+
+    A tensor that waits for the backward pass among the short-lived ones of the C library's heap
+    keeps the pages around it resident: apart from them, a step of SmolLM2's 30 layers over 1,024
+    tokens adds 295 MB instead of 355.
+    """
+
+    BLOCK = 64 << 20
+    """Bytes; far beyond what the heap takes (32 MB), so the block is mapped and given back."""
+
+    def __init__(self) -> None:
+        self.block = torch.empty(0, dtype=torch.uint8)
+        self.used = 0
+        self.kept: dict[str, Tensor] = {}
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        size = -(-tensor.nbytes // 64) * 64
+        if self.used + size > len(self.block):
+            self.block, self.used = torch.empty(max(size, self.BLOCK), dtype=torch.uint8), 0
+        place = self.block[self.used : self.used + tensor.nbytes]
+        self.used += size
+        self.kept[name] = place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+
+    def take(self, name: str) -> Tensor:
+        return self.kept.pop(name)
+
+
+class HostStore(AbstractStore):
+    """Keeps copies in pinned host memory; for tensors of a GPU."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, tuple[Tensor, torch.device]] = {}
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        copy.copy_(tensor)  # waits: the device's memory is handed out again afterwards
+        self.kept[name] = copy, tensor.device
+
+    def take(self, name: str) -> Tensor:
+        copy, device = self.kept.pop(name)
+        return copy.to(device)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a tensor's bytes lie in the file, and what they are."""
+
+    offset: int
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+
+class DiskStore(AbstractStore):
+    """Keeps bytes in an unnamed file of a folder, which vanishes with the process."""
+
+    def __init__(self, folder: Path) -> None:
+        self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - as long as the store
+        self.end = 0
+        self.places: dict[str, _Place] = {}
+
+    def put(self, name: str, tensor: Tensor) -> None:
+        """As the base's.
+
+        Raises:
+            GiraffeError: the disk is full.
+        """
+        raw = _bytes_of(tensor.detach().cpu().contiguous())
+        try:
+            written = 0
+            while written < len(raw):
+                written += os.pwrite(self.file.fileno(), raw[written:], self.end + written)
+        except OSError as error:
+            raise GiraffeError(
+                f"{len(raw)} bytes of activations cannot be kept on disk: {error.strerror}",
+                "free space in the run folder, or --set train.offload=none",
+            ) from error
+        self.places[name] = _Place(self.end, tensor.shape, tensor.dtype, tensor.device)
+        self.end += len(raw)
+
+    def take(self, name: str) -> Tensor:
+        place = self.places.pop(name)
+        tensor = torch.empty(place.shape, dtype=place.dtype)
+        raw, read = _bytes_of(tensor), 0
+        while read < len(raw):
+            read += os.preadv(self.file.fileno(), [raw[read:]], place.offset + read)
+        if not self.places:
+            self.end = 0  # the next window's tensors go over this one's
+        return tensor.to(place.device)
+
+
+def make_store(offload: Offload, device: torch.device, folder: Path | None) -> AbstractStore:
+    """The store for `offload` of tensors on `device`; `disk` needs a folder."""
+    if offload == "host":
+        return HostStore()
+    if offload == "disk":
+        assert folder is not None
+        return DiskStore(folder)
+    return ArenaStore() if device.type == "cpu" else DeviceStore()
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    """The memory of a contiguous CPU tensor."""
+    return tensor.reshape(-1).view(torch.uint8).numpy().data

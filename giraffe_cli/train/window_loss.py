@@ -1,0 +1,95 @@
+"""What is trained as one function: a window in, the sum of nats over its targets out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from giraffe_cli.model.levers import Levers
+from giraffe_cli.model.loss import IGNORED, chunked_nll
+from giraffe_cli.model.sequence_parallel import SequenceGroup
+from giraffe_cli.model.stack import Attending, Context, run_layers
+from giraffe_cli.model.trainable import causal_model, head_weight
+
+
+class WindowLoss(nn.Module):
+    """The model with its loss: a window in, the SUM of nats over its targets out.
+
+    Adapters are float32; under bfloat16 they compute in it by autocast. In a `group` every process
+    is given the whole window and answers for its slice of the tokens: the sum over the group is
+    the window's.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        dtype: torch.dtype,
+        levers: Levers,
+        group: SequenceGroup | None = None,
+        folder: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.dtype = dtype
+        self.levers = levers
+        self.group = group
+        self.folder = folder
+        """Where `offload: disk` keeps its file."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        position_ids: Tensor,
+        seq_lengths: tuple[int, ...],
+    ) -> Tensor:
+        """Shapes as in `Window`; returns a scalar."""
+        if self.group:
+            input_ids, labels, position_ids, seq_lengths = slice_of(
+                self.group, input_ids, labels, position_ids, seq_lengths
+            )
+        decoder = causal_model(self.model).model
+        # boundaries stay on the CPU: reading them must not wait for the device in every layer
+        cu_seqlens = torch.tensor([0, *seq_lengths], dtype=torch.int32).cumsum(0).int()
+        settings = {"cu_seqlens": cu_seqlens, "sequence_group": self.group}
+        context = self._autocast(input_ids.device)
+        with context():
+            hidden = decoder.embed_tokens(input_ids)
+            rotary = decoder.rotary_emb(hidden, position_ids=position_ids)
+        attending = Attending(rotary, settings)
+        hidden = run_layers(decoder.layers, hidden, attending, self.levers, context, self.folder)
+        with context():
+            hidden = decoder.norm(hidden)[0]
+        head = head_weight(self.model)
+        return chunked_nll(hidden.to(head.dtype), head, labels, self.levers.loss_chunk)
+
+    def _autocast(self, device: torch.device) -> Context:
+        """bfloat16 wherever it is safe, when the weights are bfloat16; float32 is left alone."""
+        enabled = self.dtype == torch.bfloat16
+        return lambda: torch.autocast(device.type, torch.bfloat16, enabled=enabled)
+
+
+def slice_of(
+    group: SequenceGroup,
+    input_ids: Tensor,
+    labels: Tensor,
+    position_ids: Tensor,
+    seq_lengths: tuple[int, ...],
+) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...]]:
+    """This process's share of a window; the row is padded by a last document without targets.
+
+    5 tokens over 2 processes: tokens 0-2 and 3-4 with one of padding, documents (…, 1).
+    """
+    num_tokens = input_ids.shape[1]
+    length = group.slice_length(num_tokens)
+    padding = length * group.size - num_tokens
+    start = group.rank * length
+    pad = torch.nn.functional.pad
+    return (
+        pad(input_ids, (0, padding))[:, start : start + length],
+        pad(labels, (0, padding), value=IGNORED)[start : start + length],
+        pad(position_ids, (0, padding))[:, start : start + length],
+        (*seq_lengths, padding) if padding else seq_lengths,
+    )
