@@ -33,7 +33,7 @@ class Levers:
     @classmethod
     def asked_for(cls, config: TrainConfig) -> Levers:
         """What `config` says; where it leaves the choice (`auto`), what suits most machines."""
-        given = {
+        given: dict[str, Any] = {
             name: 0 if value == "none" and name == "mlp_tile" else value
             for name in ("checkpointing", "offload", "mlp_tile", "loss_chunk")
             if (value := getattr(config, name)) != "auto"
