@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,6 +107,7 @@ class DiskStore(AbstractStore):
 
     def __init__(self, folder: Path) -> None:
         self.file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - as long as the store
+        weakref.finalize(self, self.file.close)
         self.end = 0
         self.places: dict[str, _Place] = {}
 

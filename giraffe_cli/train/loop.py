@@ -83,7 +83,7 @@ def train_stage(
     where it ended, the optimiser and the schedule anew.
 
     Raises:
-        InvalidInput: packed data, targets or trackers cannot be used.
+        InvalidInput: packed data, targets or trackers cannot be used, or heads cannot be shared.
         UsageError: the windows of a step cannot be shared by the processes.
         Interrupted: a signal came; a checkpoint is saved.
         GiraffeError: too many losses in a row are no numbers (their documents are named), or a
@@ -104,6 +104,7 @@ def train_stage(
         hands_on=hands_on,
         levers=levers or Levers.asked_for(config),
     )
+    parallel.check_heads(checkpoint.num_attention_heads, config.sequence_parallel)
     whole = stage_holds(job.adapter_dir, job.identity(open_packed(packed_dir).digest))
     if not whole or (hands_on and not job.weights_path.exists()):
         processes = parallel.choose_processes(config, parallel.visible_gpus(), reporter)

@@ -23,7 +23,7 @@ import torch
 
 from giraffe_cli import errors
 from giraffe_cli.config import TrainConfig
-from giraffe_cli.errors import GiraffeError, Interrupted, UsageError
+from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput, UsageError
 from giraffe_cli.progress import Bar, Reporter
 from giraffe_cli.rundir import begin_stage, read_json, write_json
 from giraffe_cli.train.signals import ignored_by_children, stop_requests
@@ -70,6 +70,21 @@ def choose_processes(config: TrainConfig, visible_devices: int, reporter: Report
     elif chosen < visible_devices:
         reporter.warn(f"training on {chosen} of {visible_devices} GPUs: {share} share each window")
     return chosen
+
+
+def check_heads(num_heads: int, sequence_parallel: int) -> None:
+    """Refuse a window shared by processes that cannot share its attention heads.
+
+    Raises:
+        InvalidInput: the heads do not divide by the processes; the hint says what does.
+    """
+    if num_heads % sequence_parallel == 0:
+        return
+    shares = ", ".join(str(n) for n in range(2, num_heads + 1) if num_heads % n == 0)
+    raise InvalidInput(
+        f"{num_heads} attention heads cannot be shared by {sequence_parallel} processes",
+        f"--sequence-parallel takes a divisor of the heads: {shares}",
+    )
 
 
 def launch(request: dict[str, Any], run_dir: Path, processes: int, reporter: Reporter) -> None:
