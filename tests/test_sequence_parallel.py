@@ -130,3 +130,25 @@ def test_heads_that_cannot_be_shared_are_refused_before_anything_starts(material
         run(material, tmp_path, processes=3, sequence_parallel=3)
     assert "2, 4" in failure.value.hint
     assert not (tmp_path / "workers").exists()
+
+
+def test_the_flag_reaches_the_processes_and_says_what_it_does(
+    giraffe, tiny_llama, corpus, tmp_path
+):
+    options = ["--model", tiny_llama, "--data", corpus, "--target-len", "256", "--window", "64"]
+    refused = giraffe("extend", *options, "--out", tmp_path, "--sequence-parallel", 3, "--no-eval")
+    assert refused.code == 3
+    assert "4 attention heads cannot be shared by 3 processes" in refused.stderr
+    assert "hint: --sequence-parallel takes a divisor of the heads: 2, 4" in refused.stderr
+
+
+def test_the_attention_and_the_levers_in_force_are_told(material, tmp_path):  # noqa: F811
+    from giraffe_cli.progress import SilentReporter
+
+    reporter = SilentReporter()
+    settings = {"checkpointing": "full", "offload": "disk", "mlp_tile": 16, "loss_chunk": 8}
+    run(material, tmp_path, reporter, steps=1, across_documents=True, **settings)
+    assert (
+        "attention: giraffe, causal flash across the documents of a window, no mask; layers "
+        "recomputed, inputs on disk; MLP by 16 tokens; loss by 8 tokens"
+    ) in reporter.lines

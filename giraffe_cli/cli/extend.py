@@ -102,6 +102,10 @@ def extend(
     gpus: Annotated[
         int | None, typer.Option(help="Number of GPUs to train on. Default: all visible.")
     ] = None,
+    sequence_parallel: Annotated[
+        int | None,
+        typer.Option(help="Processes that share each window, its tokens and heads. Default: 1."),
+    ] = None,
     keep_checkpoints: Annotated[
         int | None, typer.Option(help="How many checkpoints stay on disk. Default: 2.")
     ] = None,
@@ -139,6 +143,7 @@ def extend(
         "train.window": window,
         "train.control": control or None,
         "train.processes": gpus,
+        "train.sequence_parallel": sequence_parallel,
         "train.keep_checkpoints": keep_checkpoints,
         "eval.data": eval_data or None,
         "seed": seed,

@@ -38,6 +38,13 @@ def register_attention() -> str:
     return ATTENTION_NAME
 
 
+def attention_in_words(across_documents: bool, sequence_parallel: int) -> str:
+    """Which attention a training run uses, for people."""
+    seen = "across the documents of a window" if across_documents else "document by document"
+    shared = f", heads shared by {sequence_parallel} processes" if sequence_parallel > 1 else ""
+    return f"{ATTENTION_NAME}, causal flash {seen}{shared}, no mask"
+
+
 def document_attention(
     module: nn.Module,
     query: Tensor,

@@ -40,5 +40,20 @@ class Levers:
         }
         return cls(**given)
 
+    @property
+    def sentence(self) -> str:
+        """`layers recomputed but for their attention; loss by 1,024 tokens`."""
+        recomputed = {
+            "none": "activations kept",
+            "attention": "layers recomputed but for their attention",
+            "full": "layers recomputed",
+        }
+        waiting = {"none": "", "host": ", inputs in host memory", "disk": ", inputs on disk"}
+        tiles = f"; MLP by {self.mlp_tile:,} tokens" if self.mlp_tile else ""
+        return (
+            f"{recomputed[self.checkpointing]}{waiting[self.offload]}{tiles}; "
+            f"loss by {self.loss_chunk:,} tokens"
+        )
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

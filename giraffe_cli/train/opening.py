@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from giraffe_cli.config import TrainConfig
 from giraffe_cli.corpus.store import PackedRows, open_packed
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.model.attention import attention_in_words
 from giraffe_cli.model.trainable import state_parameters
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.scheme import make_positions
@@ -56,6 +57,8 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
     start_equal(kept.values())
     if state.step:
         reporter.info(f"resuming after step {state.step} of {config.steps}")
+    attention = attention_in_words(config.across_documents, config.sequence_parallel)
+    reporter.info(f"attention: {attention}; {job.levers.sentence}")
     warn_of_schedule(config, reporter)
     return Run(
         job=job,
