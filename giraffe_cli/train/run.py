@@ -131,7 +131,7 @@ def recorder(run: Run) -> Iterator[Callable[..., None]]:
         yield lambda **values: None
         return
     if job.config.trackers:
-        start_trackers(accelerator, job)
+        start_trackers(accelerator, job, is_resumed=run.state.step > 0)
     truncate_metrics(job.metrics_path, run.state.step)
     with open(job.metrics_path, "a", encoding="utf-8") as handle:
 

@@ -1,6 +1,7 @@
 """Accelerate's trackers: refused before training where they cannot log, started, kept off stdout.
 
-trackio is told to log locally, into one run a run folder, which a resumed part continues.
+trackio logs on this machine (unless its own environment variables name a Space or a server), one
+run a run folder, which a resumed part continues.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from accelerate.tracking import get_available_trackers
 from accelerate.utils import LoggerType
 
 from giraffe_cli.errors import InvalidInput, near_misses
+from giraffe_cli.rundir import digest_value
 from giraffe_cli.train.job import TrainJob
 
 PROJECT = "giraffe"
@@ -34,13 +36,15 @@ def check_trackers(names: Sequence[str]) -> None:
             raise InvalidInput(f"tracker `{name}` is not installed", f"run pip install {name}")
 
 
-def start_trackers(accelerator: Accelerator, job: TrainJob) -> None:
+def start_trackers(accelerator: Accelerator, job: TrainJob, is_resumed: bool) -> None:
     """Start the job's trackers and tell them its numbers."""
+    folder = job.run_dir.absolute()
     settings = {k: v for k, v in job.config.model_dump().items() if isinstance(v, int | float)}
     options: dict[str, dict[str, Any]] = {
         "trackio": {
-            "name": job.run_dir.absolute().name,
-            "resume": "allow",
+            # stages of several runs share the name of their folders
+            "name": f"{folder.name}-{digest_value(str(folder))[:6]}",
+            "resume": "allow" if is_resumed else "never",
             "embed": False,
             "auto_log_cpu": False,
         }
