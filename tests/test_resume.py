@@ -112,7 +112,7 @@ def config(tiny_llama, corpus):
                 "checkpoint_every": 2,
                 "warmup_steps": 1,
                 "windows_per_step": 2,
-                "held_out_every": 1,
+                "held_out_every": 2,
                 "held_out_windows": 2,
                 "keep": "best",
                 "lora": {"rank": 4, "dropout": 0.1},
