@@ -31,7 +31,7 @@ ADAPTER_WEIGHTS = "adapter_model.safetensors"
 ADAPTER_CONFIG = "adapter_config.json"
 _PREFIX = "base_model.model."
 _PART = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.weight)?")
-_TRAIN_AGAIN = "train the adapter again"
+_TRAIN_AGAIN = "train it again"
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def read_adapter(folder: Path) -> dict[str, Change]:
         GiraffeError: the adapter holds what none of these kinds contains.
     """
     if is_full(folder):
-        return {name: _replaced(t) for name, t in _tensors(folder / TRAINED_WEIGHTS).items()}
+        return _read_full(folder)
     config = read_json(folder / ADAPTER_CONFIG)
     refuse_other_kinds(config)
     parts: dict[str, dict[str, TensorInFile]] = {}
@@ -89,6 +89,18 @@ def read_adapter(folder: Path) -> dict[str, Change]:
     return changes | {
         f"{name}.weight": _adapted(name, part, config) for name, part in parts.items()
     }
+
+
+def _read_full(folder: Path) -> dict[str, Change]:
+    tensors = _tensors(folder / TRAINED_WEIGHTS)
+    number = read_json(folder / TRAINED_CONFIG).get("tensors")
+    if len(tensors) != number:
+        raise InvalidInput(
+            f"{folder / TRAINED_WEIGHTS} holds {len(tensors)} tensors, {TRAINED_CONFIG} says "
+            f"{number}",
+            _TRAIN_AGAIN,
+        )
+    return {name: _replaced(tensor) for name, tensor in tensors.items()}
 
 
 def _tensors(path: Path) -> dict[str, TensorInFile]:

@@ -21,6 +21,7 @@ from giraffe_cli.evals.runner import Subject, evaluate
 from giraffe_cli.evals.samples import default_lengths
 from giraffe_cli.gates import Gate, default_gates
 from giraffe_cli.merge import merge_stage
+from giraffe_cli.model.low_bits import check_low_bits
 from giraffe_cli.progress import Reporter
 from giraffe_cli.report.compose import compose_report
 from giraffe_cli.report.write import write_report
@@ -68,6 +69,7 @@ def extend(
         GateFailed: under `strict`, an interval lies on the wrong side of a gate.
     """
     # ── inspect ──────────────────────────────────────────────────────────────────────────────
+    check_low_bits(config.train)
     checkpoint = inspect(config.model, run_dir)
     if options.allow_native and checkpoint.reach >= config.target_length:
         reporter.info(f"{checkpoint.source} already reaches {checkpoint.reach} tokens")

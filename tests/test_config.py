@@ -78,6 +78,20 @@ def test_an_override_that_cannot_be_read_is_named(assignment, found):
     assert found in caught.value.message
 
 
+@pytest.mark.parametrize(
+    ("train", "words"),
+    [
+        ({"method": "full", "quantize_base": "nf4"}, "trains every weight, quantize_base freezes"),
+        ({"method": "full", "lora": {"rank": 8}}, "full has no adapter, lora has no effect"),
+        ({"lora": {"use_dora": True, "init_lora_weights": "pissa"}}, "pissa exclude each other"),
+        ({"lora": {"also_train": ["head"]}}, "also_train"),
+    ],
+)
+def test_kinds_of_training_that_exclude_each_other_are_refused(train, words):
+    with pytest.raises(InvalidInput, match=words):
+        build({"target_length": "16k", "train": train})
+
+
 @pytest.mark.parametrize("text", ["2e-4", "0.0002", "2.0e-4"])
 def test_a_learning_rate_may_be_written_as_people_write_it(text):
     values = apply_overrides({"target_length": 64}, [f"train.learning_rate={text}"])

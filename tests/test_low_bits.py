@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from test_trained_kinds import (
     SEED,
     Crash,
@@ -44,6 +45,18 @@ def quantised(material):
         table=material.table,
         attn_implementation="sdpa",
     )
+
+
+def failures_of(material, adapter, out):
+    proof = verify_directory(
+        out,
+        adapter_dir=adapter,
+        base=material.checkpoint.path,
+        table=material.table,
+        reporter=SilentReporter(),
+        probe=ask_here,
+    )
+    return {name: c for name, c in proof["checks"].items() if not c["ok"]}
 
 
 def test_the_linear_layers_alone_are_4_bits(material):
@@ -86,20 +99,25 @@ def test_an_nf4_run_resumes_and_merges_into_the_original_base(material, tmp_path
     out = merge_stage(
         material.checkpoint, adapter, material.table, tmp_path / "model", SilentReporter()
     )
-    proof = verify_directory(
-        out,
-        adapter_dir=adapter,
-        base=material.checkpoint.path,
-        table=material.table,
-        reporter=SilentReporter(),
-        probe=ask_here,
-    )
-    assert {name: c for name, c in proof["checks"].items() if not c["ok"]} == {}
+    assert failures_of(material, adapter, out) == {}
     # what was trained stood on the coarse base: the merge moves it by what rounding to 4 bits did
     trained = logits(trained_model(material, tmp_path / "whole", config))
     rounding = (logits(quantised(material)) - logits(stock(material))).norm()
     moved = (logits(load_model(out, dtype=torch.float32)) - trained).norm()
     assert 0.1 * rounding < moved < 3 * rounding
+
+
+def test_an_nf4_run_in_bfloat16(tmp_path):
+    """Computed in bfloat16, trained in float32, merged into bfloat16."""
+    material = make_material(tmp_path, tied=False, dtype="bfloat16")
+    config = train_config("longlora", quantize_base="nf4", optimizer="adamw8bit")
+    adapter = train(material, tmp_path / "run", config)
+    written = load_file(adapter / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in written.values()} == {torch.float32}
+    out = merge_stage(
+        material.checkpoint, adapter, material.table, tmp_path / "model", SilentReporter()
+    )
+    assert failures_of(material, adapter, out) == {}
 
 
 def test_pissa_starts_at_the_4_bit_base(material):

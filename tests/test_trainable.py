@@ -11,6 +11,7 @@ from conftest import build_tiny_llama
 from giraffe_cli.checkpoint import inspect, load_model
 from giraffe_cli.config import LoraConfig, TrainConfig
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.lora import add_lora
 from giraffe_cli.model.pissa import lora_layers
 from giraffe_cli.model.trainable import causal_model, head_weight, make_trainable, state_parameters
@@ -43,7 +44,10 @@ def loss_model(base, config, dtype="float32"):
     checkpoint = inspect(str(base), base)
     table = make_table("linear", {}, checkpoint.head(512))
     train = TrainConfig.model_validate({**config, "loss_chunk": 7})
-    return build_model(TrainJob(checkpoint, table, base, train, "plain", 512, dtype, 3, base))
+    levers = Levers.asked_for(train)
+    return build_model(
+        TrainJob(checkpoint, table, base, train, "plain", 512, dtype, 3, base, levers=levers)
+    )
 
 
 def backward(model):
@@ -68,13 +72,14 @@ def stock_backward(base, table):
     return loss.item(), {name: p.grad for name, p in model.named_parameters()}
 
 
-@pytest.mark.parametrize("checkpointing", ["none", "attention"])
+@pytest.mark.parametrize("checkpointing", ["none", "attention", "full"])
 @pytest.mark.parametrize("tied", [True, False])
 @pytest.mark.parametrize("method", METHODS)
 def test_gradients_are_those_of_stock_transformers(bases, method, tied, checkpointing):
     """A fresh adapter adds nothing, so that every whole tensor has the plain model's gradient; of a
     tied one both uses, as embeddings and as head, must have arrived."""
     config = {**METHODS[method], "checkpointing": checkpointing}
+    config |= {} if checkpointing == "none" else {"mlp_tile": 16}
     found_loss, found = backward(loss_model(bases[tied], config))
     checkpoint = inspect(str(bases[tied]), bases[tied])
     expected_loss, expected = stock_backward(
@@ -211,3 +216,13 @@ def test_without_bitsandbytes_both_knobs_are_refused_by_name(bases, monkeypatch)
     assert "pip install" in (caught.value.hint or "")
     with pytest.raises(InvalidInput, match="quantize_base: nf4 needs bitsandbytes"):
         loss_model(bases[True], {"quantize_base": "nf4"})
+
+
+def test_extend_refuses_a_missing_library_before_it_packs(giraffe, bases, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    options = ("--model", bases[True], "--target-len", 512, "--out", tmp_path / "run")
+    done = giraffe("extend", *options, "--set", "train.quantize_base=nf4")
+    assert (done.code, done.stdout) == (3, "")
+    assert "train.quantize_base: nf4 needs bitsandbytes, which is not installed" in done.stderr
+    assert "giraffe-cli[quantize]" in done.stderr
+    assert not (tmp_path / "run").exists()

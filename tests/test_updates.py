@@ -15,7 +15,7 @@ from tiny_runs import make_adapter, make_base, merge
 
 import giraffe_cli.merge as merge_module
 from giraffe_cli.adapter import read_adapter
-from giraffe_cli.errors import GiraffeError
+from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.tensor_stream import tensor_digests, tensors_in_file
 from giraffe_cli.updates import DoraUpdate, LoraUpdate, Replacement
 
@@ -129,6 +129,13 @@ def test_magnitudes_belong_to_dora_alone(tmp_path, base, use_dora):
         read_adapter(folder)
 
 
+def test_a_full_training_that_lacks_a_tensor_is_refused(tmp_path):
+    save_file({"a": torch.zeros(1)}, tmp_path / "trained.safetensors")
+    (tmp_path / "trained.json").write_text('{"tensors": 2}')
+    with pytest.raises(InvalidInput, match=r"holds 1 tensors, trained\.json says 2"):
+        read_adapter(tmp_path)
+
+
 # ── memory ───────────────────────────────────────────────────────────────────────────────────────
 
 SHARDS, WIDE = 5, 400_000
@@ -208,7 +215,7 @@ def full_of(base: Path, folder: Path) -> None:
         for name, tensor in tensors_in_file(path).items()
     }
     sparse_file(folder / "trained.safetensors", shapes)
-    (folder / "trained.json").write_text("{}")
+    (folder / "trained.json").write_text(json.dumps({"tensors": len(shapes)}))
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ Only the module of the command that was asked for is imported: all eight take 0.
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Iterable
@@ -64,6 +65,8 @@ def make_app(names: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
 
 def main() -> None:
     """Run the command line; known errors become text and an exit code, unknown ones a traceback."""
+    # where bitsandbytes is installed, PEFT imports it, and it asks for a kernel we do not use
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
         asked = sys.argv[1:2]
         make_app(asked if asked and asked[0] in COMMANDS else tuple(COMMANDS))()

@@ -12,10 +12,14 @@ import importlib
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from giraffe_cli.config import TrainConfig
 from giraffe_cli.errors import InvalidInput
 
 if TYPE_CHECKING:
     import torch
+
+NF4, ADAMW_8BIT = "train.quantize_base: nf4", "train.optimizer: adamw8bit"
+"""The knobs that need it."""
 
 
 def import_bitsandbytes(knob: str) -> Any:
@@ -37,13 +41,25 @@ def import_bitsandbytes(knob: str) -> Any:
         ) from error
 
 
+def check_low_bits(config: TrainConfig) -> None:
+    """Whether what `config` needs of bitsandbytes is there, before hours are spent.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    if config.quantize_base == "nf4":
+        import_bitsandbytes(NF4)
+    if config.optimizer == "adamw8bit":
+        import_bitsandbytes(ADAMW_8BIT)
+
+
 def nf4_settings(dtype: torch.dtype) -> Any:
     """What `from_pretrained` takes as `quantization_config`: NF4, computing in `dtype`.
 
     Raises:
         InvalidInput: bitsandbytes is missing.
     """
-    import_bitsandbytes("train.quantize_base: nf4")
+    import_bitsandbytes(NF4)
     from transformers import BitsAndBytesConfig
 
     return BitsAndBytesConfig(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from giraffe_cli.config import TrainConfig
-from giraffe_cli.model.low_bits import import_bitsandbytes
+from giraffe_cli.model.low_bits import ADAMW_8BIT, import_bitsandbytes
 
 BETAS = (0.9, 0.95)
 
@@ -29,7 +29,7 @@ def make_optimizer(parameters: Mapping[str, Tensor], config: TrainConfig) -> tor
     settings: dict[str, Any] = {"lr": config.learning_rate, "betas": BETAS}
     if config.optimizer == "adamw":
         return torch.optim.AdamW(groups, **settings)
-    bitsandbytes = import_bitsandbytes("train.optimizer: adamw8bit")
+    bitsandbytes = import_bitsandbytes(ADAMW_8BIT)
     optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, **settings)
     return optimizer
 
