@@ -331,12 +331,14 @@ def ours(cell: dict[str, Any]) -> dict[str, Any]:
     import torch
     from torch.nn.utils import clip_grad_norm_
 
+    from giraffe_cli.train.gradients import lay_side_by_side
     from giraffe_cli.train.optimizer import make_optimizer
     from giraffe_cli.train.setup import trainable_parameters, window_nats
 
     config, model = _build_ours(cell)
     base = peak_bytes()
     parameters = trainable_parameters(model)
+    lay_side_by_side(parameters.values())
     optimizer = make_optimizer(parameters, config)
     window = _window(cell)
     clock, losses, norms = Clock(), [], []
@@ -345,7 +347,7 @@ def ours(cell: dict[str, Any]) -> dict[str, Any]:
         loss.backward()
         norms.append(float(clip_grad_norm_(parameters.values(), config.clip_norm)))
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad(set_to_none=False)
         losses.append(float(loss.detach()))
         clock.tick()
     return {**clock.figures(base), "loss": losses, "grad_norm": norms, "attention": "giraffe"}

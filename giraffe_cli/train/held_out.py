@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from giraffe_cli.corpus.store import PackedRows, held_out
 from giraffe_cli.corpus.tokens import DocumentTokenizer
@@ -19,6 +18,7 @@ from giraffe_cli.train.data import Window, WindowStream
 from giraffe_cli.train.gradients import sum_of
 from giraffe_cli.train.layout import Layout
 from giraffe_cli.train.setup import window_nats
+from giraffe_cli.train.window_loss import WindowLoss
 
 
 def held_out_windows(
@@ -48,7 +48,7 @@ def held_out_windows(
 
 
 def held_out_nll(
-    model: nn.Module, windows: Sequence[Window], layout: Layout, device: torch.device
+    model: WindowLoss, windows: Sequence[Window], layout: Layout, device: torch.device
 ) -> float:
     """Mean nats per target over all `windows`, without dropout; equal in every process."""
     told = torch.zeros(len(windows), dtype=torch.float64, device=device)

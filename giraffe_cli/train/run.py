@@ -30,6 +30,7 @@ from giraffe_cli.train.setup import (
 )
 from giraffe_cli.train.state import TrainState
 from giraffe_cli.train.trackers import log_step, quiet_stdout, start_trackers
+from giraffe_cli.train.window_loss import WindowLoss
 
 
 @dataclass
@@ -43,8 +44,7 @@ class Run:
     """What is measured on between steps; empty where nothing is."""
     accelerator: Accelerator
     layout: Layout
-    model: nn.Module
-    """`WindowLoss`."""
+    model: WindowLoss
     trained: nn.Module
     """The same weights without the loss: PEFT's model, or the base itself."""
     parameters: dict[str, Tensor]

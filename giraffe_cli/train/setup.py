@@ -66,9 +66,10 @@ def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
     return {name: p for name, p in model.named_parameters() if p.requires_grad}
 
 
-def window_nats(model: nn.Module, window: Window, device: torch.device) -> Tensor:
-    """Sum of nats of one window; dropout is drawn from the window's own seed."""
-    torch.manual_seed(window.dropout_seed)
+def window_nats(model: WindowLoss, window: Window, device: torch.device) -> Tensor:
+    """Sum of nats of one window, or of this process's slice of it; dropout is drawn from the
+    window's own seed, and differently for each slice."""
+    torch.manual_seed(window.dropout_seed + (model.group.rank if model.group else 0))
     nats: Tensor = model(
         window.input_ids.to(device),
         window.labels.to(device),
