@@ -143,6 +143,7 @@ class SlicedLoss(torch.nn.Module):
 
     def __init__(self, at, of):
         super().__init__()
+        self.group = None  # no dropout to draw apart
         self.table = torch.nn.Parameter(torch.linspace(-1, 1, 121).reshape(11, 11))
         self.at, self.of = at, of
 
