@@ -89,4 +89,5 @@ def describe_stage(stage: ExtendConfig, trained: TrainResult) -> dict[str, Any]:
         "trained_tokens": trained.trained_tokens,
         "seconds": trained.seconds,
         "final_loss": trained.final_loss,
+        "held_out_nll": trained.held_out_nll,
     }

@@ -1,0 +1,79 @@
+"""`giraffe report`: finished and unfinished runs and evaluations, side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from giraffe_cli.cli.console import Console
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from giraffe_cli.report.compare import Entry
+
+EXAMPLES = """
+Examples:
+
+giraffe report runs/calf-16k
+
+giraffe report runs/yarn runs/ntk --out runs/yarn-against-ntk
+
+giraffe report runs/calf-16k runs/eval-other --json
+"""
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders that `giraffe extend` or `giraffe eval` wrote.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of a page with the curves of all of them.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Compare runs: settings, losses by context length with intervals, passkey, time, memory.
+
+    One finished run shows its summary again. A run that has not finished is shown with what it has.
+    """
+    from giraffe_cli.report.compare import caution, read_entries, refuse_run_folder
+
+    console = Console(as_json)
+    if out is not None:
+        refuse_run_folder(out)
+    entries = read_entries(runs)
+    if warning := caution(entries):
+        console.warn(warning)
+    value: dict[str, object] = {"runs": [entry.to_json() for entry in entries]}
+    parts = rendered(entries)
+    if out is not None:
+        from giraffe_cli.report.compare_page import write_comparison
+
+        page = write_comparison(entries, out)
+        value["page"] = str(page)
+        parts += ["", f"page  {page}"]
+    console.result(value, parts)
+
+
+def rendered(entries: list[Entry]) -> list[RenderableType]:
+    """The summary of a single finished run, else a table with a column for each entry."""
+    from rich.box import SIMPLE_HEAD
+    from rich.markup import escape
+    from rich.table import Table
+
+    from giraffe_cli.report.compare import rows
+    from giraffe_cli.report.tables import summary_table
+    from giraffe_cli.rundir import read_json
+
+    first = entries[0]
+    if len(entries) == 1 and first.kind == "run" and first.finished:
+        return summary_table(read_json(Path(first.path) / "report.json"))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("")
+    for entry in entries:
+        table.add_column(escape(entry.name), justify="right", overflow="fold")
+    for what, cells in rows(entries):
+        table.add_row(what, *map(escape, cells))
+    return [table, "losses in nats per token, lower is better; ± half of the 95% interval"]

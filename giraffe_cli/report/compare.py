@@ -1,0 +1,278 @@
+"""Runs and evaluations side by side, from the files they left.
+
+A finished run tells what its `report.json` holds. One that has not finished tells its plan, the
+steps it has taken and its latest loss, and is said to be unfinished. An evaluation's folder tells
+its scores. What a folder does not know is absent, never a zero.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.config import build, read_yaml
+from giraffe_cli.errors import InvalidInput, raise_together
+from giraffe_cli.report.loss_plot import Border
+from giraffe_cli.report.scores import ABSENT, Score, number, proportion, with_half_width
+from giraffe_cli.report.write import all_metrics
+from giraffe_cli.rundir import read_json
+from giraffe_cli.units import format_bytes, format_length, format_seconds
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One folder, as far as it knows."""
+
+    name: str
+    path: str
+    kind: str
+    """`run` or `evaluation`."""
+    finished: bool
+    model: str | None = None
+    strategy: str | None = None
+    native_length: int | None = None
+    target_length: int | None = None
+    targets: list[int] = field(default_factory=list)
+    """Of the stages of training, rising."""
+    steps: int | None = None
+    """Taken so far."""
+    planned_steps: int | None = None
+    trained_tokens: int | None = None
+    final_loss: float | None = None
+    """Nats per target of the latest step."""
+    held_out_nll: float | None = None
+    nll: dict[str, dict[str, Score]] = field(default_factory=dict)
+    """Model (`base`, `extended`, `control`) → length → score."""
+    passkey: dict[str, dict[str, Score]] = field(default_factory=dict)
+    seconds: float | None = None
+    """Of all stages; of the training so far where the run is unfinished."""
+    peak_memory_bytes: int | None = None
+    gates: list[dict[str, Any]] | None = None
+    samples: str | None = None
+    """What was scored: equal for runs whose losses may be compared."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    borders: list[Border] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, Any]:
+        """Without the training curve, which is `metrics.jsonl`'s."""
+        value = asdict(self)
+        for name in ("metrics", "borders", "samples"):
+            del value[name]
+        return value
+
+
+def read_entries(paths: Sequence[Path]) -> list[Entry]:
+    """What lies in each of `paths`.
+
+    Raises:
+        InvalidInput: some are neither run nor evaluation; all of them are named.
+    """
+    problems = [f"{path} {_lack(path)}" for path in paths if _lack(path)]
+    hint = "name folders that `giraffe extend --out` or `giraffe eval --out` wrote"
+    raise_together(problems, "report", hint)
+    names = [path.resolve().name for path in paths]
+    unique = [n if names.count(n) == 1 else str(p) for n, p in zip(names, paths, strict=True)]
+    return [read_entry(path, name) for path, name in zip(paths, unique, strict=True)]
+
+
+def read_entry(path: Path, name: str) -> Entry:
+    """The run or evaluation in `path`, under `name`.
+
+    Raises:
+        InvalidInput: a file of it cannot be read.
+    """
+    if not (path / "run.yaml").exists():
+        return _evaluation(path, name)
+    return (_finished if (path / "report.json").exists() else _unfinished)(path, name)
+
+
+def _lack(path: Path) -> str:
+    """Why `path` cannot be told of; empty when it can."""
+    if not path.is_dir():
+        return "is no directory" if path.exists() else "does not exist"
+    known = any((path / name).is_file() for name in ("run.yaml", "results.json"))
+    return "" if known else "holds neither run.yaml nor results.json"
+
+
+def _finished(path: Path, name: str) -> Entry:
+    report = read_json(path / "report.json")
+    metrics, borders = all_metrics(report, path)
+    stages = report.get("stages") or [{}]
+    copied = (
+        *("model", "strategy", "native_length", "target_length", "steps", "trained_tokens"),
+        *("final_loss", "peak_memory_bytes", "gates"),
+    )
+    return Entry(
+        name=name,
+        path=str(path),
+        kind="run",
+        finished=True,
+        **{key: report.get(key) for key in copied},
+        planned_steps=report.get("steps"),
+        targets=[s["target_length"] for s in report.get("stages", [])],
+        held_out_nll=stages[-1].get("held_out_nll"),
+        nll=report.get("nll", {}),
+        passkey=report.get("passkey", {}),
+        seconds=report.get("seconds", {}).get("total"),
+        samples=_samples(path / "eval" / "results.json"),
+        metrics=metrics,
+        borders=borders,
+    )
+
+
+def _unfinished(path: Path, name: str) -> Entry:
+    config = build(read_yaml(path / "run.yaml"), str(path / "run.yaml"))
+    plan = read_json(path / "plan.json") if (path / "plan.json").exists() else {}
+    stages = config.stage_configs()
+    targets = [stage.target_length for stage in stages]
+    told = {
+        "target_length": config.target_length,
+        "stages": [{"target_length": target} for target in targets],
+    }
+    metrics, borders = all_metrics(told, path)
+    held_out = [m["held_out_nll"] for m in metrics if m.get("held_out_nll") is not None]
+    losses = [m["loss"] for m in metrics if m.get("loss") is not None]
+    starts = [border.step for border in borders[1:]]
+    ends = [m for m in metrics if m["step"] in starts] + metrics[-1:]
+    return Entry(
+        name=name,
+        path=str(path),
+        kind="run",
+        finished=False,
+        model=config.model,
+        strategy=stages[-1].rope.strategy,
+        native_length=plan.get("native_length"),
+        target_length=config.target_length,
+        targets=targets,
+        steps=len(metrics),
+        planned_steps=sum(stage.train.steps for stage in stages),
+        trained_tokens=sum(int(m.get("tokens", 0)) for m in ends),
+        final_loss=losses[-1] if losses else None,
+        held_out_nll=held_out[-1] if held_out else None,
+        seconds=sum(float(m.get("seconds", 0)) for m in ends),
+        metrics=metrics,
+        borders=borders,
+    )
+
+
+def _evaluation(path: Path, name: str) -> Entry:
+    results = read_json(path / "results.json")
+    shown = {"base": "base", "control": "control", "checkpoint": "extended"}
+    tasks: dict[str, dict[str, Any]] = {"nll": {}, "passkey": {}}
+    for model, values in results["models"].items():
+        for task, by_model in tasks.items():
+            if task in values["tasks"]:
+                by_model[shown[model]] = values["tasks"][task]
+    return Entry(
+        name=name,
+        path=str(path),
+        kind="evaluation",
+        finished=True,
+        native_length=results["native_length"],
+        nll=tasks["nll"],
+        passkey=tasks["passkey"],
+        seconds=results["seconds"],
+        samples=_samples(path / "results.json"),
+    )
+
+
+def _samples(results: Path) -> str | None:
+    if not results.exists():
+        return None
+    value = read_json(results)
+    nll = value["settings"]["tasks"].get("nll")
+    return json.dumps([nll, value["settings"]["documents"], value["seed"]], sort_keys=True)
+
+
+def caution(entries: Sequence[Entry]) -> str | None:
+    """Why losses must not be compared, if they must not."""
+    if len({entry.samples for entry in entries if entry.samples}) < 2:
+        return None
+    return (
+        "these were scored on different documents or with different settings of nll: compare "
+        "their losses within a column, not across"
+    )
+
+
+# ── as rows of text ──────────────────────────────────────────────────────────────────────────
+
+
+def rows(entries: Sequence[Entry]) -> list[tuple[str, list[str]]]:
+    """`(what, one cell an entry)`; what no entry knows is left out."""
+    table = [(what, [_cell(show, entry) for entry in entries]) for what, show in _FACTS]
+    table += _score_rows(entries, "nll", with_half_width)
+    table += _score_rows(entries, "passkey", lambda score: proportion(score))
+    table += [(what, [_cell(show, entry) for entry in entries]) for what, show in _COSTS]
+    return [(what, cells) for what, cells in table if set(cells) != {ABSENT}]
+
+
+def status(entry: Entry) -> str:
+    """`finished`, or how far it has come."""
+    if entry.kind == "evaluation":
+        return "evaluation"
+    if entry.finished:
+        return "finished"
+    return f"unfinished: {entry.steps} of {entry.planned_steps} steps"
+
+
+def _reach(entry: Entry) -> str | None:
+    if not entry.target_length:
+        return None
+    stops = [entry.native_length, *(entry.targets or [entry.target_length])]
+    return " → ".join(format_length(length) for length in stops if length)
+
+
+def _gates(entry: Entry) -> str | None:
+    if entry.gates is None:
+        return None
+    failed = [gate["name"] for gate in entry.gates if not gate["ok"]]
+    passed = f"{len(entry.gates) - len(failed)} of {len(entry.gates)} passed"
+    return f"{passed}; failed: {', '.join(failed)}" if failed else passed
+
+
+Show = Callable[[Entry], str | None]
+_FACTS: list[tuple[str, Show]] = [
+    ("status", status),
+    ("model", lambda e: e.model),
+    ("strategy", lambda e: e.strategy),
+    ("tokens of context", _reach),
+    ("steps", lambda e: None if e.steps is None else f"{e.steps:,}"),
+    ("trained tokens", lambda e: None if e.trained_tokens is None else f"{e.trained_tokens:,}"),
+    ("training loss, last", lambda e: None if e.final_loss is None else number(e.final_loss, 3)),
+    ("held-out loss", lambda e: None if e.held_out_nll is None else number(e.held_out_nll, 3)),
+]
+_COSTS: list[tuple[str, Show]] = [
+    ("time", lambda e: format_seconds(e.seconds) if e.seconds else None),
+    ("peak memory", lambda e: format_bytes(e.peak_memory_bytes) if e.peak_memory_bytes else None),
+    ("gates", _gates),
+]
+
+
+def _cell(show: Show, entry: Entry) -> str:
+    return show(entry) or ABSENT
+
+
+def _score_rows(
+    entries: Sequence[Entry], task: str, show: Callable[[Score | None], str]
+) -> Iterable[tuple[str, list[str]]]:
+    """A row for each model and length that any entry scored."""
+    tables: list[Mapping[str, Mapping[str, Score]]] = [getattr(entry, task) for entry in entries]
+    lengths = sorted({int(n) for table in tables for scores in table.values() for n in scores})
+    for length in lengths:
+        for model in ("base", "control", "extended"):
+            found = [table.get(model, {}).get(str(length)) for table in tables]
+            if any(found):
+                yield f"{task} {model} at {format_length(length)}", [show(score) for score in found]
+
+
+def refuse_run_folder(out: Path) -> None:
+    """A comparison is never written over a run's own report.
+
+    Raises:
+        InvalidInput: `out` holds a run or an evaluation.
+    """
+    if out.is_dir() and not _lack(out):
+        raise InvalidInput(f"{out} holds a run or an evaluation", "choose another --out")

@@ -1,0 +1,101 @@
+"""`giraffe report`: runs, unfinished ones and evaluations side by side."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+from test_stages import staged
+
+from giraffe_cli.pipeline import Options, extend
+from giraffe_cli.progress import SilentReporter
+from giraffe_cli.report.compare import caution, read_entries, rows
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_llama, corpus, tmp_path_factory):
+    """`staged` (256 in 4 steps, 512 in 3), the same cut off after step 2 of its last stage, and
+    the first one's evaluation."""
+    folder = tmp_path_factory.mktemp("compare")
+    stages = [{"target_length": 256, "steps": 4}, 512]
+    extend(staged(tiny_llama, corpus, stages), folder / "staged", Options(), SilentReporter())
+    cut = folder / "cut"
+    shutil.copytree(folder / "staged", cut)
+    for name in ("report.json", "training.json"):
+        (cut / name).unlink()
+    lines = (cut / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (cut / "metrics.jsonl").write_text("".join(lines[:2]) + lines[2][:20])
+    shutil.copytree(folder / "staged" / "eval", folder / "scores")
+    return folder
+
+
+def test_a_finished_run_tells_its_report(runs):
+    (entry,) = read_entries([runs / "staged"])
+    report = json.loads((runs / "staged" / "report.json").read_text())
+    assert entry.finished
+    assert entry.nll == report["nll"]
+    assert (entry.steps, entry.trained_tokens) == (7, report["trained_tokens"])
+    assert [line["step"] for line in entry.metrics] == [1, 2, 3, 4, 5, 6, 7]
+    assert [tuple(border) for border in entry.borders] == [(0, "256"), (4, "512")]
+
+
+def test_an_unfinished_run_tells_what_it_has(runs):
+    (entry,) = read_entries([runs / "cut"])
+    first = json.loads((runs / "cut" / "stages" / "1-256" / "training.json").read_text())
+    last = json.loads((runs / "cut" / "metrics.jsonl").read_text().splitlines()[1])
+    assert not entry.finished
+    assert (entry.steps, entry.planned_steps) == (6, 7)
+    assert entry.trained_tokens == first["trained_tokens"] + last["tokens"]
+    assert entry.final_loss == last["loss"]
+    assert ("status", ["unfinished: 6 of 7 steps"]) in rows([entry])
+
+
+def test_columns_stand_side_by_side_and_what_none_knows_is_left_out(runs):
+    entries = read_entries([runs / "staged", runs / "cut", runs / "scores"])
+    table = dict(rows(entries))
+    assert table["status"] == ["finished", "unfinished: 6 of 7 steps", "evaluation"]
+    assert table["tokens of context"][:2] == ["128 → 256 → 512"] * 2
+    score = table["nll extended at 128"]
+    assert score[0] == score[2] != "–"
+    assert score[1] == "–"
+    assert not any(what.startswith("passkey") for what in table)
+    assert "held-out loss" not in table
+    assert caution(entries) is None, "the same samples"
+
+
+def test_other_samples_are_called_out(runs, tmp_path):
+    shutil.copytree(runs / "scores", tmp_path / "other")
+    path = tmp_path / "other" / "results.json"
+    results = json.loads(path.read_text())
+    results["settings"]["tasks"]["nll"]["targets"] = 16
+    path.write_text(json.dumps(results))
+    assert "different" in caution(read_entries([runs / "scores", tmp_path / "other"]))
+
+
+def test_the_command_tells_as_json_as_table_and_as_page(runs, giraffe, tmp_path):
+    told = giraffe("report", runs / "staged", runs / "cut", "--json", "--out", tmp_path / "page")
+    value = json.loads(told.stdout)
+    assert [run["name"] for run in value["runs"]] == ["staged", "cut"]
+    assert [run["finished"] for run in value["runs"]] == [True, False]
+    page = (tmp_path / "page" / "report.html").read_text()
+    assert page.count("<figure") == 2
+    assert "unfinished: 6 of 7 steps" in page
+    assert "http" not in page.replace("Content-Security-Policy", "").replace("http-equiv", "")
+    shown = giraffe("report", runs / "staged", runs / "cut").stdout
+    assert "unfinished: 6 of 7 steps" in shown
+
+
+def test_one_run_shows_its_summary_again(runs, giraffe):
+    shown = giraffe("report", runs / "staged").stdout
+    assert "short context kept" in shown
+    assert giraffe("report", runs / "cut").stdout.count("unfinished: 6 of 7 steps") == 1
+
+
+def test_bad_paths_are_named_together(runs, giraffe, tmp_path):
+    told = giraffe("report", tmp_path / "gone", tmp_path, runs / "staged")
+    assert told.code == 3
+    assert "gone does not exist" in told.stderr
+    assert "holds neither run.yaml nor results.json" in told.stderr
+    assert "giraffe extend --out" in told.stderr
+    assert giraffe("report", runs / "cut", "--out", runs / "staged").code == 3
