@@ -55,8 +55,8 @@ def test_columns_stand_side_by_side_and_what_none_knows_is_left_out(runs):
     entries = read_entries([runs / "staged", runs / "cut", runs / "scores"])
     table = dict(rows(entries))
     assert table["status"] == ["finished", "unfinished: 6 of 7 steps", "evaluation"]
-    assert table["tokens of context"][:2] == ["128 → 256 → 512"] * 2
-    score = table["nll extended at 128"]
+    assert table["context"][:2] == ["128 → 256 → 512"] * 2
+    score = table["nll extended 128"]
     assert score[0] == score[2] != "–"
     assert score[1] == "–"
     assert not any(what.startswith("passkey") for what in table)

@@ -21,6 +21,7 @@ NAMES = {
     "calf-16k",
     "smollm2-135m-16k",
     "smollm2-135m-32k",
+    "smollm2-135m-32k-stages",
     "llama2-7b-16k",
     "llama3-8b-64k",
     "llama3-8b-128k",
@@ -45,6 +46,11 @@ def header(path: Path) -> str:
     return "\n".join(line.removeprefix("#").strip() for line in lines[:size])
 
 
+def sizes(path: Path) -> str:
+    """`smollm2-135m-32k` of a preset that gets there in stages."""
+    return path.stem.removesuffix("-stages")
+
+
 def test_the_promised_presets_exist():
     assert {path.stem for path in PRESETS} >= NAMES
 
@@ -52,7 +58,8 @@ def test_the_promised_presets_exist():
 @each_preset
 def test_a_preset_builds_and_its_name_tells_its_target(preset):
     config = build(read_yaml(preset), preset.name)
-    assert preset.stem.endswith(f"-{config.target_length // 1024}k")
+    assert sizes(preset).endswith(f"-{config.target_length // 1024}k")
+    assert (preset.stem != sizes(preset)) == bool(config.stages)
     make_strategy(config.rope.strategy, config.rope.knobs)
 
 
@@ -92,7 +99,7 @@ def test_a_chosen_alpha_gives_the_base_its_header_names(name, theta):
     "preset", [p for p in PRESETS if p.stem != "calf-16k"], ids=lambda path: path.stem
 )
 def test_the_memory_a_header_predicts_is_what_the_plan_says(preset):
-    values = SHAPES[preset.stem.rpartition("-")[0]]
+    values = SHAPES[sizes(preset).rpartition("-")[0]]
     names = (
         "hidden_size intermediate_size num_layers num_attention_heads num_key_value_heads "
         "head_dim vocab_size tie_word_embeddings num_parameters dtype"
@@ -114,11 +121,17 @@ def test_the_memory_a_header_predicts_is_what_the_plan_says(preset):
     assert f"{total / 1e9:.1f}" == predicted
 
 
+def stages(preset: Path) -> int:
+    """How many targets it trains for."""
+    return len(build(read_yaml(preset)).stage_configs())
+
+
 def shrunk(preset: Path, tiny_llama: Path, corpus: Path, out: Path) -> list[object]:
     """The preset's command with model, data and lengths of a size a test can afford."""
     return [
         *("extend", "--config", preset, "--model", tiny_llama, "--data", corpus, "--out", out),
-        *("--target-len", "512", "--window", "128", "--steps", "1"),
+        *(("--stages", "256,512") if stages(preset) > 1 else ("--target-len", "512")),
+        *("--window", "128", "--steps", "1"),
         *("--set", "train.windows_per_step=1", "--set", "eval.lengths=[128,512]"),
         *("--set", "eval.knobs={}", "--set", "eval.documents=2"),
     ]
@@ -129,7 +142,8 @@ def test_a_preset_plans_without_writing(preset, giraffe, tiny_llama, corpus, tmp
     result = giraffe(*shrunk(preset, tiny_llama, corpus, tmp_path / "run"), "--dry-run", "--json")
     assert result.code == 0, result.stderr
     plan = json.loads(result.stdout)
-    assert (plan["native_length"], plan["target_length"], plan["steps"]) == (128, 512, 1)
+    assert (plan["native_length"], plan["target_length"]) == (128, 512)
+    assert plan["steps"] == len(plan["stages"]) == stages(preset)
     assert not (tmp_path / "run").exists()
 
 
@@ -139,7 +153,8 @@ def test_a_preset_trains_one_step(preset, giraffe, tiny_llama, corpus, tmp_path)
     result = giraffe(*shrunk(preset, tiny_llama, corpus, out), "--no-eval", "--json")
     assert result.code == 0, result.stderr
     report = json.loads(result.stdout)
-    assert (report["steps"], report["trained_tokens"]) == (1, 128)
+    steps = stages(preset)
+    assert (report["steps"], report["trained_tokens"]) == (steps, 128 * steps)
     assert report["strategy"] == yaml.safe_load(preset.read_text())["rope"]["strategy"]
     assert report["verify"]["ok"]
     assert (out / "model" / "model.safetensors").exists()

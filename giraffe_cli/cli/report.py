@@ -71,7 +71,7 @@ def rendered(entries: list[Entry]) -> list[RenderableType]:
     if len(entries) == 1 and first.kind == "run" and first.finished:
         return summary_table(read_json(Path(first.path) / "report.json"))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for entry in entries:
         table.add_column(escape(entry.name), justify="right", overflow="fold")
     for what, cells in rows(entries):

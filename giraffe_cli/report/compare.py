@@ -204,7 +204,7 @@ def rows(entries: Sequence[Entry]) -> list[tuple[str, list[str]]]:
     """`(what, one cell an entry)`; what no entry knows is left out."""
     table = [(what, [_cell(show, entry) for entry in entries]) for what, show in _FACTS]
     table += _score_rows(entries, "nll", with_half_width)
-    table += _score_rows(entries, "passkey", lambda score: proportion(score))
+    table += _score_rows(entries, "passkey", lambda score: proportion(score, unit=""))
     table += [(what, [_cell(show, entry) for entry in entries]) for what, show in _COSTS]
     return [(what, cells) for what, cells in table if set(cells) != {ABSENT}]
 
@@ -228,9 +228,7 @@ def _reach(entry: Entry) -> str | None:
 def _gates(entry: Entry) -> str | None:
     if entry.gates is None:
         return None
-    failed = [gate["name"] for gate in entry.gates if not gate["ok"]]
-    passed = f"{len(entry.gates) - len(failed)} of {len(entry.gates)} passed"
-    return f"{passed}; failed: {', '.join(failed)}" if failed else passed
+    return f"{sum(bool(gate['ok']) for gate in entry.gates)} of {len(entry.gates)} passed"
 
 
 Show = Callable[[Entry], str | None]
@@ -238,10 +236,10 @@ _FACTS: list[tuple[str, Show]] = [
     ("status", status),
     ("model", lambda e: e.model),
     ("strategy", lambda e: e.strategy),
-    ("tokens of context", _reach),
+    ("context", _reach),
     ("steps", lambda e: None if e.steps is None else f"{e.steps:,}"),
     ("trained tokens", lambda e: None if e.trained_tokens is None else f"{e.trained_tokens:,}"),
-    ("training loss, last", lambda e: None if e.final_loss is None else number(e.final_loss, 3)),
+    ("training loss", lambda e: None if e.final_loss is None else number(e.final_loss, 3)),
     ("held-out loss", lambda e: None if e.held_out_nll is None else number(e.held_out_nll, 3)),
 ]
 _COSTS: list[tuple[str, Show]] = [
@@ -265,7 +263,7 @@ def _score_rows(
         for model in ("base", "control", "extended"):
             found = [table.get(model, {}).get(str(length)) for table in tables]
             if any(found):
-                yield f"{task} {model} at {format_length(length)}", [show(score) for score in found]
+                yield f"{task} {model} {format_length(length)}", [show(score) for score in found]
 
 
 def refuse_run_folder(out: Path) -> None:

@@ -42,10 +42,16 @@ def _losses(entries: Sequence[Entry]) -> Plot | None:
     axes = figure.add_subplot()
     base = _common_base(entries)
     lengths = sorted({int(n) for _, _, scores in scored for n in scores} | {int(n) for n in base})
-    if base:
-        _line(axes, base, "base", FAINT, "x:")
     for number, entry, scores in scored:
         _line(axes, scores, entry.name, *_style(number))
+    if base:
+        # a base that collapses would press the runs into one line
+        low, high = axes.get_ylim()
+        top = high + (high - low)
+        leaves = max(score["mean"] for score in base.values()) > top
+        _line(axes, base, "base, rising beyond" if leaves else "base", FAINT, "x:")
+        if leaves:
+            axes.set_ylim(low, top)
     axes.set_xscale("log", base=2)
     axes.set_xticks(lengths, [format_length(length) for length in lengths])
     axes.minorticks_off()
