@@ -283,3 +283,21 @@ def test_a_bfloat16_base_trains_in_float32_and_merges_into_bfloat16(halves, tmp_
     trained = logits(trained_model(material, tmp_path, config))
     found = logits(load_model(out, dtype=torch.float32))
     torch.testing.assert_close(found, trained, atol=2e-2, rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [{"windows_per_step": 2}, {"sequence_parallel": 2}])
+@pytest.mark.parametrize("kind", ["pissa-whole", "longlora", "full"])
+def test_two_processes_train_every_kind_as_one_does(materials, tmp_path, kind, layout):
+    """Sharing windows, or the tokens of each window."""
+    alone = {name: value for name, value in layout.items() if name == "windows_per_step"}
+    train(materials[True], tmp_path / "one", train_config(kind, **alone))
+    train(materials[True], tmp_path / "two", train_config(kind, processes=2, **layout))
+    one, two = (
+        [json.loads(line) for line in (tmp_path / n / "metrics.jsonl").read_text().splitlines()]
+        for n in ("one", "two")
+    )
+    for ours, theirs in zip(one, two, strict=True):
+        # sums over processes are taken in another order
+        assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-6)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)
