@@ -153,7 +153,7 @@ def test_killed_at_every_write(config, undisturbed, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_at_random_times(config, undisturbed, tmp_path):
+def test_killed_at_30_random_times(config, undisturbed, tmp_path):
     _, _, seconds = undisturbed
     generator = random.Random(0)
     kills = sum(
@@ -163,7 +163,7 @@ def test_killed_at_random_times(config, undisturbed, tmp_path):
             undisturbed,
             kill_after=generator.uniform(0.02, 0.7) * seconds,
         )
-        for n in range(20)
+        for n in range(30)
     )
     assert kills >= 8
 
