@@ -215,6 +215,10 @@ class TrainConfig(Section):
             sentence
             for is_wrong, sentence in (
                 (self.decay_steps and self.schedule != "wsd", "decay_steps needs schedule: wsd"),
+                (
+                    self.steps and (self.decay_steps or 0) > self.steps,
+                    f"decay_steps {self.decay_steps} is more than the {self.steps} steps there are",
+                ),
                 (self.patience and not self.held_out_every, "patience needs held_out_every"),
                 (
                     self.keep == "best" and not self.held_out_every,
@@ -236,6 +240,10 @@ class TrainConfig(Section):
                 (
                     self.checkpointing == "none" and self.offload in ("host", "disk"),
                     "offload needs checkpointing",
+                ),
+                (
+                    self.checkpointing == "none" and isinstance(self.mlp_tile, int),
+                    "mlp_tile needs checkpointing",
                 ),
             )
             if is_wrong
@@ -276,6 +284,20 @@ class StageConfig(Section):
 def _stage(value: Any) -> Any:
     """A plain length is a stage that gives its target alone."""
     return {"target_length": value} if isinstance(value, str | int) else value
+
+
+def knobs_without_effect(train: TrainConfig) -> set[str]:
+    """Knobs of `train` that change no trained weight beyond the order of float sums: a run may be
+    resumed with others of them."""
+    free = {
+        *("checkpoint_every", "keep_checkpoints", "processes", "trackers", "max_bad_steps"),
+        *("checkpointing", "offload", "loss_chunk", "control"),
+    }
+    if train.lora.dropout == 0:
+        free |= {"mlp_tile", "sequence_parallel"}  # masks are drawn tile by tile, slice by slice
+    if train.patience is None and train.keep == "last":
+        free |= {"held_out_every", "held_out_windows"}
+    return free
 
 
 class EvalConfig(Section):

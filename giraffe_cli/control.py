@@ -83,6 +83,9 @@ def control_config(stage: ExtendConfig, checkpoint: Checkpoint) -> ExtendConfig:
         "windows_per_step": windows_per_step(stage.train, stage.window, window),
         "positions": "plain",
         "position_knobs": {},
+        # neither ends early nor is chosen: it is compared by its steps
+        "patience": None,
+        "keep": "last",
     }
     return stage.model_copy(
         update={
@@ -96,7 +99,7 @@ def control_config(stage: ExtendConfig, checkpoint: Checkpoint) -> ExtendConfig:
 def windows_per_step(train: TrainConfig, window: int, shorter: int) -> int:
     """Windows of `shorter` tokens that come nearest to the tokens of a step, shared by all
     processes: 3 of 8k for one of 20k, rounded half up."""
-    shares = train.processes or 1
+    shares = max(1, (train.processes or 1) // train.sequence_parallel)
     tokens = window * train.windows_per_step
     return shares * max(1, int(tokens / (shorter * shares) + 0.5))
 

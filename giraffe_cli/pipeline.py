@@ -22,7 +22,7 @@ from giraffe_cli.evals.samples import default_lengths
 from giraffe_cli.gates import Gate, default_gates
 from giraffe_cli.merge import merge_stage
 from giraffe_cli.model.low_bits import check_low_bits
-from giraffe_cli.progress import Reporter
+from giraffe_cli.progress import Reporter, SilentReporter
 from giraffe_cli.report.compose import compose_report
 from giraffe_cli.report.write import write_report
 from giraffe_cli.rope.base import RopeTable
@@ -37,6 +37,7 @@ from giraffe_cli.stages import (
 from giraffe_cli.train.loop import TrainResult
 from giraffe_cli.training import (
     TrainingStage,
+    check_stages,
     held_out_of_all,
     pack_stages,
     plan_stages,
@@ -81,6 +82,8 @@ def extend(
         )
     stages = training_stages(config, checkpoint, run_dir)
     controls = control_stages(stages, checkpoint, run_dir)
+    if config.trains:
+        check_stages((*stages, *controls), checkpoint, SilentReporter())
     the_plan = plan_stages(stages, checkpoint, controls)
     announce(the_plan, reporter)
     with claimed(config, run_dir):

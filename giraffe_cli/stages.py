@@ -14,7 +14,13 @@ import yaml
 
 from giraffe_cli import plan
 from giraffe_cli.checkpoint import Checkpoint, head_to_extend
-from giraffe_cli.config import ExtendConfig, differing_keys, read_yaml, resolve_dtype
+from giraffe_cli.config import (
+    ExtendConfig,
+    differing_keys,
+    knobs_without_effect,
+    read_yaml,
+    resolve_dtype,
+)
 from giraffe_cli.corpus.base import BadRecords, Document
 from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest
 from giraffe_cli.corpus.sources import read_source
@@ -78,20 +84,24 @@ def claimed(config: ExtendConfig, run_dir: Path) -> Iterator[None]:
 
 
 def claim(config: ExtendConfig, run_dir: Path) -> None:
-    """Make `run_dir` the folder of this config, or recognise it as such.
+    """Make `run_dir` the folder of this config, or recognise it as such; knobs that change no
+    weight may differ, and the folder's config then follows.
 
     Raises:
         InvalidInput: it holds a run of another config; the differing keys are named.
     """
     path, values = run_dir / "run.yaml", config.model_dump(mode="json")
     if path.exists():
+        free = {f"train.{knob}" for knob in knobs_without_effect(config.train)}
         different = differing_keys(read_yaml(path), values)
-        if different:
+        if set(different) - free:
+            different = sorted(set(different) - free)
             raise InvalidInput(
                 f"{run_dir} holds a run of another config; different: {', '.join(different)}",
                 "pass the same options to resume it, or another --out to start a new run",
             )
-        return
+        if not different:
+            return
     if run_dir.exists() and not run_dir.is_dir():
         raise InvalidInput(f"{run_dir} is not a directory", "choose another --out")
     make_folder(run_dir)

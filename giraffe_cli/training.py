@@ -26,6 +26,8 @@ from giraffe_cli.run_files import stage_folders
 from giraffe_cli.rundir import make_folder, write_json
 from giraffe_cli.stages import Timings, choose_table, make_plan, packed_folder
 from giraffe_cli.train.loop import TrainResult, train_stage
+from giraffe_cli.train.parallel import check_heads, choose_processes, visible_gpus
+from giraffe_cli.train.trackers import check_trackers
 from giraffe_cli.units import format_length
 
 
@@ -101,6 +103,22 @@ def _of_stage(plan: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in plan.items() if key not in of_run}
 
 
+def check_stages(
+    stages: Iterable[TrainingStage], checkpoint: Checkpoint, reporter: Reporter
+) -> None:
+    """Refuse before anything is packed what training would refuse hours later.
+
+    Raises:
+        InvalidInput: attention heads or trackers; UsageError: windows, processes and GPUs.
+    """
+    for train in {
+        stage.config.train.model_dump_json(): stage.config.train for stage in stages
+    }.values():
+        check_heads(checkpoint.num_attention_heads, train.sequence_parallel)
+        choose_processes(train, visible_gpus(), reporter)
+        check_trackers(train.trackers)
+
+
 def pack_stages(
     stages: Sequence[TrainingStage],
     checkpoint: Checkpoint,
@@ -149,6 +167,11 @@ def held_out_of_all(
     return kept
 
 
+def _evaluated_of_held_out(config: ExtendConfig) -> int:
+    """How many held-out documents the evaluation takes; none when it has texts of its own."""
+    return 0 if config.eval.data else config.eval.documents
+
+
 def train_stages(
     stages: Sequence[TrainingStage],
     packed: Mapping[Path, Path],
@@ -181,6 +204,7 @@ def train_stages(
                     reporter=reporter,
                     start_from=stages[number - 2].folder if number > 1 else None,
                     hands_on=number < len(stages),
+                    evaluated_documents=_evaluated_of_held_out(stage.config),
                 )
             )
     return results

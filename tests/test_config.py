@@ -83,6 +83,11 @@ def test_an_override_that_cannot_be_read_is_named(assignment, found):
     [
         ({"method": "full", "quantize_base": "nf4"}, "trains every weight, quantize_base freezes"),
         ({"method": "full", "lora": {"rank": 8}}, "full has no adapter, lora has no effect"),
+        ({"checkpointing": "none", "mlp_tile": 64}, "mlp_tile needs checkpointing"),
+        (
+            {"schedule": "wsd", "steps": 60, "decay_steps": 500},
+            "decay_steps 500 is more than the 60 steps there are",
+        ),
         ({"lora": {"use_dora": True, "init_lora_weights": "pissa"}}, "pissa exclude each other"),
         ({"lora": {"also_train": ["head"]}}, "also_train"),
     ],

@@ -134,6 +134,8 @@ def test_the_same_command_again_redoes_nothing(run):
 @pytest.mark.parametrize(
     ("window", "windows", "processes", "shorter", "expected"),
     [
+        (2048, 1, (4, 4), 1024, 2),  # four processes share each window
+        (2048, 2, (4, 2), 1024, 4),
         (16384, 1, None, 1024, 16),
         (2048, 4, None, 2048, 4),
         (20480, 1, None, 8192, 3),  # 2.5, half up
@@ -143,7 +145,12 @@ def test_the_same_command_again_redoes_nothing(run):
     ],
 )
 def test_windows_per_step(window, windows, processes, shorter, expected):
-    values = {"windows_per_step": windows, "processes": processes}
+    processes, share = processes if isinstance(processes, tuple) else (processes, 1)
+    values = {
+        "windows_per_step": windows,
+        "processes": processes,
+        "sequence_parallel": share,
+    }
     config = build({"target_length": window, "train": values})
     assert windows_per_step(config.train, window, shorter) == expected
 

@@ -63,7 +63,15 @@ def build_material(tiny_llama: Path, root: Path, hold_out: float = 0.1) -> Simpl
     )
 
 
-def run(material, run_dir, reporter=None, dtype="float32", positions="pose", **changes):
+def run(
+    material,
+    run_dir,
+    reporter=None,
+    dtype="float32",
+    positions="pose",
+    evaluated_documents=0,
+    **changes,
+):
     return train_stage(
         material.checkpoint,
         material.table,
@@ -75,6 +83,7 @@ def run(material, run_dir, reporter=None, dtype="float32", positions="pose", **c
         seed=7,
         run_dir=run_dir,
         reporter=reporter or SilentReporter(),
+        evaluated_documents=evaluated_documents,
     )
 
 

@@ -45,6 +45,15 @@ class AttentionTape:
         return take(f"{self.name}/out/{number}"), take(f"{self.name}/lse/{number}")
 
 
+def why_not_recorded(dtype: torch.dtype, device: torch.device, dropout: float) -> str | None:
+    """Why attention of this kind cannot be kept and played back; None where it can."""
+    if dropout:
+        return f"the checkpoint's attention_dropout is {dropout:g}"
+    if device.type == "cuda" and dtype == torch.float32:
+        return "flash attention on a GPU computes in 16 bits only"
+    return None
+
+
 def attend(
     query: Tensor, key: Tensor, value: Tensor, scale: float | None, tape: AttentionTape
 ) -> Tensor:

@@ -1,6 +1,7 @@
 """How a training step is fitted into memory: four settings that change bytes, not what is learnt.
 
-From the fastest to the smallest, each exact up to the order of float sums:
+From the fastest to the smallest, each exact up to the order of float sums (and to which dropout
+masks a tile draws, where there is dropout):
 
     loss_chunk      logits of so many tokens at a time
     checkpointing   none → attention (layers recomputed, attention output kept) → full
@@ -54,7 +55,8 @@ class Levers:
             "full": "layers recomputed",
         }
         waiting = {"none": "", "host": ", inputs in host memory", "disk": ", inputs on disk"}
-        tiles = f"; MLP by {self.mlp_tile:,} tokens" if self.mlp_tile else ""
+        is_tiled = self.mlp_tile and self.checkpointing != "none"
+        tiles = f"; MLP by {self.mlp_tile:,} tokens" if is_tiled else ""
         return (
             f"{recomputed[self.checkpointing]}{waiting[self.offload]}{tiles}; "
             f"loss by {self.loss_chunk:,} tokens"

@@ -20,14 +20,13 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from giraffe_cli.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from giraffe_cli.config import LoraConfig
 from giraffe_cli.errors import near_misses, raise_together
 from giraffe_cli.model.pissa import START, as_plain_lora, start_from_largest_directions
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import atomic_open, write_json
 
-ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 HEAD = "lm_head"
 WHOLE_MODULES = {
     "embeddings": ["embed_tokens"],

@@ -24,8 +24,9 @@ def chunked_nll(hidden: Tensor, lm_head_weight: Tensor, labels: Tensor, chunk: i
     """SUM over labels ≠ -100 of the negative log-likelihood in nats, differentiable.
 
     Args:
-        hidden: [n, d] final hidden states; `labels[t]` is what `hidden[t]` predicts.
-        lm_head_weight: [V, d], frozen or trained.
+        hidden: [n, d] final hidden states; `labels[t]` is what `hidden[t]` predicts. Products are
+            taken in their dtype.
+        lm_head_weight: [V, d], frozen or trained; its gradient has its own dtype.
         labels: [n] int64; -100 is not counted.
         chunk: tokens whose logits exist at one time.
 
@@ -50,7 +51,7 @@ def token_nll(hidden: Tensor, lm_head_weight: Tensor, labels: Tensor, chunk: int
 
 def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
     """[chunk, V], at least float32."""
-    logits = hidden @ weight.t()
+    logits = hidden @ weight.to(hidden.dtype).t()
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -67,6 +68,7 @@ class _ChunkedNll(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         accumulator = torch.promote_types(hidden.dtype, torch.float32)
+        ctx.weight_dtype, weight = weight.dtype, weight.to(hidden.dtype)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=accumulator) if wants_weight else None
         total = hidden.new_zeros((), dtype=torch.float64)
@@ -79,7 +81,6 @@ class _ChunkedNll(torch.autograd.Function):
                 torch.mm(slope, weight, out=grad_hidden[start : start + chunk])
             if grad_weight is not None:
                 grad_weight += slope.t() @ rows
-        ctx.weight_dtype = weight.dtype
         ctx.save_for_backward(grad_hidden, grad_weight)
         return total.to(accumulator)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from giraffe_cli.errors import GiraffeError
+from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.model.levers import Offload
 
 
@@ -142,8 +142,17 @@ class DiskStore(AbstractStore):
 
 
 def make_store(offload: Offload, device: torch.device, folder: Path | None) -> AbstractStore:
-    """The store for `offload` of tensors on `device`; `disk` needs a folder."""
+    """The store for `offload` of tensors on `device`; `disk` needs a folder.
+
+    Raises:
+        InvalidInput: `host` on a CPU, where tensors are in host memory already.
+    """
     if offload == "host":
+        if device.type == "cpu":
+            raise InvalidInput(
+                "offload: host has no effect on a CPU, whose tensors are in host memory",
+                "--set train.offload=disk keeps them in a file",
+            )
         return HostStore()
     if offload == "disk":
         assert folder is not None

@@ -90,4 +90,7 @@ def describe_stage(stage: ExtendConfig, trained: TrainResult) -> dict[str, Any]:
         "seconds": trained.seconds,
         "final_loss": trained.final_loss,
         "held_out_nll": trained.held_out_nll,
+        "adapter_step": trained.steps if trained.adapter_step is None else trained.adapter_step,
+        "stopped_early": trained.stopped_early,
+        "bad_steps": trained.bad_steps,
     }

@@ -89,15 +89,36 @@ def training_rows(report: Mapping[str, Any]) -> list[Row]:
     rows += trained_rows(train)
     if report.get("final_loss") is not None:
         rows.append(("final training loss", f"{report['final_loss']:.3f} nats per token"))
+    rows += [("training ended", sentence) for sentence in _endings(report)]
     if control := report.get("control"):
+        loss = control["final_loss"]
         rows.append(
             (
                 "control run",
                 f"{control['steps']:,} steps, {control['trained_tokens']:,} tokens in windows of "
-                f"{format_length(control['window'])}, final loss {control['final_loss']:.3f}",
+                f"{format_length(control['window'])}, final loss "
+                f"{'no number' if loss is None else f'{loss:.3f}'}",
             )
         )
     return rows
+
+
+def _endings(report: Mapping[str, Any]) -> list[str]:
+    """What is not plain about a stage's end: weights of an earlier step, an early stop, steps
+    that moved nothing."""
+    told = []
+    for stage in report.get("stages", []):
+        steps, chosen = stage["steps"], stage.get("adapter_step", stage["steps"])
+        parts = [
+            f"with the weights of step {chosen}, the lowest held-out loss" * (chosen != steps),
+            "early, the held-out loss had stopped falling" * bool(stage.get("stopped_early")),
+            f"{stage.get('bad_steps', 0)} steps without a number moved nothing"
+            * bool(stage.get("bad_steps")),
+        ]
+        if any(parts):
+            named = f"to {format_length(stage['target_length'])}, step {steps}: "
+            told.append(named + "; ".join(part for part in parts if part))
+    return told
 
 
 def trained_rows(train: Mapping[str, Any]) -> list[Row]:

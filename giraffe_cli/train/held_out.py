@@ -22,14 +22,17 @@ from giraffe_cli.train.window_loss import WindowLoss
 
 
 def held_out_windows(
-    rows: PackedRows, stream: WindowStream, tokenizer_dir: Path, most: int
+    rows: PackedRows, stream: WindowStream, tokenizer_dir: Path, most: int, evaluated: int = 0
 ) -> list[Window]:
-    """One window of each of the `most` longest documents held out, longest first.
+    """One window of each of the `most` longest documents held out, longest first; the `evaluated`
+    longest are left to the evaluation, where there are others: what is measured on chooses the
+    weights, and a score on the same text would flatter them.
 
     Raises:
         InvalidInput: packing held none out, or none of two tokens.
     """
     documents = sorted(held_out(rows.folder), key=lambda d: (-len(d.text), d.source, d.id))
+    documents = documents[evaluated:] or documents
     # what a document is made of beside its text is what packing made of it
     tokenize = DocumentTokenizer(tokenizer_dir, "tokenizers", rows.bos, rows.eos)
     texts = [(tokenize.encode([document.text])[0], document.id) for document in documents[:most]]

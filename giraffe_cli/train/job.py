@@ -7,17 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config import TrainConfig, knobs_without_effect
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import digest_file, digest_value
 
 WEIGHTS = "weights.safetensors"
-_WITHOUT_EFFECT_ON_WEIGHTS = {
-    *("checkpoint_every", "keep_checkpoints", "processes", "sequence_parallel", "trackers"),
-    *("checkpointing", "offload", "mlp_tile", "loss_chunk", "control", "max_bad_steps"),
-}
-"""Up to the order of float sums."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +37,10 @@ class TrainJob:
     hands_on: bool = False
     """Whether a later stage goes on from here: then the weights are left for it."""
     levers: Levers = Levers()
-    """How a step fits into memory; no part of the identity."""
+    """How a step fits into memory; changes no weight, except that dropout is drawn by tile."""
+    evaluated_documents: int = 0
+    """How many of the longest held-out documents the evaluation scores: they are not measured on
+    while training."""
 
     @property
     def window(self) -> int:
@@ -74,7 +72,11 @@ class TrainJob:
 
     def identity(self, packed_digest: str) -> dict[str, Any]:
         """What decides the weights: manifests name it, and only equal ones are resumed."""
-        knobs = self.config.model_dump(mode="json", exclude=_WITHOUT_EFFECT_ON_WEIGHTS)
+        knobs = self.config.model_dump(mode="json", exclude=knobs_without_effect(self.config))
+        if "mlp_tile" in knobs:
+            knobs["mlp_tile"] = self.levers.mlp_tile
+        if self.evaluated_documents and "held_out_every" in knobs:
+            knobs["evaluated_documents"] = self.evaluated_documents
         start = {"start_from": digest_file(self.start_from / WEIGHTS)} if self.start_from else {}
         return {
             **start,
@@ -104,6 +106,7 @@ class TrainJob:
             "start_from": str(self.start_from.absolute()) if self.start_from else None,
             "hands_on": self.hands_on,
             "levers": self.levers.to_json(),
+            "evaluated_documents": self.evaluated_documents,
         }
 
     @classmethod
@@ -124,4 +127,5 @@ class TrainJob:
             start_from=Path(value["start_from"]) if value["start_from"] else None,
             hands_on=value["hands_on"],
             levers=Levers(**value["levers"]),
+            evaluated_documents=value["evaluated_documents"],
         )

@@ -32,6 +32,7 @@ from giraffe_cli.train.opening import open_run
 from giraffe_cli.train.run import Run, recorder
 from giraffe_cli.train.schedule import learning_rate
 from giraffe_cli.train.signals import stop_requests
+from giraffe_cli.train.state import TrainState
 from giraffe_cli.train.step import train_step
 from giraffe_cli.train.telling import live_fields, metrics
 
@@ -76,6 +77,7 @@ def train_stage(
     start_from: Path | None = None,
     hands_on: bool = False,
     levers: Levers | None = None,
+    evaluated_documents: int = 0,
 ) -> TrainResult:
     """Fine-tune into `run_dir/adapter`, in as many processes as `config` says; skips what holds.
 
@@ -103,6 +105,7 @@ def train_stage(
         start_from=start_from,
         hands_on=hands_on,
         levers=levers or Levers.asked_for(config),
+        evaluated_documents=evaluated_documents,
     )
     parallel.check_heads(checkpoint.num_attention_heads, config.sequence_parallel)
     whole = stage_holds(job.adapter_dir, job.identity(open_packed(packed_dir).digest))
@@ -169,16 +172,21 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
                     "run the same command again to resume",
                 )
         if state.has_stopped_early(config):
-            reporter.info(
-                f"stopped early after step {state.step} of {config.steps}: the held-out loss was "
-                f"lowest after step {state.best_step} ({state.best_nll:.4f})"
-            )
+            reporter.info(early_stop(state, config))
         run.write_adapter()
         if any_of(stop.requested, run.device):
             raise Interrupted(
                 "stopped after the training; the adapter is written",
                 "run the same command again to go on from it",
             )
+
+
+def early_stop(state: TrainState, config: TrainConfig) -> str:
+    """Why a run ended before its last step."""
+    why = "the held-out loss was never a number"
+    if state.best_nll is not None:
+        why = f"the held-out loss was lowest after step {state.best_step} ({state.best_nll:.4f})"
+    return f"stopped early after step {state.step} of {config.steps}: {why}"
 
 
 def is_due(step: int, every: int, last: int) -> bool:

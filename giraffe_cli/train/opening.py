@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from giraffe_cli.config import TrainConfig
-from giraffe_cli.corpus.store import PackedRows, open_packed
+from giraffe_cli.corpus.store import PackedRows, held_out, open_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.attention import attention_in_words
 from giraffe_cli.model.trainable import state_parameters
@@ -58,7 +58,7 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
     if state.step:
         reporter.info(f"resuming after step {state.step} of {config.steps}")
     attention = attention_in_words(config.across_documents, config.sequence_parallel)
-    reporter.info(f"attention: {attention}; {job.levers.sentence}")
+    reporter.info(f"attention: {attention}; {model.levers.sentence}")
     warn_of_schedule(config, reporter)
     return Run(
         job=job,
@@ -98,7 +98,16 @@ def open_held_out(
     config = job.config
     if not config.held_out_every:
         return []
-    windows = held_out_windows(rows, stream, job.checkpoint.path, config.held_out_windows)
+    evaluated = job.evaluated_documents
+    windows = held_out_windows(
+        rows, stream, job.checkpoint.path, config.held_out_windows, evaluated
+    )
+    chooses = config.patience is not None or config.keep == "best"
+    if chooses and 0 < len(held_out(rows.folder)) <= evaluated:
+        reporter.warn(
+            f"packing held no more documents out than the {evaluated} that are evaluated: the "
+            "weights are chosen on text they are scored on; raise pack.hold_out or pass --eval-data"
+        )
     if len(windows) < config.held_out_windows:
         reporter.warn(
             f"measuring on {len(windows)} held-out documents, train.held_out_windows asks for "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import resource
 
 import torch
@@ -12,6 +13,8 @@ from torch import Tensor, nn
 from giraffe_cli.checkpoint import torch_dtype
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.attention import register_attention
+from giraffe_cli.model.flash import why_not_recorded
+from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.sequence_parallel import SequenceGroup
 from giraffe_cli.model.trainable import load_base, make_trainable
 from giraffe_cli.train.data import Window
@@ -58,7 +61,26 @@ def build_model(job: TrainJob, group: SequenceGroup | None = None) -> WindowLoss
     )
     model = make_trainable(base, job.config, dtype, job.seed)
     model.train()
-    return WindowLoss(model, dtype, job.levers, group, job.run_dir)
+    levers = _levers_that_work(job, dtype, base.config.attention_dropout)
+    return WindowLoss(model, dtype, levers, group, job.run_dir)
+
+
+def _levers_that_work(job: TrainJob, dtype: torch.dtype, attention_dropout: float) -> Levers:
+    """The job's levers; layers recomputed whole where attention cannot be kept and nobody asked.
+
+    Raises:
+        InvalidInput: `checkpointing: attention` was asked for and cannot be.
+    """
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    obstacle = why_not_recorded(dtype, device, attention_dropout)
+    if job.levers.checkpointing != "attention" or obstacle is None:
+        return job.levers
+    if job.config.checkpointing == "attention":
+        raise InvalidInput(
+            f"checkpointing: attention cannot keep its output: {obstacle}",
+            "--set train.checkpointing=full",
+        )
+    return dataclasses.replace(job.levers, checkpointing="full")
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:

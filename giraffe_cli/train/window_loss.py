@@ -63,7 +63,7 @@ class WindowLoss(nn.Module):
         with context():
             hidden = decoder.norm(hidden)[0]
         head = head_weight(self.model)
-        return chunked_nll(hidden.to(head.dtype), head, labels, self.levers.loss_chunk)
+        return chunked_nll(hidden.to(self.dtype), head, labels, self.levers.loss_chunk)
 
     def _autocast(self, device: torch.device) -> Context:
         """bfloat16 wherever it is safe, when the weights are bfloat16; float32 is left alone."""

@@ -1,0 +1,152 @@
+"""What a run may be resumed with, and what is refused before anything is packed."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import build_tiny_llama
+from train_runs import Hooked, build_material, run
+
+from giraffe_cli.config import TrainConfig, build, knobs_without_effect, read_yaml
+from giraffe_cli.corpus.store import held_out, open_packed
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.model.flash import why_not_recorded
+from giraffe_cli.model.store import make_store
+from giraffe_cli.rope.scheme import make_positions
+from giraffe_cli.stages import claim
+from giraffe_cli.train.data import WindowStream
+from giraffe_cli.train.held_out import held_out_windows
+from giraffe_cli.train.loop import early_stop
+from giraffe_cli.train.state import TrainState
+
+
+@pytest.fixture(scope="module")
+def material(tiny_llama, tmp_path_factory):
+    return build_material(tiny_llama, tmp_path_factory.mktemp("material"))
+
+
+def config_of(**train):
+    return build({"target_length": 512, "train": train})
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"processes": 2, "windows_per_step": 4},
+        {"offload": "disk"},
+        {"mlp_tile": 64},
+        {"sequence_parallel": 2},
+        {"keep_checkpoints": 5},
+        {"control": True},
+        {"held_out_every": 3},
+    ],
+    ids=str,
+)
+def test_a_run_goes_on_with_knobs_that_change_no_weight(changed, tmp_path):
+    first = {"windows_per_step": 4} if "windows_per_step" in changed else {}
+    claim(config_of(**first), tmp_path)
+    claim(config_of(**changed), tmp_path)
+    kept = read_yaml(tmp_path / "run.yaml")["train"]
+    assert {name: kept[name] for name in changed} == changed
+
+
+@pytest.mark.parametrize(
+    ("first", "changed", "named"),
+    [
+        ({}, {"steps": 7}, "train.steps"),
+        ({"lora": {"dropout": 0.1}}, {"mlp_tile": 64}, "train.mlp_tile"),
+        ({"lora": {"dropout": 0.1}}, {"sequence_parallel": 2}, "train.sequence_parallel"),
+        (
+            {"held_out_every": 2, "keep": "best"},
+            {"held_out_every": 3},
+            "train.held_out_every",
+        ),
+    ],
+)
+def test_knobs_that_change_weights_are_named(first, changed, named, tmp_path):
+    claim(config_of(**first), tmp_path)
+    with pytest.raises(InvalidInput, match=f"different: {named}$"):
+        claim(config_of(**{**first, **changed}), tmp_path)
+
+
+def test_every_free_knob_exists():
+    assert knobs_without_effect(TrainConfig()) < set(TrainConfig.model_fields)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--sequence-parallel", 3], "4 attention heads cannot be shared by 3 processes"),
+        (["--set", "train.processes=2"], "1 windows per step cannot be shared by 2 processes"),
+        (["--set", "train.trackers=[tensorbord]"], "unknown tracker `tensorbord`"),
+    ],
+)
+def test_what_cannot_train_is_refused_before_the_corpus_is_packed(
+    giraffe, tiny_llama, corpus, tmp_path, options, message
+):
+    out = tmp_path / "run"
+    arguments = ["--model", tiny_llama, "--data", corpus, "--target-len", "256", "--no-eval"]
+    refused = giraffe("extend", *arguments, "--out", out, *options)
+    assert refused.code in (2, 3)
+    assert message in refused.stderr
+    assert not out.exists()
+
+
+# ── measuring on other documents than the evaluation's ───────────────────────────────────────────
+
+
+def test_evaluated_documents_are_not_measured_on(material):
+    rows = open_packed(material.packed)
+    stream = WindowStream(rows, make_positions("pose"), 64, 512, 7, 2)
+    ranked = sorted(held_out(material.packed), key=lambda d: (-len(d.text), d.source, d.id))
+    assert len(ranked) > 3
+    windows = held_out_windows(rows, stream, material.checkpoint.path, 2, evaluated=2)
+    assert [w.doc_ids[0] for w in windows] == [document.id for document in ranked[2:4]]
+    shared = held_out_windows(rows, stream, material.checkpoint.path, 2, evaluated=99)
+    assert [w.doc_ids[0] for w in shared] == [document.id for document in ranked[:2]]
+
+
+def test_choosing_weights_on_evaluated_text_is_said_aloud(material, tmp_path):
+    reporter = Hooked()
+    settings = {"steps": 2, "held_out_every": 1, "held_out_windows": 2}
+    run(material, tmp_path / "plain", reporter, evaluated_documents=99, **settings)
+    assert not any("scored on" in line for line in reporter.warnings)
+    run(material, tmp_path / "best", reporter, evaluated_documents=99, keep="best", **settings)
+    assert any("chosen on text they are scored on" in line for line in reporter.warnings)
+
+
+def test_a_held_out_loss_that_is_never_a_number_ends_a_run_with_a_sentence():
+    config = TrainConfig(steps=9, held_out_every=1, patience=1)
+    state = TrainState(step=2)
+    state.measured(float("nan"))
+    assert state.has_stopped_early(config)
+    assert early_stop(state, config) == (
+        "stopped early after step 2 of 9: the held-out loss was never a number"
+    )
+
+
+# ── attention that cannot be kept ────────────────────────────────────────────────────────────────
+
+
+def test_attention_with_dropout_is_recomputed_unless_it_was_asked_for(tmp_path):
+    folder = build_tiny_llama(tmp_path / "dropout", attention_dropout=0.2)
+    material = build_material(folder, tmp_path)
+    reporter = Hooked()
+    run(material, tmp_path / "auto", reporter, steps=1)
+    assert any("; layers recomputed; " in line for line in reporter.lines)
+    with pytest.raises(InvalidInput, match="attention_dropout is 0.2") as failure:
+        run(material, tmp_path / "asked", steps=1, checkpointing="attention")
+    assert "train.checkpointing=full" in failure.value.hint
+
+
+def test_flash_on_a_gpu_keeps_16_bits_only():
+    gpu = torch.device("cuda")
+    assert "16 bits only" in why_not_recorded(torch.float32, gpu, 0.0)
+    assert why_not_recorded(torch.bfloat16, gpu, 0.0) is None
+    assert why_not_recorded(torch.float32, torch.device("cpu"), 0.0) is None
+
+
+def test_host_memory_is_no_other_place_on_a_cpu(material, tmp_path):
+    with pytest.raises(InvalidInput, match="no effect on a CPU") as failure:
+        make_store("host", torch.device("cpu"), tmp_path)
+    assert "offload=disk" in failure.value.hint
