@@ -40,6 +40,10 @@ class DoesNotFit(GiraffeError):
     exit_code = 4
 
 
+class FirstStepDoesNotFit(DoesNotFit):
+    """Memory ran out in the first step a process took, where a smaller setting may still help."""
+
+
 class GateFailed(GiraffeError):
     """A quality gate's interval lies on the wrong side of its threshold."""
 

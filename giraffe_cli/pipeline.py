@@ -21,6 +21,7 @@ from giraffe_cli.evals.runner import Subject, evaluate
 from giraffe_cli.evals.samples import default_lengths
 from giraffe_cli.gates import Gate, default_gates
 from giraffe_cli.merge import merge_stage
+from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.low_bits import check_low_bits
 from giraffe_cli.progress import Reporter, SilentReporter
 from giraffe_cli.report.compose import compose_report
@@ -41,6 +42,7 @@ from giraffe_cli.training import (
     held_out_of_all,
     pack_stages,
     plan_stages,
+    refuse_what_does_not_fit,
     train_stages,
     training_stages,
 )
@@ -86,6 +88,7 @@ def extend(
         check_stages((*stages, *controls), checkpoint, SilentReporter())
     the_plan = plan_stages(stages, checkpoint, controls)
     announce(the_plan, reporter)
+    refuse_what_does_not_fit(the_plan)
     with claimed(config, run_dir):
         write_json(run_dir / "plan.json", the_plan)
         write_json(run_dir / "rope.json", stages[-1].table.to_json())
@@ -243,7 +246,8 @@ def announce(the_plan: dict[str, Any], reporter: Reporter) -> None:
             f"control: {stage['steps']} steps of {stage['tokens_per_step']} tokens, windows of "
             f"{format_length(stage['window'])}, unscaled"
         )
-    reporter.info(f"memory: about {format_bytes(estimate['bytes']['total'])} predicted")
+    levers = Levers(**estimate["levers"]).sentence
+    reporter.info(f"memory: about {format_bytes(estimate['bytes']['total'])} predicted; {levers}")
 
 
 def settle_gates(gates: list[Gate], strict: bool, reporter: Reporter) -> None:

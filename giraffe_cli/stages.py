@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 
-from giraffe_cli import plan
 from giraffe_cli.checkpoint import Checkpoint, head_to_extend
 from giraffe_cli.config import (
     ExtendConfig,
@@ -28,6 +27,9 @@ from giraffe_cli.corpus.store import held_out, is_packed, open_packed
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.evals.samples import gather_material, prepare
 from giraffe_cli.evals.subject import Subject
+from giraffe_cli.model.levers import Levers
+from giraffe_cli.plan.estimate import Pace, estimate
+from giraffe_cli.plan.machine import Machine
 from giraffe_cli.progress import Reporter, SilentReporter
 from giraffe_cli.rope.base import RopeTable, make_table
 from giraffe_cli.rope.scheme import make_positions
@@ -121,14 +123,18 @@ def choose_table(config: ExtendConfig, checkpoint: Checkpoint) -> RopeTable:
     return make_table(config.rope.strategy, config.rope.knobs, head)
 
 
-def make_plan(config: ExtendConfig, checkpoint: Checkpoint, table: RopeTable) -> dict[str, Any]:
+def make_plan(
+    config: ExtendConfig,
+    checkpoint: Checkpoint,
+    table: RopeTable,
+    machine: Machine | None = None,
+    pace: Pace | None = None,
+    kept: Levers | None = None,
+) -> dict[str, Any]:
     """What will be done and what it will cost, before anything is loaded.
 
-    Raises:
-        DoesNotFit: the estimate exceeds the machine's memory.
+    On `machine` at `pace`, else here; `kept` are the levers of an earlier call of the same run.
     """
-    estimate = plan.estimate(checkpoint, config)
-    plan.check_fits(estimate)
     return {
         "model": checkpoint.to_json(),
         "strategy": table.strategy,
@@ -139,7 +145,7 @@ def make_plan(config: ExtendConfig, checkpoint: Checkpoint, table: RopeTable) ->
         "steps": config.train.steps,
         "tokens_per_step": config.window * config.train.windows_per_step,
         "dtype": resolve_dtype(config.dtype, checkpoint.dtype),
-        "estimate": estimate,
+        "estimate": estimate(checkpoint, config, machine, pace, kept),
         "files": ["run.yaml", "plan.json", "rope.json", "packed/", "adapter/", "model/", "eval/"],
     }
 

@@ -10,6 +10,7 @@ under a table of its own that scales the same base. A run of one stage has no `s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,9 @@ from giraffe_cli.config import ExtendConfig, resolve_dtype
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.corpus.store import document_ids
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.fitting import Fit, read_levers
+from giraffe_cli.plan.estimate import Pace, check_fits
+from giraffe_cli.plan.machine import Machine
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.run_files import stage_folders
@@ -76,15 +80,19 @@ def plan_stages(
     stages: Sequence[TrainingStage],
     checkpoint: Checkpoint,
     controls: Sequence[TrainingStage] = (),
+    machine: Machine | None = None,
+    pace: Pace | None = None,
 ) -> dict[str, Any]:
     """`plan.json`: the plan of the last stage with the steps of all and the estimate of the one
     that needs most memory; each stage's own under `stages`, the control's under `control`.
-
-    Raises:
-        DoesNotFit: the estimate of a stage exceeds the machine's memory.
-    """
+    On `machine` at `pace`, else here."""
     plans, of_controls = (
-        [make_plan(stage.config, checkpoint, stage.table) for stage in group]
+        [
+            make_plan(
+                stage.config, checkpoint, stage.table, machine, pace, read_levers(stage.folder)
+            )
+            for stage in group
+        ]
         for group in (stages, controls)
     )
     largest = max([*plans, *of_controls], key=lambda plan: int(plan["estimate"]["bytes"]["total"]))
@@ -95,6 +103,16 @@ def plan_stages(
         "stages": [_of_stage(plan) for plan in plans],
         "control": [_of_stage(plan) for plan in of_controls],
     }
+
+
+def refuse_what_does_not_fit(the_plan: dict[str, Any]) -> None:
+    """Before anything is loaded.
+
+    Raises:
+        DoesNotFit: a stage of `the_plan`, or of its control, has no setting that fits.
+    """
+    for stage in (*the_plan["stages"], *the_plan["control"]):
+        check_fits(stage["estimate"])
 
 
 def _of_stage(plan: dict[str, Any]) -> dict[str, Any]:
@@ -190,21 +208,22 @@ def train_stages(
             reporter.info(f"training {stage.name}, stage {number} of {len(stages)}")
         write_json(make_folder(stage.folder) / "rope.json", stage.table.to_json())
         with timings.stage(f"train {stage.name}" if len(stages) > 1 else label):
-            results.append(
-                train_stage(
-                    checkpoint,
-                    stage.table,
-                    packed[stage.folder],
-                    stage.config.train,
-                    positions=stage.config.positions,
-                    target_length=stage.config.target_length,
-                    dtype=resolve_dtype(stage.config.dtype, checkpoint.dtype),
-                    seed=stage.seed,
-                    run_dir=stage.folder,
-                    reporter=reporter,
-                    start_from=stages[number - 2].folder if number > 1 else None,
-                    hands_on=number < len(stages),
-                    evaluated_documents=_evaluated_of_held_out(stage.config),
-                )
+            start = functools.partial(
+                train_stage,
+                checkpoint,
+                stage.table,
+                packed[stage.folder],
+                stage.config.train,
+                positions=stage.config.positions,
+                target_length=stage.config.target_length,
+                dtype=resolve_dtype(stage.config.dtype, checkpoint.dtype),
+                seed=stage.seed,
+                run_dir=stage.folder,
+                reporter=reporter,
+                start_from=stages[number - 2].folder if number > 1 else None,
+                hands_on=number < len(stages),
+                evaluated_documents=_evaluated_of_held_out(stage.config),
             )
+            fit = Fit(checkpoint, stage.config, stage.folder, reporter)
+            results.append(fit.train(start, results[-1:]))
     return results

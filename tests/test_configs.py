@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config import build, read_yaml
-from giraffe_cli.plan import Machine, estimate
+from giraffe_cli.plan.estimate import estimate
+from giraffe_cli.plan.machine import named_machine
+from giraffe_cli.plan.shapes import named_shape
 from giraffe_cli.rope.base import Head, make_strategy, make_table
 
 ROOT = Path(__file__).parent.parent
@@ -26,13 +27,6 @@ NAMES = {
     "llama3-8b-64k",
     "llama3-8b-128k",
     "llama3-8b-512k",
-}
-
-# hidden, intermediate, layers, heads, key/value heads, head_dim, vocabulary, tied, parameters, type
-SHAPES = {
-    "smollm2-135m": (576, 1536, 30, 9, 3, 64, 49152, True, 134_515_008, "bfloat16"),
-    "llama2-7b": (4096, 11008, 32, 32, 32, 128, 32000, False, 6_738_415_616, "float16"),
-    "llama3-8b": (4096, 14336, 32, 32, 8, 128, 128256, False, 8_030_261_248, "bfloat16"),
 }
 
 each_preset = pytest.mark.parametrize("preset", PRESETS, ids=lambda path: path.stem)
@@ -99,26 +93,15 @@ def test_a_chosen_alpha_gives_the_base_its_header_names(name, theta):
     "preset", [p for p in PRESETS if p.stem != "calf-16k"], ids=lambda path: path.stem
 )
 def test_the_memory_a_header_predicts_is_what_the_plan_says(preset):
-    values = SHAPES[sizes(preset).rpartition("-")[0]]
-    names = (
-        "hidden_size intermediate_size num_layers num_attention_heads num_key_value_heads "
-        "head_dim vocab_size tie_word_embeddings num_parameters dtype"
-    ).split()
-    shape = Checkpoint(
-        source="",
-        path=Path(),
-        digest="",
-        rope_theta=1e4,
-        native_length=8192,
-        existing_rope=None,
-        **dict(zip(names, values, strict=True)),
-    )
+    """On a GPU of 80 GB, or a CPU with 16 GB, with the levers the plan takes there."""
+    shape = named_shape(sizes(preset).rpartition("-")[0])
     predicted, where = re.search(
-        r"memory about ([\d.]+) GB (on a CPU|a GPU)", header(preset)
+        r"memory about ([\d.]+) GB on (a CPU|an 80 GB GPU)", header(preset)
     ).groups()
-    machine = Machine("cpu" if where == "on a CPU" else "cuda", 1, 10**12)
-    total = estimate(shape, build(read_yaml(preset)), machine)["bytes"]["total"]
-    assert f"{total / 1e9:.1f}" == predicted
+    machine = named_machine("cpu", 1, 16 * 10**9) if where == "a CPU" else named_machine("h100")
+    found = estimate(shape, build(read_yaml(preset)), machine)
+    assert found["fits"]
+    assert f"{found['bytes']['total'] / 1e9:.1f}" == predicted
 
 
 def stages(preset: Path) -> int:

@@ -172,23 +172,25 @@ def _check_gpus(requested: int) -> None:
 
 
 def _show_plan(config: ExtendConfig, run_dir: Path, console: Console) -> None:
-    from rich.table import Table
-
     from giraffe_cli.checkpoint import inspect
+    from giraffe_cli.cli.plan_text import plan_tables
     from giraffe_cli.control import control_stages
     from giraffe_cli.pipeline import announce
-    from giraffe_cli.training import plan_stages, training_stages
-    from giraffe_cli.units import format_bytes
+    from giraffe_cli.plan.machine import this_machine
+    from giraffe_cli.plan.trial import pace_of
+    from giraffe_cli.training import plan_stages, refuse_what_does_not_fit, training_stages
 
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = inspect(config.model, Path(scratch))
         stages = training_stages(config, checkpoint, run_dir)
-        plan = plan_stages(stages, checkpoint, control_stages(stages, checkpoint, run_dir))
+        machine = this_machine()
+        pace = pace_of(machine, checkpoint, config)
+        controls = control_stages(stages, checkpoint, run_dir)
+        plan = plan_stages(stages, checkpoint, controls, machine, pace)
     announce(plan, console)
-    table = Table("part", "memory", title="predicted memory at the peak of training")
-    for part, count in plan["estimate"]["bytes"].items():
-        table.add_row(part, format_bytes(count))
-    console.result({**plan, "run_dir": str(run_dir)}, [table, f"would write {run_dir}/"])
+    tables = plan_tables([*plan["stages"], *plan["control"]])
+    console.result({**plan, "run_dir": str(run_dir)}, [*tables, f"would write {run_dir}/"])
+    refuse_what_does_not_fit(plan)
 
 
 def _run(

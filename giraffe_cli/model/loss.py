@@ -61,6 +61,29 @@ def _nll_of_logits(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.logsumexp(-1) - picked).masked_fill(labels == IGNORED, 0.0)
 
 
+class _Blocks:
+    """Room for the logits of one chunk, used again for each: blocks that come and go among small
+    tensors cut the C library's heap into holes, 200 MB for chunks of 33."""
+
+    def __init__(self, chunk: int, weight: Tensor, wide: torch.dtype) -> None:
+        self.weight = weight
+        self.narrow = weight.new_empty(chunk, len(weight))
+        is_wide = weight.dtype == wide
+        self.wide = self.narrow if is_wide else torch.empty_like(self.narrow, dtype=wide)
+
+    def logits(self, rows: Tensor) -> Tensor:
+        """[rows, V], at least float32."""
+        torch.mm(rows, self.weight.t(), out=self.narrow[: len(rows)])
+        wide = self.wide[: len(rows)]
+        return wide if self.wide is self.narrow else wide.copy_(self.narrow[: len(rows)])
+
+    def narrowed(self, slope: Tensor) -> Tensor:
+        """`slope`, which lies in the wide block, in the weight's type."""
+        if self.wide is self.narrow:
+            return slope
+        return self.narrow[: len(slope)].copy_(slope)
+
+
 class _ChunkedNll(torch.autograd.Function):
     """Forms the gradients in the forward; the backward scales them by the incoming gradient."""
 
@@ -72,11 +95,12 @@ class _ChunkedNll(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=accumulator) if wants_weight else None
         total = hidden.new_zeros((), dtype=torch.float64)
+        blocks = _Blocks(min(chunk, len(hidden)), weight, accumulator)
         for start in range(0, len(hidden), chunk):
             rows, kept = hidden[start : start + chunk], labels[start : start + chunk]
-            nll, slope = _nll_and_slope(_logits(rows, weight), kept)
+            nll, slope = _nll_and_slope(blocks.logits(rows), kept)
             total += nll.sum(dtype=torch.float64)
-            slope = slope.to(rows.dtype)
+            slope = blocks.narrowed(slope)
             if grad_hidden is not None:
                 torch.mm(slope, weight, out=grad_hidden[start : start + chunk])
             if grad_weight is not None:

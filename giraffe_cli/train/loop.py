@@ -28,6 +28,7 @@ from giraffe_cli.train import parallel
 from giraffe_cli.train.checkpoints import saved_steps
 from giraffe_cli.train.gradients import any_of
 from giraffe_cli.train.job import TrainJob
+from giraffe_cli.train.memory_errors import memory_errors_told
 from giraffe_cli.train.opening import open_run
 from giraffe_cli.train.run import Run, recorder
 from giraffe_cli.train.schedule import learning_rate
@@ -123,11 +124,13 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
 
     Raises:
         Interrupted: a signal or `stop_file` came; a checkpoint is saved.
+        DoesNotFit: memory ran out; FirstStepDoesNotFit: in the first step.
         GiraffeError: more than `max_bad_steps` steps in a row have a loss or a gradient that is no
             number.
     """
     run = open_run(job, reporter)
     config, state = job.config, run.state
+    first = state.step
     devices = [run.device] if run.device.type == "cuda" else []
     with (
         contextlib.closing(run),
@@ -140,7 +143,8 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
             # ── one step ─────────────────────────────────────────────────────────────────────
             started = time.monotonic()
             rate = learning_rate(state.step, config)
-            outcome = train_step(run, rate)
+            with memory_errors_told(state.step, is_first=state.step == first):
+                outcome = train_step(run, rate)
             seconds = time.monotonic() - started
             if outcome.is_bad:
                 complaint = outcome.complaint(state.step + 1)

@@ -1,0 +1,188 @@
+"""`giraffe plan`: what a run will need and which levers it will pull, here or elsewhere."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from giraffe_cli.cli.console import Console
+from giraffe_cli.cli.extend import gather
+from giraffe_cli.config import ExtendConfig, build
+from giraffe_cli.errors import UsageError, near_misses
+from giraffe_cli.units import format_bytes, format_length, parse_bytes
+
+if TYPE_CHECKING:
+    from giraffe_cli.checkpoint import Checkpoint
+    from giraffe_cli.plan.machine import Machine
+
+EXAMPLES = """
+Examples:
+
+giraffe plan --model ./smollm2-135m --target-len 16k --window 2k
+
+giraffe plan --shape llama3-8b --target-len 64k --device h100 --gpus 8
+
+giraffe plan --config configs/llama3-8b-128k.yaml --shape llama3-8b --device-memory 40GB --gpus 1
+"""
+ASSUMED_GPU = "h100"
+
+
+def plan(
+    target_len: Annotated[
+        str | None, typer.Option(help="Window the model is to reach: 16k, 1m, 16384.")
+    ] = None,
+    stages: Annotated[
+        str | None,
+        typer.Option(help="Targets by comma, one trained after the other: 16k,32k."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Local directory, .gguf file or Hugging Face id. Default: calf."),
+    ] = None,
+    shape: Annotated[
+        str | None,
+        typer.Option(help="Without weights: llama3-8b, llama3.2-1b, llama2-7b, smollm2-135m."),
+    ] = None,
+    config_json: Annotated[
+        Path | None, typer.Option(help="Without weights: a model's config.json.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
+    window: Annotated[
+        str | None, typer.Option(help="Training window; default: the target.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(help="YAML file; `configs/` has presets.")] = None,
+    assignments: Annotated[
+        list[str] | None, typer.Option("--set", help="Any config key: train.lora.rank=8.")
+    ] = None,
+    control: Annotated[
+        bool, typer.Option("--control", help="With the control run at the native window.")
+    ] = False,
+    dtype: Annotated[
+        str | None, typer.Option(help="auto, float32 or bfloat16; default: the config's.")
+    ] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="A machine to plan for: h100, h200, a100, rtx4090, cpu. Default: this."),
+    ] = None,
+    device_memory: Annotated[
+        str | None, typer.Option(help="Memory of a device (of the host on a CPU): 80GB.")
+    ] = None,
+    gpus: Annotated[int | None, typer.Option(min=1, help="How many GPUs the machine has.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+) -> None:
+    """Predict memory by part, speed and hours; show the ladder of levers and the rung it takes.
+
+    Nothing is loaded or written; on this machine's CPU a trial step of seconds measures the speed.
+    Ends with 4 when no setting fits.
+    """
+    console = Console(as_json)
+    _refuse_two_models(model, shape, config_json)
+    flags = {
+        "target_length": target_len,
+        "stages": stages.split(",") if stages is not None else None,
+        "model": model or shape or (str(config_json) if config_json else None),
+        "train.steps": steps,
+        "train.window": window,
+        "train.control": control or None,
+        "dtype": dtype,
+    }
+    given = {path: value for path, value in flags.items() if value is not None}
+    resolved = build(gather(config, given, assignments or []))
+    machine = machine_of(device, device_memory, gpus)
+    with tempfile.TemporaryDirectory() as scratch:
+        checkpoint = _checkpoint(resolved, shape, config_json, Path(scratch))
+        found = plan_on(machine, checkpoint, resolved)
+    _show(found, checkpoint, machine, console)
+
+
+def _refuse_two_models(*named: object) -> None:
+    if sum(one is not None for one in named) > 1:
+        raise UsageError("--model, --shape and --config-json name one model", "pass one of them")
+
+
+def machine_of(device: str | None, memory: str | None, gpus: int | None) -> Machine:
+    """The machine that is named, else this one, with the memory that is given.
+
+    Raises:
+        UsageError: an unknown device, or GPUs of a CPU.
+    """
+    from giraffe_cli.plan.machine import DEVICES, named_machine, this_machine
+
+    size = parse_bytes(memory) if memory is not None else None
+    if device is None and gpus is None:
+        here = this_machine()
+        return dataclasses.replace(here, memory_bytes=size) if size is not None else here
+    name = device or ASSUMED_GPU
+    if name not in DEVICES:
+        raise UsageError(f"--device {name}", near_misses(name, DEVICES))
+    if gpus is not None and DEVICES[name].kind == "cpu":
+        raise UsageError("--gpus and --device cpu", "leave one out")
+    return named_machine(name, gpus or 1, size)
+
+
+def _checkpoint(
+    config: ExtendConfig, shape: str | None, config_json: Path | None, scratch: Path
+) -> Checkpoint:
+    from giraffe_cli.checkpoint import inspect
+    from giraffe_cli.plan.shapes import named_shape, shape_of_config
+
+    if shape is not None:
+        return named_shape(shape)
+    if config_json is not None:
+        return shape_of_config(config_json)
+    return inspect(config.model, scratch)
+
+
+def plan_on(machine: Machine, checkpoint: Checkpoint, config: ExtendConfig) -> dict[str, Any]:
+    """The plan of every stage, and of the control's, as `--json` gives it."""
+    from giraffe_cli.control import control_config
+    from giraffe_cli.plan.estimate import estimate
+    from giraffe_cli.plan.trial import pace_of
+
+    pace = pace_of(machine, checkpoint, config)
+    stages = config.stage_configs()
+    controls = [control_config(stage, checkpoint) for stage in stages if stage.train.control]
+
+    def planned(stage: ExtendConfig) -> dict[str, Any]:
+        return {
+            "target_length": stage.target_length,
+            "positions": stage.positions,
+            "estimate": estimate(checkpoint, stage, machine, pace),
+        }
+
+    return {
+        "model": checkpoint.source,
+        "parameters": checkpoint.num_parameters,
+        "stages": [planned(stage) for stage in stages],
+        "control": [planned(stage) for stage in controls],
+    }
+
+
+def _show(
+    found: dict[str, Any], checkpoint: Checkpoint, machine: Machine, console: Console
+) -> None:
+    from giraffe_cli.cli.plan_text import plan_tables
+    from giraffe_cli.training import refuse_what_does_not_fit
+
+    count = f"{machine.devices} x " if machine.devices > 1 else ""
+    where = machine.name or f"this machine's {machine.kind}"
+    console.info(
+        f"{checkpoint.source}: {checkpoint.num_parameters / 1e9:.3g} billion parameters, "
+        f"native window {format_length(checkpoint.native_length)}; on {count}{where} with "
+        f"{format_bytes(machine.memory_bytes)}"
+    )
+    every = [*found["stages"], *found["control"]]
+    for stage in every:
+        used = stage["estimate"]["processes"]
+        if machine.kind == "cuda" and used < machine.devices:
+            console.warn(
+                f"a step of {format_length(stage['estimate']['tokens_per_step'])} tokens uses "
+                f"{used} of {machine.devices} GPUs; --set train.windows_per_step="
+                f"{machine.devices} uses all"
+            )
+    console.result(found, plan_tables(every))
+    refuse_what_does_not_fit(found)

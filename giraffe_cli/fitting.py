@@ -1,0 +1,109 @@
+"""A stage's training under the levers that fit it: chosen once, kept, one step down when it fails.
+
+    levers.json   the setting in force, why, and what was given up for it
+
+A resumed run trains under the setting it began with, whatever the machine has free by then, as
+long as the config allows it. When memory runs out in the first step all the same, the next rung of
+the ladder is taken, once, and said aloud.
+"""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.checkpoint import Checkpoint
+from giraffe_cli.config import ExtendConfig
+from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit
+from giraffe_cli.model.levers import Levers
+from giraffe_cli.plan.estimate import assumed_pace, demand_of, estimate
+from giraffe_cli.plan.ladder import Rung, allows, ladder, make_rung, next_down
+from giraffe_cli.plan.machine import this_machine
+from giraffe_cli.progress import Reporter
+from giraffe_cli.rundir import make_folder, read_json, write_json
+from giraffe_cli.train.loop import TrainResult
+from giraffe_cli.units import format_bytes
+
+FILE = "levers.json"
+
+
+def read_levers(folder: Path) -> Levers | None:
+    """The setting that the stage in `folder` began with; None before it did."""
+    path = folder / FILE
+    return Levers(**read_json(path)["levers"]) if path.exists() else None
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Fits the training of one stage into this machine."""
+
+    checkpoint: Checkpoint
+    config: ExtendConfig
+    """Of the stage."""
+    folder: Path
+    reporter: Reporter
+
+    def train(
+        self, start: Callable[..., TrainResult], before: Sequence[TrainResult] = ()
+    ) -> TrainResult:
+        """`start(levers=...)`; once more, a rung further down, when its first step does not fit.
+
+        Raises:
+            DoesNotFit: nor does the second try, or there is no rung below.
+        """
+        levers = self._settled()
+        try:
+            return start(levers=levers)
+        except FirstStepDoesNotFit as error:
+            failed = error
+        lower = next_down(self._rungs(levers), levers)
+        if lower is None:
+            raise DoesNotFit(
+                f"{failed.message}; no setting of the levers needs less than `{levers.sentence}`",
+                failed.hint,
+            )
+        self.reporter.warn(
+            f"{failed.message}. Trying once more with {lower.levers.sentence}, predicted to need "
+            f"{format_bytes(lower.total)}"
+        )
+        self._keep(lower.levers, [{"gave_up": levers.to_json(), "because": failed.message}])
+        _hand_back()
+        try:
+            return start(levers=lower.levers)
+        except FirstStepDoesNotFit as error:
+            raise DoesNotFit(f"{error.message}, on the second try as well", error.hint) from None
+
+    def _settled(self) -> Levers:
+        kept = read_levers(self.folder)
+        if kept is not None and allows(self.config.train, kept):
+            return kept
+        levers = Levers(**estimate(self.checkpoint, self.config)["levers"])
+        self._keep(levers, [])
+        return levers
+
+    def _keep(self, levers: Levers, given_up: list[dict[str, Any]]) -> None:
+        path = make_folder(self.folder) / FILE
+        earlier = read_json(path)["given_up"] if path.exists() else []
+        write_json(path, {"levers": levers.to_json(), "given_up": [*earlier, *given_up]})
+
+    def _rungs(self, levers: Levers) -> list[Rung]:
+        """The ladder with `levers` on it, as a kept setting need not be."""
+        machine = this_machine()
+        demand, rates = (
+            demand_of(self.checkpoint, self.config, machine),
+            assumed_pace(machine).rates,
+        )
+        rungs = ladder(demand, machine, rates)
+        return [make_rung(demand, machine, rates, levers), *rungs]
+
+
+def _hand_back() -> None:
+    """What the failed try held, back to the device."""
+    import torch
+
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,167 @@
+"""The ladder of levers: settings from the fastest to the smallest, and the one that is pulled.
+
+    rungs = ladder(demand, machine, pace)     # fastest first, each smaller than all before it
+    rung = first_that_fits(rungs, machine)    # or None
+
+A rung is a full setting of the levers with its predicted peak and time. What the config sets stays
+as set; what it leaves (`auto`) is tried in every value, and a setting that is slower without being
+smaller is no rung. None of these changes what is learnt; what does is proposed by
+`plan/proposals.py` and never pulled.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from giraffe_cli.config import TrainConfig
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.model.levers import Checkpointing, Levers, Offload
+from giraffe_cli.plan.machine import Machine
+from giraffe_cli.plan.memory import Demand, bytes_by_part, kept_bytes
+from giraffe_cli.plan.operations import Rates, step_per_token
+
+CHUNKS = {"cpu": (256, 128), "cuda": (4096, 2048, 1024, 512, 256, 128)}
+"""Tokens whose logits exist at a time, when the choice is left; on a CPU more are not faster."""
+TILES = {"cpu": 1024, "cuda": 4096}
+"""Tokens of an MLP tile, when the choice is left; tiles of this size take no time (`Levers`)."""
+OFFLOAD: dict[str, Offload] = {"cpu": "disk", "cuda": "host"}
+BYTES_PER_SECOND = {"disk": 1e9, "host": 25e9}
+"""A disk's cached file, and half of PCIe 5 x16: what is put is also taken back. Assumed."""
+
+
+@dataclass(frozen=True)
+class Rung:
+    """A setting of the levers, and what it is predicted to cost."""
+
+    levers: Levers
+    bytes: dict[str, int]
+    """Of one process, by part, with their `total`."""
+    seconds_per_step: float
+
+    @property
+    def total(self) -> int:
+        return self.bytes["total"]
+
+
+def ladder(demand: Demand, machine: Machine, rates: Rates) -> list[Rung]:
+    """Fastest first; at least one.
+
+    Raises:
+        InvalidInput: a setting that has no effect on this kind of machine.
+    """
+    budget = bytes_per_process(machine, demand.train)
+    rungs = [
+        make_rung(demand, machine, rates, with_chunk(demand, levers, budget))
+        for levers in settings(demand)
+    ]
+    rungs.sort(key=lambda rung: (rung.seconds_per_step, rung.total))
+    smallest = list(itertools.accumulate((rung.total for rung in rungs), min))
+    return [r for n, r in enumerate(rungs) if n == 0 or r.total < smallest[n - 1]]
+
+
+def first_that_fits(rungs: Sequence[Rung], machine: Machine, train: TrainConfig) -> Rung | None:
+    """The fastest rung within the memory that a plan may use."""
+    budget = bytes_per_process(machine, train)
+    return next((rung for rung in rungs if rung.total <= budget), None)
+
+
+def next_down(rungs: Sequence[Rung], levers: Levers) -> Rung | None:
+    """The first rung that is predicted to need less than `levers` do, or None."""
+    of_now = [rung.total for rung in rungs if rung.levers == levers]
+    if not of_now:
+        return None
+    return next((rung for rung in rungs if rung.total < of_now[0]), None)
+
+
+def processes_of(train: TrainConfig, machine: Machine) -> int:
+    """How many processes train, as `train/parallel.py` chooses them."""
+    if train.processes is not None:
+        return train.processes
+    share = train.sequence_parallel
+    groups = max(1, machine.devices // share) if machine.kind == "cuda" else 1
+    return share * max(n for n in range(1, groups + 1) if train.windows_per_step % n == 0)
+
+
+def bytes_per_process(machine: Machine, train: TrainConfig) -> int:
+    """What one process may take: a device, or its share of the host."""
+    sharing = processes_of(train, machine) if machine.kind == "cpu" else 1
+    return machine.usable_bytes // sharing
+
+
+def make_rung(demand: Demand, machine: Machine, rates: Rates, levers: Levers) -> Rung:
+    """`levers` with what they cost."""
+    return Rung(levers, bytes_by_part(demand, levers), _seconds(demand, machine, rates, levers))
+
+
+def settings(demand: Demand) -> Iterator[Levers]:
+    """Every setting that the config allows, the loss chunk still open where it is left.
+
+    Raises:
+        InvalidInput: offload to host memory on a CPU.
+    """
+    train, kind = demand.train, demand.kind
+    if train.offload == "host" and kind == "cpu":
+        raise InvalidInput(
+            "train.offload: host has no effect on a CPU, whose memory is the host's",
+            "--set train.offload=disk, or leave it to auto",
+        )
+    chunk = CHUNKS[kind][0] if train.loss_chunk == "auto" else train.loss_chunk
+    for checkpointing, offload, tile in itertools.product(*_choices(demand)):
+        if checkpointing != "none" or (offload == "none" and tile == 0):
+            yield Levers(checkpointing, offload, tile, chunk)
+
+
+def with_chunk(demand: Demand, levers: Levers, budget: int) -> Levers:
+    """The largest loss chunk that the memory left over holds, where the config leaves it."""
+    if demand.train.loss_chunk != "auto":
+        return levers
+    tried = [
+        Levers(levers.checkpointing, levers.offload, levers.mlp_tile, chunk)
+        for chunk in CHUNKS[demand.kind]
+    ]
+    fitting = (one for one in tried if bytes_by_part(demand, one)["total"] <= budget)
+    return next(fitting, tried[-1])
+
+
+def allows(train: TrainConfig, levers: Levers) -> bool:
+    """Whether `levers` are a setting that `train` leaves open."""
+    asked: dict[str, Any] = {
+        "checkpointing": train.checkpointing,
+        "offload": train.offload,
+        "mlp_tile": 0 if train.mlp_tile == "none" else train.mlp_tile,
+        "loss_chunk": train.loss_chunk,
+    }
+    return all(value in ("auto", getattr(levers, name)) for name, value in asked.items())
+
+
+def _choices(demand: Demand) -> tuple[list[Checkpointing], list[Offload], list[int]]:
+    train, kind = demand.train, demand.kind
+    tile = TILES[kind]
+    tiles = [0, tile] if tile < demand.tokens else [0]
+    if train.mlp_tile != "auto":
+        tiles = [0 if train.mlp_tile == "none" else train.mlp_tile]
+    offloads: list[Offload] = ["none", OFFLOAD[kind]]
+    if train.offload != "auto":
+        offloads = [train.offload]
+    # `attention` has not run on a GPU yet: it is taken there when it is asked for
+    recomputing: list[Checkpointing] = ["attention", "full"] if kind == "cpu" else ["full"]
+    kinds: list[Checkpointing] = ["none", *recomputing]
+    if train.checkpointing != "auto":
+        kinds = [train.checkpointing]
+    return kinds, offloads, tiles
+
+
+def _seconds(demand: Demand, machine: Machine, rates: Rates, levers: Levers) -> float:
+    """Of a step, over all processes."""
+    train = demand.train
+    tokens = demand.window * train.windows_per_step
+    operations = step_per_token(demand.shape, train, demand.window, levers, demand.attention_share)
+    devices = processes_of(train, machine) if machine.kind == "cuda" else 1
+    seconds = operations.seconds(rates) * tokens / devices
+    if levers.offload != "none":
+        moved = 2 * kept_bytes(demand, levers) * train.windows_per_step
+        seconds += moved / BYTES_PER_SECOND[levers.offload] / devices
+    return seconds

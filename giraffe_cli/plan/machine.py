@@ -1,0 +1,128 @@
+"""Where a run would take place: this machine, or one that is only named."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from giraffe_cli.plan.operations import Rates
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Devices of one kind."""
+
+    kind: str
+    """`cpu` or `cuda`."""
+    devices: int
+    memory_bytes: int
+    """What a training may take of one device; of the host on a CPU, for all its processes."""
+    keeps_freed: bool = False
+    """The process's heap keeps what it frees (glibc without MALLOC_MMAP_THRESHOLD_)."""
+    name: str = ""
+    """A key of `DEVICES`; empty for this machine."""
+
+    @property
+    def margin(self) -> float:
+        """Share of the memory that a plan leaves free: the prediction may be a tenth too low, and
+        on a CPU other programs come and go."""
+        return 0.15 if self.kind == "cpu" else 0.10
+
+    @property
+    def usable_bytes(self) -> int:
+        return int(self.memory_bytes * (1 - self.margin))
+
+
+@dataclass(frozen=True)
+class Device:
+    """A machine one may plan for without having it."""
+
+    kind: str
+    memory_bytes: int
+    rates: Rates
+    """Sustained, from a peak and a stated utilisation: an estimate."""
+    assumption: str
+
+
+def _gpu(memory_gb: int, tera: float, share: float, attention_share: float) -> Device:
+    rates = Rates(tera * share * 1e12, tera * attention_share * 1e12, tera * share * 1e12)
+    told = f"{tera:g} TFLOP/s in bfloat16, {share:.0%} of it in products, {attention_share:.0%} in"
+    return Device("cuda", memory_gb * 10**9, rates, f"{told} attention")
+
+
+DEVICES = {
+    # Dense bfloat16 peaks of NVIDIA's data sheets. Shares: torchtitan and TRL publish 30-40 % of
+    # the peak over a whole step at 8k-32k on Hopper; FlashAttention-2 reaches 28-33 % there and
+    # 50 % on Ampere (Dao 2023, arXiv:2307.08691; Shah et al. 2024, arXiv:2407.08608).
+    "h200": _gpu(141, 989, 0.50, 0.28),
+    "h100": _gpu(80, 989, 0.50, 0.28),
+    "a100": _gpu(80, 312, 0.55, 0.45),
+    "rtx4090": _gpu(24, 165, 0.60, 0.50),
+    # 16 cores of AVX2 in float32 at 3 GHz: 32 operations a cycle and core, half of them sustained
+    # in products (0.77 TFLOP/s), a quarter in attention.
+    "cpu": Device(
+        "cpu", 64 * 10**9, Rates(0.77e12, 0.38e12, 0.77e12), "16 cores of AVX2, 64 GB of memory"
+    ),
+}
+
+
+def named_machine(name: str, devices: int = 1, memory_bytes: int | None = None) -> Machine:
+    """A machine of `DEVICES`, with its own memory or another."""
+    device = DEVICES[name]
+    memory = device.memory_bytes if memory_bytes is None else memory_bytes
+    return Machine(device.kind, devices, memory, device.kind == "cpu", name)
+
+
+def this_machine() -> Machine:
+    """The GPUs that are visible, else this host with the memory it has free now."""
+    import torch
+
+    if torch.cuda.is_available():
+        memory = min(
+            torch.cuda.get_device_properties(n).total_memory
+            for n in range(torch.cuda.device_count())
+        )
+        return Machine("cuda", torch.cuda.device_count(), memory)
+    keeps_freed = "MALLOC_MMAP_THRESHOLD_" not in os.environ
+    return Machine("cpu", 1, available_bytes(), keeps_freed)
+
+
+def available_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """What this process may hold in all: what it has, and what host and container have left.
+
+    Linux's `MemAvailable`; of a container the least of its own and its parents' limits, less what
+    is used and cannot be reclaimed (cgroup v2, or v1). Elsewhere half of the memory.
+    """
+    try:
+        available = _meminfo(proc / "meminfo")["MemAvailable"]
+        own = int((proc / "self" / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, KeyError, ValueError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
+    return own + min([available, *_left_of_container(cgroup)])
+
+
+def _meminfo(path: Path) -> dict[str, int]:
+    """Bytes by name."""
+    lines = (line.partition(":") for line in path.read_text().splitlines())
+    return {name: int(rest.split()[0]) * 1024 for name, _, rest in lines if rest.split()}
+
+
+def _left_of_container(folder: Path) -> Iterable[int]:
+    """Bytes that are left under a cgroup's limit; nothing where there is none."""
+    for base, limit, used in (
+        (folder, "memory.max", "memory.current"),
+        (folder / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        try:
+            most = int((base / limit).read_text())  # `max` where there is no limit
+            taken = int((base / used).read_text())
+            stat = dict(
+                line.split()[:2] for line in (base / "memory.stat").read_text().splitlines()
+            )
+        except (OSError, ValueError):
+            continue
+        reclaimable = int(stat.get("inactive_file", 0)) + int(stat.get("active_file", 0))
+        if most < 1 << 60:  # v1 writes a number near 2^63 for none
+            yield max(0, most - taken + reclaimable)

@@ -1,0 +1,105 @@
+"""Operations of a training step, and how long they take at given rates.
+
+Per token of a window of S tokens, forward,
+
+    F_lin = 2·L·(2·d·h·D + 2·d·k·D + 3·d·f)    F_head = 2·d·V    F_att = 4·L·h·D·(S/2)·s²
+
+s² = Σ l² / S² over the documents of a window is the share of attention that they leave over. A step
+under adapters needs 2·(F_lin + F_head) + 3.5·F_att and the adapters' own products, a full fine-tune
+3·(F_lin + F_head) + 3.5·F_att. Recomputed layers add F_lin, and F_att unless attention is kept.
+L layers, d hidden, h heads of D, k key/value heads, f intermediate, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from giraffe_cli.checkpoint import Checkpoint
+from giraffe_cli.config import TrainConfig
+from giraffe_cli.model.levers import Levers
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Operations a second that one device sustains."""
+
+    linear: float
+    attention: float
+    head: float
+
+    def to_json(self) -> dict[str, float]:
+        return dict(vars(self))
+
+
+@dataclass(frozen=True)
+class Operations:
+    """Of one token, by what sustains a rate of its own."""
+
+    linear: float
+    attention: float
+    head: float
+
+    @property
+    def total(self) -> float:
+        return self.linear + self.attention + self.head
+
+    def seconds(self, rates: Rates) -> float:
+        """At these rates, one after the other."""
+        parts: dict[str, Any] = vars(self)
+        return float(sum(count / getattr(rates, name) for name, count in parts.items()))
+
+
+def linear_shapes(shape: Checkpoint) -> dict[str, tuple[int, int]]:
+    """(inputs, outputs) of a layer's projections by name."""
+    d, f = shape.hidden_size, shape.intermediate_size
+    queries = shape.num_attention_heads * shape.head_dim
+    keys = shape.num_key_value_heads * shape.head_dim
+    return {
+        "q_proj": (d, queries),
+        "k_proj": (d, keys),
+        "v_proj": (d, keys),
+        "o_proj": (queries, d),
+        "gate_proj": (d, f),
+        "up_proj": (d, f),
+        "down_proj": (f, d),
+    }
+
+
+def adapter_numbers(shape: Checkpoint, train: TrainConfig) -> int:
+    """Numbers in the two factors of every adapter (and DoRA's magnitudes)."""
+    lora, shapes = train.lora, linear_shapes(shape)
+    adapted = [shapes[name] for name in lora.targets if name in shapes]
+    magnitudes = sum(outputs for _, outputs in adapted) if lora.use_dora else 0
+    return shape.num_layers * (lora.rank * sum(i + o for i, o in adapted) + magnitudes)
+
+
+def forward_per_token(shape: Checkpoint, window: int, attention_share: float = 1.0) -> Operations:
+    """F_lin, F_att and F_head, without adapters."""
+    weights = sum(inputs * outputs for inputs, outputs in linear_shapes(shape).values())
+    heads = shape.num_layers * shape.num_attention_heads * shape.head_dim
+    return Operations(
+        linear=2.0 * shape.num_layers * weights,
+        attention=2.0 * heads * window * attention_share,
+        head=2.0 * shape.hidden_size * shape.vocab_size,
+    )
+
+
+def step_per_token(
+    shape: Checkpoint,
+    train: TrainConfig,
+    window: int,
+    levers: Levers,
+    attention_share: float = 1.0,
+) -> Operations:
+    """Forward, backward and what `levers` recompute."""
+    forward = forward_per_token(shape, window, attention_share)
+    is_full = train.method == "full"
+    adapters = 0.0 if is_full else 2.0 * adapter_numbers(shape, train)
+    recomputes, keeps = levers.checkpointing != "none", levers.checkpointing == "attention"
+    head_trains = is_full or ("embeddings" in train.lora.also_train and shape.tie_word_embeddings)
+    return Operations(
+        linear=((3 if is_full else 2) + recomputes) * forward.linear + (3 + recomputes) * adapters,
+        attention=(3.5 + (recomputes and not keeps)) * forward.attention,
+        head=(3 if head_trains else 2) * forward.head,
+    )

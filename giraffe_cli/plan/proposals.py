@@ -1,0 +1,68 @@
+"""What would make a training fit that changes its outcome or needs other hardware: only proposed.
+
+NF4 rounds the base, a shorter window trains positions by PoSE, fewer trained numbers learn less;
+sequence parallelism wants more devices. Each comes with the smallest peak predicted under it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+from giraffe_cli.config import TrainConfig
+from giraffe_cli.plan.ladder import bytes_per_process, ladder
+from giraffe_cli.plan.machine import Machine
+from giraffe_cli.plan.memory import Demand
+from giraffe_cli.plan.operations import Rates
+from giraffe_cli.units import format_length
+
+SHORT_WINDOW = 2048
+
+
+def proposals(demand: Demand, machine: Machine, rates: Rates) -> list[dict[str, Any]]:
+    """Each with `what`, `how` (options to pass), `bytes` (smallest predicted peak) and `fits`."""
+    found = []
+    for what, how, changed, on in _changes(demand, machine):
+        smallest = min(rung.total for rung in ladder(changed, on, rates))
+        fits = smallest <= bytes_per_process(on, changed.train)
+        found.append({"what": what, "how": how, "bytes": smallest, "fits": fits})
+    return found
+
+
+def _changes(demand: Demand, machine: Machine) -> Iterator[tuple[str, str, Demand, Machine]]:
+    train = demand.train
+    if train.method == "full":
+        yield (
+            "train an adapter instead of every weight",
+            "--set train.method=lora",
+            _with(demand, method="lora"),
+            machine,
+        )
+        if train.optimizer == "adamw":
+            how = "--set train.optimizer=adamw8bit"
+            yield "moments in 8 bits", how, _with(demand, optimizer="adamw8bit"), machine
+    elif train.quantize_base == "none":
+        how = "--set train.quantize_base=nf4"
+        yield "hold the base in 4 bits (NF4)", how, _with(demand, quantize_base="nf4"), machine
+    if demand.dtype == "float32":
+        changed = dataclasses.replace(demand, dtype="bfloat16")
+        yield "halve weights and activations", "--set dtype=bfloat16", changed, machine
+    if demand.window > SHORT_WINDOW:
+        changed = dataclasses.replace(demand, window=SHORT_WINDOW)
+        how = f"--window {format_length(SHORT_WINDOW)}"
+        yield "train shorter windows with PoSE", how, changed, machine
+    heads = demand.shape.num_attention_heads
+    for share in (2, 4, 8):
+        if machine.kind == "cuda" and share > train.sequence_parallel and heads % share == 0:
+            yield (
+                f"share each window over {share} GPUs",
+                f"--gpus {share} --set train.sequence_parallel={share}",
+                _with(demand, sequence_parallel=share, processes=share, windows_per_step=1),
+                dataclasses.replace(machine, devices=max(share, machine.devices)),
+            )
+
+
+def _with(demand: Demand, **changes: Any) -> Demand:
+    train: TrainConfig = demand.train.model_copy(update=changes)
+    return dataclasses.replace(demand, train=train)

@@ -1,0 +1,150 @@
+"""A trial step on this machine: one layer, one attention and one block of logits, timed apart.
+
+A few seconds of the real code on random weights of the model's own widths tell what the machine
+sustains in products, in attention and in the head; a step is the sum of their operations at these
+rates. Timed is CPU time over the threads in use, so that other work on the machine does not count.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from giraffe_cli.checkpoint import Checkpoint, torch_dtype
+from giraffe_cli.config import ExtendConfig, TrainConfig, resolve_dtype
+from giraffe_cli.model.attention import register_attention
+from giraffe_cli.model.levers import Levers
+from giraffe_cli.model.loss import chunked_nll
+from giraffe_cli.model.stack import Attending, run_layers
+from giraffe_cli.model.trainable import causal_model, make_trainable
+from giraffe_cli.plan.estimate import Pace, assumed_pace
+from giraffe_cli.plan.machine import Machine
+from giraffe_cli.plan.operations import Rates, forward_per_token, step_per_token
+
+TRIAL = "measured by a trial step on this machine"
+MOST_OPERATIONS = 4e10
+"""Of each part, so that a trial takes seconds on two cores."""
+
+
+def pace_of(machine: Machine, shape: Checkpoint, config: ExtendConfig) -> Pace:
+    """What `machine` sustains: measured where it is this CPU, assumed of any other and of GPUs."""
+    if machine.kind != "cpu" or machine.name:
+        return assumed_pace(machine)
+    dtype = resolve_dtype(config.dtype, shape.dtype)
+    return Pace(trial_step(shape, config.train, dtype, config.window), True, TRIAL)
+
+
+def trial_step(shape: Checkpoint, train: TrainConfig, dtype: str, window: int) -> Rates:
+    """Operations a second that this machine sustains on a model of `shape`, in float32 or
+    bfloat16 as `dtype` says. A base in 4 bits is taken for one in `dtype`."""
+    attention = _attention_rate(shape, dtype, window)
+    head = _head_rate(shape, dtype, window)
+    return Rates(_linear_rate(shape, train, dtype, window, attention), attention, head)
+
+
+def _linear_rate(
+    shape: Checkpoint, train: TrainConfig, dtype: str, window: int, attention: float
+) -> float:
+    """Of a layer with its adapters, forward, recomputed and back, but for its attention."""
+    levers = Levers("attention")
+    plain = train.model_copy(update={"quantize_base": "none"})
+    one_layer = _one_layer(shape)
+    per_token = step_per_token(one_layer, plain, 1, levers).linear
+    tokens = _affordable(per_token, window)
+    model = causal_model(
+        make_trainable(_random_model(one_layer, dtype, plain), plain, torch_dtype(dtype), seed=0)
+    ).train()
+    hidden = torch.randn(1, tokens, shape.hidden_size, dtype=torch_dtype(dtype))
+    rotary = model.model.rotary_emb(hidden, position_ids=torch.arange(tokens)[None])
+    settings = {"cu_seqlens": torch.tensor([0, tokens], dtype=torch.int32)}
+    is_half = dtype == "bfloat16"
+
+    def step() -> None:
+        out = run_layers(
+            model.model.layers,
+            hidden.clone().requires_grad_(),
+            Attending(rotary, settings),
+            levers,
+            lambda: torch.autocast("cpu", torch.bfloat16, enabled=is_half),
+        )
+        torch.autograd.backward(out, torch.ones_like(out))
+
+    of_attention = step_per_token(one_layer, plain, tokens, levers).attention * tokens
+    seconds = max(_seconds(step) - of_attention / attention, 1e-9)
+    return per_token * tokens / seconds
+
+
+def _attention_rate(shape: Checkpoint, dtype: str, window: int) -> float:
+    """Causal attention over up to 2,048 tokens, forward and back."""
+    width = shape.num_attention_heads * shape.head_dim
+    tokens = min(window, 2048, max(64, int((MOST_OPERATIONS / (7 * width)) ** 0.5)))
+    query, key, value = (
+        torch.randn(1, heads, tokens, shape.head_dim, dtype=torch_dtype(dtype), requires_grad=True)
+        for heads in (shape.num_attention_heads, *[shape.num_key_value_heads] * 2)
+    )
+
+    def step() -> None:
+        out: Tensor = functional.scaled_dot_product_attention(
+            query,
+            key,
+            value,
+            is_causal=True,
+            enable_gqa=shape.num_attention_heads != shape.num_key_value_heads,
+        )
+        torch.autograd.backward(out, torch.ones_like(out))
+
+    forward = forward_per_token(_one_layer(shape), tokens).attention * tokens
+    return 3.5 * forward / _seconds(step)
+
+
+def _head_rate(shape: Checkpoint, dtype: str, window: int) -> float:
+    """The loss of a chunk of tokens with its gradient, the head frozen."""
+    per_token = 4.0 * shape.hidden_size * shape.vocab_size
+    tokens = min(_affordable(per_token, window), 256)
+    hidden = torch.randn(tokens, shape.hidden_size, dtype=torch_dtype(dtype), requires_grad=True)
+    head = torch.randn(shape.vocab_size, shape.hidden_size, dtype=torch_dtype(dtype))
+    labels = torch.zeros(tokens, dtype=torch.int64)
+    seconds = _seconds(lambda: torch.autograd.backward(chunked_nll(hidden, head, labels, tokens)))
+    return per_token * tokens / seconds
+
+
+def _affordable(operations_per_token: float, window: int) -> int:
+    """Tokens of a trial: at most a thousand, and what `MOST_OPERATIONS` pay for."""
+    return max(16, min(window, 1024, int(MOST_OPERATIONS / operations_per_token)))
+
+
+def _one_layer(shape: Checkpoint) -> Checkpoint:
+    return replace(shape, num_layers=1)
+
+
+def _random_model(shape: Checkpoint, dtype: str, train: TrainConfig) -> LlamaForCausalLM:
+    """A layer of `shape` under a vocabulary of 8."""
+    config = LlamaConfig(
+        hidden_size=shape.hidden_size,
+        intermediate_size=shape.intermediate_size,
+        num_hidden_layers=shape.num_layers,
+        num_attention_heads=shape.num_attention_heads,
+        num_key_value_heads=shape.num_key_value_heads,
+        head_dim=shape.head_dim,
+        vocab_size=8,
+        attn_implementation=register_attention(),
+    )
+    stored = torch.float32 if train.method == "full" else torch_dtype(dtype)
+    return LlamaForCausalLM(config).to(stored)
+
+
+def _seconds(step: Callable[[], None], repeats: int = 2) -> float:
+    """The least of `repeats` after one that is not timed, in CPU time over the threads in use."""
+    step()
+    spent = []
+    for _ in range(repeats):
+        started = time.process_time()
+        step()
+        spent.append(time.process_time() - started)
+    return max(min(spent) / torch.get_num_threads(), 1e-9)

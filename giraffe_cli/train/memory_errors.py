@@ -1,0 +1,47 @@
+"""Memory that runs out while training, told as what it is.
+
+CUDA says `torch.OutOfMemoryError`. On a CPU torch's allocator says it in the text of a
+RuntimeError, Python itself by MemoryError; Linux may also end the process without a word, see
+`train/parallel.py`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+
+from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit
+
+CPU_ALLOCATOR = "can't allocate memory"
+"""c10/core/impl/alloc_cpu.cpp: `DefaultCPUAllocator: can't allocate memory: you tried to ...`."""
+SMALLER = (
+    "give it more memory, or less to do: `giraffe plan` shows what each setting of the run needs"
+)
+
+
+@contextlib.contextmanager
+def memory_errors_told(step: int, is_first: bool) -> Iterator[None]:
+    """Around one step, the one after `step`; `is_first`: the first that this process takes.
+
+    Raises:
+        DoesNotFit: memory ran out; FirstStepDoesNotFit in the first step.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        told = str(error).strip().splitlines()
+        kind = FirstStepDoesNotFit if is_first else DoesNotFit
+        stands = f"; the checkpoint before step {step + 1} stands" if step else ""
+        raise kind(
+            f"memory ran out in step {step + 1}: {told[0] if told else 'MemoryError'}{stands}",
+            SMALLER,
+        ) from None  # the traceback's frames hold the activations that a second try needs
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether `error` says that memory ran out."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or CPU_ALLOCATOR in str(error)
