@@ -15,11 +15,14 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
 from rich.table import Column
+from rich.text import Text
 
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.progress import Bar
@@ -32,6 +35,13 @@ class _RichBar:
     def advance(self, amount: float = 1, **fields: str) -> None:
         shown = " ".join(f"{name} {value}" for name, value in fields.items())
         self.progress.update(self.task, advance=amount, fields_text=shown)
+
+
+class _TimeWord(ProgressColumn):
+    """`eta` before the time that is left, `in` before the time it took."""
+
+    def render(self, task: Task) -> Text:
+        return Text("in" if task.finished else "eta")
 
 
 class Console:
@@ -73,7 +83,7 @@ class Console:
             *([BarColumn(bar_width)] if bar_width >= 4 else []),
             MofNCompleteColumn(),
             TextColumn(escape(unit)),
-            TextColumn("eta"),
+            _TimeWord(),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
             TextColumn(
                 "{task.fields[fields_text]}",
