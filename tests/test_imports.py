@@ -14,7 +14,9 @@ HEAVY = ["torch", "transformers", "datasets", "matplotlib", "pandas", "peft", "a
 def loaded_by(names: list[str]) -> list[str]:
     """Heavy packages in `sys.modules` of a fresh interpreter that imported `names`."""
     code = (
-        "import importlib, json, sys\n"
+        "import importlib, json, logging, sys\n"
+        # PEFT imports bitsandbytes, which asks aloud for a kernel; the command line does the same
+        "logging.getLogger('bitsandbytes.backends.cpu.ops').setLevel(logging.ERROR)\n"
         f"[importlib.import_module(name) for name in {names!r}]\n"
         f"sys.stderr.write(json.dumps([h for h in {HEAVY!r} if h in sys.modules]))"
     )
