@@ -10,7 +10,7 @@ the ladder is taken, once, and said aloud.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,18 +45,20 @@ class Fit:
     """Of the stage."""
     folder: Path
     reporter: Reporter
+    slower: float | None = None
+    """Time of the stage before, measured over assumed; None of the first, whose time its own first
+    step tells."""
 
-    def train(
-        self, start: Callable[..., TrainResult], before: Sequence[TrainResult] = ()
-    ) -> TrainResult:
-        """`start(levers=...)`; once more, a rung further down, when its first step does not fit.
+    def train(self, start: Callable[..., TrainResult]) -> TrainResult:
+        """`start(levers=..., planned_seconds_per_step=...)`; once more, a rung further down, when
+        its first step does not fit.
 
         Raises:
             DoesNotFit: nor does the second try, or there is no rung below.
         """
         levers = self._settled()
         try:
-            return start(levers=levers)
+            return start(levers=levers, planned_seconds_per_step=self._planned(levers))
         except FirstStepDoesNotFit as error:
             failed = error
         lower = next_down(self._rungs(levers), levers)
@@ -72,9 +74,20 @@ class Fit:
         self._keep(lower.levers, [{"gave_up": levers.to_json(), "because": failed.message}])
         _hand_back()
         try:
-            return start(levers=lower.levers)
+            planned = self._planned(lower.levers)
+            return start(levers=lower.levers, planned_seconds_per_step=planned)
         except FirstStepDoesNotFit as error:
             raise DoesNotFit(f"{error.message}, on the second try as well", error.hint) from None
+
+    def measured_over_assumed(self, result: TrainResult) -> float | None:
+        """How much longer than assumed its steps took: what the next stage is planned with."""
+        levers = read_levers(self.folder)
+        if levers is None or not result.steps:
+            return None
+        return result.seconds / result.steps / self._rungs(levers)[0].seconds_per_step
+
+    def _planned(self, levers: Levers) -> float | None:
+        return self.slower and self.slower * self._rungs(levers)[0].seconds_per_step
 
     def _settled(self) -> Levers:
         kept = read_levers(self.folder)
@@ -90,7 +103,7 @@ class Fit:
         write_json(path, {"levers": levers.to_json(), "given_up": [*earlier, *given_up]})
 
     def _rungs(self, levers: Levers) -> list[Rung]:
-        """The ladder with `levers` on it, as a kept setting need not be."""
+        """`levers`, which need not be on the ladder, and the ladder."""
         machine = this_machine()
         demand, rates = (
             demand_of(self.checkpoint, self.config, machine),

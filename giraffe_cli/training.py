@@ -202,7 +202,7 @@ def train_stages(
 
     `label` is what the time of a single stage is kept under.
     """
-    results = list[TrainResult]()
+    results, slower = list[TrainResult](), None
     for number, stage in enumerate(stages, start=1):
         if len(stages) > 1:
             reporter.info(f"training {stage.name}, stage {number} of {len(stages)}")
@@ -224,6 +224,7 @@ def train_stages(
                 hands_on=number < len(stages),
                 evaluated_documents=_evaluated_of_held_out(stage.config),
             )
-            fit = Fit(checkpoint, stage.config, stage.folder, reporter)
-            results.append(fit.train(start, results[-1:]))
+            fit = Fit(checkpoint, stage.config, stage.folder, reporter, slower)
+            results.append(fit.train(start))
+            slower = fit.measured_over_assumed(results[-1])
     return results

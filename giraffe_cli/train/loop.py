@@ -35,7 +35,7 @@ from giraffe_cli.train.schedule import learning_rate
 from giraffe_cli.train.signals import stop_requests
 from giraffe_cli.train.state import TrainState
 from giraffe_cli.train.step import train_step
-from giraffe_cli.train.telling import live_fields, metrics
+from giraffe_cli.train.telling import first_step, live_fields, metrics
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,8 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
             held_out = {"held_out_nll": state.held_out_nll} if is_measured else {}
             record(**metrics(run, outcome, rate, seconds), **held_out)
             bar.advance(1, **live_fields(run, outcome, rate, seconds))
+            if state.step == first + 1 and run.job.planned_seconds_per_step is None:
+                reporter.info(first_step(seconds, config.steps - state.step))
             if len(state.bad_in_a_row) > config.max_bad_steps:
                 raise too_many_bad_steps(run)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -23,7 +24,7 @@ import torch
 
 from giraffe_cli import errors
 from giraffe_cli.config import TrainConfig
-from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput, UsageError
+from giraffe_cli.errors import DoesNotFit, GiraffeError, Interrupted, InvalidInput, UsageError
 from giraffe_cli.progress import Bar, Reporter
 from giraffe_cli.rundir import begin_stage, read_json, write_json
 from giraffe_cli.train.signals import ignored_by_children, stop_requests
@@ -200,9 +201,16 @@ def raise_what_workers_told(folder: Path, code: int) -> None:
     """Turn the workers' end into this process's own.
 
     Raises:
+        DoesNotFit: a worker was killed without a word.
         GiraffeError: of the kind the first worker told; of the exit code when none told.
     """
     told = [read_json(path) for path in sorted(folder.glob("error-*.json"))]
+    if code and was_killed(folder / "log.txt") and not any(entry["kind"] for entry in told):
+        raise DoesNotFit(
+            "a training process was killed (signal 9), as Linux does when memory runs out; the "
+            "last checkpoint stands",
+            "fewer processes (--set train.processes=1), or `giraffe plan` for smaller settings",
+        )
     # a worker that lost its peer tells of a broken connection: the peer's own error comes first
     told.sort(key=lambda entry: not entry["kind"])
     if not told and code == 0:
@@ -215,3 +223,9 @@ def raise_what_workers_told(folder: Path, code: int) -> None:
     if kind is Interrupted:
         raise Interrupted(told[0]["message"], told[0]["hint"])
     raise kind(told[0]["message"], told[0]["hint"] or f"more in {folder / 'log.txt'}")
+
+
+def was_killed(log: Path) -> bool:
+    """Whether torch's launcher, which sums up its failures in `log`, names a worker's `-9`."""
+    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+    return re.search(r"exitcode\s*: -9\b", text) is not None

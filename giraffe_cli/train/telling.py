@@ -8,6 +8,7 @@ from typing import Any
 from giraffe_cli.train.run import Run
 from giraffe_cli.train.setup import peak_memory_bytes
 from giraffe_cli.train.step import StepOutcome
+from giraffe_cli.units import format_seconds
 
 
 def metrics(run: Run, outcome: StepOutcome, rate: float, seconds: float) -> dict[str, Any]:
@@ -22,6 +23,13 @@ def metrics(run: Run, outcome: StepOutcome, rate: float, seconds: float) -> dict
         "seconds": run.state.seconds,
     }
     return {**line, "skipped": True} if outcome.is_bad else line
+
+
+def first_step(seconds: float, left: int) -> str:
+    """How long a run will take, once it is known."""
+    return (
+        f"measured: {seconds:.3g} s a step; {left} more take about {format_seconds(seconds * left)}"
+    )
 
 
 def live_fields(run: Run, outcome: StepOutcome, rate: float, seconds: float) -> dict[str, str]:

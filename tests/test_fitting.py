@@ -1,0 +1,229 @@
+"""Levers that a run settles on, keeps, and gives up once when the first step runs out of memory.
+
+The allocator's failure is a made-up one where it must come at a certain step, and a real one, under
+a limit on the address space, in a process of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from train_runs import SETTINGS, adapter_bytes, build_material
+
+import giraffe_cli.train.loop as loop
+from giraffe_cli.config import build
+from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit
+from giraffe_cli.fitting import Fit, read_levers
+from giraffe_cli.model.levers import Levers
+from giraffe_cli.progress import SilentReporter
+from giraffe_cli.train.loop import train_stage
+from giraffe_cli.train.memory_errors import memory_errors_told
+from giraffe_cli.train.parallel import raise_what_workers_told
+
+ALLOCATOR = RuntimeError(
+    "[enforce fail at alloc_cpu.cpp:128] . DefaultCPUAllocator: can't allocate memory: you tried "
+    "to allocate 8589934592 bytes. Error code 12 (Cannot allocate memory)"
+)
+
+
+@pytest.fixture(scope="module")
+def material(tiny_llama, tmp_path_factory):
+    return build_material(tiny_llama, tmp_path_factory.mktemp("material"))
+
+
+def fit_of(material, folder, reporter=None, **changes):
+    config = build({"target_length": 512, "train": {**SETTINGS, "loss_chunk": "auto", **changes}})
+    return Fit(material.checkpoint, config, folder, reporter or SilentReporter())
+
+
+def start_of(material, fit):
+    """`train_stage` as `training.py` calls it."""
+
+    def start(**given):
+        return train_stage(
+            material.checkpoint,
+            material.table,
+            material.packed,
+            fit.config.train,
+            positions="pose",
+            target_length=512,
+            dtype="float32",
+            seed=7,
+            run_dir=fit.folder,
+            reporter=fit.reporter,
+            **given,
+        )
+
+    return start
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes training steps fail, by their number among all that are tried."""
+
+    def fail_at(*numbers, error=ALLOCATOR):
+        real, tried = loop.train_step, []
+
+        def step(run, rate):
+            tried.append(run.job.levers)
+            if len(tried) in numbers:
+                raise error
+            return real(run, rate)
+
+        monkeypatch.setattr(loop, "train_step", step)
+        return tried
+
+    return fail_at
+
+
+@pytest.mark.parametrize(
+    "error", [ALLOCATOR, MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")]
+)
+def test_the_first_step_is_tried_once_more_a_rung_down(material, tmp_path, failing, error):
+    tried = failing(1, error=error)
+    reporter = SilentReporter()
+    fit = fit_of(material, tmp_path, reporter)
+    result = fit.train(start_of(material, fit))
+    assert result.steps == SETTINGS["steps"]
+    gave_up, now = tried[0], tried[1]
+    assert gave_up.checkpointing == "none"  # a tiny model fits anywhere
+    assert now.checkpointing == "attention"
+    (warning,) = [w for w in reporter.warnings if "memory ran out" in w]
+    assert "memory ran out in step 1" in warning
+    assert f"Trying once more with {now.sentence}" in warning
+    kept = json.loads((tmp_path / "levers.json").read_text())
+    assert kept["levers"] == now.to_json()
+    assert [entry["gave_up"] for entry in kept["given_up"]] == [gave_up.to_json()]
+
+
+def test_what_is_learnt_does_not_change_by_it(material, tmp_path, failing):
+    plain = fit_of(material, tmp_path / "plain", checkpointing="attention", mlp_tile="none")
+    plain.train(start_of(material, plain))
+    failing(1)
+    fit = fit_of(material, tmp_path / "retried")
+    fit.train(start_of(material, fit))
+    assert read_levers(fit.folder) == read_levers(plain.folder)
+    assert adapter_bytes(fit.folder) == adapter_bytes(plain.folder)
+
+
+def test_a_second_failure_ends_with_exit_4(material, tmp_path, failing):
+    tried = failing(1, 2)
+    fit = fit_of(material, tmp_path)
+    with pytest.raises(DoesNotFit, match="on the second try as well") as failure:
+        fit.train(start_of(material, fit))
+    assert (failure.value.exit_code, len(tried)) == (4, 2)
+    assert "giraffe plan" in failure.value.hint
+
+
+def test_a_failure_in_a_later_step_is_not_retried_and_the_checkpoint_stands(
+    material, tmp_path, failing
+):
+    tried = failing(4)
+    fit = fit_of(material, tmp_path)
+    with pytest.raises(DoesNotFit, match="in step 4: .*; the checkpoint before step 4 stands"):
+        fit.train(start_of(material, fit))
+    assert len(tried) == 4
+    again = fit_of(material, tmp_path)
+    assert again.train(start_of(material, again)).steps == SETTINGS["steps"]
+    assert len(tried) == 4 + 3  # from the checkpoint of step 2
+
+
+def test_without_a_rung_below_nothing_is_retried(material, tmp_path, failing):
+    tried = failing(1)
+    fixed = {"checkpointing": "full", "offload": "disk", "mlp_tile": 16, "loss_chunk": 8}
+    fit = fit_of(material, tmp_path, **fixed)
+    with pytest.raises(DoesNotFit, match="no setting of the levers needs less"):
+        fit.train(start_of(material, fit))
+    assert len(tried) == 1
+
+
+def test_other_errors_pass_as_they_are():
+    with pytest.raises(RuntimeError, match="shapes"), memory_errors_told(0, is_first=True):
+        raise RuntimeError("shapes do not match")
+
+
+def test_a_resumed_stage_keeps_its_levers_until_the_config_says_otherwise(material, tmp_path):
+    kept = Levers("full", "none", 16, 8)
+    (tmp_path / "levers.json").write_text(json.dumps({"levers": kept.to_json(), "given_up": []}))
+    given = []
+    fit_of(material, tmp_path).train(lambda **values: given.append(values["levers"]))
+    fit_of(material, tmp_path, loss_chunk=32).train(lambda **v: given.append(v["levers"]))
+    assert given[0] == kept
+    assert given[1].loss_chunk == 32
+
+
+def test_a_stage_is_planned_with_what_the_one_before_took(material, tmp_path):
+    """Twice as slow as assumed: so will the next be."""
+    first = fit_of(material, tmp_path / "first")
+    result = first.train(start_of(material, first))
+    assumed = first._planned(read_levers(first.folder))
+    assert assumed is None
+    slower = first.measured_over_assumed(result)
+    second = Fit(material.checkpoint, first.config, tmp_path / "second", SilentReporter(), slower)
+    given = {}
+    second.train(lambda **values: given.update(values))
+    assert given["planned_seconds_per_step"] == pytest.approx(result.seconds / result.steps)
+
+
+# ── several processes ────────────────────────────────────────────────────────────────────────
+
+
+def test_a_workers_failure_reaches_the_parent_as_what_it_is(tmp_path):
+    told = {"kind": "FirstStepDoesNotFit", "message": "memory ran out in step 1", "hint": "x"}
+    (tmp_path / "error-1.json").write_text(json.dumps(told))
+    lost = {"kind": "", "message": "RuntimeError: Connection closed by peer", "hint": None}
+    (tmp_path / "error-0.json").write_text(json.dumps(lost))
+    with pytest.raises(FirstStepDoesNotFit, match="memory ran out in step 1"):
+        raise_what_workers_told(tmp_path, 1)
+
+
+def test_a_killed_worker_is_named(tmp_path):
+    """The lines are those of torch 2.13's launcher."""
+    (tmp_path / "log.txt").write_text(
+        "Root Cause (first observed failure):\n[0]:\n  rank      : 1 (local_rank: 1)\n"
+        "  exitcode  : -9 (pid: 4711)\n  traceback : Signal 9 (SIGKILL) received by PID 4711\n"
+    )
+    lost = {"kind": "", "message": "RuntimeError: Connection closed by peer", "hint": None}
+    (tmp_path / "error-0.json").write_text(json.dumps(lost))
+    with pytest.raises(DoesNotFit, match="killed .signal 9.") as failure:
+        raise_what_workers_told(tmp_path, 1)
+    assert failure.value.exit_code == 4
+
+
+# ── the real allocator ───────────────────────────────────────────────────────────────────────
+
+LIMITED = """
+import resource, sys
+from pathlib import Path
+import torch
+from giraffe_cli.errors import FirstStepDoesNotFit
+from giraffe_cli.train.memory_errors import memory_errors_told
+
+torch.ones(8) @ torch.ones(8)
+used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (256 << 20), used + (256 << 20)))
+try:
+    with memory_errors_told(0, is_first=True):
+        torch.empty(1 << 30)
+except FirstStepDoesNotFit as error:
+    sys.exit(f"told: {error.message}")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is Linux's")
+def test_torchs_cpu_allocator_is_recognised_under_a_limit():
+    root = str(Path(__file__).parent.parent)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": root},
+    )
+    assert "told: memory ran out in step 1" in done.stderr
+    assert "4294967296 bytes" in done.stderr
