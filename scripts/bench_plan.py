@@ -9,7 +9,7 @@ peak resident size of that process and the CPU-seconds of each step (OMP_NUM_THR
 default 1). Predicted is the memory, from shape and settings alone, and the time, once the rate is
 known from one step: of the plan's own trial step in another fresh process (`trial`), and of the
 first step of the run (`first step`). Settings marked `fit` are those the coefficients of
-`giraffe_cli/plan/resident.py` were chosen on; the others were not looked at for it.
+`giraffe_cli/plan/memory.py` were chosen on; the others were not looked at for it.
 
 Goals: |peak error| at most 10 %, |time error| at most 25 %. Finished settings wait in --cells and
 are not measured again; the predictions are made anew each time. Prints JSON, or a table for the
@@ -24,6 +24,7 @@ import itertools
 import json
 import math
 import re
+import statistics
 import sys
 import tempfile
 import time
@@ -31,7 +32,15 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from bench_cells import Ledger, document_lengths, peak_bytes, run_cell
+from bench_cells import (
+    THREADS,
+    Ledger,
+    document_lengths,
+    goal,
+    peak_bytes,
+    run_cell,
+    squared_share,
+)
 
 D256 = {
     "hidden_size": 256,
@@ -88,7 +97,7 @@ HELD = [
     cell("d256", 8192, documents="packed"),
     cell("d256", 4096, dtype="bfloat16"),
     cell("d256", 8192, offload="disk", checkpointing="full"),
-    cell("d576", 1024, checkpointing="none"),
+    cell("d576", 1024, checkpointing="none", mlp_tile="none"),
     cell("d576", 2048),
     cell("d576", 1024, method="full"),
     cell("d576", 2048, **WIDE, lora={"rank": 64}),
@@ -164,19 +173,17 @@ def prepare(settings: dict[str, Any]) -> dict[str, Any]:
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
     """Train `STEPS` steps; peak bytes of the process and seconds of each step."""
-    from giraffe_cli.config import TrainConfig
     from giraffe_cli.control import native_table
     from giraffe_cli.train.loop import train_stage
 
     folder, clock = Path(settings["folder"]), Clock()
     checkpoint = checkpoint_of(settings["model"], settings["dtype"], folder / "model")
-    knobs = {**settings["train"], "steps": STEPS, "warmup_steps": 1}
     with tempfile.TemporaryDirectory() as scratch:
         train_stage(
             checkpoint,
             native_table(checkpoint),
             folder / "packed",
-            TrainConfig.model_validate({**knobs, "window": settings["length"]}),
+            train_config(settings),
             positions="plain",
             target_length=settings["length"],
             dtype=settings["dtype"],
@@ -216,32 +223,135 @@ def checkpoint_of(model: str, dtype: str, path: Path) -> Any:
     )
 
 
-PARTS = {"prepare": prepare, "measure": measure}
+def trial(settings: dict[str, Any]) -> dict[str, Any]:
+    """The plan's trial step: rates of this machine for the model of `settings`."""
+    from giraffe_cli.plan.trial import trial_step
+
+    checkpoint = checkpoint_of(settings["model"], settings["dtype"], Path())
+    train = train_config(settings)
+    return trial_step(checkpoint, train, settings["dtype"], settings["length"]).to_json()
+
+
+PARTS = {"prepare": prepare, "measure": measure, "trial": trial}
 
 
 def main() -> int:
+    """Measure what is missing, hold the plan against it; 1 when a goal is missed."""
     options = _options()
     if options.cell:
         settings = json.loads(options.cell)
         print(json.dumps(PARTS[settings["part"]](settings)))
         return 0
-    ledger = Ledger(options.cells)
+    ledger, rows = Ledger(options.cells), []
     for settings in SETTINGS:
-        if not re.search(options.only, name_of(settings)):
-            continue
-        full = {k: v for k, v in settings.items() if k != "fit"}
-        found = ledger.get(full)
-        if found is None:
-            with tempfile.TemporaryDirectory() as folder:
-                run_cell(
-                    sys.executable, __file__, {**settings, "part": "prepare", "folder": folder}
-                )
-                found = run_cell(
-                    sys.executable, __file__, {**settings, "part": "measure", "folder": folder}
-                )
-            ledger.add(full, found)
-        print(name_of(settings), found, file=sys.stderr)
-    return 0
+        if re.search(options.only, name_of(settings)):
+            rows.append(compared(settings, *found_for(settings, ledger)))
+            print(json.dumps(rows[-1]), file=sys.stderr)
+    result = {"threads": THREADS, "goals": goals(rows), "settings": rows}
+    if options.out:
+        options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    print(table(rows) if options.table else json.dumps(result, indent=2))
+    return 0 if all(one["ok"] for one in result["goals"].values()) else 1
+
+
+def found_for(settings: dict[str, Any], ledger: Ledger) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Figures of training and of the trial step, measured unless the ledger has them."""
+    cell = {k: v for k, v in settings.items() if k != "fit"}
+    of_trial = {
+        "trial": [cell["model"], cell["dtype"], cell["length"], cell["train"].get("method")]
+    }
+    found, rates = ledger.get(cell), ledger.get(of_trial)
+    if found is None:
+        with tempfile.TemporaryDirectory() as folder:
+            run_cell(sys.executable, __file__, {**cell, "part": "prepare", "folder": folder})
+            found = run_cell(
+                sys.executable, __file__, {**cell, "part": "measure", "folder": folder}
+            )
+        ledger.add(cell, found)
+    if rates is None:
+        rates = run_cell(sys.executable, __file__, {**cell, "part": "trial"})
+        ledger.add(of_trial, rates)
+    return found, rates
+
+
+def compared(
+    settings: dict[str, Any], found: dict[str, Any], rates: dict[str, Any]
+) -> dict[str, Any]:
+    """Predicted beside measured; errors as shares of what was measured."""
+    from giraffe_cli.model.levers import Levers
+    from giraffe_cli.plan.ladder import make_rung
+    from giraffe_cli.plan.machine import Machine
+    from giraffe_cli.plan.memory import Demand
+    from giraffe_cli.plan.operations import Rates
+
+    train = train_config(settings)
+    pieces = document_lengths(settings["documents"], settings["length"])
+    demand = Demand(
+        checkpoint_of(settings["model"], settings["dtype"], Path()),
+        train,
+        settings["dtype"],
+        settings["length"],
+        kind="cpu",
+        keeps_freed=True,
+        attention_share=squared_share(pieces),
+    )
+    rung = make_rung(demand, Machine("cpu", 1, 10**12), Rates(**rates), Levers.asked_for(train))
+    first, *later = found["cpu_seconds"]
+    step = statistics.median(later)
+    return {
+        "setting": name_of(settings),
+        "fit": settings["fit"],
+        "peak_bytes": found["peak_bytes"],
+        "predicted_bytes": rung.total,
+        "parts": rung.bytes,
+        "peak_error": rung.total / found["peak_bytes"] - 1,
+        "cpu_seconds": step,
+        "trial_seconds": rung.seconds_per_step,
+        "trial_error": rung.seconds_per_step / step - 1,
+        "first_step_error": first / step - 1,
+    }
+
+
+def goals(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The largest errors against what was promised."""
+    return {
+        name: goal(max(abs(row[name]) for row in rows), allowed)
+        for name, allowed in (
+            ("peak_error", 0.10),
+            ("trial_error", 0.25),
+            ("first_step_error", 0.25),
+        )
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown for docs/benchmarks.md."""
+    lines = [
+        "| setting | | peak | predicted | error | s a step | by trial step | error | first step |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        cells = [
+            row["setting"],
+            "fit" if row["fit"] else "",
+            f"{row['peak_bytes'] / 1e6:,.0f} MB",
+            f"{row['predicted_bytes'] / 1e6:,.0f} MB",
+            f"{row['peak_error']:+.1%}",
+            f"{row['cpu_seconds']:.2f}",
+            f"{row['trial_seconds']:.2f}",
+            f"{row['trial_error']:+.0%}",
+            f"{row['first_step_error']:+.0%}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def train_config(settings: dict[str, Any]) -> Any:
+    """The training knobs of a setting."""
+    from giraffe_cli.config import TrainConfig
+
+    knobs = {"steps": STEPS, "warmup_steps": 1, "window": settings["length"]}
+    return TrainConfig.model_validate({**settings["train"], **knobs})
 
 
 def name_of(settings: dict[str, Any]) -> str:

@@ -5,15 +5,14 @@ process, d hidden, q = h·D query and k = kv·D key channels, f intermediate, V 
 and b bytes a number (4, or 2 under bfloat16, where norms compute in 4):
 
     kept       layer inputs L·S·d·b; with `attention` also its outputs L·S·(q·b + 4·h)
-    layer      S·b·(4d + 3q + 2k)     the attention block's saved tensors, gradients above and below
+    layer      S·b·(4d + 2q + 2k)     the attention block's saved tensors, gradients above and below
                + T·b·(6f + 3d)        the MLP of T tokens (a tile): four saved, two gradients
                  or S·b·(3q + 4k)     the backward pass of attention, where that is more
     loss       3·S·d·b + chunk·V·4    (half more in 16 bits)
-    optimizer  a copy or two of the largest trained tensor
+    optimizer  two copies of the largest trained tensor
 
 The peak is in whichever of layer, loss and optimizer needs most; the rest is there throughout. On
-a CPU comes what glibc's heap keeps of freed tensors (`_heap`). Coefficients are checked by
-`scripts/bench_plan.py`.
+a CPU glibc keeps more, see `HEAP_SLACK`. `scripts/bench_plan.py` holds all this against training.
 """
 
 from __future__ import annotations
@@ -34,7 +33,13 @@ CUDA_PROCESS_BYTES = 1_000_000_000
 """CUDA's context and cuBLAS's workspace; the caching allocator's slack is the margin's affair."""
 HEAP_LIMIT = 32 << 20
 """Bytes from which glibc maps a tensor by itself and hands it back when it is freed (mallopt(3):
-DEFAULT_MMAP_THRESHOLD_MAX)."""
+DEFAULT_MMAP_THRESHOLD_MAX); smaller ones lie in its heap, which does not shrink."""
+HEAP_SLACK = 1.75
+"""The heap's size over what lives in it at the most: holes between small objects. Fitted; between
+1.4 and 2.0 over the settings marked `fit` in `scripts/bench_plan.py`."""
+
+Tensors = list[tuple[float, float]]
+"""How many, of how many bytes each."""
 
 
 @dataclass(frozen=True)
@@ -79,23 +84,55 @@ class Demand:
 
 def bytes_by_part(demand: Demand, levers: Levers) -> dict[str, int]:
     """Predicted bytes at the peak, by part; `total` is their sum."""
-    phases = {
-        "layer": _layer(demand, levers),
-        "loss": _loss(demand, levers),
-        "optimizer": _optimizer(demand),
-    }
-    peak = max(phases, key=lambda name: phases[name])
+    phases = _phases(demand, levers)
+    peak = max(phases, key=lambda name: _live(phases[name]))
     in_memory = 0 if levers.offload != "none" else kept_bytes(demand, levers)
     parts: dict[str, float] = {
         "process": CPU_PROCESS_BYTES if demand.kind == "cpu" else CUDA_PROCESS_BYTES,
         "weights": _weights(demand),
         "trained": _trained(demand),
         "kept": 0 if peak == "optimizer" else in_memory,
-        peak: phases[peak],
-        "heap": _heap(demand, levers),
+        peak: _live(phases[peak]),
     }
+    if demand.keeps_freed:
+        parts["heap"] = max(0.0, _resident(demand, levers, phases) - parts["kept"] - parts[peak])
     whole = {name: int(count) for name, count in parts.items() if count}
     return {**whole, "total": sum(whole.values())}
+
+
+def _phases(demand: Demand, levers: Levers) -> dict[str, Tensors]:
+    """What lives in each part of a step, beside what is there throughout."""
+    return {
+        "layer": _layer(demand, levers),
+        "loss": _loss(demand, levers),
+        "optimizer": _optimizer(demand),
+    }
+
+
+def _resident(demand: Demand, levers: Levers, phases: dict[str, Tensors]) -> float:
+    """What the phases and all that is kept between them occupy under glibc: the heap as large as
+    any phase needed it, the largest of what is mapped beside it."""
+    kept: Tensors = []
+    arena = 0.0
+    if levers.checkpointing == "none":
+        layers = demand.shape.num_layers
+        kept = [(layers * count, size) for count, size in _saved(demand)]
+    elif levers.offload == "none":
+        arena = kept_bytes(demand, levers)  # `ArenaStore`: mapped blocks
+    in_heap = [_live(kept, above=False)]
+    mapped = [_live(kept, above=True)]
+    for name, tensors in phases.items():
+        still_kept = [] if name == "optimizer" else kept
+        in_heap.append(_live([*tensors, *still_kept], above=False))
+        mapped.append(_live([*tensors, *still_kept], above=True))
+    return HEAP_SLACK * max(in_heap) + max(mapped) + arena
+
+
+def _live(tensors: Tensors, above: bool | None = None) -> float:
+    """Bytes of all, or only of those that are `above` the heap's limit, or not."""
+    return sum(
+        count * size for count, size in tensors if above is None or (size >= HEAP_LIMIT) == above
+    )
 
 
 def _weights(demand: Demand) -> float:
@@ -130,27 +167,27 @@ def trained_numbers(shape: Checkpoint, train: TrainConfig) -> int:
 def kept_bytes(demand: Demand, levers: Levers) -> float:
     """What waits for the backward pass of one window, wherever that is."""
     if levers.checkpointing == "none":
-        return demand.shape.num_layers * demand.tokens * _saved_per_token(demand)
+        return demand.shape.num_layers * _live(_saved(demand))
     token = demand.shape.hidden_size * demand.width
     if levers.checkpointing == "attention":
         token += demand.queries * demand.width + 4 * demand.shape.num_attention_heads
     return float(demand.shape.num_layers * demand.tokens * token)
 
 
-def _saved_per_token(demand: Demand) -> float:
-    """Bytes that autograd saves of a whole layer: both residual sums, both norms' outputs, q, k,
-    v, what attention returned, and four tensors of the MLP."""
-    d, f, q, k = (
-        demand.shape.hidden_size,
-        demand.shape.intermediate_size,
-        demand.queries,
-        demand.keys,
-    )
-    wide_norms = 2 * 4 * d if demand.width == 2 else 0
-    return (4 * d + 2 * q + 2 * k + 4 * f) * demand.width + wide_norms
+def _saved(demand: Demand) -> Tensors:
+    """What autograd saves of a whole layer: both residual sums, both norms' outputs, q, k, v, what
+    attention returned, and four tensors of the MLP."""
+    row = demand.tokens * demand.width
+    return [
+        (4, row * demand.shape.hidden_size),
+        (2, row * demand.queries),
+        (2, row * demand.keys),
+        (4, row * demand.shape.intermediate_size),
+        *_wide_norms(demand, 2, demand.tokens),
+    ]
 
 
-def _layer(demand: Demand, levers: Levers) -> float:
+def _layer(demand: Demand, levers: Levers) -> Tensors:
     """The largest layer's part of the backward pass, with the gradients that flow through it."""
     d, f, q, k = (
         demand.shape.hidden_size,
@@ -158,39 +195,48 @@ def _layer(demand: Demand, levers: Levers) -> float:
         demand.queries,
         demand.keys,
     )
-    tokens, width, heads = demand.tokens, demand.width, demand.shape.num_attention_heads
-    wide_norm = 4 * d if width == 2 else 0
-    attending = (3 * q + 4 * k) * width
+    row = demand.tokens * demand.width
+    attending: Tensors = [(3, row * q), (4, row * k)]
     if levers.checkpointing == "none":
-        return tokens * max((2 * d + 2 * f) * width + wide_norm, 2 * d * width + attending)
-    tile = min(levers.mlp_tile or tokens, tokens)
-    mlp = tile * ((6 * f + 3 * d) * width + 2 * wide_norm)
-    saved = (4 * d + 2 * q + 2 * k) * width + wide_norm
-    if levers.offload != "none":  # what was taken back from the store
-        saved += d * width
-    if levers.checkpointing == "full" or levers.offload != "none":
-        saved += q * width + 4 * heads
-    return tokens * saved + max(mlp, tokens * attending)
+        passing: Tensors = [(2, row * d), (2, row * f), *_wide_norms(demand, 1, demand.tokens)]
+        return max(passing, [(2, row * d), *attending], key=_live)
+    tile = min(levers.mlp_tile or demand.tokens, demand.tokens)
+    tile_row = tile * demand.width
+    mlp: Tensors = [(6, tile_row * f), (3, tile_row * d), *_wide_norms(demand, 2, tile)]
+    taken_back = levers.offload != "none"
+    saved: Tensors = [
+        (4 + taken_back, row * d),
+        (2 + (taken_back or levers.checkpointing == "full"), row * q),
+        (2, row * k),
+        *_wide_norms(demand, 1, demand.tokens),
+    ]
+    return [*saved, *max(mlp, attending, key=_live)]
 
 
-def _loss(demand: Demand, levers: Levers) -> float:
+def _wide_norms(demand: Demand, count: int, tokens: int) -> Tensors:
+    """What norms hold in float32 beside a narrower computation."""
+    return [(count, 4.0 * tokens * demand.shape.hidden_size)] if demand.width == 2 else []
+
+
+def _loss(demand: Demand, levers: Levers) -> Tensors:
     """Hidden states, their gradient, and the logits of a chunk."""
-    shape, width = demand.shape, demand.width
-    chunk = min(levers.loss_chunk, demand.tokens)
-    logits = chunk * shape.vocab_size * (4 if width == 4 else 6)
-    head = 2 * 4 * shape.vocab_size * shape.hidden_size if demand.trains_head else 0
-    wide_norm = 4 * shape.hidden_size if width == 2 else 0
-    return demand.tokens * (3 * shape.hidden_size * width + wide_norm) + logits + head
+    shape = demand.shape
+    logits = min(levers.loss_chunk, demand.tokens) * shape.vocab_size
+    found: Tensors = [
+        (3, demand.tokens * demand.width * shape.hidden_size),
+        (1, 4.0 * logits),
+        *_wide_norms(demand, 1, demand.tokens),
+    ]
+    if demand.width == 2:
+        found.append((1, 2.0 * logits))
+    if demand.trains_head:
+        found.append((2, 4.0 * shape.vocab_size * shape.hidden_size))
+    return found
 
 
-def _optimizer(demand: Demand) -> float:
+def _optimizer(demand: Demand) -> Tensors:
     """AdamW's two temporaries of the tensor it moves."""
     shape = demand.shape
     if demand.trains_head or "embeddings" in demand.train.lora.also_train:
-        return 8.0 * shape.vocab_size * shape.hidden_size
-    return 0.0
-
-
-def _heap(demand: Demand, levers: Levers) -> float:
-    """Freed tensors that stay resident."""
-    return 0.0
+        return [(2, 4.0 * shape.vocab_size * shape.hidden_size)]
+    return []

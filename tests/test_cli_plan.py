@@ -1,0 +1,133 @@
+"""`giraffe plan` and `--dry-run`: the same figures, for machines that are here and that are not."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+
+
+def plan_json(giraffe, *arguments, code=0):
+    result = giraffe("plan", *arguments, "--json")
+    assert result.code == code, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_a_machine_one_does_not_have(giraffe):
+    found = plan_json(giraffe, "--shape", "llama3-8b", "--target-len", "128k", "--device", "h100")
+    (stage,) = found["stages"]
+    estimate = stage["estimate"]
+    assert estimate["machine"]["memory_bytes"] == 80 * 10**9
+    assert estimate["fits"]
+    assert estimate["levers"]["checkpointing"] == "full"
+    assert estimate["pace"]["is_measured"] is False
+    assert "estimate: h100" in estimate["pace"]["source"]
+    (taken,) = [rung for rung in estimate["ladder"] if rung["taken"]]
+    assert taken["bytes"] == estimate["bytes"]["total"]
+
+
+def test_less_memory_pulls_more_levers_and_gpus_are_shared(giraffe):
+    shape = ("--shape", "llama3-8b", "--target-len", "128k")
+    tight = plan_json(giraffe, *shape, "--device", "h100", "--device-memory", "40GB")
+    assert tight["stages"][0]["estimate"]["levers"]["offload"] == "host"
+    eight = plan_json(giraffe, *shape, "--gpus", "8", "--set", "train.windows_per_step=16")
+    assert eight["stages"][0]["estimate"]["processes"] == 8
+
+
+def test_when_nothing_fits_the_plan_is_shown_and_the_code_is_4(giraffe):
+    arguments = ("--shape", "llama3-8b", "--target-len", "64k", "--device", "rtx4090")
+    result = giraffe("plan", *arguments)
+    assert result.code == 4
+    assert "the ladder" in result.stdout
+    assert "training needs at least" in result.stderr
+    assert "--set train.quantize_base=nf4" in result.stderr
+    assert not plan_json(giraffe, *arguments, code=4)["stages"][0]["estimate"]["fits"]
+
+
+def test_extend_refuses_before_loading_what_does_not_fit(giraffe, tiny_llama, corpus, tmp_path):
+    """A tiny model whose full fine-tune of a window of a million tokens no machine here holds."""
+    out = tmp_path / "run"
+    arguments = ("--model", tiny_llama, "--data", corpus, "--target-len", "16m", "--out", out)
+    result = giraffe("extend", *arguments, "--set", "train.checkpointing=none")
+    assert result.code == 4
+    assert "largest part is" in result.stderr
+    assert not out.exists()
+
+
+def test_this_machine_is_measured_by_a_trial_step(giraffe, tiny_llama):
+    found = plan_json(
+        giraffe, "--model", tiny_llama, "--target-len", "512", "--window", "128", "--steps", "7"
+    )
+    estimate = found["stages"][0]["estimate"]
+    if estimate["machine"]["kind"] == "cpu":
+        assert estimate["pace"]["is_measured"]
+    assert estimate["seconds"] == pytest.approx(7 * estimate["seconds_per_step"])
+
+
+def test_stages_and_control_are_planned_each(giraffe, tiny_llama):
+    arguments = ("--model", tiny_llama, "--stages", "256,512", "--control", "--steps", "2")
+    found = plan_json(giraffe, *arguments)
+    assert [stage["target_length"] for stage in found["stages"]] == [256, 512]
+    assert [stage["estimate"]["window"] for stage in found["control"]] == [128, 128]
+
+
+def test_a_dry_run_shows_the_ladder(giraffe, tiny_llama, corpus, tmp_path):
+    arguments = ("--model", tiny_llama, "--data", corpus, "--target-len", "512")
+    shown = giraffe("extend", *arguments, "--dry-run", "--out", tmp_path / "run")
+    assert shown.code == 0, shown.stderr
+    assert "the ladder" in shown.stdout
+    assert "> activations kept" in shown.stdout
+    assert "would write" in shown.stdout
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_config_json_without_weights(giraffe, tiny_llama, tmp_path):
+    (tmp_path / "config.json").write_text((tiny_llama / "config.json").read_text())
+    file = ("--config-json", tmp_path / "config.json")
+    bare = plan_json(giraffe, *file, "--target-len", "512", "--device", "a100")
+    whole = plan_json(giraffe, "--model", tiny_llama, "--target-len", "512", "--device", "a100")
+    assert bare["parameters"] == whole["parameters"]
+    same = (found["stages"][0]["estimate"]["bytes"] for found in (bare, whole))
+    assert next(same) == next(same)
+
+
+def test_a_preset_is_planned_for_a_named_shape(giraffe):
+    config = ("--config", CONFIGS / "llama3-8b-64k.yaml")
+    found = plan_json(giraffe, *config, "--shape", "llama3-8b", "--device", "h200")
+    assert found["stages"][0]["estimate"]["steps"] == 300
+
+
+def test_the_commands_of_the_guide_run(giraffe):
+    """Those of docs/memory.md that need no model of one's own."""
+    text = (CONFIGS.parent / "docs" / "memory.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^giraffe (plan --shape .*|plan --config .*)$", text, flags=re.M)
+    assert len(lines) >= 4
+    for line in lines:
+        assert giraffe(*shlex.split(line)).code in (0, 4), line
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        (("--shape", "llama9"), 3, "no shape `llama9`"),
+        (("--shape", "llama3-8b", "--model", "calf"), 2, "name one model"),
+        (("--device", "h1000"), 2, "did you mean `h100` or"),
+        (("--device", "cpu", "--gpus", "2"), 2, "leave one out"),
+        (("--device-memory", "much"), 3, "`much` is not a size"),
+        (
+            ("--shape", "smollm2-135m", "--device", "cpu", "--set", "train.offload=host"),
+            3,
+            "host has no effect on a CPU",
+        ),
+    ],
+)
+def test_bad_input_is_named(giraffe, options, code, text):
+    refused = giraffe("plan", "--target-len", "16k", *options)
+    assert refused.code == code, refused.stderr
+    assert text in refused.stderr
+    assert refused.stdout == ""
