@@ -104,13 +104,14 @@ def _attention_rate(shape: Checkpoint, dtype: str, window: int) -> float:
 
 
 def _head_rate(shape: Checkpoint, dtype: str, window: int) -> float:
-    """The loss of a chunk of tokens with its gradient, the head frozen."""
+    """The loss of some chunks of tokens with its gradient, the head frozen."""
     per_token = 4.0 * shape.hidden_size * shape.vocab_size
-    tokens = min(_affordable(per_token, window), 256)
+    tokens = _affordable(per_token, window)
     hidden = torch.randn(tokens, shape.hidden_size, dtype=torch_dtype(dtype), requires_grad=True)
     head = torch.randn(shape.vocab_size, shape.hidden_size, dtype=torch_dtype(dtype))
     labels = torch.zeros(tokens, dtype=torch.int64)
-    seconds = _seconds(lambda: torch.autograd.backward(chunked_nll(hidden, head, labels, tokens)))
+    chunk = min(tokens, Levers().loss_chunk)
+    seconds = _seconds(lambda: torch.autograd.backward(chunked_nll(hidden, head, labels, chunk)))
     return per_token * tokens / seconds
 
 
@@ -139,7 +140,7 @@ def _random_model(shape: Checkpoint, dtype: str, train: TrainConfig) -> LlamaFor
     return LlamaForCausalLM(config).to(stored)
 
 
-def _seconds(step: Callable[[], None], repeats: int = 2) -> float:
+def _seconds(step: Callable[[], None], repeats: int = 3) -> float:
     """The least of `repeats` after one that is not timed, in CPU time over the threads in use."""
     step()
     spent = []
