@@ -108,7 +108,8 @@ def _head_rate(shape: Checkpoint, dtype: str, window: int) -> float:
     per_token = 4.0 * shape.hidden_size * shape.vocab_size
     tokens = _affordable(per_token, window)
     hidden = torch.randn(tokens, shape.hidden_size, dtype=torch_dtype(dtype), requires_grad=True)
-    head = torch.randn(shape.vocab_size, shape.hidden_size, dtype=torch_dtype(dtype))
+    # small, as trained heads are: logits of tens would fill the softmax with slow denormal numbers
+    head = 0.02 * torch.randn(shape.vocab_size, shape.hidden_size, dtype=torch_dtype(dtype))
     labels = torch.zeros(tokens, dtype=torch.int64)
     chunk = min(tokens, Levers().loss_chunk)
     seconds = _seconds(lambda: torch.autograd.backward(chunked_nll(hidden, head, labels, chunk)))
