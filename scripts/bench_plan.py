@@ -9,7 +9,7 @@ peak resident size of that process and the CPU-seconds of each step (OMP_NUM_THR
 default 1). Predicted is the memory, from shape and settings alone, and the time, once the rate is
 known from one step: of the plan's own trial step in another fresh process (`trial`), and of the
 first step of the run (`first step`). Settings marked `fit` are those the coefficients of
-`giraffe_cli/plan/memory.py` were chosen on; the others were not looked at for it.
+`giraffe_cli/plan/memory.py` were chosen on.
 
 Goals: |peak error| at most 10 %, |time error| at most 25 %. Finished settings wait in --cells and
 are not measured again; the predictions are made anew each time. Prints JSON, or a table for the

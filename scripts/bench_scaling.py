@@ -110,8 +110,8 @@ def measure(cell: dict[str, Any]) -> dict[str, float]:
 
 
 def operations(length: int, document: int, layers: int) -> float:
-    """Of a step over `length` tokens in documents of `document`; the rule of `giraffe_cli/plan.py`,
-    and LoRA's own products."""
+    """Of a step over `length` tokens in documents of `document`; the rule of
+    `giraffe_cli/plan/operations.py`, and LoRA's own products."""
     d, f, heads, kv = (
         SHAPE["hidden_size"],
         SHAPE["intermediate_size"],

@@ -22,7 +22,7 @@ Offload = Literal["none", "host", "disk"]
 
 @dataclass(frozen=True)
 class Levers:
-    """The settings in force, every `auto` resolved (`plan.py` resolves them).
+    """The settings in force, every `auto` resolved (`plan/ladder.py` resolves them).
 
     The defaults cost no time that can be measured on a CPU: d 256, 2 layers, vocabulary 32,000, a
     step over 8,192 tokens takes 7.4 CPU-seconds and adds 331 MB with them; 7.5 and 831 MB with
