@@ -134,6 +134,7 @@ def test_attention_with_dropout_is_recomputed_unless_it_was_asked_for(tmp_path):
     reporter = Hooked()
     run(material, tmp_path / "auto", reporter, steps=1)
     assert any("; layers recomputed; " in line for line in reporter.lines)
+    assert any("attention is computed again" in line for line in reporter.warnings)
     with pytest.raises(InvalidInput, match="attention_dropout is 0.2") as failure:
         run(material, tmp_path / "asked", steps=1, checkpointing="attention")
     assert "train.checkpointing=full" in failure.value.hint

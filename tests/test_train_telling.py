@@ -39,10 +39,9 @@ def test_figures_take_four_characters(value, expected):
     assert len(expected) <= 4
 
 
-def stub(nll=2.3456, planned=7.7):
+def stub(nll=2.3456):
     state = SimpleNamespace(held_out_nll=nll, step=3, trained_tokens=300, seconds=9.0)
-    job = SimpleNamespace(planned_seconds_per_step=planned)
-    return SimpleNamespace(state=state, job=job, device=torch.device("cpu"))
+    return SimpleNamespace(state=state, device=torch.device("cpu"))
 
 
 def shown(width, fields):
@@ -58,7 +57,7 @@ def shown(width, fields):
 
 
 def test_all_fields_of_a_step_stand_on_one_line_of_100_columns():
-    fields = live_fields(stub(), StepOutcome(2.3456, 0.5234, 96543), 1.94e-4, 8.0)
+    fields = live_fields(stub(), StepOutcome(2.3456, 0.5234, 96543), 1.94e-4, 8.0, 7.7)
     *_, line = shown(100, fields)
     assert len(line) <= 100
     assert "100/1000 steps" in line
@@ -69,7 +68,7 @@ def test_all_fields_of_a_step_stand_on_one_line_of_100_columns():
 
 
 def test_what_is_not_known_is_not_shown():
-    fields = live_fields(stub(nll=None, planned=None), StepOutcome(1.0, 1.0, 10), 2e-4, 1.0)
+    fields = live_fields(stub(nll=None), StepOutcome(1.0, 1.0, 10), 2e-4, 1.0, None)
     assert set(fields) == {"loss", "grad", "lr", "tok/s", "GB"}
     assert fields["lr"] == "2e-4"
 
@@ -99,3 +98,12 @@ def test_the_plan_travels_with_the_job_and_does_not_change_what_it_is(tiny_llama
     planned = replace(job, planned_seconds_per_step=2.5)
     assert TrainJob.from_json(planned.to_json()).planned_seconds_per_step == 2.5
     assert planned.identity("x") == job.identity("x")
+
+
+def test_the_first_step_is_the_plan_of_the_others(tiny_llama, tmp_path):
+    material = build_material(tiny_llama, tmp_path)
+    seen = []
+    reporter = Hooked(lambda step: seen.append("plan" in reporter.fields))
+    run(material, tmp_path / "run", reporter, steps=3)
+    assert seen == [False, True, True]
+    assert any(line.startswith("measured: ") for line in reporter.lines)

@@ -130,7 +130,7 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
     """
     run = open_run(job, reporter)
     config, state = job.config, run.state
-    first = state.step
+    first, planned = state.step, job.planned_seconds_per_step
     devices = [run.device] if run.device.type == "cuda" else []
     with (
         contextlib.closing(run),
@@ -158,8 +158,9 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
             is_best = is_measured and run.measure()
             held_out = {"held_out_nll": state.held_out_nll} if is_measured else {}
             record(**metrics(run, outcome, rate, seconds), **held_out)
-            bar.advance(1, **live_fields(run, outcome, rate, seconds))
-            if state.step == first + 1 and run.job.planned_seconds_per_step is None:
+            bar.advance(1, **live_fields(run, outcome, rate, seconds, planned))
+            if planned is None:  # the first step is the plan of the others
+                planned = seconds
                 reporter.info(first_step(seconds, config.steps - state.step))
             if len(state.bad_in_a_row) > config.max_bad_steps:
                 raise too_many_bad_steps(run)

@@ -59,6 +59,11 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         reporter.info(f"resuming after step {state.step} of {config.steps}")
     attention = attention_in_words(config.across_documents, config.sequence_parallel)
     reporter.info(f"attention: {attention}; {model.levers.sentence}")
+    if model.levers != job.levers:
+        reporter.warn(
+            "attention is computed again in the backward pass: it cannot be kept under this "
+            "checkpoint's dropout or type; training takes longer than planned"
+        )
     warn_of_schedule(config, reporter)
     return Run(
         job=job,

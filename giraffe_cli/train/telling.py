@@ -32,9 +32,11 @@ def first_step(seconds: float, left: int) -> str:
     )
 
 
-def live_fields(run: Run, outcome: StepOutcome, rate: float, seconds: float) -> dict[str, str]:
+def live_fields(
+    run: Run, outcome: StepOutcome, rate: float, seconds: float, planned: float | None
+) -> dict[str, str]:
     """What stands behind the bar: at most seven fields, 67 characters with their names, so that the
-    line fits a terminal of 100 columns."""
+    line fits a terminal of 100 columns. `planned`: seconds a step that were told beforehand."""
     fields = {"loss": f"{outcome.loss:.3f}"}
     if run.state.held_out_nll is not None:
         fields["held"] = f"{run.state.held_out_nll:.3f}"
@@ -42,8 +44,8 @@ def live_fields(run: Run, outcome: StepOutcome, rate: float, seconds: float) -> 
     fields["lr"] = _rate(rate)
     fields["tok/s"] = three_figures(outcome.num_tokens / seconds)
     fields["GB"] = three_figures(peak_memory_bytes(run.device) / 1e9)
-    if run.job.planned_seconds_per_step:
-        fields["plan"] = f"{100 * run.job.planned_seconds_per_step / seconds:.0f}%"
+    if planned:
+        fields["plan"] = f"{100 * planned / seconds:.0f}%"
     return fields
 
 
