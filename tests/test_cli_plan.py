@@ -131,3 +131,14 @@ def test_bad_input_is_named(giraffe, options, code, text):
     assert refused.code == code, refused.stderr
     assert text in refused.stderr
     assert refused.stdout == ""
+
+
+def test_sharing_windows_halves_what_grows_with_them(giraffe):
+    """One flag in `plan` and `extend`: what is kept and one layer at work are a slice's."""
+    command = ["plan", "--shape", "llama3-8b", "--target-len", "128k", "--device", "h100", "--json"]
+    alone, shared = (
+        json.loads(giraffe(*command, *more).stdout)["stages"][0]["estimate"]["bytes"]
+        for more in ([], ["--gpus", 2, "--sequence-parallel", 2])
+    )
+    assert shared["kept"] == alone["kept"] // 2
+    assert shared["weights"] == alone["weights"]

@@ -238,7 +238,7 @@ def test_proposals_come_with_their_numbers_and_are_not_taken():
     )
     assert all(one["bytes"] < found["bytes"]["total"] for one in named.values())
     on_gpus = plan_of(H200)["proposals"]
-    assert any("sequence_parallel=4" in one["how"] for one in on_gpus)
+    assert any("--sequence-parallel 4" in one["how"] for one in on_gpus)
 
 
 def test_a_plan_is_json_and_its_numbers_multiply_out():

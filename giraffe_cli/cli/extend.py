@@ -9,6 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from giraffe_cli.cli.console import Console
+from giraffe_cli.cli.options import (
+    AsJson,
+    Assignments,
+    ConfigFile,
+    Control,
+    Model,
+    SequenceParallel,
+    Stages,
+    Steps,
+    TargetLen,
+    Window,
+)
 from giraffe_cli.config import ExtendConfig, apply_overrides, build, put, read_yaml
 from giraffe_cli.errors import UsageError
 from giraffe_cli.units import format_length, parse_length
@@ -56,17 +68,9 @@ def default_run_dir(config: ExtendConfig) -> Path:
 
 
 def extend(
-    target_len: Annotated[
-        str | None, typer.Option(help="Window the model is to reach: 16k, 1m, 16384.")
-    ] = None,
-    stages: Annotated[
-        str | None,
-        typer.Option(help="Targets by comma, one trained after the other: 16k,32k."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Local directory, .gguf file or Hugging Face id. Default: calf."),
-    ] = None,
+    target_len: TargetLen = None,
+    stages: Stages = None,
+    model: Model = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help="Corpus, or a directory of `pack-data`; repeatable."),
@@ -81,31 +85,18 @@ def extend(
         str | None,
         typer.Option(help="A base that is scaled already: refuse (default), compose, replace."),
     ] = None,
-    steps: Annotated[
-        int | None, typer.Option(help="Optimiser steps; 0 writes the zero-shot extension.")
-    ] = None,
-    window: Annotated[
-        str | None,
-        typer.Option(help="Training window; shorter than the target trains with PoSE."),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file; `configs/` has presets.")] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="Any config key: train.lora.rank=8.")
-    ] = None,
-    control: Annotated[
-        bool,
-        typer.Option("--control", help="Also train at the native window, to tell domain apart."),
-    ] = False,
+    steps: Steps = None,
+    window: Window = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    control: Control = False,
     eval_data: Annotated[
         list[str] | None, typer.Option(help="Corpus to evaluate on; default: held-out documents.")
     ] = None,
     gpus: Annotated[
         int | None, typer.Option(help="Number of GPUs to train on. Default: all visible.")
     ] = None,
-    sequence_parallel: Annotated[
-        int | None,
-        typer.Option(help="Processes that share each window, its tokens and heads. Default: 1."),
-    ] = None,
+    sequence_parallel: SequenceParallel = None,
     keep_checkpoints: Annotated[
         int | None, typer.Option(help="How many checkpoints stay on disk. Default: 2.")
     ] = None,
@@ -124,7 +115,7 @@ def extend(
         bool,
         typer.Option("--allow-native", help="A base that reaches the target is no error."),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Extend a Llama checkpoint: RoPE strategy, packed windows, LoRA, merge, proof, report card.
 

@@ -11,6 +11,18 @@ import typer
 
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.extend import gather
+from giraffe_cli.cli.options import (
+    AsJson,
+    Assignments,
+    ConfigFile,
+    Control,
+    Model,
+    SequenceParallel,
+    Stages,
+    Steps,
+    TargetLen,
+    Window,
+)
 from giraffe_cli.config import ExtendConfig, build
 from giraffe_cli.errors import UsageError, near_misses
 from giraffe_cli.units import format_bytes, format_length, parse_bytes
@@ -32,17 +44,9 @@ ASSUMED_GPU = "h100"
 
 
 def plan(
-    target_len: Annotated[
-        str | None, typer.Option(help="Window the model is to reach: 16k, 1m, 16384.")
-    ] = None,
-    stages: Annotated[
-        str | None,
-        typer.Option(help="Targets by comma, one trained after the other: 16k,32k."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help="Local directory, .gguf file or Hugging Face id. Default: calf."),
-    ] = None,
+    target_len: TargetLen = None,
+    stages: Stages = None,
+    model: Model = None,
     shape: Annotated[
         str | None,
         typer.Option(help="Without weights: llama3-8b, llama3.2-1b, llama2-7b, smollm2-135m."),
@@ -50,17 +54,12 @@ def plan(
     config_json: Annotated[
         Path | None, typer.Option(help="Without weights: a model's config.json.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
-    window: Annotated[
-        str | None, typer.Option(help="Training window; default: the target.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(help="YAML file; `configs/` has presets.")] = None,
-    assignments: Annotated[
-        list[str] | None, typer.Option("--set", help="Any config key: train.lora.rank=8.")
-    ] = None,
-    control: Annotated[
-        bool, typer.Option("--control", help="With the control run at the native window.")
-    ] = False,
+    steps: Steps = None,
+    window: Window = None,
+    config: ConfigFile = None,
+    assignments: Assignments = None,
+    sequence_parallel: SequenceParallel = None,
+    control: Control = False,
     dtype: Annotated[
         str | None, typer.Option(help="auto, float32 or bfloat16; default: the config's.")
     ] = None,
@@ -72,7 +71,7 @@ def plan(
         str | None, typer.Option(help="Memory of a device (of the host on a CPU): 80GB.")
     ] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="How many GPUs the machine has.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Predict memory by part, speed and hours; show the ladder of levers and the rung it takes.
 
@@ -87,6 +86,7 @@ def plan(
         "model": model or shape or (str(config_json) if config_json else None),
         "train.steps": steps,
         "train.window": window,
+        "train.sequence_parallel": sequence_parallel,
         "train.control": control or None,
         "dtype": dtype,
     }

@@ -57,7 +57,7 @@ def _changes(demand: Demand, machine: Machine) -> Iterator[tuple[str, str, Deman
         if machine.kind == "cuda" and share > train.sequence_parallel and heads % share == 0:
             yield (
                 f"share each window over {share} GPUs",
-                f"--gpus {share} --set train.sequence_parallel={share}",
+                f"--gpus {share} --sequence-parallel {share}",
                 _with(demand, sequence_parallel=share, processes=share, windows_per_step=1),
                 dataclasses.replace(machine, devices=max(share, machine.devices)),
             )

@@ -1,0 +1,38 @@
+"""Options that several commands take, each once: one name, one help text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+TargetLen = Annotated[
+    str | None, typer.Option(help="Window the model is to reach: 16k, 1m, 16384.")
+]
+Stages = Annotated[
+    str | None, typer.Option(help="Targets by comma, one trained after the other: 16k,32k.")
+]
+Model = Annotated[
+    str | None,
+    typer.Option(help="Local directory, .gguf file or Hugging Face id. Default: calf."),
+]
+Steps = Annotated[
+    int | None, typer.Option(help="Optimiser steps; 0 writes the zero-shot extension.")
+]
+Window = Annotated[
+    str | None, typer.Option(help="Training window; shorter than the target trains with PoSE.")
+]
+ConfigFile = Annotated[Path | None, typer.Option(help="YAML file; `configs/` has presets.")]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="Any config key: train.lora.rank=8.")
+]
+Control = Annotated[
+    bool,
+    typer.Option("--control", help="Also train at the native window, to tell domain apart."),
+]
+SequenceParallel = Annotated[
+    int | None,
+    typer.Option(help="Processes that share each window, its tokens and heads. Default: 1."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
