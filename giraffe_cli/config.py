@@ -182,7 +182,8 @@ class TrainConfig(Section):
     mlp_tile: Literal["auto", "none"] | Length = "auto"
     """Tokens that pass through an MLP at a time while layers are recomputed."""
     loss_chunk: Literal["auto"] | Annotated[Length, Field(ge=1)] = "auto"
-    """Tokens whose logits exist at one time; auto: as many as the memory left over holds."""
+    """Tokens whose logits exist at one time; auto: as many as the memory left over holds, up to 256
+    on a CPU, where more are not faster, and 4,096 on a GPU."""
     across_documents: bool = False
     """Let the documents of a window see each other, on purpose."""
     held_out_every: int = Field(default=0, ge=0)
