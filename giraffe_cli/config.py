@@ -19,6 +19,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from giraffe_cli.errors import GiraffeError, InvalidInput, near_misses, raise_together
+from giraffe_cli.evals.suites import SUITES
 from giraffe_cli.units import parse_bytes, parse_length
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -304,18 +305,48 @@ def knobs_without_effect(train: TrainConfig) -> set[str]:
 class EvalConfig(Section):
     """The proof: base against extended on the same samples."""
 
-    tasks: list[str] = Field(default_factory=lambda: ["nll", "passkey"], min_length=1)
-    """Names of the tasks."""
+    suite: Literal["quick", "standard", "full"] = "quick"
+    """Which tasks and how many samples, where they are not given by name."""
+    tasks: list[str] = Field(default_factory=list)
+    """Names of the tasks; default: the suite's."""
     lengths: list[Length] | None = None
     """Context lengths in tokens; default: the native window, every fourfold of it, the target."""
     knobs: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    """Knobs by task, such as `{nll: {anchors: 4}}`."""
-    documents: int = Field(default=8, ge=1)
-    """Held-out documents used at the most, longest first."""
+    """Knobs by task, such as `{nll: {anchors: 4}}`, over the suite's."""
+    documents: int = Field(default=0, ge=0)
+    """Held-out documents used at the most, longest first; 0: as many as the suite says."""
     data: list[str] = Field(default_factory=list)
     """Corpora to score on; default: the documents `pack.hold_out` kept out of training."""
+    haystack: list[str] = Field(default_factory=list)
+    """Corpora that needles are hidden in; default: `data`, else the documentation inside Python."""
+    other_data: list[str] = Field(default_factory=list)
+    """Corpora of another domain, for what the extension cost there."""
+    files: dict[str, str] = Field(default_factory=dict)
+    """Data files of tasks by name, such as `{hellaswag: hellaswag_val.jsonl.gz}`."""
+    evaluator: str | None = None
+    """A long-context checkpoint that chooses the tokens of `longppl`; default: the base."""
+    chat: bool = False
+    """Ask through the tokenizer's chat template; default: bare text, as base models read it."""
+    gates: list[str] = Field(default_factory=list)
+    """Thresholds such as `nll@16k-nll@8k<0`, tested against the interval's bound."""
     cache: str | None = None
     """Folder of scored samples that several runs may share; default: in the run folder."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_suite_fills_what_is_not_given(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("suite", "quick") not in SUITES:
+            return values
+        suite = SUITES[values.get("suite", "quick")]
+        tasks = values.get("tasks") or list(suite.tasks)
+        given = values.get("knobs") or {}
+        if not isinstance(tasks, list) or not isinstance(given, dict):
+            return values
+        knobs = {name: dict(suite.knobs[name]) for name in tasks if name in suite.knobs}
+        for name, own in given.items():
+            knobs[name] = {**knobs.get(name, {}), **own} if isinstance(own, dict) else own
+        documents = values.get("documents") or suite.documents
+        return {**values, "tasks": tasks, "knobs": knobs, "documents": documents}
 
 
 class ExtendConfig(Section):

@@ -15,10 +15,9 @@ from typing import Any
 from giraffe_cli.checkpoint import Checkpoint, inspect
 from giraffe_cli.config import ExtendConfig, resolve_dtype
 from giraffe_cli.control import control_stages, describe_control
-from giraffe_cli.corpus.base import Document
 from giraffe_cli.errors import GateFailed, InvalidInput
 from giraffe_cli.evals.runner import Subject, evaluate
-from giraffe_cli.evals.samples import default_lengths
+from giraffe_cli.evals.samples import Texts, default_lengths
 from giraffe_cli.gates import Gate, default_gates
 from giraffe_cli.merge import merge_stage
 from giraffe_cli.model.levers import Levers
@@ -33,6 +32,7 @@ from giraffe_cli.stages import (
     check_samples,
     claimed,
     evaluation_documents,
+    evaluation_texts,
     verified,
 )
 from giraffe_cli.train.loop import TrainResult
@@ -133,7 +133,7 @@ def run_stages(work: Work) -> dict[str, Any]:
     timings, reporter = work.timings, work.reporter
 
     # ── pack ─────────────────────────────────────────────────────────────────────────────────
-    packed, documents = prepare_data(work)
+    packed, texts = prepare_data(work)
 
     # ── train ────────────────────────────────────────────────────────────────────────────────
     trained: list[TrainResult] = []
@@ -148,7 +148,7 @@ def run_stages(work: Work) -> dict[str, Any]:
         models["control"], _ = write_model(work, work.controls[-1], compared, " control")
 
     # ── evaluate ─────────────────────────────────────────────────────────────────────────────
-    results = evaluate_models(work, models, documents) if work.options.evaluate else {}
+    results = evaluate_models(work, models, texts) if work.options.evaluate else {}
 
     # ── report ───────────────────────────────────────────────────────────────────────────────
     gates = default_gates(results, work.native_length, work.config.target_length)
@@ -175,7 +175,7 @@ def write_model(
     return model_dir, proof
 
 
-def prepare_data(work: Work) -> tuple[dict[Path, Path], list[Document]]:
+def prepare_data(work: Work) -> tuple[dict[Path, Path], Texts]:
     """The windows of each stage and the documents to score on; none of either where not needed.
 
     Raises:
@@ -187,7 +187,7 @@ def prepare_data(work: Work) -> tuple[dict[Path, Path], list[Document]]:
         with work.timings.stage("pack"):
             packed = pack_stages(work.stages, work.checkpoint, work.reporter, work.controls)
     if not evaluates:
-        return packed, []
+        return packed, Texts()
     own = packed.get(work.run_dir)
     documents = evaluation_documents(config, own)
     if own and not config.eval.data:
@@ -198,13 +198,12 @@ def prepare_data(work: Work) -> tuple[dict[Path, Path], list[Document]]:
             f"begins at {format_length(work.lengths[0])}",
             f"add {format_length(work.native_length)} to eval.lengths, or leave --control out",
         )
-    check_samples(config, work.checkpoint, documents, work.lengths)
-    return packed, documents
+    texts = evaluation_texts(config.eval, documents)
+    check_samples(config, work.checkpoint, texts, work.lengths, work.native_length)
+    return packed, texts
 
 
-def evaluate_models(
-    work: Work, models: dict[str, Path], documents: list[Document]
-) -> dict[str, Any]:
+def evaluate_models(work: Work, models: dict[str, Path], texts: Texts) -> dict[str, Any]:
     """The base and `models`, by name, on the same samples: the content of `results.json`."""
     config, checkpoint, out = work.config, work.checkpoint, work.run_dir / "eval"
     dtype = resolve_dtype(config.dtype, checkpoint.dtype)
@@ -220,7 +219,7 @@ def evaluate_models(
             lengths=work.lengths,
             native_length=work.native_length,
             seed=config.seed,
-            documents=documents,
+            texts=texts,
             out=make_folder(out),
             cache=make_folder(Path(config.eval.cache or out / "cache")),
             reporter=work.reporter,

@@ -14,6 +14,7 @@ import yaml
 
 from giraffe_cli.checkpoint import Checkpoint, head_to_extend
 from giraffe_cli.config import (
+    EvalConfig,
     ExtendConfig,
     differing_keys,
     knobs_without_effect,
@@ -25,7 +26,7 @@ from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest
 from giraffe_cli.corpus.sources import read_source
 from giraffe_cli.corpus.store import held_out, is_packed, open_packed
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
-from giraffe_cli.evals.samples import gather_material, prepare
+from giraffe_cli.evals.samples import Texts, gather_material, prepare
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.estimate import Pace, estimate
@@ -204,7 +205,11 @@ def evaluation_documents(config: ExtendConfig, packed: Path | None) -> list[Docu
 
 
 def check_samples(
-    config: ExtendConfig, checkpoint: Checkpoint, documents: list[Document], lengths: list[int]
+    config: ExtendConfig,
+    checkpoint: Checkpoint,
+    texts: Texts,
+    lengths: list[int],
+    native_length: int,
 ) -> None:
     """Refuse before training what the evaluation would refuse after it: its samples are made.
 
@@ -212,8 +217,22 @@ def check_samples(
         InvalidInput: an unknown task or knob, or documents that fill no length.
     """
     base = Subject("base", checkpoint.path, checkpoint.digest, checkpoint.dtype)
-    material = gather_material([base], documents, config.eval.documents)
+    material = gather_material([base], texts, config.eval, lengths, native_length)
     prepare(config.eval, lengths, config.seed, material, SilentReporter())
+
+
+def evaluation_texts(config: EvalConfig, documents: list[Document]) -> Texts:
+    """The documents, and what needles are hidden in; see `EvalConfig`.
+
+    Raises:
+        InvalidInput: a corpus is missing or unreadable.
+    """
+
+    def read(sources: list[str]) -> list[Document]:
+        return [document for source in sources for document in read_source(source, BadRecords())]
+
+    haystack = read(config.haystack) if config.haystack else documents if config.data else []
+    return Texts(documents, haystack, read(config.other_data))
 
 
 def verified(

@@ -17,6 +17,7 @@ from giraffe_cli.units import format_length
 if TYPE_CHECKING:
     from giraffe_cli.config import EvalConfig
     from giraffe_cli.corpus.base import Document
+    from giraffe_cli.evals.samples import Texts
 
 EXAMPLES = """
 Examples:
@@ -146,11 +147,21 @@ def _run(
         lengths=chosen,
         native_length=native,
         seed=seed,
-        documents=_documents(config, tested.path) if "nll" in config.tasks else [],
+        texts=_texts(config, tested.path),
         out=out,
         cache=Path(config.cache) if config.cache else out / "cache",
         reporter=console,
     )
+
+
+def _texts(config: EvalConfig, checkpoint: Path) -> Texts:
+    """The documents where a task needs some, and the haystack."""
+    from giraffe_cli.evals.base import tasks
+    from giraffe_cli.stages import evaluation_texts
+
+    known = tasks()
+    needed = {need for name in config.tasks if name in known for need in known[name].needs}
+    return evaluation_texts(config, _documents(config, checkpoint) if "documents" in needed else [])
 
 
 def _documents(config: EvalConfig, checkpoint: Path) -> list[Document]:
@@ -187,7 +198,7 @@ def _documents(config: EvalConfig, checkpoint: Path) -> list[Document]:
 def render(results: dict[str, Any]) -> list[RenderableType]:
     """A table for each task, lengths as rows, and how far each model reaches."""
     models, parts = results["models"], list[RenderableType]()
-    for task in results["settings"]["tasks"]:
+    for task in results["measures"]:
         reached = [f"{name} {_reached(task, name, results)}" for name in models]
         parts += [_table(task, results), f"effective length: {', '.join(reached)}", ""]
     return parts[:-1]
@@ -211,6 +222,7 @@ def _table(task: str, results: dict[str, Any]) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right")
     scored = models["checkpoint"]["tasks"][task]
+    models = {name: model for name, model in models.items() if task in model.get("tasks", {})}
     for length, score in scored.items():
         mark = "*" if int(length) > results["native_length"] else ""
         cells = [_cell(model["tasks"][task][length]) for model in models.values()]

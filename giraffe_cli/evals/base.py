@@ -1,22 +1,78 @@
-"""What an evaluation task is: samples made from (length, seed), and a score for each answer.
+"""What an evaluation task is: samples made from (length, seed), and scores for each answer.
 
 A task needs no model and no network. `examples` builds token sequences of an exact length;
-the runner gives each to a model and hands back an `Outcome`; `score` turns it into one number.
+the runner gives each to a model and hands back an `Outcome`; `scores` turns it into numbers, one
+for each *measure* of the task:
+
+    task nll      measures  nll, nll.shuffled, nll.bits-per-byte
+    task passkey  measures  passkey (generated), passkey.ranked, passkey.exact
+
 The same examples go to the base and to the extended model, so that differences are paired.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from giraffe_cli.errors import InvalidInput, near_misses
 from giraffe_cli.registry import discover, pick
+from giraffe_cli.rundir import digest_bytes
+
+Kind = Literal["proportion", "share", "mean"]
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One of the numbers a task gives."""
+
+    summary: str
+    higher_is_better: bool
+    kind: Kind
+    """proportion: 0/1 scores, Wilson interval. share: 0..1 with parts (3 of 4 values found), and
+    mean: any number, such as nats; both by bootstrap over clusters."""
+    chance: float = 0.0
+    """What a model that knows nothing gets."""
+    unit: str = ""
+    """`nats`, `bits`; empty for shares."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether scores lie in 0..1."""
+        return self.kind != "mean"
+
+
+RANKED_AGAINST = 9
+"""Wrong answers a true one is ranked against; chance is one in ten."""
+
+RETRIEVAL = {
+    "": Measure("the answer generated greedily, by the original protocol", True, "proportion"),
+    "ranked": Measure(
+        "the true answer more probable than nine others of as many tokens", True, "proportion", 0.1
+    ),
+    "exact": Measure("every token of the true answer is the most probable", True, "proportion"),
+}
+"""The measures of a task that asks for one thing out of the context."""
+RETRIEVAL_OF_SEVERAL = {
+    "": Measure("share of the answers in the greedy generation", True, "share"),
+    "ranked": Measure(
+        "share of the answers more probable than nine others of as many tokens", True, "share", 0.1
+    ),
+    "exact": Measure("every token of the list of answers is the most probable", True, "proportion"),
+}
+"""The measures of a task that asks for several things."""
+
+
+class Value(NamedTuple):
+    """What one sample says of a measure; a sample of twice the `weight` counts twice."""
+
+    value: float
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -39,11 +95,32 @@ class Material:
     """What the tokenizer puts before a text (usually one id, or none)."""
     documents: Sequence[TokenDocument]
     """Held-out text; may be empty for tasks that need none."""
+    haystack: Sequence[str] = ()
+    """Texts that needles are hidden in."""
+    native_length: int = 0
+    """Tokens that count as near: the base's window."""
+    lengths: tuple[int, ...] = ()
+    """All lengths that are evaluated, ascending; empty: only the length asked for."""
+    reference_length: int = 0
+    """Tokens the reference model reads well: the window of the evaluator, the base's by default."""
+    other_text: Sequence[TokenDocument] = ()
+    """Text of another domain than the documents."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """Data files of tasks by name, such as `{"lambada": "lambada_test.jsonl.gz"}`."""
+    chat: Callable[[str], list[int]] | None = None
+    """A question → token ids of the chat template up to the assistant's turn, special tokens
+    included; None: the bare text, as base models read it."""
+
+    def prompt(self, text: str, prefix: str) -> list[int]:
+        """Token ids of a question and the first words of its answer, `prefix`."""
+        if self.chat is None:
+            return [*self.bos_token_ids, *self.encode(text + prefix)]
+        return [*self.chat(text), *self.encode(prefix)]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One sample. `len(token_ids) + max_new_tokens <= length` always."""
+    """One sample. Prompt and answer together never exceed `length`."""
 
     key: str
     """Identity within (task, length, seed): equal keys mean equal samples."""
@@ -55,9 +132,31 @@ class Example:
     """How many of the last tokens are scored teacher-forced."""
     max_new_tokens: int = 0
     """How many tokens are generated greedily after the prompt."""
-    answer: str = ""
+    answers: tuple[str, ...] = ()
+    """All that a right generation holds."""
+    stops_when_found: bool = False
+    """Generation may end as soon as every answer is a substring of it: the score is settled."""
+    candidates: tuple[tuple[int, ...], ...] = ()
+    """Continuations whose probability is measured: first one for each of `answers`, then the
+    wrong ones; with several answers the last is the whole list of them."""
+    pairing: str = ""
+    """What it is compared with under another length or context; empty: `key`."""
+    for_reference: bool = False
+    """Read by the reference model only, to choose what the others are scored on."""
+    compared: bool = False
+    """The next-token distributions at its targets are held against the base's."""
     details: dict[str, Any] = field(default_factory=dict)
     """What the plots group by: depth, document, anchor, control."""
+
+    @property
+    def pair(self) -> str:
+        """`pairing`, or `key` where there is none."""
+        return self.pairing or self.key
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the prompt's token ids as little-endian int32, hex."""
+        return digest_bytes(self.token_ids.astype("<i4").tobytes())
 
 
 @dataclass(frozen=True)
@@ -68,6 +167,16 @@ class Outcome:
     """`[num_targets]` nats."""
     text: str
     """The generated text, `""` when nothing was generated."""
+    candidate_nll: tuple[float, ...] = ()
+    """Nats of each candidate, summed over its tokens."""
+    candidate_greedy: tuple[bool, ...] = ()
+    """Whether each candidate's every token is the most probable one."""
+    divergence: npt.NDArray[np.float64] | None = None
+    """`[num_targets]` KL(base || model) in nats; only of `compared` examples beside a base."""
+
+
+Reference = Mapping[str, Outcome]
+"""The reference model's outcomes at one length, by key."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +185,12 @@ class AbstractTask(ABC):
 
     summary: ClassVar[str]
     source: ClassVar[str]
-    higher_is_better: ClassVar[bool]
-    proportion: ClassVar[bool]
-    """True: 0/1 scores, Wilson interval. False: mean with a bootstrap over clusters."""
+    measures: ClassVar[Mapping[str, Measure]]
+    """By name; the main one is `""`."""
+    contrasts: ClassVar[Mapping[str, tuple[str, str]]] = {}
+    """Paired differences of two measures at one length: name → (minuend, subtrahend)."""
+    needs: ClassVar[tuple[str, ...]] = ()
+    """What of the material it cannot do without: `documents`, `haystack`, a key of `files`."""
 
     @abstractmethod
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
@@ -89,8 +201,19 @@ class AbstractTask(ABC):
         """
 
     @abstractmethod
-    def score(self, example: Example, outcome: Outcome) -> float:
-        """One number for one sample."""
+    def scores(
+        self, example: Example, outcome: Outcome, reference: Reference
+    ) -> Mapping[str, Value]:
+        """What one sample says of the measures it bears on."""
+
+    def curve(self, example: Example, outcome: Outcome) -> Mapping[str, Value]:
+        """Scores along the positions of one sample, for plots; most tasks have none."""
+        return {}
+
+
+def measure_name(task: str, measure: str) -> str:
+    """`passkey`, `passkey.ranked`."""
+    return f"{task}.{measure}" if measure else task
 
 
 def tasks() -> dict[str, type[AbstractTask]]:

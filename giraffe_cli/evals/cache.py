@@ -17,7 +17,7 @@ from giraffe_cli.evals.base import Example, Outcome
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.rundir import digest_bytes, digest_value
 
-FORMAT = 1
+FORMAT = 2
 """Raised when the same example would get another outcome from newer code."""
 
 
@@ -33,6 +33,8 @@ def sample_key(subject: Subject, task: str, example: Example) -> str:
             "token_ids": digest_bytes(example.token_ids.astype("<i4").tobytes()),
             "num_targets": example.num_targets,
             "max_new_tokens": example.max_new_tokens,
+            "candidates": example.candidates,
+            "stops_at": example.answers if example.stops_when_found else (),
         }
     )
 
@@ -53,7 +55,14 @@ class OutcomeCache:
 
     def put(self, key: str, outcome: Outcome) -> None:
         """Store durably; a line left incomplete by a killed run is closed first."""
-        line = json.dumps({"key": key, "nll": outcome.target_nll.tolist(), "text": outcome.text})
+        entry = {
+            "key": key,
+            "nll": outcome.target_nll.tolist(),
+            "text": outcome.text,
+            "candidate_nll": outcome.candidate_nll,
+            "candidate_greedy": outcome.candidate_greedy,
+        }
+        line = json.dumps(entry)
         with open(self.path, "ab+") as handle:
             handle.seek(0, os.SEEK_END)
             if handle.tell():
@@ -68,7 +77,10 @@ class OutcomeCache:
         try:
             entry: dict[str, Any] = json.loads(line)
             self.known[entry["key"]] = Outcome(
-                np.asarray(entry["nll"], np.float64), str(entry["text"])
+                np.asarray(entry["nll"], np.float64),
+                str(entry["text"]),
+                tuple(entry["candidate_nll"]),
+                tuple(entry["candidate_greedy"]),
             )
         except (ValueError, KeyError, TypeError):
             return  # half-written: counts as not there

@@ -1,7 +1,8 @@
 """From scored samples to `results.json`: scores, paired differences, effective lengths.
 
-A `Sample` is one number one subject got on one example. Everything here is a pure function of the
-samples, the seed and the tasks, so that the same samples give the same bytes.
+A `Sample` is what one subject did with one example; every measure of its task makes one
+`Scoreboard` of them. Everything here is a pure function of the samples, the seed and the tasks, so
+that the same samples give the same bytes.
 """
 
 from __future__ import annotations
@@ -9,9 +10,16 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from giraffe_cli.evals.base import AbstractTask, Example, Outcome
+from giraffe_cli.evals.base import (
+    AbstractTask,
+    Example,
+    Measure,
+    Outcome,
+    Value,
+    measure_name,
+)
 from giraffe_cli.evals.statistics import (
     FEWEST_CLUSTERS,
     Score,
@@ -46,62 +54,78 @@ RULES = {
 
 @dataclass(frozen=True)
 class Sample:
-    """One example, what a subject did with it, and its score."""
+    """One example, what a subject did with it, and its scores by measure."""
 
     subject: str
     task: str
     example: Example
     outcome: Outcome
-    score: float
-
-    @property
-    def is_control(self) -> bool:
-        """Controls are reported beside the score, never in it."""
-        return bool(self.example.details.get("control"))
+    scores: Mapping[str, Value]
+    curve: Mapping[str, Value]
 
     def to_json(self) -> dict[str, Any]:
-        """One line of `samples.jsonl`."""
-        nll = self.outcome.target_nll
+        """One line of `samples.jsonl`; its prompt lies in `prompts.jsonl.gz` by `prompt_sha256`."""
+        nll, example, outcome = self.outcome.target_nll, self.example, self.outcome
         return {
-            "key": self.example.key,
+            "key": example.key,
+            "pair": example.pair,
             "subject": self.subject,
             "task": self.task,
-            "length": self.example.length,
-            "prompt_tokens": len(self.example.token_ids),
-            "cluster": self.example.cluster,
-            "details": self.example.details,
-            "answer": self.example.answer,
-            "text": self.outcome.text,
+            "length": example.length,
+            "prompt_tokens": len(example.token_ids),
+            "prompt_sha256": example.digest,
+            "num_targets": example.num_targets,
+            "max_new_tokens": example.max_new_tokens,
+            "cluster": example.cluster,
+            "details": example.details,
+            "answers": example.answers,
+            "text": outcome.text,
             "mean_nll": float(nll.mean()) if len(nll) else None,
-            "score": self.score,
+            "candidates": example.candidates,
+            "candidate_nll": outcome.candidate_nll,
+            "scores": {name: score.value for name, score in self.scores.items()},
         }
 
 
+class Entry(NamedTuple):
+    """One sample's value of one measure."""
+
+    subject: str
+    example: Example
+    value: Value
+
+
 class Scoreboard:
-    """The samples of one task, scored and compared; lengths ascend."""
+    """The samples of one measure, scored and compared; lengths ascend."""
 
     def __init__(
         self,
         name: str,
-        task: AbstractTask,
-        samples: Iterable[Sample],
+        measure: Measure,
+        entries: Iterable[Entry],
         native_length: int,
         seed: int,
     ) -> None:
-        self.name, self.task = name, task
+        self.name, self.measure = name, measure
         self.native_length, self.seed = native_length, seed
-        self.groups: dict[str, dict[int, list[Sample]]] = defaultdict(lambda: defaultdict(list))
-        self.controls: dict[str, dict[int, list[Sample]]] = defaultdict(lambda: defaultdict(list))
-        for sample in samples:
-            target = self.controls if sample.is_control else self.groups
-            target[sample.subject][sample.example.length].append(sample)
+        self.groups: dict[str, dict[int, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+        self.controls: dict[str, dict[int, list[Entry]]] = defaultdict(lambda: defaultdict(list))
+        for entry in entries:
+            is_control = bool(entry.example.details.get("control"))
+            target = self.controls if is_control else self.groups
+            target[entry.subject][entry.example.length].append(entry)
 
-    def score(self, samples: Sequence[Sample]) -> Score:
-        """Mean and interval by the task's kind."""
-        values = [sample.score for sample in samples]
-        if self.task.proportion:
+    def score(self, entries: Sequence[Entry]) -> Score:
+        """Mean and interval by the measure's kind."""
+        values = [entry.value.value for entry in entries]
+        if self.measure.kind == "proportion":
             return wilson(sum(values), len(values))
-        return clustered_bootstrap(values, [s.example.cluster for s in samples], self.seed)
+        return clustered_bootstrap(
+            values,
+            [entry.example.cluster for entry in entries],
+            self.seed,
+            weights=[entry.value.weight for entry in entries],
+        )
 
     def by_length(self, subject: str) -> dict[str, Score]:
         """Length → score of `subject`."""
@@ -114,11 +138,11 @@ class Scoreboard:
     def by_depth(self, subject: str) -> dict[str, dict[str, Score]]:
         """Length → depth (`"0.33"`) → score; empty when samples have no depth."""
         table: dict[str, dict[str, Score]] = {}
-        for length, samples in sorted(self.groups[subject].items()):
-            depths: dict[float, list[Sample]] = defaultdict(list)
-            for sample in samples:
-                if "depth" in sample.example.details:
-                    depths[sample.example.details["depth"]].append(sample)
+        for length, entries in sorted(self.groups[subject].items()):
+            depths: dict[float, list[Entry]] = defaultdict(list)
+            for entry in entries:
+                if "depth" in entry.example.details:
+                    depths[entry.example.details["depth"]].append(entry)
             if depths:
                 table[str(length)] = {f"{d:.2f}": self.score(s) for d, s in sorted(depths.items())}
         return table
@@ -144,7 +168,7 @@ class Scoreboard:
 
     def effective_length(self, subject: str) -> int | None:
         """See `RULES`; None when no length passes or there is nothing to compare with."""
-        if self.task.proportion:
+        if self.measure.bounded:
             return self._longest(self.by_length(subject), self._keeps_retrieval)
         differences = self.length_minus_native(subject)
         reached = {k: v for k, v in differences.items() if int(k) >= self.native_length}
@@ -160,24 +184,18 @@ class Scoreboard:
         within = [n for n in self.groups[subject] if n <= self.native_length]
         return self.score(self.groups[subject][max(within)])["mean"] if within else 0.0
 
-    def _scores(self, lengths: Mapping[int, list[Sample]]) -> dict[str, Score]:
+    def _scores(self, lengths: Mapping[int, list[Entry]]) -> dict[str, Score]:
         return {str(length): self.score(s) for length, s in sorted(lengths.items()) if s}
 
     def _differences(
         self,
-        pair: Callable[[int], tuple[list[Sample], list[Sample]]],
+        pair: Callable[[int], tuple[list[Entry], list[Entry]]],
         lengths: Iterable[int],
     ) -> dict[str, Score]:
         found: dict[str, Score] = {}
         for length in sorted(lengths):
             minuend, subtrahend = pair(length)
-            clusters = {s.example.key: s.example.cluster for s in minuend}
-            found[str(length)] = paired_difference(
-                {s.example.key: s.score for s in minuend},
-                {s.example.key: s.score for s in subtrahend},
-                clusters,
-                self.seed,
-            )
+            found[str(length)] = difference(minuend, subtrahend, self.seed)
         return found
 
     @staticmethod
@@ -192,18 +210,18 @@ class Scoreboard:
 
     def warnings(self) -> list[str]:
         """What a reader must know before trusting an interval."""
-        groups = [samples for lengths in self.groups.values() for samples in lengths.values()]
-        if self.task.proportion:
-            fewest = min(len(samples) for samples in groups)
+        groups = [entries for lengths in self.groups.values() for entries in lengths.values()]
+        fewest = min(len({entry.example.cluster for entry in entries}) for entries in groups)
+        if self.measure.kind == "proportion":
+            fewest = min(len(entries) for entries in groups)
             best, needed = wilson(fewest, fewest)["ci_low"], self._retrieval_reference()
             if best >= RETAINED_SHARE * needed:
                 return []
             return [
                 f"{self.name}: {fewest} samples cannot show {RETAINED_SHARE:.0%} of the reference "
                 f"{needed:.2f}: {fewest} of {fewest} right has a lower bound of {best:.2f}; "
-                "take more trials"
+                "take more samples"
             ]
-        fewest = min(len({sample.example.cluster for sample in samples}) for samples in groups)
         if fewest >= FEWEST_CLUSTERS:
             return []
         return [
@@ -212,10 +230,44 @@ class Scoreboard:
         ]
 
 
+def difference(minuend: Sequence[Entry], subtrahend: Sequence[Entry], seed: int) -> Score:
+    """Mean paired difference of two groups of entries."""
+    return paired_difference(
+        {entry.example.pair: entry.value for entry in minuend},
+        {entry.example.pair: entry.value for entry in subtrahend},
+        {entry.example.pair: entry.example.cluster for entry in minuend},
+        seed,
+    )
+
+
+def make_boards(
+    tasks: Mapping[str, AbstractTask], samples: Sequence[Sample], native_length: int, seed: int
+) -> dict[str, Scoreboard]:
+    """A scoreboard for every measure that any sample bears on, by its name."""
+    boards = {}
+    for task_name, task in tasks.items():
+        for measure_key, measure in task.measures.items():
+            entries = [
+                Entry(sample.subject, sample.example, sample.scores[measure_key])
+                for sample in samples
+                if sample.task == task_name and measure_key in sample.scores
+            ]
+            if entries:
+                name = measure_name(task_name, measure_key)
+                boards[name] = Scoreboard(name, measure, entries, native_length, seed)
+    return boards
+
+
 def compose(
-    boards: Mapping[str, Scoreboard], subjects: Sequence[str], native_length: int
+    tasks: Mapping[str, AbstractTask],
+    samples: Sequence[Sample],
+    subjects: Sequence[str],
+    native_length: int,
+    seed: int,
 ) -> dict[str, Any]:
-    """The scored part of `results.json`: `models` (scores only), `paired`, `short_context`."""
+    """The scored part of `results.json`: `models` (scores only), `measures`, `paired`,
+    `short_context`, `warnings`."""
+    boards = make_boards(tasks, samples, native_length, seed)
     paired: dict[str, dict[str, Any]] = {
         name: {
             "checkpoint_minus_base": board.between("checkpoint", "base"),
@@ -223,16 +275,44 @@ def compose(
             **(_against_control(board) if "control" in subjects else {}),
         }
         for name, board in boards.items()
-        if not board.task.proportion
     }
+    for task_name, task in tasks.items():
+        for contrast, sides in task.contrasts.items():
+            first, second = (boards.get(measure_name(task_name, side)) for side in sides)
+            if first and second:
+                paired[task_name][contrast] = {s: _contrast(first, second, s) for s in subjects}
     at_native: dict[str, Score] = {}
     if "nll" in paired:
-        difference = paired["nll"]["checkpoint_minus_base"].get(str(native_length))
-        at_native = {"delta_nll": difference} if difference else {}
+        between = paired["nll"]["checkpoint_minus_base"].get(str(native_length))
+        at_native = {"delta_nll": between} if between else {}
     return {
-        "models": {subject: _scores_of(subject, boards) for subject in subjects},
+        "models": {
+            subject: {**_scores_of(subject, boards), "curves": _curves_of(subject, samples, seed)}
+            for subject in subjects
+        },
+        "measures": {
+            name: {
+                "summary": board.measure.summary,
+                "higher_is_better": board.measure.higher_is_better,
+                "kind": board.measure.kind,
+                "chance": board.measure.chance,
+                "unit": board.measure.unit,
+            }
+            for name, board in boards.items()
+        },
         "paired": paired,
         "short_context": at_native,
+        "warnings": [warning for board in boards.values() for warning in board.warnings()],
+    }
+
+
+def _contrast(first: Scoreboard, second: Scoreboard, subject: str) -> dict[str, Score]:
+    """Length → paired difference of two measures of one subject."""
+    ours, theirs = first.groups[subject], second.groups[subject]
+    return {
+        str(length): difference(ours[length], theirs[length], first.seed)
+        for length in sorted(ours)
+        if length in theirs
     }
 
 
@@ -247,17 +327,44 @@ def _against_control(board: Scoreboard) -> dict[str, dict[str, Score]]:
 
 
 def _scores_of(subject: str, boards: Mapping[str, Scoreboard]) -> dict[str, Any]:
-    """Scores, effective lengths, and for tasks that have them controls and scores by depth."""
-    scores: dict[str, Any] = {
-        "tasks": {name: board.by_length(subject) for name, board in boards.items()},
-        "effective_length": {name: b.effective_length(subject) for name, b in boards.items()},
+    """Scores, effective lengths, control prompts and scores by depth, each by measure."""
+    own = {name: board for name, board in boards.items() if board.groups[subject]}
+    return {
+        "tasks": {name: board.by_length(subject) for name, board in own.items()},
+        "effective_length": {name: b.effective_length(subject) for name, b in own.items()},
         "controls": {
             name: table
             for name, board in boards.items()
             if (table := board.controls_by_length(subject))
         },
+        "by_depth": {
+            name: depths for name, board in own.items() if (depths := board.by_depth(subject))
+        },
     }
-    for name, board in boards.items():
-        if depths := board.by_depth(subject):
-            scores[f"{name}_by_depth"] = depths
-    return scores
+
+
+def _curves_of(subject: str, samples: Iterable[Sample], seed: int) -> dict[str, Any]:
+    """Task → length → position → score."""
+    points: dict[str, dict[str, dict[str, list[tuple[Value, str]]]]] = defaultdict(
+        lambda: defaultdict(lambda: defaultdict(list))
+    )
+    for sample in samples:
+        for position, value in sample.curve.items() if sample.subject == subject else ():
+            at = points[sample.task][str(sample.example.length)][position]
+            at.append((value, sample.example.cluster))
+    return {
+        task: {
+            length: {position: _point(values, seed) for position, values in curve.items()}
+            for length, curve in lengths.items()
+        }
+        for task, lengths in points.items()
+    }
+
+
+def _point(values: Sequence[tuple[Value, str]], seed: int) -> Score:
+    return clustered_bootstrap(
+        [value.value for value, _ in values],
+        [cluster for _, cluster in values],
+        seed,
+        weights=[value.weight for value, _ in values],
+    )

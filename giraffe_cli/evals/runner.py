@@ -9,26 +9,29 @@ sample; a killed evaluation resumes, and one more subject or length costs only i
 from __future__ import annotations
 
 import dataclasses
+import gzip
 import json
 import platform
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import giraffe_cli
 from giraffe_cli.config import EvalConfig
-from giraffe_cli.corpus.base import Document
-from giraffe_cli.evals.base import Example, Material
+from giraffe_cli.evals.base import Example, Material, Outcome
 from giraffe_cli.evals.cache import OutcomeCache, sample_key
-from giraffe_cli.evals.results import RULES, Sample, Scoreboard, compose
-from giraffe_cli.evals.samples import Batch, gather_material, prepare
+from giraffe_cli.evals.results import RULES, Sample, compose
+from giraffe_cli.evals.samples import Batch, Texts, gather_material, prepare
 from giraffe_cli.evals.subject import CHUNK, Subject, open_subject
 from giraffe_cli.progress import Bar, Reporter
 from giraffe_cli.rundir import atomic_open, make_folder, read_json, write_json
 from giraffe_cli.units import format_length
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+EVALUATOR = "evaluator"
+"""The subject that only chooses what the others are scored on."""
 
 __all__ = ["Subject", "evaluate"]
 
@@ -40,18 +43,19 @@ def evaluate(
     lengths: list[int],
     native_length: int,
     seed: int,
-    documents: list[Document],
+    texts: Texts,
     out: Path,
     cache: Path,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    """Score every subject on the same samples; writes `results.json` and `samples.jsonl` in `out`.
+    """Score every subject on the same samples; writes `results.json`, `samples.jsonl` and
+    `prompts.jsonl.gz` in `out`.
 
     Args:
-        subjects: named `checkpoint`, and `base` and `control` where it is compared with them.
+        subjects: named `checkpoint`, and `base`, `control` and `evaluator` where there are such.
         lengths: context lengths in tokens.
         native_length: the window differences and effective lengths refer to, in tokens.
-        documents: held-out text; the `config.documents` longest are used.
+        texts: held-out text, of which the `config.documents` longest are used, and haystacks.
         cache: folder of finished outcomes, shared by any number of evaluations.
 
     Returns:
@@ -61,42 +65,65 @@ def evaluate(
         InvalidInput: a task that fits no length, tokenizers that differ, unknown task or knob.
     """
     started, lengths = time.monotonic(), sorted({*lengths})
-    material = gather_material(subjects, documents, config.documents)
+    material = gather_material(subjects, texts, config, lengths, native_length)
     batches, warnings = prepare(config, lengths, seed, material, reporter)
     announce(batches, subjects, reporter)
     make_folder(cache)
-    samples = [sample for s in subjects for sample in run_subject(s, batches, cache, reporter)]
-    boards = {
-        batch.name: Scoreboard(
-            batch.name,
-            batch.task,
-            [sample for sample in samples if sample.task == batch.name],
-            native_length,
-            seed,
-        )
-        for batch in batches
+    reference = reference_subject(subjects)
+    ordered = sorted(subjects, key=lambda subject: subject is not reference)
+    outcomes = {
+        subject.name: run_subject(subject, batches, subject is reference, cache, reporter)
+        for subject in ordered
     }
-    for warning in (warning for board in boards.values() for warning in board.warnings()):
+    scored = [subject for subject in subjects if subject.name != EVALUATOR]
+    samples = [
+        sample
+        for subject in scored
+        for sample in score(subject, batches, outcomes[subject.name], outcomes[reference.name])
+    ]
+    named = {batch.name: batch.task for batch in batches}
+    composed = compose(named, samples, [s.name for s in scored], native_length, seed)
+    for warning in composed.pop("warnings"):
         reporter.warn(warning)
         warnings.append(warning)
     results = {
         "schema_version": SCHEMA_VERSION,
+        "suite": config.suite,
         "seed": seed,
         "native_length": native_length,
         "lengths": lengths,
-        **describe(subjects, compose(boards, [s.name for s in subjects], native_length)),
-        "settings": settings(batches, material),
+        **describe(subjects, composed),
+        "settings": settings(batches, material, config),
         "rules": RULES,
         "versions": versions(),
         "warnings": warnings,
         "seconds": round(time.monotonic() - started, 1),
     }
-    make_folder(out)
+    write_samples(samples, make_folder(out))
+    write_json(out / "results.json", results)
+    return results
+
+
+def reference_subject(subjects: list[Subject]) -> Subject:
+    """Whose reading chooses what others are scored on: evaluator, else base, else checkpoint."""
+    by_name = {subject.name: subject for subject in subjects}
+    return next(by_name[name] for name in (EVALUATOR, "base", "checkpoint") if name in by_name)
+
+
+def write_samples(samples: list[Sample], out: Path) -> None:
+    """`samples.jsonl`, and every prompt once in `prompts.jsonl.gz`."""
     with atomic_open(out / "samples.jsonl", "w") as handle:
         for sample in samples:
             handle.write(json.dumps(sample.to_json(), ensure_ascii=False) + "\n")
-    write_json(out / "results.json", results)
-    return results
+    prompts = {sample.example.digest: sample.example for sample in samples}
+    with (
+        atomic_open(out / "prompts.jsonl.gz", "wb") as raw,
+        # without a name and a time the same prompts are the same bytes
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as handle,
+    ):
+        for digest, example in prompts.items():
+            line = {"prompt_sha256": digest, "token_ids": example.token_ids.tolist()}
+            handle.write(json.dumps(line).encode() + b"\n")
 
 
 def announce(batches: list[Batch], subjects: list[Subject], reporter: Reporter) -> None:
@@ -111,52 +138,77 @@ def announce(batches: list[Batch], subjects: list[Subject], reporter: Reporter) 
     )
 
 
+Outcomes = dict[tuple[str, int, str], Outcome]
+"""By task, length and key."""
+
+
 def run_subject(
-    subject: Subject, batches: list[Batch], cache: Path, reporter: Reporter
-) -> list[Sample]:
+    subject: Subject, batches: list[Batch], is_reference: bool, cache: Path, reporter: Reporter
+) -> Outcomes:
     """Every example's outcome for `subject`; the model is loaded only if one is not cached."""
-    batches = [
-        dataclasses.replace(b, examples=[e for e in b.examples if subject.takes(e)])
-        for b in batches
+    taken = [
+        (batch.name, example)
+        for batch in batches
+        for example in batch.examples
+        if subject.takes(example) and (is_reference or not example.for_reference)
     ]
     caches = {batch.name: OutcomeCache(cache, subject, batch.name) for batch in batches}
     missing = [
-        (batch, example)
-        for batch in batches
-        for example in batch.examples
-        if caches[batch.name].get(sample_key(subject, batch.name, example)) is None
+        (task, example)
+        for task, example in taken
+        if caches[task].get(sample_key(subject, task, example)) is None
     ]
     if missing:
-        total = sum(len(e.token_ids) for batch in batches for e in batch.examples)
+        total = sum(len(example.token_ids) for _, example in taken)
         left = sum(len(example.token_ids) for _, example in missing)
         with reporter.bar(f"evaluating {subject.name}", total, "tokens", total - left) as bar:
             _fill(subject, missing, caches, bar)
-    return [
-        Sample(subject.name, batch.name, example, outcome, batch.task.score(example, outcome))
-        for batch in batches
-        for example in batch.examples
-        if (outcome := caches[batch.name].get(sample_key(subject, batch.name, example)))
-    ]
+    return {
+        (task, example.length, example.key): outcome
+        for task, example in taken
+        if (outcome := caches[task].get(sample_key(subject, task, example)))
+    }
 
 
 def _fill(
     subject: Subject,
-    missing: list[tuple[Batch, Example]],
+    missing: list[tuple[str, Example]],
     caches: dict[str, OutcomeCache],
     bar: Bar,
 ) -> None:
     """Run what is missing, in the order that shares the most prefixes."""
     opened = open_subject(subject)
-    for batch, example in sorted(missing, key=_prefix_order):
-        outcome = opened.outcome(example)
-        caches[batch.name].put(sample_key(subject, batch.name, example), outcome)
+    for task, example in sorted(missing, key=lambda entry: prefix_order(entry[1])):
+        key = sample_key(subject, task, example)
+        if caches[task].get(key) is None:  # the same prompt may stand under several lengths
+            caches[task].put(key, opened.outcome(example))
         bar.advance(len(example.token_ids), length=format_length(example.length))
 
 
-def _prefix_order(entry: tuple[Batch, Example]) -> tuple[str, int, list[int]]:
-    """By task and length; within them prompts that begin alike come one after the other."""
-    batch, example = entry
-    return batch.name, example.length, example.token_ids.tolist()
+def prefix_order(example: Example) -> tuple[bytes, int]:
+    """Prompts that begin alike come one after the other, over all tasks and lengths; of equal ones
+    first the one that is scored in most places, which is read in full."""
+    return example.token_ids.astype(">i4").tobytes(), -example.num_targets
+
+
+def score(
+    subject: Subject, batches: list[Batch], outcomes: Outcomes, reference: Outcomes
+) -> list[Sample]:
+    """The samples of `subject`, in the order of the examples."""
+    samples = []
+    for batch in batches:
+        chosen: dict[int, dict[str, Outcome]] = defaultdict(dict)
+        for (task, length, key), outcome in reference.items():
+            if task == batch.name:
+                chosen[length][key] = outcome
+        for example in batch.examples:
+            found = outcomes.get((batch.name, example.length, example.key))
+            if found is None or example.for_reference:
+                continue
+            scores = batch.task.scores(example, found, chosen[example.length])
+            curve = batch.task.curve(example, found)
+            samples.append(Sample(subject.name, batch.name, example, found, scores, curve))
+    return samples
 
 
 def describe(subjects: list[Subject], scored: dict[str, Any]) -> dict[str, Any]:
@@ -165,7 +217,7 @@ def describe(subjects: list[Subject], scored: dict[str, Any]) -> dict[str, Any]:
         s.name: {"sha256": s.digest, "rope": dict(_rope_in_force(s.path)), "dtype": s.dtype}
         for s in subjects
     }
-    models = {name: {**identities[name], **scored["models"][name]} for name in identities}
+    models = {n: {**identities[n], **scored["models"].get(n, {})} for n in identities}
     return {**scored, "models": models}
 
 
@@ -177,9 +229,10 @@ def _rope_in_force(path: Path) -> Iterator[tuple[str, Any]]:
             yield key, config[key]
 
 
-def settings(batches: list[Batch], material: Material) -> dict[str, Any]:
+def settings(batches: list[Batch], material: Material, config: EvalConfig) -> dict[str, Any]:
     """All that must be repeated to get the same numbers."""
     return {
+        "chat": config.chat,
         "tasks": {batch.name: dataclasses.asdict(batch.task) for batch in batches},
         "documents": {doc.id: len(doc.token_ids) for doc in material.documents},
         "chunk": CHUNK,

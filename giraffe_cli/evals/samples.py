@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -26,6 +26,7 @@ from giraffe_cli.evals.base import (
     make_task,
     tasks,
 )
+from giraffe_cli.evals.haystack import python_documentation
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.progress import Reporter
 
@@ -39,6 +40,20 @@ class Batch:
     examples: list[Example]
 
 
+@dataclass(frozen=True)
+class Texts:
+    """What an evaluation reads its samples from."""
+
+    documents: Sequence[Document] = ()
+    """Held-out text, scored by its loss."""
+    haystack: Sequence[Document] = ()
+    """Text that needles are hidden in; empty: the documentation inside the running Python."""
+    other: Sequence[Document] = ()
+    """Text of another domain than the documents."""
+    reference_length: int = 0
+    """Tokens the evaluator of `longppl` reads well; 0: the native window."""
+
+
 def default_lengths(native_length: int, longest: int) -> list[int]:
     """The native window, every fourfold of it, and `longest`: 1k, 4k, 16k, 20k for 1k and 20k."""
     lengths = [native_length]
@@ -48,12 +63,17 @@ def default_lengths(native_length: int, longest: int) -> list[int]:
 
 
 def gather_material(
-    subjects: Sequence[Subject], documents: Sequence[Document], most: int
+    subjects: Sequence[Subject],
+    texts: Texts,
+    config: EvalConfig,
+    lengths: Sequence[int],
+    native_length: int,
 ) -> Material:
-    """What tasks build from: the shared tokenizer and the `most` longest documents, tokenised.
+    """What tasks build from: the shared tokenizer, and the longest documents, tokenised.
 
     Raises:
-        InvalidInput: the subjects' tokenizers differ, so that samples could not be the same.
+        InvalidInput: the subjects' tokenizers differ, so that samples could not be the same, or
+            the chat template that was asked for does not exist.
     """
     tokenizers = [load_tokenizer(subject.path) for subject in subjects]
     if any(t.get_vocab() != tokenizers[0].get_vocab() for t in tokenizers[1:]):
@@ -67,20 +87,54 @@ def gather_material(
     def encode(text: str) -> list[int]:
         return list(fast.encode(text, add_special_tokens=False).ids)
 
-    longest = sorted(documents, key=lambda d: (-len(d.text), d.source, d.id))[:most]
-    seen = Counter(document.id for document in longest)
     return Material(
         encode=encode,
         decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
         bos_token_ids=_leading_special_tokens(fast),
-        documents=[
-            TokenDocument(
-                d.id if seen[d.id] == 1 else f"{d.source}:{d.id}",
-                np.asarray(encode(d.text), np.int32),
-            )
-            for d in longest
-        ],
+        documents=_tokenised(texts.documents, config.documents, encode),
+        haystack=[d.text for d in texts.haystack] if texts.haystack else (),
+        native_length=native_length,
+        lengths=tuple(lengths),
+        reference_length=texts.reference_length or native_length,
+        other_text=_tokenised(texts.other, config.documents, encode),
+        files=config.files,
+        chat=_chat(tokenizer) if config.chat else None,
     )
+
+
+def _tokenised(
+    documents: Sequence[Document], most: int, encode: Callable[[str], list[int]]
+) -> list[TokenDocument]:
+    """The `most` longest, under ids of their own."""
+    longest = sorted(documents, key=lambda d: (-len(d.text), d.source, d.id))[:most]
+    seen = Counter(document.id for document in longest)
+    return [
+        TokenDocument(
+            d.id if seen[d.id] == 1 else f"{d.source}:{d.id}",
+            np.asarray(encode(d.text), np.int32),
+        )
+        for d in longest
+    ]
+
+
+def _chat(tokenizer: Any) -> Callable[[str], list[int]]:
+    """A question in the tokenizer's chat template, up to where the assistant begins.
+
+    Raises:
+        InvalidInput: it has none.
+    """
+    if not tokenizer.chat_template:
+        raise InvalidInput(
+            "--chat: the tokenizer has no chat template", "leave --chat out for a base model"
+        )
+
+    def ask(text: str) -> list[int]:
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
+        )
+        return list(tokenizer.backend_tokenizer.encode(rendered, add_special_tokens=False).ids)
+
+    return ask
 
 
 def _leading_special_tokens(fast: Any) -> tuple[int, ...]:
@@ -104,9 +158,13 @@ def prepare(
             f"knobs of tasks that are not evaluated: {', '.join(sorted(unused))}",
             f"--tasks {','.join([*config.tasks, *sorted(unused)])}",
         )
+    if not material.haystack and any(
+        "haystack" in tasks()[n].needs for n in config.tasks if n in tasks()
+    ):
+        material = dataclasses.replace(material, haystack=python_documentation())
     batches, warnings = [], []
     for name in config.tasks:
-        task = _make(name, config.knobs.get(name, {}), lengths[-1])
+        task = make_task(name, config.knobs.get(name, {}))
         examples, problems = _examples(task, lengths, seed, material)
         if not examples:
             raise problems[0]
@@ -115,14 +173,6 @@ def prepare(
             reporter.warn(warnings[-1])
         batches.append(Batch(name, task, examples))
     return batches, warnings
-
-
-def _make(name: str, knobs: dict[str, Any], longest: int) -> AbstractTask:
-    """The task, told the longest length when it has that knob."""
-    kind = tasks().get(name)
-    if kind and "longest" in {field.name for field in dataclasses.fields(kind)}:
-        knobs = {"longest": longest, **knobs}
-    return make_task(name, knobs)
 
 
 def _examples(

@@ -17,6 +17,8 @@ from typing import TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from giraffe_cli.evals.base import Value
+
 Z_95 = 1.959963984540054
 RESAMPLES = 10_000
 FEWEST_CLUSTERS = 8
@@ -50,53 +52,65 @@ def wilson(successes: float, n: int) -> Score:
 
 
 def clustered_bootstrap(
-    values: Sequence[float], clusters: Sequence[str], seed: int, resamples: int = RESAMPLES
+    values: Sequence[float],
+    clusters: Sequence[str],
+    seed: int,
+    resamples: int = RESAMPLES,
+    weights: Sequence[float] | None = None,
 ) -> Score:
-    """Mean of `values` with the percentile interval over resampled `clusters`.
+    """Weighted mean of `values` with the percentile interval over resampled `clusters`.
 
     Each resample draws as many clusters as there are, with replacement, and takes the mean of all
     their values; a longer document so weighs as much as it has samples.
 
     Raises:
-        ValueError: no values, or one label per value is missing.
+        ValueError: no values, or one label or weight per value is missing.
     """
-    if not values or len(values) != len(clusters):
+    weights = [1.0] * len(values) if weights is None else weights
+    if not values or not len(values) == len(clusters) == len(weights):
         raise ValueError(f"{len(values)} values in {len(clusters)} labelled samples")
-    sums, counts = _cluster_sums(values, clusters)
-    generator = np.random.default_rng([seed, len(counts)])
-    drawn = generator.multinomial(len(counts), np.full(len(counts), 1 / len(counts)), resamples)
-    means = (drawn @ sums) / (drawn @ counts)
+    sums, totals = _cluster_sums(values, clusters, weights)
+    generator = np.random.default_rng([seed, len(totals)])
+    drawn = generator.multinomial(len(totals), np.full(len(totals), 1 / len(totals)), resamples)
+    means = (drawn @ sums) / (drawn @ totals)
     low, high = np.quantile(means, [0.025, 0.975])
     return {
-        "mean": float(np.mean(values)),
+        "mean": float(sums.sum() / totals.sum()),
         "ci_low": float(low),
         "ci_high": float(high),
         "n": len(values),
     }
 
 
+def _cluster_sums(
+    values: Sequence[float], clusters: Sequence[str], weights: Sequence[float]
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    """Weighted sum of values and sum of weights per cluster, in the order of the labels."""
+    _, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
+    weight = np.asarray(weights, dtype=np.float64)
+    sums, totals = np.zeros(index.max() + 1), np.zeros(index.max() + 1)
+    np.add.at(sums, index, weight * np.asarray(values, dtype=np.float64))
+    np.add.at(totals, index, weight)
+    return sums, totals
+
+
 def paired_difference(
-    minuend: Mapping[str, float],
-    subtrahend: Mapping[str, float],
+    minuend: Mapping[str, Value],
+    subtrahend: Mapping[str, Value],
     clusters: Mapping[str, str],
     seed: int,
     resamples: int = RESAMPLES,
 ) -> Score:
-    """Mean of `minuend[key] - subtrahend[key]` over the shared keys, resampled by cluster.
+    """Mean of `minuend[pair] - subtrahend[pair]` over the shared pairs, resampled by cluster.
 
     Raises:
-        ValueError: no key is shared.
+        ValueError: no pair is shared.
     """
-    keys = [key for key in minuend if key in subtrahend]
-    differences = [minuend[key] - subtrahend[key] for key in keys]
-    return clustered_bootstrap(differences, [clusters[key] for key in keys], seed, resamples)
-
-
-def _cluster_sums(
-    values: Sequence[float], clusters: Sequence[str]
-) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """Sum and number of values per cluster, in the order of the labels."""
-    _, index = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)
-    sums = np.zeros(index.max() + 1)
-    np.add.at(sums, index, np.asarray(values, dtype=np.float64))
-    return sums, np.bincount(index).astype(np.float64)
+    pairs = [pair for pair in minuend if pair in subtrahend]
+    return clustered_bootstrap(
+        [minuend[pair].value - subtrahend[pair].value for pair in pairs],
+        [clusters[pair] for pair in pairs],
+        seed,
+        resamples,
+        [minuend[pair].weight for pair in pairs],
+    )

@@ -9,6 +9,7 @@ same pieces are fed at the same places. Sorted prompts share the most.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ import numpy.typing as npt
 from giraffe_cli.checkpoint import load_model, load_tokenizer, torch_dtype
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.evals.base import Example, Outcome
+from giraffe_cli.evals.prompt import share_found
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.loss import token_nll
 
@@ -33,8 +35,8 @@ LOGIT_CHUNK = 256
 
 @dataclass(frozen=True)
 class Subject:
-    """A model that is scored: `base`, the `checkpoint` that is compared with it, or the `control`
-    that was trained alike within the native window."""
+    """A model that is scored: `base`, the `checkpoint` that is compared with it, the `control`
+    that was trained alike within the native window, or the `evaluator` of `longppl`."""
 
     name: str
     path: Path
@@ -75,14 +77,15 @@ class OpenSubject:
         with torch.inference_mode():
             hidden = self._read(example.token_ids, example.num_targets + 1)
             nll = self._score_targets(hidden[:-1], example)
-            text = self._generate(hidden[-1:], example.max_new_tokens)
-        if not np.isfinite(nll).all():
+            candidate_nll, greedy = self._rank(hidden[-1:], example)
+            text = self._generate(hidden[-1:], example)
+        if not np.isfinite([*nll, *candidate_nll]).all():
             raise GiraffeError(
                 f"{example.key} at {example.length} tokens: the model gives a loss that is not "
                 "a finite number",
                 "evaluate with --dtype float32; if it stays, the checkpoint is damaged",
             )
-        return Outcome(nll, text)
+        return Outcome(nll, text, candidate_nll, greedy)
 
     def _read(self, token_ids: npt.NDArray[np.int32], keep: int) -> torch.Tensor:
         """Final hidden states `[keep, d]` of the last `keep` tokens of a prompt."""
@@ -108,12 +111,12 @@ class OpenSubject:
         self.cached_ids = token_ids
         return shared
 
-    def _feed(self, token_ids: list[int]) -> torch.Tensor:
+    def _feed(self, token_ids: list[int], **placed: torch.Tensor) -> torch.Tensor:
         """Append tokens to the cache; their final hidden states `[len(token_ids), d]`."""
         import torch
 
         input_ids = torch.tensor([token_ids], device=self.model.device)
-        output = self.model.model(input_ids, past_key_values=self.cache, use_cache=True)
+        output = self.model.model(input_ids, past_key_values=self.cache, use_cache=True, **placed)
         self.fed_tokens += len(token_ids)
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
@@ -129,19 +132,80 @@ class OpenSubject:
         nll = token_nll(hidden.float(), weight, labels.to(weight.device), LOGIT_CHUNK)
         return nll.cpu().numpy().astype(np.float64)
 
-    def _generate(self, hidden: torch.Tensor, max_new_tokens: int) -> str:
+    def _rank(
+        self, hidden: torch.Tensor, example: Example
+    ) -> tuple[tuple[float, ...], tuple[bool, ...]]:
+        """Nats of each candidate after the prompt whose last state is `hidden` `[1, d]`, and
+        whether its every token is the most probable; the cache is left as it was."""
+        import torch
+
+        if not example.candidates:
+            return (), ()
+        states = self._candidate_states(hidden, example.candidates)
+        labels = torch.tensor([token for c in example.candidates for token in c])
+        logits = self._logits(states)
+        labels = labels.to(logits.device)
+        nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+        right = logits.argmax(-1) == labels
+        sizes = [len(candidate) for candidate in example.candidates]
+        return (
+            tuple(float(part.double().sum()) for part in torch.split(nll, sizes)),
+            tuple(bool(part.all()) for part in torch.split(right, sizes)),
+        )
+
+    def _candidate_states(
+        self, hidden: torch.Tensor, candidates: Sequence[tuple[int, ...]]
+    ) -> torch.Tensor:
+        """The state before each token of each candidate, `[tokens, d]`.
+
+        On a CPU all candidates are fed in one row, each attending to the prompt and to itself.
+        """
+        import torch
+
+        prompt = self.cache.get_seq_length()
+        heads = [candidate[:-1] for candidate in candidates]
+        fed = [head for head in heads if head]
+        if self.model.device.type == "cpu" and fed:
+            ends = np.cumsum([0, *map(len, fed)])
+            places = [prompt + place for head in fed for place in range(len(head))]
+            states = self._feed(
+                [token for head in fed for token in head],
+                position_ids=torch.tensor([places]),
+                cu_seqlens=torch.tensor(ends, dtype=torch.int32),
+            )
+            self.cache.crop(prompt - self.cache.get_seq_length())
+            follow = iter(torch.split(states, [len(head) for head in fed]))
+        else:
+            follow = iter([self._feed_and_forget(list(head)) for head in fed])
+        return torch.cat([p for head in heads for p in (hidden, *([next(follow)] if head else []))])
+
+    def _feed_and_forget(self, token_ids: list[int]) -> torch.Tensor:
+        states = self._feed(token_ids)
+        self.cache.crop(-len(token_ids))
+        return states
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """float32 whatever the model's type, as the scored targets have them."""
+        logits: torch.Tensor = hidden.float() @ self.model.lm_head.weight.float().T
+        return logits
+
+    def _generate(self, hidden: torch.Tensor, example: Example) -> str:
         """Greedy continuation from the last prompt token's state `[1, d]`, up to EOS."""
         ends = self.model.config.eos_token_id
         stop = set(ends if isinstance(ends, list) else [ends])
         generated: list[int] = []
-        while len(generated) < max_new_tokens:
+        text = ""
+        while len(generated) < example.max_new_tokens:
             token = int(self.model.lm_head(hidden)[0].argmax())
             if token in stop:
                 break
             generated.append(token)
-            if len(generated) < max_new_tokens:
+            text = str(self.tokenizer.decode(generated, skip_special_tokens=True))
+            if example.stops_when_found and share_found(example.answers, text) == 1:
+                break
+            if len(generated) < example.max_new_tokens:
                 hidden = self._feed([token])
-        return str(self.tokenizer.decode(generated, skip_special_tokens=True))
+        return text
 
 
 def open_subject(subject: Subject) -> OpenSubject:

@@ -61,13 +61,14 @@ def document_attention(
     """transformers' attention signature: query [B, H, Q, D], key and value [B, K, N, D].
 
     `cu_seqlens` [pieces + 1] int32 on the CPU (no device synchronisation a layer) holds the
-    documents' boundaries. `tape` records the outputs or plays them back (`model/flash.py`). Under
-    `sequence_group` the Q tokens are this process's slice of the row that cu_seqlens describes.
-    Returns [B, Q, H, D] and no weights.
+    documents' boundaries; beside a KV cache the pieces are continuations of what it holds, each of
+    which sees the cache and itself. `tape` records the outputs or plays them back
+    (`model/flash.py`). Under `sequence_group` the Q tokens are this process's slice of the row that
+    cu_seqlens describes. Returns [B, Q, H, D] and no weights.
 
     Raises:
-        ValueError: a padding mask, documents beside a KV cache or a batch of several rows, or a
-            tape beside dropout.
+        ValueError: a padding mask, documents beside a batch of several rows, or beside a KV cache
+            anywhere but on a CPU, or a tape beside dropout.
     """
     if attention_mask is not None:
         raise ValueError("the giraffe attention takes no mask: give cu_seqlens, and pad nothing")
@@ -79,6 +80,8 @@ def document_attention(
             module, query, key, value, None, dropout, scaling, cu_seqlens, tape
         )
         return sequence_group.to_tokens(attended), None
+    if cu_seqlens is not None and key.shape[2] > query.shape[2]:
+        return _branches(query, key, value, cu_seqlens, scaling).transpose(1, 2).contiguous(), None
     if cu_seqlens is not None and len(cu_seqlens) > 2:
         return _by_document(query, key, value, cu_seqlens, dropout, scaling, tape), None
     if query.shape[2] == key.shape[2]:
@@ -161,17 +164,36 @@ def _lower_right(query: Tensor, key: Tensor, value: Tensor, scaling: float | Non
 
 
 def _merged_lower_right(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-    """Full attention on the cached part and causal on the new one, merged by their log-sum-exps.
+    """New tokens after a cache, as one continuation of it."""
+    boundaries = torch.tensor([0, query.shape[2]], dtype=torch.int32)
+    return _branches(query, key, value, boundaries, scaling)
+
+
+def _branches(
+    query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scaling: float | None
+) -> Tensor:
+    """Full attention on the cached part and causal on the new one, piece by piece, merged by their
+    log-sum-exps.
 
     softmax over both parts = Σ partᵢ · exp(lseᵢ - lse), lse = log(e^lse₁ + e^lse₂). The CPU kernel
     returns the log-sum-exp but no gradient for it.
     """
+    if query.device.type != "cpu":
+        raise ValueError("continuations of a KV cache are told apart on a CPU only")
     if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
         raise ValueError("attention over a KV cache gives no gradient; run it under torch.no_grad")
-    past = key.shape[2] - query.shape[2]
+    past, lengths = key.shape[2] - query.shape[2], cu_seqlens.diff().tolist()
+    if int(cu_seqlens[0]) != 0 or sum(lengths) != query.shape[2] or min(lengths) < 1:
+        raise ValueError(f"cu_seqlens {cu_seqlens.tolist()} do not tile {query.shape[2]} tokens")
     flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
     seen, seen_lse = flash(query, key[:, :, :past], value[:, :, :past], 0.0, False, scale=scaling)
-    new, new_lse = flash(query, key[:, :, past:], value[:, :, past:], 0.0, True, scale=scaling)
+    pieces = zip(
+        *(torch.split(part, lengths, 2) for part in (query, key[:, :, past:], value[:, :, past:])),
+        strict=True,
+    )
+    parts = [flash(q, k, v, 0.0, True, scale=scaling) for q, k, v in pieces]
+    new = torch.cat([part for part, _ in parts], 2)
+    new_lse = torch.cat([lse for _, lse in parts], 2)
     total_lse = torch.logaddexp(seen_lse, new_lse)
     merged: Tensor = seen.float() * (seen_lse - total_lse).exp().unsqueeze(-1)
     merged += new.float() * (new_lse - total_lse).exp().unsqueeze(-1)

@@ -35,7 +35,8 @@ def make_plots(
     """The figures whose numbers exist, in reading order; `metrics` and `borders` as `joined`."""
     models = results.get("models", {})
     base, extended = (
-        models.get(name, {}).get("passkey_by_depth") or {} for name in ("base", "checkpoint")
+        models.get(name, {}).get("by_depth", {}).get("passkey") or {}
+        for name in ("base", "checkpoint")
     )
     losses = series(metrics, "loss")
     plots = []

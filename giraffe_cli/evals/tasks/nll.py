@@ -5,18 +5,34 @@ the context is the L-K tokens before them. So NLL(L) - NLL(native) is the gain f
 nothing else: scoring tokens `0..L` would change which tokens are scored as L grows.
 
     K=2, longest=6, document t0..t7, anchor 6, no BOS:   L=4 → t2 t3 [t4 t5]   L=6 → t0..t3 [t4 t5]
+
+Tolerating length and using it are told apart by a control: beyond the native window the same
+prompt is read once more with its far part, all that the native window would not hold, shuffled.
+
+    native=4                                             L=6 → t1 t0 | t2 t3 [t4 t5]   shuffled
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
 from giraffe_cli.errors import InvalidInput, raise_together
-from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, TokenDocument
+from giraffe_cli.evals.base import (
+    AbstractTask,
+    Example,
+    Material,
+    Measure,
+    Outcome,
+    Reference,
+    TokenDocument,
+    Value,
+)
+from giraffe_cli.rundir import digest_bytes
 
 
 @dataclass(frozen=True)
@@ -25,38 +41,51 @@ class Nll(AbstractTask):
 
     summary: ClassVar[str] = "NLL of the same held-out tokens under each context length"
     source: ClassVar[str] = "fixed-target form of perplexity by length (YaRN, Peng et al. 2023)"
-    higher_is_better: ClassVar[bool] = False
-    proportion: ClassVar[bool] = False
+    measures: ClassVar[Mapping[str, Measure]] = {
+        "": Measure("loss of the same tokens under each context length", False, "mean", 0, "nats"),
+        "bits-per-byte": Measure(
+            "the same in bits for each byte of text, comparable between tokenizers",
+            False,
+            "mean",
+            0,
+            "bits",
+        ),
+        "shuffled": Measure(
+            "loss of the same tokens when the text beyond the native window is shuffled",
+            False,
+            "mean",
+            0,
+            "nats",
+        ),
+    }
+    contrasts: ClassVar[Mapping[str, tuple[str, str]]] = {"real_minus_shuffled": ("", "shuffled")}
+    needs: ClassVar[tuple[str, ...]] = ("documents",)
 
     anchors: int = 4
     """Blocks of targets in a document, evenly spaced; fewer where they would overlap."""
     targets: int = 256
     """Tokens in a block, K."""
-    longest: int = 0
-    """Longest length evaluated, in tokens: anchors depend on it, so that they are the same at
-    every length. 0: the length asked for."""
+    shuffled: bool = True
+    """Whether beyond the native window a control with shuffled far context is read as well."""
 
     def __post_init__(self) -> None:
         problems = [
-            f"{name} is {value}, must be {least} or more"
-            for name, value, least in (
-                ("anchors", self.anchors, 1),
-                ("targets", self.targets, 1),
-                ("longest", self.longest, 0),
-            )
-            if not isinstance(value, int) or value < least
+            f"{name} is {value}, must be 1 or more"
+            for name, value in (("anchors", self.anchors), ("targets", self.targets))
+            if not isinstance(value, int) or value < 1
         ]
         raise_together(problems, "task `nll`")
 
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
-        """One sample per document and anchor, each exactly `length` tokens; `seed` is not used.
+        """One sample per document and anchor, each exactly `length` tokens, and its control.
 
-        A tokenizer's BOS takes the place of the first context token.
+        A tokenizer's BOS takes the place of the first context token. Only the controls depend on
+        `seed`.
 
         Raises:
             InvalidInput: no document reaches the longest length, or `length` leaves no context.
         """
-        longest = max(self.longest, length)
+        longest = max((length, *material.lengths))
         if length < self.targets + len(material.bos_token_ids) + 1:
             raise InvalidInput(
                 f"task `nll`: length {length} leaves no context before {self.targets} targets",
@@ -69,15 +98,23 @@ class Nll(AbstractTask):
                 f"the longest has {max((len(d.token_ids) for d in material.documents), default=0)}",
                 "evaluate on longer documents, or at shorter lengths",
             )
-        return [
-            self._example(document, anchor, length, material.bos_token_ids)
+        samples = [
+            self._example(document, anchor, length, material)
             for document in usable
             for anchor in self._anchors(len(document.token_ids), longest)
         ]
+        if not self.shuffled or not 0 < material.native_length < length:
+            return samples
+        return [*samples, *(shuffle_far(sample, seed, material) for sample in samples)]
 
-    def score(self, example: Example, outcome: Outcome) -> float:
-        """Mean over the targets, nats per token."""
-        return float(np.mean(outcome.target_nll))
+    def scores(self, example: Example, outcome: Outcome, reference: Reference) -> dict[str, Value]:
+        """Mean over the targets, nats per token; bits over the bytes that they spell."""
+        nats = float(np.mean(outcome.target_nll))
+        if "far" in example.details:
+            return {example.details["far"]: Value(nats)}
+        size = example.details["bytes"]
+        bits = float(np.sum(outcome.target_nll)) / math.log(2) / size
+        return {"": Value(nats), "bits-per-byte": Value(bits, size)}
 
     def _anchors(self, size: int, longest: int) -> Iterator[int]:
         """Positions just after the last target, evenly over `[longest, size]`."""
@@ -85,14 +122,35 @@ class Nll(AbstractTask):
         return (int(position) for position in np.linspace(longest, size, count))
 
     def _example(
-        self, document: TokenDocument, anchor: int, length: int, bos: tuple[int, ...]
+        self, document: TokenDocument, anchor: int, length: int, material: Material
     ) -> Example:
+        bos = material.bos_token_ids
         context = document.token_ids[anchor - length + len(bos) : anchor]
+        text = material.decode(context[-self.targets :].tolist())
         return Example(
             key=f"{document.id}@{anchor}",
             cluster=document.id,
             length=length,
             token_ids=np.concatenate([np.asarray(bos, np.int32), context]).astype(np.int32),
             num_targets=self.targets,
-            details={"document": document.id, "anchor": anchor},
+            details={
+                "document": document.id,
+                "anchor": anchor,
+                "bytes": max(1, len(text.encode())),
+            },
         )
+
+
+def shuffle_far(sample: Example, seed: int, material: Material) -> Example:
+    """The sample with the tokens beyond its native window in another order."""
+    first, near = len(material.bos_token_ids), len(sample.token_ids) - material.native_length
+    place = int(digest_bytes(sample.key.encode())[:8], 16)
+    ids = sample.token_ids.copy()
+    ids[first:near] = np.random.default_rng([seed, place]).permutation(ids[first:near])
+    return replace(
+        sample,
+        key=f"{sample.key} shuffled",
+        pairing=sample.key,
+        token_ids=ids,
+        details={**sample.details, "far": "shuffled"},
+    )

@@ -15,14 +15,24 @@ It saturates early: necessary, not sufficient.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from giraffe_cli.errors import InvalidInput, raise_together
-from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome
+from giraffe_cli.errors import raise_together
+from giraffe_cli.evals.base import (
+    RETRIEVAL,
+    AbstractTask,
+    Example,
+    Material,
+    Measure,
+    Outcome,
+    Reference,
+    Value,
+)
+from giraffe_cli.evals.prompt import continuation, fill, ranked, retrieval_scores
 
 TASK = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize "
@@ -36,8 +46,8 @@ FILLER = (
     "There and back again.",
 )
 KEY_LINE = "The pass key is {key}. Remember it. {key} is the pass key."
-QUESTION = "What is the pass key? The pass key is"
-FULL_ENOUGH = 0.97
+QUESTION = "What is the pass key?"
+PREFIX = " The pass key is"
 
 
 @dataclass(frozen=True)
@@ -46,8 +56,7 @@ class Passkey(AbstractTask):
 
     summary: ClassVar[str] = "copy a five-digit number hidden in filler"
     source: ClassVar[str] = "Mohtashami & Jaggi 2023 (landmark attention); jquesnelle/yarn passkey"
-    higher_is_better: ClassVar[bool] = True
-    proportion: ClassVar[bool] = True
+    measures: ClassVar[Mapping[str, Measure]] = RETRIEVAL
 
     depths: int = 10
     """Places of the key, evenly from 0 (first) to 1 (last)."""
@@ -70,75 +79,55 @@ class Passkey(AbstractTask):
         Raises:
             InvalidInput: the template does not fit into `length`, or filler cannot fill it.
         """
-        sentences = self._sentences_that_fit(length, "88888", material)
-        keyed = [
-            self._example(
-                length, _key(seed, length, index, trial), float(depth), sentences, material
-            )
-            for index, depth in enumerate(np.linspace(0, 1, self.depths))
-            for trial in range(self.trials)
-        ]
-        without_key = self._sentences_that_fit(length, "", material)
-        control = self._example(length, "", 0.0, without_key, material)
-        keys = " ".join(example.answer for example in keyed)
-        return [*_numbered(keyed, self.trials), replace(control, key="control", answer=keys)]
+        keyed, sentences = list[Example](), 0
+        for index, depth in enumerate(np.linspace(0, 1, self.depths)):
+            for trial in range(self.trials):
+                generator = np.random.default_rng([seed, length, index, trial])
+                key = _key(generator)
+                ids, sentences = self._fill(key, float(depth), length, sentences, material)
+                found = self._example(f"depth {index} trial {trial}", ids, length)
+                encode = lambda text: continuation(material, PREFIX, f" {text}")  # noqa: E731
+                keyed.append(
+                    replace(
+                        found,
+                        answers=(key,),
+                        candidates=ranked([key], [], _key, encode, generator),
+                        details={"control": False, "depth": round(float(depth), 4)},
+                    )
+                )
+        ids, _ = self._fill("", 0.0, length, sentences, material)
+        keys = tuple(key for example in keyed for key in example.answers)
+        control = self._example("control", ids, length)
+        return [*keyed, replace(control, answers=keys, details={"control": True})]
 
-    def score(self, example: Example, outcome: Outcome) -> float:
-        """1 when the first integer generated is the key (of a control: any key of its length)."""
+    def scores(self, example: Example, outcome: Outcome, reference: Reference) -> dict[str, Value]:
+        """Generated: 1 when the first integer is the key (of a control: any key of its length)."""
         found = re.search(r"\d+", outcome.text)
-        return float(found is not None and found.group() in example.answer.split())
+        right = found is not None and found.group() in example.answers
+        return retrieval_scores(example, outcome, float(right))
 
-    def _sentences_that_fit(self, length: int, key: str, material: Material) -> int:
-        """The most filler sentences whose prompt leaves room for the answer, by bisection."""
+    def _fill(
+        self, key: str, depth: float, length: int, sentences: int, material: Material
+    ) -> tuple[list[int], int]:
+        """Token ids with as much filler as leaves room for the answer, and its sentences."""
 
-        def size(sentences: int) -> int:
-            prompt = _prompt(key, sentences, sentences // 2)
-            return len(_encode(prompt, material)) + self.answer_tokens
+        def build(count: int) -> list[int]:
+            return material.prompt(_prompt(key, count, round(depth * count)), PREFIX)
 
-        if size(1) > length:
-            raise InvalidInput(
-                f"task `passkey`: length {length} is too short: the template with one sentence of "
-                f"filler and the answer takes {size(1)} tokens",
-                "evaluate longer --lengths, or leave the task out with --tasks nll",
-            )
-        low, high = 1, 2
-        while size(high) <= length:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if size(middle) <= length else (low, middle)
-        return low
+        return fill(build, length, self.answer_tokens, "passkey", sentences)
 
-    def _example(
-        self, length: int, key: str, depth: float, sentences: int, material: Material
-    ) -> Example:
-        """The prompt with `sentences` of filler, or a few less where this key takes more tokens."""
-        for count in range(sentences, max(0, sentences - 4), -1):
-            ids = _encode(_prompt(key, count, round(depth * count)), material)
-            if len(ids) + self.answer_tokens <= length:
-                break
-        filled = len(ids) + self.answer_tokens
-        if not FULL_ENOUGH * length <= filled <= length:
-            raise InvalidInput(
-                f"task `passkey`: whole sentences of filler fill {filled} of {length} tokens, "
-                f"{FULL_ENOUGH:.0%} to 100% are needed",
-                "evaluate longer --lengths, or leave the task out with --tasks nll",
-            )
-        details = {"control": False, "depth": round(depth, 4)} if key else {"control": True}
+    def _example(self, name: str, ids: list[int], length: int) -> Example:
         return Example(
-            key=key,
-            cluster=key,
+            key=name,
+            cluster=name,
             length=length,
             token_ids=np.asarray(ids, np.int32),
             max_new_tokens=self.answer_tokens,
-            answer=key,
-            details=details,
         )
 
 
-def _key(seed: int, length: int, depth_index: int, trial: int) -> str:
+def _key(generator: np.random.Generator) -> str:
     """Five digits; of their own for each sample, so that more trials keep the first ones."""
-    generator = np.random.default_rng([seed, length, depth_index, trial])
     return str(generator.integers(10_000, 100_000))
 
 
@@ -153,13 +142,3 @@ def _prompt(key: str, sentences: int, before: int) -> str:
     head, tail = " ".join(_filler(0, before)), " ".join(_filler(before, sentences))
     parts = [TASK, head, KEY_LINE.format(key=key), tail, QUESTION]
     return "\n".join(part for part in parts if part)
-
-
-def _encode(prompt: str, material: Material) -> list[int]:
-    return [*material.bos_token_ids, *material.encode(prompt)]
-
-
-def _numbered(examples: list[Example], trials: int) -> list[Example]:
-    """Names that are the same at every length, so that samples pair."""
-    names = [f"depth {index // trials} trial {index % trials}" for index in range(len(examples))]
-    return [replace(e, key=n, cluster=n) for e, n in zip(examples, names, strict=True)]

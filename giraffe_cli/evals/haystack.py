@@ -1,0 +1,68 @@
+"""Text that needles are hidden in: the user's, else the documentation inside the running Python.
+
+    Haystack(["It was dark. She ran."]).cut(start, 3)   → ["It", "was", "dark."]
+
+Slices begin at a sentence, wrap around at the end, and are cut at words, so that any length can be
+filled to the token.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import sysconfig
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+_ENDS = re.compile(r"[.!?][\"'”’)]*$")
+SHORTEST_DOCSTRING = 400
+"""Characters: shorter docstrings are no running text."""
+
+
+class Haystack:
+    """The words of some texts, one after the other."""
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.words = [word for text in texts for word in text.split()]
+        ends = [place for place, word in enumerate(self.words) if _ENDS.search(word)]
+        self.starts = [0, *(place + 1 for place in ends if place + 1 < len(self.words))]
+
+    def start(self, generator: np.random.Generator) -> int:
+        """A sentence to begin with."""
+        return self.starts[int(generator.integers(len(self.starts)))]
+
+    def cut(self, start: int, count: int) -> list[str]:
+        """`count` words from `start` on, from the beginning again after the last."""
+        words = self.words[start : start + count]
+        while len(words) < count:
+            words += self.words[: count - len(words)]
+        return words
+
+
+def sentence_border(words: Sequence[str], depth: float) -> int:
+    """Words before a needle at `depth` (0 first, 1 last): the end of the sentence before."""
+    place = round(depth * len(words))
+    while 0 < place < len(words) and not _ENDS.search(words[place - 1]):
+        place -= 1
+    return place
+
+
+def python_documentation() -> list[str]:
+    """Docstrings of the standard library and the help topics of the running Python."""
+    topics = importlib.import_module("pydoc_data.topics").topics
+    return [*(str(topics[name]) for name in sorted(topics)), *_docstrings()]
+
+
+def _docstrings() -> Iterator[str]:
+    """Read, not imported: a module may do anything when it is imported."""
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        try:
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+        except (SyntaxError, UnicodeDecodeError):
+            continue
+        nodes = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, nodes))
+        yield from (text for text in found if text and len(text) >= SHORTEST_DOCSTRING)

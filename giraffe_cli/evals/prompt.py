@@ -1,0 +1,158 @@
+"""Prompts of an exact length, and the continuations that are ranked after them.
+
+    fill: the most filler whose prompt leaves room for the answer     [0.97 L, L], or an error
+    ranked: the true answers, then nine wrong ones of as many tokens for each token count
+
+Nothing is ever truncated: a prompt that does not fit is built smaller, or refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.evals.base import RANKED_AGAINST, Example, Material, Outcome, Value
+
+FULL_ENOUGH = 0.97
+DRAWS = 4000
+"""Wrong answers tried before giving up on one of the right number of tokens: of random UUIDs about
+one in ten has it."""
+
+
+def fill(
+    build: Callable[[int], list[int]], length: int, answer_tokens: int, task: str, start: int = 0
+) -> tuple[list[int], int]:
+    """The longest prompt `build(units)` that with its answer fits into `length`; and its units.
+
+    Args:
+        build: token ids of the prompt with that many units of filler; grows with the units.
+        start: units of a similar prompt, where the search begins; 0: unknown.
+
+    Raises:
+        InvalidInput: it does not fit with one unit, or whole units leave more than 3 % empty.
+    """
+    room = length - answer_tokens
+    least = len(build(1))
+    if least > room:
+        raise InvalidInput(
+            f"task `{task}`: length {length} is too short: its shortest prompt and the answer "
+            f"take {least + answer_tokens} tokens",
+            "evaluate longer --lengths, or leave the task out of --tasks",
+        )
+    units = _most_units(lambda count: len(build(count)), room, least, start)
+    prompt = build(units)
+    check_filled(len(prompt) + answer_tokens, length, task)
+    return prompt, units
+
+
+def _most_units(size: Callable[[int], int], room: int, least: int, start: int) -> int:
+    """Units that fit, to within one of usual size: secant steps kept between the bounds found."""
+    low, high, guess = 1, 0, max(2, start)
+    while not high or high - low > 1:
+        used = size(guess)
+        each = max(1e-3, (used - least) / (guess - 1))
+        low, high = (guess, high) if used <= room else (low, guess)
+        if 0 <= room - used < each:
+            break
+        guess += (
+            max(1, int((room - used) / each)) if used <= room else -int((used - room) / each + 1)
+        )
+        if not low < guess or high and not guess < high:
+            guess = (low + high) // 2 if high else low + 1
+    return low
+
+
+def check_filled(used: int, length: int, task: str) -> None:
+    """Prompt and answer fill 97 to 100 % of the length.
+
+    Raises:
+        InvalidInput: they do not.
+    """
+    if not FULL_ENOUGH * length <= used <= length:
+        raise InvalidInput(
+            f"task `{task}`: whole units of filler fill {used} of {length} tokens, "
+            f"{FULL_ENOUGH:.0%} to 100% are needed",
+            "evaluate longer --lengths, or leave the task out of --tasks",
+        )
+
+
+def continuation(material: Material, before: str, value: str) -> tuple[int, ...]:
+    """Token ids of `value` right after the text `before`, as the tokenizer splits them there."""
+    head, whole = material.encode(before), material.encode(before + value)
+    if whole[: len(head)] == head:
+        return tuple(whole[len(head) :])
+    return tuple(material.encode(value))  # the border is not a token border: as a text of its own
+
+
+def ranked(
+    answers: Sequence[str],
+    pool: Iterable[str],
+    draw: Callable[[np.random.Generator], str],
+    encode: Callable[[str], tuple[int, ...]],
+    generator: np.random.Generator,
+) -> tuple[tuple[int, ...], ...]:
+    """Candidates of an example: each of `answers`, then nine wrong ones of every token count.
+
+    Args:
+        pool: wrong answers that stand in the context; taken first, as they are the hardest.
+        draw: one more wrong answer.
+        encode: token ids of an answer as a continuation of the prompt.
+
+    Raises:
+        GiraffeError: no nine wrong answers of as many tokens were found.
+    """
+    truths = [encode(answer) for answer in answers]
+    pooled = list(dict.fromkeys(pool))
+    generator.shuffle(pooled)
+    wrong: dict[int, list[tuple[int, ...]]] = {len(truth): [] for truth in truths}
+    taken = {*answers}
+
+    def offer(value: str) -> None:
+        ids = encode(value)
+        same_size = wrong.get(len(ids))
+        if same_size is not None and len(same_size) < RANKED_AGAINST and value not in taken:
+            same_size.append(ids)
+            taken.add(value)
+
+    for value in pooled:
+        offer(value)
+    for _ in range(DRAWS):
+        if all(len(found) == RANKED_AGAINST for found in wrong.values()):
+            break
+        offer(draw(generator))
+    if any(len(found) < RANKED_AGAINST for found in wrong.values()):
+        raise GiraffeError(
+            f"no {RANKED_AGAINST} wrong answers of as many tokens as {', '.join(answers)} were "
+            f"found in {DRAWS} draws",
+            "this is a fault of the task; please report it",
+        )
+    listed = [encode(", ".join(answers))] if len(answers) > 1 else []
+    return (*truths, *(ids for found in wrong.values() for ids in found), *listed)
+
+
+def retrieval_scores(example: Example, outcome: Outcome, generated: float) -> dict[str, Value]:
+    """The three measures of retrieval; the ranked and exact ones where there are candidates."""
+    scores = {"": Value(generated)}
+    if not example.candidates:
+        return scores
+    several = len(example.answers)
+    listed = several > 1
+    wrong = range(several, len(example.candidates) - listed)
+    wins = [
+        all(
+            outcome.candidate_nll[truth] < outcome.candidate_nll[other]
+            for other in wrong
+            if len(example.candidates[other]) == len(example.candidates[truth])
+        )
+        for truth in range(several)
+    ]
+    exact = outcome.candidate_greedy[-1 if listed else 0]
+    return {**scores, "ranked": Value(sum(wins) / several), "exact": Value(float(exact))}
+
+
+def share_found(answers: Sequence[str], text: str) -> float:
+    """Share of `answers` that are substrings of `text`, whatever the case (RULER's
+    string_match_all; it gives credit to a model that dumps many values)."""
+    return sum(answer.lower() in text.lower() for answer in answers) / len(answers)

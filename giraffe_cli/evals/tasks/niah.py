@@ -1,0 +1,133 @@
+"""A needle in a haystack: a number hidden at every depth of real text that differs per sample.
+
+    Some special magic numbers are hidden within the following text. Make sure to memorize it. ...
+    ... the end of a sentence. One of the special magic numbers for brave-otter is: 4820193. She ...
+    What is the special magic number for brave-otter mentioned in the provided text?
+    The special magic number for brave-otter mentioned in the provided text is
+
+Needle and templates are RULER's; the grid of depths is Kamradt's. A sample is one haystack, one
+key and one number, at all depths: prompts of a sample share what stands before the needle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from giraffe_cli.errors import raise_together
+from giraffe_cli.evals.base import (
+    RETRIEVAL,
+    AbstractTask,
+    Example,
+    Material,
+    Measure,
+    Outcome,
+    Reference,
+    Value,
+)
+from giraffe_cli.evals.haystack import Haystack, sentence_border
+from giraffe_cli.evals.prompt import continuation, fill, ranked, retrieval_scores, share_found
+from giraffe_cli.evals.words import random_key
+
+TASK = (
+    "A special magic number is hidden within the following text. Make sure to memorize it. "
+    "I will quiz you about the number afterwards.\n"
+)
+NEEDLE = "One of the special magic numbers for {key} is: {value}."
+QUESTION = "\nWhat is the special magic number for {key} mentioned in the provided text?"
+PREFIX = " The special magic number for {key} mentioned in the provided text is"
+
+
+@dataclass(frozen=True)
+class Niah(AbstractTask):
+    """Share of needles found, by depth and length."""
+
+    summary: ClassVar[str] = "a number hidden at every depth of real text"
+    source: ClassVar[str] = "Kamradt 2023 (grid); RULER, Hsieh et al. 2024 (needle, template)"
+    measures: ClassVar[Mapping[str, Measure]] = RETRIEVAL
+    needs: ClassVar[tuple[str, ...]] = ("haystack",)
+
+    depths: int = 11
+    """Places of the needle, evenly from 0 (first) to 1 (last)."""
+    samples: int = 3
+    """Haystacks, each with its own needle."""
+    answer_tokens: int = 24
+    """Tokens generated greedily after the prompt."""
+
+    def __post_init__(self) -> None:
+        problems = [
+            f"{name} is {value}, must be 1 or more"
+            for name, value in vars(self).items()
+            if not isinstance(value, int) or value < 1
+        ]
+        raise_together(problems, "task `niah`")
+
+    def examples(self, length: int, seed: int, material: Material) -> list[Example]:
+        """`samples * depths` prompts, haystacks and needles drawn from `seed`.
+
+        Raises:
+            InvalidInput: the template does not fit into `length`.
+        """
+        haystack = Haystack(material.haystack)
+        return [
+            example
+            for sample in range(self.samples)
+            for example in self._sample(length, sample, seed, haystack, material)
+        ]
+
+    def scores(self, example: Example, outcome: Outcome, reference: Reference) -> dict[str, Value]:
+        """Generated: the number is a substring of the continuation."""
+        return retrieval_scores(example, outcome, share_found(example.answers, outcome.text))
+
+    def _sample(
+        self, length: int, sample: int, seed: int, haystack: Haystack, material: Material
+    ) -> list[Example]:
+        generator = np.random.default_rng([seed, sample])
+        start, key, value = haystack.start(generator), random_key(generator), _number(generator)
+        needle, prefix = NEEDLE.format(key=key, value=value), PREFIX.format(key=key)
+
+        def build(count: int, depth: float) -> list[int]:
+            words = haystack.cut(start, count)
+            place = sentence_border(words, depth)
+            context = " ".join([*words[:place], needle, *words[place:]])
+            return material.prompt(TASK + context + QUESTION.format(key=key), prefix)
+
+        candidates = ranked(
+            [value],
+            [],
+            _number,
+            lambda text: continuation(material, prefix, f" {text}"),
+            generator,
+        )
+        examples, units = [], 0
+        for depth in np.linspace(0, 1, self.depths):
+            ids, units = fill(
+                lambda count, depth=depth: build(count, depth),  # type: ignore[misc]
+                length,
+                max(self.answer_tokens, *map(len, candidates)),
+                "niah",
+                units,
+            )
+            name = f"sample {sample} depth {depth:.2f}"
+            examples.append(
+                Example(
+                    key=name,
+                    cluster=f"sample {sample}",
+                    length=length,
+                    token_ids=np.asarray(ids, np.int32),
+                    max_new_tokens=self.answer_tokens,
+                    answers=(value,),
+                    stops_when_found=True,
+                    candidates=candidates,
+                    details={"depth": round(float(depth), 4), "sample": sample},
+                )
+            )
+        return examples
+
+
+def _number(generator: np.random.Generator) -> str:
+    """Seven digits, as RULER's numbers have."""
+    return str(generator.integers(1_000_000, 10_000_000))
