@@ -98,9 +98,9 @@ def test_boundaries_that_do_not_tile_the_window_are_refused(lengths, message):
         attend(*tensors(12, 12), lengths)
 
 
-def test_padding_documents_with_a_cache_and_cached_gradients_are_refused(tiny):
+def test_padding_wrong_continuations_and_cached_gradients_are_refused(tiny):
     query, key, value = tensors(3, 9)
-    with pytest.raises(ValueError, match="without a KV cache"):
+    with torch.no_grad(), pytest.raises(ValueError, match="do not tile 3 tokens"):
         attend(query, key, value, [4, 5])
     with pytest.raises(ValueError, match="no gradient"):
         attend(query, key, value)
