@@ -173,6 +173,9 @@ class Outcome:
     """Whether each candidate's every token is the most probable one."""
     divergence: npt.NDArray[np.float64] | None = None
     """`[num_targets]` KL(base || model) in nats; only of `compared` examples beside a base."""
+    states: npt.NDArray[np.float32] | None = None
+    """`[num_targets, hidden_size]` final hidden states before each target; only of `compared`
+    examples fresh from a model, from where they go to a file."""
 
 
 Reference = Mapping[str, Outcome]

@@ -1,21 +1,26 @@
 """Outcomes kept sample by sample, so that an evaluation resumes where it stopped.
 
 One append-only JSONL file per subject and task; a line is written, flushed and fsynced when its
-sample is done. A line cut short by a kill is ignored, and the sample is run again.
+sample is done. A line cut short by a kill is ignored, and the sample is run again. Final hidden
+states of `compared` examples lie in files of their own, written before the line that counts on
+them: 4 bytes a number, 0.6 MB for 256 targets of a model 576 wide.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from giraffe_cli.errors import GiraffeError
 from giraffe_cli.evals.base import Example, Outcome
 from giraffe_cli.evals.subject import Subject
-from giraffe_cli.rundir import digest_bytes, digest_value
+from giraffe_cli.rundir import atomic_open, digest_bytes, digest_value, make_folder
 
 FORMAT = 2
 """Raised when the same example would get another outcome from newer code."""
@@ -35,33 +40,65 @@ def sample_key(subject: Subject, task: str, example: Example) -> str:
             "max_new_tokens": example.max_new_tokens,
             "candidates": example.candidates,
             "stops_at": example.answers if example.stops_when_found else (),
+            **({"compared": True} if example.compared else {}),
         }
     )
+
+
+def states_path(folder: Path, key: str) -> Path:
+    """The final hidden states of the sample `key` in the cache `folder`."""
+    return folder / "states" / f"{key}.npy"
+
+
+def read_states(folder: Path, key: str) -> npt.NDArray[np.float32]:
+    """`[num_targets, hidden_size]`, as `OutcomeCache.put` wrote them.
+
+    Raises:
+        GiraffeError: the file is missing or damaged.
+    """
+    path = states_path(folder, key)
+    try:
+        states: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
+    except (OSError, EOFError, ValueError) as error:
+        raise GiraffeError(
+            f"{path} cannot be read: {error}", "delete it and run the same command again"
+        ) from error
+    return states
 
 
 class OutcomeCache:
     """The outcomes of one subject and task in `folder`, by `sample_key`."""
 
     def __init__(self, folder: Path, subject: Subject, task: str) -> None:
+        self.folder = folder
         self.path = folder / f"{subject.digest[:16]}-{subject.dtype}-{task}.jsonl"
         self.known: dict[str, Outcome] = {}
+        self.with_states: set[str] = set()
         if self.path.exists():
             for line in self.path.read_bytes().splitlines():
                 self._remember(line)
 
     def get(self, key: str) -> Outcome | None:
-        """The outcome stored under `key`, or None."""
+        """The outcome stored under `key`, or None; its states stay in their file."""
+        if key in self.with_states and not states_path(self.folder, key).exists():
+            return None
         return self.known.get(key)
 
     def put(self, key: str, outcome: Outcome) -> None:
         """Store durably; a line left incomplete by a killed run is closed first."""
-        entry = {
+        entry: dict[str, Any] = {
             "key": key,
             "nll": outcome.target_nll.tolist(),
             "text": outcome.text,
             "candidate_nll": outcome.candidate_nll,
             "candidate_greedy": outcome.candidate_greedy,
         }
+        if outcome.states is not None:
+            entry["states"] = True
+            make_folder(self.folder / "states")
+            with atomic_open(states_path(self.folder, key)) as raw:
+                np.save(raw, outcome.states)
+            self.with_states.add(key)
         line = json.dumps(entry)
         with open(self.path, "ab+") as handle:
             handle.seek(0, os.SEEK_END)
@@ -71,7 +108,7 @@ class OutcomeCache:
             handle.write(line.encode() + b"\n")
             handle.flush()
             os.fsync(handle.fileno())
-        self.known[key] = outcome
+        self.known[key] = dataclasses.replace(outcome, states=None)
 
     def _remember(self, line: bytes) -> None:
         try:
@@ -82,5 +119,7 @@ class OutcomeCache:
                 tuple(entry["candidate_nll"]),
                 tuple(entry["candidate_greedy"]),
             )
+            if entry.get("states"):
+                self.with_states.add(entry["key"])
         except (ValueError, KeyError, TypeError):
             return  # half-written: counts as not there

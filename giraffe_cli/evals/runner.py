@@ -22,16 +22,15 @@ import giraffe_cli
 from giraffe_cli.config import EvalConfig
 from giraffe_cli.evals.base import Example, Material, Outcome
 from giraffe_cli.evals.cache import OutcomeCache, sample_key
+from giraffe_cli.evals.divergence import add_divergences
 from giraffe_cli.evals.results import RULES, Sample, compose
 from giraffe_cli.evals.samples import Batch, Texts, gather_material, prepare
-from giraffe_cli.evals.subject import CHUNK, Subject, open_subject
+from giraffe_cli.evals.subject import CHUNK, EVALUATOR, Subject, open_subject
 from giraffe_cli.progress import Bar, Reporter
 from giraffe_cli.rundir import atomic_open, make_folder, read_json, write_json
 from giraffe_cli.units import format_length
 
 SCHEMA_VERSION = 2
-EVALUATOR = "evaluator"
-"""The subject that only chooses what the others are scored on."""
 
 __all__ = ["Subject", "evaluate"]
 
@@ -75,6 +74,7 @@ def evaluate(
         subject.name: run_subject(subject, batches, subject is reference, cache, reporter)
         for subject in ordered
     }
+    add_divergences(subjects, batches, outcomes, cache, reporter)
     scored = [subject for subject in subjects if subject.name != EVALUATOR]
     samples = [
         sample

@@ -31,6 +31,8 @@ CHUNK = 512
 """Tokens fed at a time: full speed on a CPU from here on, and small enough to share prefixes."""
 LOGIT_CHUNK = 256
 """Scored tokens whose logits exist at one time."""
+EVALUATOR = "evaluator"
+"""The subject that only chooses what the others are scored on."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,9 @@ class Subject:
     """Tokens of context up to which it is scored; None: at every length."""
 
     def takes(self, example: Example) -> bool:
-        """Whether it is scored on `example`."""
+        """Whether it reads `example`."""
+        if self.name == EVALUATOR:
+            return example.for_reference
         return self.longest is None or example.length <= self.longest
 
 
@@ -85,7 +89,8 @@ class OpenSubject:
                 "a finite number",
                 "evaluate with --dtype float32; if it stays, the checkpoint is damaged",
             )
-        return Outcome(nll, text, candidate_nll, greedy)
+        states = hidden[:-1].float().cpu().numpy() if example.compared else None
+        return Outcome(nll, text, candidate_nll, greedy, states=states)
 
     def _read(self, token_ids: npt.NDArray[np.int32], keep: int) -> torch.Tensor:
         """Final hidden states `[keep, d]` of the last `keep` tokens of a prompt."""
