@@ -332,6 +332,12 @@ class EvalConfig(Section):
     cache: str | None = None
     """Folder of scored samples that several runs may share; default: in the run folder."""
 
+    @property
+    def tasks_are_the_suites(self) -> bool:
+        """Whether the tasks are those that the suite names, so that one without its data file is
+        left out; else each was asked for by name."""
+        return tuple(self.tasks) == SUITES[self.suite].tasks
+
     @model_validator(mode="before")
     @classmethod
     def _the_suite_fills_what_is_not_given(cls, values: Any) -> Any:

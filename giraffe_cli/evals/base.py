@@ -193,7 +193,10 @@ class AbstractTask(ABC):
     contrasts: ClassVar[Mapping[str, tuple[str, str]]] = {}
     """Paired differences of two measures at one length: name → (minuend, subtrahend)."""
     needs: ClassVar[tuple[str, ...]] = ()
-    """What of the material it cannot do without: `documents`, `haystack`, a key of `files`."""
+    """What of the material it cannot do without: `documents`, `haystack`, `other_text`, a key of
+    `files`."""
+    when_empty: ClassVar[str] = ""
+    """Why no sample may bear on the main measure, and what to do then."""
 
     @abstractmethod
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:

@@ -20,6 +20,7 @@ from giraffe_cli.evals.base import (
     Value,
     measure_name,
 )
+from giraffe_cli.evals.short_context import short_context
 from giraffe_cli.evals.statistics import (
     FEWEST_CLUSTERS,
     Score,
@@ -281,15 +282,14 @@ def compose(
             first, second = (boards.get(measure_name(task_name, side)) for side in sides)
             if first and second:
                 paired[task_name][contrast] = {s: _contrast(first, second, s) for s in subjects}
-    at_native: dict[str, Score] = {}
-    if "nll" in paired:
-        between = paired["nll"]["checkpoint_minus_base"].get(str(native_length))
-        at_native = {"delta_nll": between} if between else {}
+    models = {
+        subject: {**_scores_of(subject, boards), "curves": _curves_of(subject, samples, seed)}
+        for subject in subjects
+    }
+    tested = [(s.example, s.outcome) for s in samples if s.subject == "checkpoint"]
+    scores = models.get("checkpoint", {}).get("tasks", {})
     return {
-        "models": {
-            subject: {**_scores_of(subject, boards), "curves": _curves_of(subject, samples, seed)}
-            for subject in subjects
-        },
+        "models": models,
         "measures": {
             name: {
                 "summary": board.measure.summary,
@@ -301,9 +301,21 @@ def compose(
             for name, board in boards.items()
         },
         "paired": paired,
-        "short_context": at_native,
-        "warnings": [warning for board in boards.values() for warning in board.warnings()],
+        "short_context": short_context(paired, scores, tested, native_length, seed),
+        "warnings": [
+            *_empty(tasks, boards),
+            *(warning for board in boards.values() for warning in board.warnings()),
+        ],
     }
+
+
+def _empty(tasks: Mapping[str, AbstractTask], boards: Mapping[str, Scoreboard]) -> list[str]:
+    """A warning for each task without a sample that bears on its main measure."""
+    return [
+        f"{name}: no sample gives its main measure; {task.when_empty}"
+        for name, task in tasks.items()
+        if name not in boards
+    ]
 
 
 def _contrast(first: Scoreboard, second: Scoreboard, subject: str) -> dict[str, Score]:

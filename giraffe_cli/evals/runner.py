@@ -27,7 +27,7 @@ from giraffe_cli.evals.results import RULES, Sample, compose
 from giraffe_cli.evals.samples import Batch, Texts, gather_material, prepare
 from giraffe_cli.evals.subject import CHUNK, EVALUATOR, Subject, open_subject
 from giraffe_cli.progress import Bar, Reporter
-from giraffe_cli.rundir import atomic_open, make_folder, read_json, write_json
+from giraffe_cli.rundir import atomic_open, digest_file, make_folder, read_json, write_json
 from giraffe_cli.units import format_length
 
 SCHEMA_VERSION = 2
@@ -92,8 +92,8 @@ def evaluate(
         "seed": seed,
         "native_length": native_length,
         "lengths": lengths,
-        **describe(subjects, composed),
-        "settings": settings(batches, material, config),
+        **describe(scored, composed),
+        "settings": settings(batches, material, config, reference),
         "rules": RULES,
         "versions": versions(),
         "warnings": warnings,
@@ -229,13 +229,29 @@ def _rope_in_force(path: Path) -> Iterator[tuple[str, Any]]:
             yield key, config[key]
 
 
-def settings(batches: list[Batch], material: Material, config: EvalConfig) -> dict[str, Any]:
+def settings(
+    batches: list[Batch], material: Material, config: EvalConfig, reference: Subject
+) -> dict[str, Any]:
     """All that must be repeated to get the same numbers."""
+    chosen = any(example.for_reference for batch in batches for example in batch.examples)
     return {
+        **({"reference": describe_reference(reference, material)} if chosen else {}),
         "chat": config.chat,
         "tasks": {batch.name: dataclasses.asdict(batch.task) for batch in batches},
         "documents": {doc.id: len(doc.token_ids) for doc in material.documents},
+        "other_text": {doc.id: len(doc.token_ids) for doc in material.other_text},
+        "files": {name: digest_file(Path(path)) for name, path in material.files.items()},
         "chunk": CHUNK,
+    }
+
+
+def describe_reference(reference: Subject, material: Material) -> dict[str, Any]:
+    """Whose reading chose what `longppl` scores; other references choose other tokens."""
+    return {
+        "subject": reference.name,
+        "sha256": reference.digest,
+        "dtype": reference.dtype,
+        "tokens": min(material.reference_length, max(material.lengths)),
     }
 
 

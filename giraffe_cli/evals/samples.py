@@ -24,10 +24,11 @@ from giraffe_cli.evals.base import (
     Material,
     TokenDocument,
     make_task,
-    tasks,
 )
+from giraffe_cli.evals.chosen import check_asked, needs_of, runnable
 from giraffe_cli.evals.haystack import python_documentation
-from giraffe_cli.evals.subject import Subject
+from giraffe_cli.evals.other_text import documentation
+from giraffe_cli.evals.subject import EVALUATOR, Subject
 from giraffe_cli.progress import Reporter
 
 
@@ -49,7 +50,7 @@ class Texts:
     haystack: Sequence[Document] = ()
     """Text that needles are hidden in; empty: the documentation inside the running Python."""
     other: Sequence[Document] = ()
-    """Text of another domain than the documents."""
+    """Text of another domain than the documents; empty: the help topics of the running Python."""
     reference_length: int = 0
     """Tokens the evaluator of `longppl` reads well; 0: the native window."""
 
@@ -76,18 +77,21 @@ def gather_material(
             the chat template that was asked for does not exist.
     """
     tokenizers = [load_tokenizer(subject.path) for subject in subjects]
-    if any(t.get_vocab() != tokenizers[0].get_vocab() for t in tokenizers[1:]):
-        raise InvalidInput(
-            f"{subjects[0].path} and {subjects[1].path} have different tokenizers",
-            "compare a checkpoint with the base it was made from",
-        )
+    for subject, other in zip(subjects[1:], tokenizers[1:], strict=True):
+        if other.get_vocab() != tokenizers[0].get_vocab():
+            raise InvalidInput(
+                f"{subjects[0].path} and {subject.path} have different tokenizers",
+                "name an evaluator of the same model family"
+                if subject.name == EVALUATOR
+                else "compare a checkpoint with the base it was made from",
+            )
     tokenizer = tokenizers[0]
     fast = tokenizer.backend_tokenizer  # without transformers' warning about long texts
 
     def encode(text: str) -> list[int]:
         return list(fast.encode(text, add_special_tokens=False).ids)
 
-    return Material(
+    material = Material(
         encode=encode,
         decode=lambda ids: str(tokenizer.decode(list(ids), skip_special_tokens=True)),
         bos_token_ids=_leading_special_tokens(fast),
@@ -100,6 +104,7 @@ def gather_material(
         files=config.files,
         chat=_chat(tokenizer) if config.chat else None,
     )
+    return with_defaults(config.tasks, material, config.documents)
 
 
 def _tokenised(
@@ -152,18 +157,11 @@ def prepare(
     Raises:
         InvalidInput: a task fills no length at all, or is unknown, or so is a knob.
     """
-    unused = set(config.knobs) - set(config.tasks)
-    if unused:
-        raise InvalidInput(
-            f"knobs of tasks that are not evaluated: {', '.join(sorted(unused))}",
-            f"--tasks {','.join([*config.tasks, *sorted(unused)])}",
-        )
-    if not material.haystack and any(
-        "haystack" in tasks()[n].needs for n in config.tasks if n in tasks()
-    ):
-        material = dataclasses.replace(material, haystack=python_documentation())
-    batches, warnings = [], []
-    for name in config.tasks:
+    names, warnings = runnable(config)
+    for warning in warnings:
+        reporter.warn(warning)
+    batches = []
+    for name in names:
         task = make_task(name, config.knobs.get(name, {}))
         examples, problems = _examples(task, lengths, seed, material)
         if not examples:
@@ -172,7 +170,21 @@ def prepare(
             warnings.append(f"left out: {problem.message}")
             reporter.warn(warnings[-1])
         batches.append(Batch(name, task, examples))
+    check_asked(config, [example for batch in batches for example in batch.examples])
     return batches, warnings
+
+
+def with_defaults(names: Sequence[str], material: Material, most: int) -> Material:
+    """`material` with what Python holds in the place of texts that tasks need and nobody gave."""
+    needed = needs_of(names)
+    if "haystack" in needed and not material.haystack:
+        material = dataclasses.replace(material, haystack=python_documentation())
+    if "other_text" in needed and not material.other_text:
+        within = [n for n in material.lengths if n <= material.native_length]
+        tokens = max(within, default=material.native_length)
+        other = documentation(material.encode, tokens, most)
+        material = dataclasses.replace(material, other_text=other)
+    return material
 
 
 def _examples(

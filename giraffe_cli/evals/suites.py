@@ -2,7 +2,8 @@
 
 quick answers in minutes on a CPU whether an extension works at all; standard has samples enough
 for a claim; full adds what is slow (sliding windows) or hard for small models. Whatever is given
-by name (`--tasks`, `--set niah.samples=5`, `--documents`) stands over the suite.
+by name (`--tasks`, `--set niah.samples=5`, `--documents`) stands over the suite. Of `lambada` and
+`hellaswag`, which need a data file each, a suite runs those whose file is given.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ _RULER = (
     "niah-multiquery",
     "vt",
 )
+_SHORT = ("short", "lambada", "hellaswag")
 SUITES = {
     "quick": Suite(
         ("nll", "positions", "passkey", "niah"),
@@ -42,20 +44,22 @@ SUITES = {
         },
     ),
     "standard": Suite(
-        ("nll", "positions", "longppl", "passkey", "niah", "lines", "kv", *_RULER, "short"),
+        ("nll", "positions", "longppl", "passkey", "niah", "lines", "kv", *_RULER, *_SHORT),
         17,
         {"nll": {"anchors": 4}, "niah": {"samples": 10}},
     ),
     "full": Suite(
         (
             *("nll", "positions", "sliding", "longppl", "passkey", "niah", "lines", "kv"),
-            *(*_RULER, "short"),
+            *(*_RULER, *_SHORT),
         ),
         64,
         {
             "nll": {"anchors": 6},
             "passkey": {"trials": 10},
             "niah": {"samples": 30},
+            "lambada": {"samples": 5153},
+            "hellaswag": {"samples": 10042},
         },
     ),
 }

@@ -14,14 +14,13 @@ prompt is read once more with its far part, all that the native window would not
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from giraffe_cli.errors import InvalidInput, raise_together
+from giraffe_cli.errors import raise_together
 from giraffe_cli.evals.base import (
     AbstractTask,
     Example,
@@ -29,8 +28,15 @@ from giraffe_cli.evals.base import (
     Measure,
     Outcome,
     Reference,
-    TokenDocument,
     Value,
+)
+from giraffe_cli.evals.windows import (
+    anchors,
+    bits_per_byte,
+    check_targets,
+    long_enough,
+    longest_length,
+    window,
 )
 from giraffe_cli.rundir import digest_bytes
 
@@ -85,23 +91,12 @@ class Nll(AbstractTask):
         Raises:
             InvalidInput: no document reaches the longest length, or `length` leaves no context.
         """
-        longest = max((length, *material.lengths))
-        if length < self.targets + len(material.bos_token_ids) + 1:
-            raise InvalidInput(
-                f"task `nll`: length {length} leaves no context before {self.targets} targets",
-                f"lower the targets, such as --set nll.targets={max(1, length // 4)}",
-            )
-        usable = [doc for doc in material.documents if len(doc.token_ids) >= longest]
-        if not usable:
-            raise InvalidInput(
-                f"task `nll`: none of {len(material.documents)} documents has {longest} tokens; "
-                f"the longest has {max((len(d.token_ids) for d in material.documents), default=0)}",
-                "evaluate on longer documents, or at shorter lengths",
-            )
+        check_targets("nll", length, self.targets, material)
+        longest = longest_length(length, material)
         samples = [
-            self._example(document, anchor, length, material)
-            for document in usable
-            for anchor in self._anchors(len(document.token_ids), longest)
+            window(document, anchor, length, self.targets, material)
+            for document in long_enough("nll", material.documents, longest)
+            for anchor in anchors(len(document.token_ids), longest, self.anchors, self.targets)
         ]
         if not self.shuffled or not 0 < material.native_length < length:
             return samples
@@ -112,33 +107,8 @@ class Nll(AbstractTask):
         nats = float(np.mean(outcome.target_nll))
         if "far" in example.details:
             return {example.details["far"]: Value(nats)}
-        size = example.details["bytes"]
-        bits = float(np.sum(outcome.target_nll)) / math.log(2) / size
-        return {"": Value(nats), "bits-per-byte": Value(bits, size)}
-
-    def _anchors(self, size: int, longest: int) -> Iterator[int]:
-        """Positions just after the last target, evenly over `[longest, size]`."""
-        count = min(self.anchors, 1 + (size - longest) // self.targets)
-        return (int(position) for position in np.linspace(longest, size, count))
-
-    def _example(
-        self, document: TokenDocument, anchor: int, length: int, material: Material
-    ) -> Example:
-        bos = material.bos_token_ids
-        context = document.token_ids[anchor - length + len(bos) : anchor]
-        text = material.decode(context[-self.targets :].tolist())
-        return Example(
-            key=f"{document.id}@{anchor}",
-            cluster=document.id,
-            length=length,
-            token_ids=np.concatenate([np.asarray(bos, np.int32), context]).astype(np.int32),
-            num_targets=self.targets,
-            details={
-                "document": document.id,
-                "anchor": anchor,
-                "bytes": max(1, len(text.encode())),
-            },
-        )
+        bits = bits_per_byte(example, float(np.sum(outcome.target_nll)))
+        return {"": Value(nats), "bits-per-byte": Value(bits, example.details["bytes"])}
 
 
 def shuffle_far(sample: Example, seed: int, material: Material) -> Example:

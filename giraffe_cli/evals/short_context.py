@@ -1,0 +1,126 @@
+"""`short_context` of `results.json`: checkpoint against base within the native window.
+
+    delta_nll         loss of held-out text at the native window (task nll, else short)
+    delta_nll_other   the same of another domain (task short)
+    kl_mean, kl_p99   KL(base || checkpoint) over all targets: its mean and its 99th percentile
+    lambada, hellaswag   accuracy, checkpoint - base
+
+Each is a score with its interval; what was not measured is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from giraffe_cli.evals.base import Example, Outcome
+from giraffe_cli.evals.statistics import RESAMPLES, Score
+
+PERCENTILE = 0.99
+PAIRED_MEASURES = (
+    ("delta_nll_other", "short.other"),
+    ("lambada", "lambada"),
+    ("hellaswag", "hellaswag"),
+)
+_BLOCK = 100
+"""Resamples weighed at one time: 14 MB for 17,000 targets."""
+
+
+def short_context(
+    paired: Mapping[str, Mapping[str, Any]],
+    scores: Mapping[str, Mapping[str, Score]],
+    read: Iterable[tuple[Example, Outcome]],
+    native_length: int,
+    seed: int,
+) -> dict[str, Score]:
+    """What was measured of it, at the longest evaluated length within the native window.
+
+    Args:
+        paired: `paired` of `results.json`.
+        scores: the checkpoint's scores, measure → length.
+        read: what the checkpoint did with every example.
+    """
+    found = {
+        "delta_nll": at_native(_between(paired, "nll"), native_length, exactly=True)
+        or at_native(_between(paired, "short"), native_length)
+    }
+    for name, measure in PAIRED_MEASURES:
+        found[name] = at_native(_between(paired, measure), native_length)
+    found["kl_mean"] = at_native(scores.get("short.kl", {}), native_length)
+    found["kl_p99"] = _percentile_of(read, native_length, seed) if found["kl_mean"] else None
+    return {name: score for name, score in found.items() if score is not None}
+
+
+def at_native(
+    by_length: Mapping[str, Score], native_length: int, exactly: bool = False
+) -> Score | None:
+    """The score at the native length, or at the longest one within it."""
+    within = [int(length) for length in by_length if int(length) <= native_length]
+    if not within or exactly and max(within) != native_length:
+        return None
+    return by_length[str(max(within))]
+
+
+def _between(paired: Mapping[str, Mapping[str, Any]], measure: str) -> Mapping[str, Score]:
+    table: Mapping[str, Score] = paired.get(measure, {}).get("checkpoint_minus_base", {})
+    return table
+
+
+def _percentile_of(
+    read: Iterable[tuple[Example, Outcome]], native_length: int, seed: int
+) -> Score | None:
+    """The percentile over all targets of the compared windows of the longest length."""
+    compared = [
+        (example, outcome.divergence)
+        for example, outcome in read
+        if outcome.divergence is not None and example.length <= native_length
+    ]
+    if not compared:
+        return None
+    longest = max(example.length for example, _ in compared)
+    kept = [(e.cluster, nats) for e, nats in compared if e.length == longest]
+    return clustered_percentile([n for _, n in kept], [c for c, _ in kept], PERCENTILE, seed)
+
+
+def clustered_percentile(
+    values: list[npt.NDArray[np.float64]],
+    clusters: list[str],
+    share: float,
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> Score:
+    """The least value that at least `share` of all values do not exceed, with the percentile
+    interval over resampled clusters; `n` counts the arrays of values, one a window.
+    """
+    _, owner = np.unique(np.asarray(clusters, str), return_inverse=True)
+    cluster = np.repeat(owner, [len(part) for part in values])
+    every = np.concatenate(values)
+    order = np.argsort(every, kind="stable")
+    ordered, cluster = every[order], cluster[order]
+    count = int(owner.max()) + 1
+    generator = np.random.default_rng([seed, count])
+    drawn = generator.multinomial(count, np.full(count, 1 / count), resamples)
+    found = [
+        ordered[_place(block[:, cluster], share)]
+        for block in np.split(drawn, range(_BLOCK, resamples, _BLOCK))
+    ]
+    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
+    return {
+        "mean": float(ordered[_place(np.ones((1, len(ordered)), np.int64), share)[0]]),
+        "ci_low": float(low),
+        "ci_high": float(high),
+        "n": len(values),
+    }
+
+
+def _place(weights: npt.NDArray[np.int64], share: float) -> npt.NDArray[np.int64]:
+    """`[rows]` the first place in each row where the running weight reaches `share` of the row's,
+    for `weights` `[rows, values]`."""
+    running = np.cumsum(weights, axis=1)
+    # whole numbers: 0.99 * 100 is 99.00000000000001 in floating point with some shares
+    needed = np.ceil(np.round(share * running[:, -1:], 9))
+    place: npt.NDArray[np.int64] = np.argmax(running >= needed, axis=1)
+    return place
