@@ -2,6 +2,8 @@
 
     Haystack(["It was dark. She ran."]).cut(start, 3)   → ["It", "was", "dark."]
 
+    noise_lines(7)   → [five sentences, two sentences]
+
 Slices begin at a sentence, wrap around at the end, and are cut at words, so that any length can be
 filled to the token.
 """
@@ -17,16 +19,35 @@ from pathlib import Path
 
 import numpy as np
 
+from giraffe_cli.errors import InvalidInput
+
+NOISE = (
+    "The grass is green.",
+    "The sky is blue.",
+    "The sun is yellow.",
+    "Here we go.",
+    "There and back again.",
+)
+"""Filler that says nothing, of the passkey task and of RULER."""
 _ENDS = re.compile(r"[.!?][\"'”’)]*$")
 SHORTEST_DOCSTRING = 400
 """Characters: shorter docstrings are no running text."""
 
 
 class Haystack:
-    """The words of some texts, one after the other."""
+    """The words of some texts, one after the other.
+
+    Raises:
+        InvalidInput: there are none.
+    """
 
     def __init__(self, texts: Sequence[str]) -> None:
         self.words = [word for text in texts for word in text.split()]
+        if not self.words:
+            raise InvalidInput(
+                f"the haystack holds no words in {len(texts)} texts",
+                "name a corpus that holds text with --haystack",
+            )
         ends = [place for place, word in enumerate(self.words) if _ENDS.search(word)]
         self.starts = [0, *(place + 1 for place in ends if place + 1 < len(self.words))]
 
@@ -48,6 +69,17 @@ def sentence_border(words: Sequence[str], depth: float) -> int:
     while 0 < place < len(words) and not _ENDS.search(words[place - 1]):
         place -= 1
     return place
+
+
+def noise(start: int, stop: int) -> str:
+    """Sentences of `NOISE` from number `start` to before number `stop`."""
+    return " ".join(NOISE[place % len(NOISE)] for place in range(start, stop))
+
+
+def noise_lines(sentences: int) -> list[str]:
+    """So many sentences, all of `NOISE` to a line; the last line may be shorter."""
+    step = len(NOISE)
+    return [noise(first, min(first + step, sentences)) for first in range(0, sentences, step)]
 
 
 def python_documentation() -> list[str]:

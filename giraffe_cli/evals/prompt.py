@@ -1,6 +1,7 @@
 """Prompts of an exact length, and the continuations that are ranked after them.
 
     fill: the most filler whose prompt leaves room for the answer     [0.97 L, L], or an error
+    fill_in: the same with large units, and small ones where those leave more than 3 % empty
     ranked: the true answers, then nine wrong ones of as many tokens for each token count
 
 Nothing is ever truncated: a prompt that does not fit is built smaller, or refused.
@@ -9,16 +10,26 @@ Nothing is ever truncated: a prompt that does not fit is built smaller, or refus
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 
 import numpy as np
 
-from giraffe_cli.errors import GiraffeError, InvalidInput
-from giraffe_cli.evals.base import RANKED_AGAINST, Example, Material, Outcome, Value
+from giraffe_cli.errors import GiraffeError, InvalidInput, raise_together
+from giraffe_cli.evals.base import (
+    RANKED_AGAINST,
+    AbstractTask,
+    Example,
+    Material,
+    Outcome,
+    Value,
+)
 
 FULL_ENOUGH = 0.97
 DRAWS = 4000
 """Wrong answers tried before giving up on one of the right number of tokens: of random UUIDs about
 one in ten has it."""
+PROBES = 16
+"""Answers drawn to choose one of a usual token count."""
 
 
 def fill(
@@ -33,6 +44,35 @@ def fill(
     Raises:
         InvalidInput: it does not fit with one unit, or whole units leave more than 3 % empty.
     """
+    prompt, units = _most(build, length, answer_tokens, task, start)
+    check_filled(len(prompt) + answer_tokens, length, task)
+    return prompt, units
+
+
+def fill_in(
+    build: Callable[[int, int], list[int]],
+    length: int,
+    answer_tokens: int,
+    task: str,
+    start: int = 0,
+) -> tuple[list[int], int]:
+    """`fill` for large units: the prompt `build(units, small)`, and its units.
+
+    `small` units are used only where whole `units` leave more than 3 % of the length empty.
+
+    Raises:
+        InvalidInput: it does not fit with one unit, or small ones leave more than 3 % empty too.
+    """
+    prompt, units = _most(lambda count: build(count, 0), length, answer_tokens, task, start)
+    if len(prompt) + answer_tokens < FULL_ENOUGH * length:
+        prompt, _ = fill(lambda small: build(units, small - 1), length, answer_tokens, task)
+    return prompt, units
+
+
+def _most(
+    build: Callable[[int], list[int]], length: int, answer_tokens: int, task: str, start: int
+) -> tuple[list[int], int]:
+    """The longest prompt that fits with its answer, to within a unit; and its units."""
     room = length - answer_tokens
     least = len(build(1))
     if least > room:
@@ -42,9 +82,7 @@ def fill(
             "evaluate longer --lengths, or leave the task out of --tasks",
         )
     units = _most_units(lambda count: len(build(count)), room, least, start)
-    prompt = build(units)
-    check_filled(len(prompt) + answer_tokens, length, task)
-    return prompt, units
+    return build(units), units
 
 
 def _most_units(size: Callable[[int], int], room: int, least: int, start: int) -> int:
@@ -92,6 +130,7 @@ def ranked(
     draw: Callable[[np.random.Generator], str],
     encode: Callable[[str], tuple[int, ...]],
     generator: np.random.Generator,
+    between: str = ", ",
 ) -> tuple[tuple[int, ...], ...]:
     """Candidates of an example: each of `answers`, then nine wrong ones of every token count.
 
@@ -99,6 +138,7 @@ def ranked(
         pool: wrong answers that stand in the context; taken first, as they are the hardest.
         draw: one more wrong answer.
         encode: token ids of an answer as a continuation of the prompt.
+        between: what separates several answers in a list of them.
 
     Raises:
         GiraffeError: no nine wrong answers of as many tokens were found.
@@ -116,20 +156,44 @@ def ranked(
             same_size.append(ids)
             taken.add(value)
 
-    for value in pooled:
-        offer(value)
-    for _ in range(DRAWS):
+    for value in chain(pooled, (draw(generator) for _ in range(DRAWS))):
         if all(len(found) == RANKED_AGAINST for found in wrong.values()):
             break
-        offer(draw(generator))
+        offer(value)
     if any(len(found) < RANKED_AGAINST for found in wrong.values()):
         raise GiraffeError(
             f"no {RANKED_AGAINST} wrong answers of as many tokens as {', '.join(answers)} were "
             f"found in {DRAWS} draws",
             "this is a fault of the task; please report it",
         )
-    listed = [encode(", ".join(answers))] if len(answers) > 1 else []
+    listed = [encode(between.join(answers))] if len(answers) > 1 else []
     return (*truths, *(ids for found in wrong.values() for ids in found), *listed)
+
+
+def check_counts(task: AbstractTask, name: str) -> None:
+    """Every knob of the task `name` is a count.
+
+    Raises:
+        InvalidInput: one is no integer or below 1; all that are so at once.
+    """
+    problems = [
+        f"{knob} is {value}, must be 1 or more"
+        for knob, value in vars(task).items()
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1
+    ]
+    raise_together(problems, f"task `{name}`")
+
+
+def usual(
+    draw: Callable[[np.random.Generator], str],
+    encode: Callable[[str], tuple[int, ...]],
+    generator: np.random.Generator,
+) -> str:
+    """An answer of the token count that most have, so that there are wrong ones as long: of a
+    hundred UUIDs one has a count that nine others are not found of in thousands."""
+    drawn = [draw(generator) for _ in range(PROBES)]
+    sizes = [len(encode(value)) for value in drawn]
+    return drawn[sizes.index(max(sizes, key=sizes.count))]
 
 
 def retrieval_scores(example: Example, outcome: Outcome, generated: float) -> dict[str, Value]:

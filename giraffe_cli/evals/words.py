@@ -1,8 +1,19 @@
-"""Keys that people can read: `brave-otter`."""
+"""Keys and values to hide: `brave-otter`, `4820193`, UUIDs; drawn one by one, or as many as asked.
+
+Growing(draw_all("word", generator), "...").first(2)   → ["brave-otter", "dusty-canoe"]
+the same .first(3)                                     → ["brave-otter", "dusty-canoe", "..."]
+"""
 
 from __future__ import annotations
 
+import uuid
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Literal
+
 import numpy as np
+
+from giraffe_cli.errors import InvalidInput
 
 ADJECTIVES = (
     "able acid aged alert amber ample angry apt arid ashen avid aware bald bare basic bitter black "
@@ -46,20 +57,72 @@ NOUNS = (
 ).split()
 
 
+def _pair(place: int) -> str:
+    return f"{ADJECTIVES[place // len(NOUNS)]}-{NOUNS[place % len(NOUNS)]}"
+
+
 def random_key(generator: np.random.Generator) -> str:
-    """One of about 70,000 pairs of an adjective and a noun."""
+    """One of about 66,000 pairs of an adjective and a noun."""
     adjective = ADJECTIVES[int(generator.integers(len(ADJECTIVES)))]
     return f"{adjective}-{NOUNS[int(generator.integers(len(NOUNS)))]}"
 
 
-def distinct_keys(generator: np.random.Generator, count: int) -> list[str]:
-    """`count` different pairs.
+def five_digits(generator: np.random.Generator) -> str:
+    """Five digits, as passkeys have."""
+    return str(generator.integers(10_000, 100_000))
 
-    Raises:
-        ValueError: there are not so many.
-    """
-    pairs = len(ADJECTIVES) * len(NOUNS)
-    if count > pairs:
-        raise ValueError(f"{count} keys asked for, {pairs} pairs of words known")
-    drawn = generator.choice(pairs, count, replace=False)
-    return [f"{ADJECTIVES[p // len(NOUNS)]}-{NOUNS[p % len(NOUNS)]}" for p in map(int, drawn)]
+
+def number(generator: np.random.Generator) -> str:
+    """Seven digits, as RULER's numbers have."""
+    return str(generator.integers(1_000_000, 10_000_000))
+
+
+def random_uuid(generator: np.random.Generator) -> str:
+    """A UUID of version 4."""
+    return str(uuid.UUID(bytes=generator.bytes(16), version=4))
+
+
+Kind = Literal["word", "five-digits", "number", "uuid"]
+Draw = Callable[[np.random.Generator], str]
+DRAWN: dict[Kind, Draw] = {
+    "word": random_key,
+    "five-digits": five_digits,
+    "number": number,
+    "uuid": random_uuid,
+}
+
+
+def draw_all(kind: Kind, generator: np.random.Generator) -> Iterator[str]:
+    """Different ones of a kind, until there are no more: 66,000 words, 90,000 of five digits."""
+    if kind == "word":
+        yield from map(_pair, generator.permutation(len(ADJECTIVES) * len(NOUNS)).tolist())
+    elif kind == "five-digits":
+        yield from map(str, (10_000 + generator.permutation(90_000)).tolist())
+    else:
+        seen: set[str] = set()
+        while True:
+            value = DRAWN[kind](generator)
+            if value not in seen:
+                seen.add(value)
+                yield value
+
+
+class Growing:
+    """The first items of a stream: the same ones however many are asked for, and how often."""
+
+    def __init__(self, stream: Iterator[str], what: str) -> None:
+        self._stream, self._items, self._what = stream, list[str](), what
+
+    def first(self, count: int) -> list[str]:
+        """`count` items from the first on.
+
+        Raises:
+            InvalidInput: the stream has fewer.
+        """
+        self._items.extend(islice(self._stream, max(0, count - len(self._items))))
+        if len(self._items) < count:
+            raise InvalidInput(
+                f"{self._what}: {count} different ones are needed, there are {len(self._items)}",
+                "evaluate shorter --lengths, or leave the task out of --tasks",
+            )
+        return self._items[:count]

@@ -1,6 +1,6 @@
 """A needle in a haystack: a number hidden at every depth of real text that differs per sample.
 
-    Some special magic numbers are hidden within the following text. Make sure to memorize it. ...
+    A special magic number is hidden within the following text. Make sure to memorize it. ...
     ... the end of a sentence. One of the special magic numbers for brave-otter is: 4820193. She ...
     What is the special magic number for brave-otter mentioned in the provided text?
     The special magic number for brave-otter mentioned in the provided text is
@@ -17,7 +17,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from giraffe_cli.errors import raise_together
 from giraffe_cli.evals.base import (
     RETRIEVAL,
     AbstractTask,
@@ -29,16 +28,16 @@ from giraffe_cli.evals.base import (
     Value,
 )
 from giraffe_cli.evals.haystack import Haystack, sentence_border
-from giraffe_cli.evals.prompt import continuation, fill, ranked, retrieval_scores, share_found
-from giraffe_cli.evals.words import random_key
-
-TASK = (
-    "A special magic number is hidden within the following text. Make sure to memorize it. "
-    "I will quiz you about the number afterwards.\n"
+from giraffe_cli.evals.needles import ask, needle
+from giraffe_cli.evals.prompt import (
+    check_counts,
+    continuation,
+    fill,
+    ranked,
+    retrieval_scores,
+    share_found,
 )
-NEEDLE = "One of the special magic numbers for {key} is: {value}."
-QUESTION = "\nWhat is the special magic number for {key} mentioned in the provided text?"
-PREFIX = " The special magic number for {key} mentioned in the provided text is"
+from giraffe_cli.evals.words import number, random_key
 
 
 @dataclass(frozen=True)
@@ -58,12 +57,7 @@ class Niah(AbstractTask):
     """Tokens generated greedily after the prompt."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {value}, must be 1 or more"
-            for name, value in vars(self).items()
-            if not isinstance(value, int) or value < 1
-        ]
-        raise_together(problems, "task `niah`")
+        check_counts(self, "niah")
 
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
         """`samples * depths` prompts, haystacks and needles drawn from `seed`.
@@ -86,20 +80,20 @@ class Niah(AbstractTask):
         self, length: int, sample: int, seed: int, haystack: Haystack, material: Material
     ) -> list[Example]:
         generator = np.random.default_rng([seed, sample])
-        start, key, value = haystack.start(generator), random_key(generator), _number(generator)
-        needle, prefix = NEEDLE.format(key=key, value=value), PREFIX.format(key=key)
+        start, key, value = haystack.start(generator), random_key(generator), number(generator)
+        hidden, asked = needle("number", key, value), ask("number", [key], several=False)
 
         def build(count: int, depth: float) -> list[int]:
             words = haystack.cut(start, count)
             place = sentence_border(words, depth)
-            context = " ".join([*words[:place], needle, *words[place:]])
-            return material.prompt(TASK + context + QUESTION.format(key=key), prefix)
+            context = " ".join([*words[:place], hidden, *words[place:]])
+            return material.prompt(asked.before + context + asked.after, asked.prefix)
 
         candidates = ranked(
             [value],
             [],
-            _number,
-            lambda text: continuation(material, prefix, f" {text}"),
+            number,
+            lambda text: continuation(material, asked.prefix, f" {text}"),
             generator,
         )
         examples, units = [], 0
@@ -126,8 +120,3 @@ class Niah(AbstractTask):
                 )
             )
         return examples
-
-
-def _number(generator: np.random.Generator) -> str:
-    """Seven digits, as RULER's numbers have."""
-    return str(generator.integers(1_000_000, 10_000_000))

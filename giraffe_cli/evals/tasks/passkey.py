@@ -15,13 +15,12 @@ It saturates early: necessary, not sufficient.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 
-from giraffe_cli.errors import raise_together
 from giraffe_cli.evals.base import (
     RETRIEVAL,
     AbstractTask,
@@ -32,18 +31,13 @@ from giraffe_cli.evals.base import (
     Reference,
     Value,
 )
-from giraffe_cli.evals.prompt import continuation, fill, ranked, retrieval_scores
+from giraffe_cli.evals.haystack import noise
+from giraffe_cli.evals.prompt import check_counts, continuation, fill, ranked, retrieval_scores
+from giraffe_cli.evals.words import five_digits
 
 TASK = (
     "There is an important info hidden inside a lot of irrelevant text. Find it and memorize "
     "them. I will quiz you about the important information there."
-)
-FILLER = (
-    "The grass is green.",
-    "The sky is blue.",
-    "The sun is yellow.",
-    "Here we go.",
-    "There and back again.",
 )
 KEY_LINE = "The pass key is {key}. Remember it. {key} is the pass key."
 QUESTION = "What is the pass key?"
@@ -66,12 +60,7 @@ class Passkey(AbstractTask):
     """Tokens generated greedily after the prompt."""
 
     def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {value}, must be 1 or more"
-            for name, value in vars(self).items()
-            if not isinstance(value, int) or value < 1
-        ]
-        raise_together(problems, "task `passkey`")
+        check_counts(self, "passkey")
 
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
         """`depths * trials` prompts and one control without a key, keys drawn from `seed`.
@@ -83,7 +72,7 @@ class Passkey(AbstractTask):
         for index, depth in enumerate(np.linspace(0, 1, self.depths)):
             for trial in range(self.trials):
                 generator = np.random.default_rng([seed, length, index, trial])
-                key = _key(generator)
+                key = five_digits(generator)
                 ids, sentences = self._fill(key, float(depth), length, sentences, material)
                 found = self._example(f"depth {index} trial {trial}", ids, length)
                 encode = lambda text: continuation(material, PREFIX, f" {text}")  # noqa: E731
@@ -91,7 +80,7 @@ class Passkey(AbstractTask):
                     replace(
                         found,
                         answers=(key,),
-                        candidates=ranked([key], [], _key, encode, generator),
+                        candidates=ranked([key], [], five_digits, encode, generator),
                         details={"control": False, "depth": round(float(depth), 4)},
                     )
                 )
@@ -126,19 +115,10 @@ class Passkey(AbstractTask):
         )
 
 
-def _key(generator: np.random.Generator) -> str:
-    """Five digits; of their own for each sample, so that more trials keep the first ones."""
-    return str(generator.integers(10_000, 100_000))
-
-
-def _filler(start: int, stop: int) -> Iterator[str]:
-    return (FILLER[index % len(FILLER)] for index in range(start, stop))
-
-
 def _prompt(key: str, sentences: int, before: int) -> str:
     """The template with `before` sentences of filler ahead of the key; no key line for `""`."""
     if not key:
-        return "\n".join([TASK, " ".join(_filler(0, sentences)), QUESTION])
-    head, tail = " ".join(_filler(0, before)), " ".join(_filler(before, sentences))
+        return "\n".join([TASK, noise(0, sentences), QUESTION])
+    head, tail = noise(0, before), noise(before, sentences)
     parts = [TASK, head, KEY_LINE.format(key=key), tail, QUESTION]
     return "\n".join(part for part in parts if part)

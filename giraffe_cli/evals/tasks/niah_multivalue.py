@@ -1,0 +1,24 @@
+"""RULER niah_multivalue: four numbers of one key in real text, all are wanted.
+
+... One of the special magic numbers for brave-otter is: 4820193. ... for brave-otter is: ...
+What are all the special magic numbers for brave-otter mentioned in the provided text?
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from giraffe_cli.evals.base import RETRIEVAL_OF_SEVERAL, Measure
+from giraffe_cli.evals.needles import Needles, NeedleTask
+
+
+@dataclass(frozen=True)
+class NiahMultivalue(NeedleTask):
+    """Share of the four numbers found."""
+
+    summary: ClassVar[str] = "four numbers of one key hidden in real text"
+    measures: ClassVar[Mapping[str, Measure]] = RETRIEVAL_OF_SEVERAL
+    needs: ClassVar[tuple[str, ...]] = ("haystack",)
+    needles: ClassVar[Needles] = Needles("text", values=4)
