@@ -16,10 +16,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from giraffe_cli.errors import GiraffeError, InvalidInput, near_misses, raise_together
 from giraffe_cli.evals.suites import SUITES
+from giraffe_cli.gates import parse_gate
 from giraffe_cli.units import parse_bytes, parse_length
 
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -329,6 +338,9 @@ class EvalConfig(Section):
     """Ask through the tokenizer's chat template; default: bare text, as base models read it."""
     gates: list[str] = Field(default_factory=list)
     """Thresholds such as `nll@16k-nll@8k<0`, tested against the interval's bound."""
+    threshold: float | None = Field(default=None, gt=0, le=1)
+    """Share of right answers that the effective length asks for, as a lower bound; default: 0.9 of
+    the base's share at its native window."""
     cache: str | None = None
     """Folder of scored samples that several runs may share; default: in the run folder."""
 
@@ -337,6 +349,16 @@ class EvalConfig(Section):
         """Whether the tasks are those that the suite names, so that one without its data file is
         left out; else each was asked for by name."""
         return tuple(self.tasks) == SUITES[self.suite].tasks
+
+    @field_validator("gates")
+    @classmethod
+    def _gates_have_their_form(cls, gates: list[str]) -> list[str]:
+        try:
+            for gate in gates:
+                parse_gate(gate)
+        except GiraffeError as error:
+            raise ValueError(f"{error.message}; {error.hint}") from error
+        return gates
 
     @model_validator(mode="before")
     @classmethod

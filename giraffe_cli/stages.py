@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import time
 from collections.abc import Iterator
@@ -26,6 +27,7 @@ from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest
 from giraffe_cli.corpus.sources import read_source
 from giraffe_cli.corpus.store import held_out, is_packed, open_packed
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
+from giraffe_cli.evals.gating import check_gates
 from giraffe_cli.evals.samples import Texts, gather_material, prepare
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.model.levers import Levers
@@ -214,11 +216,16 @@ def check_samples(
     """Refuse before training what the evaluation would refuse after it: its samples are made.
 
     Raises:
-        InvalidInput: an unknown task or knob, or documents that fill no length.
+        InvalidInput: an unknown task or knob, documents that fill no length, or a gate on what
+            is not evaluated.
     """
     base = Subject("base", checkpoint.path, checkpoint.digest, checkpoint.dtype)
     material = gather_material([base], texts, config.eval, lengths, native_length)
-    prepare(config.eval, lengths, config.seed, material, SilentReporter())
+    batches, _ = prepare(config.eval, lengths, config.seed, material, SilentReporter())
+    subjects = [base, dataclasses.replace(base, name="checkpoint")]
+    if config.train.control:
+        subjects.append(dataclasses.replace(base, name="control", longest=native_length))
+    check_gates(config.eval, batches, subjects)
 
 
 def evaluation_texts(config: EvalConfig, documents: list[Document]) -> Texts:

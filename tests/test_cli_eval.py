@@ -43,7 +43,7 @@ def test_one_task_alone_without_a_base(giraffe, tiny_llama, tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert [*results["models"]] == ["checkpoint"]
     assert results["models"]["checkpoint"]["dtype"] == "bfloat16"
-    said = "checkpoint unknown (nothing was scored within the native window of 128)"
+    said = "checkpoint none shown (nothing was scored within the native window of 128)"
     assert said in done.stdout
 
 

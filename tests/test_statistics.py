@@ -5,14 +5,21 @@ from __future__ import annotations
 import math
 import random
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from giraffe_cli.evals.base import Example, Measure, Value
+from giraffe_cli.evals.scoreboard import Entry, Scoreboard
 from giraffe_cli.evals.statistics import (
     Z_95,
     clustered_bootstrap,
-    paired_difference,
+    clustered_share,
+    effective_samples,
+    gather,
+    student_t,
+    tail,
     wilson,
 )
 
@@ -51,8 +58,73 @@ def test_wilson_refuses_what_is_no_proportion(successes, n):
         wilson(successes, n)
 
 
+@pytest.mark.parametrize(
+    ("degrees", "quantile"),  # printed tables of Student's t
+    [(1, 12.7062), (7, 2.3646), (8, 2.3060), (9, 2.2622), (16, 2.1199), (39, 2.0227), (1e9, 1.96)],
+)
+def test_students_t_is_that_of_the_tables(degrees, quantile):
+    assert student_t(degrees) == pytest.approx(quantile, abs=1e-4)
+
+
+class TestClusteredShare:
+    @given(st.lists(st.booleans(), min_size=1, max_size=60))
+    def test_is_wilson_where_each_sample_stands_alone(self, hits):
+        found = clustered_share([float(hit) for hit in hits], [str(i) for i in range(len(hits))])
+        expected = wilson(sum(hits), len(hits))
+        assert found == {key: pytest.approx(value) for key, value in expected.items()}
+
+    def test_a_haystack_repeated_ten_times_is_one_sample(self):
+        """All of a cluster equal: ten samples in each of 20 are worth 20, less the few clusters."""
+        hits = [1.0] * 10 + [0.0] * 10
+        once = clustered_share(hits, [str(i) for i in range(20)])
+        copies = clustered_share(
+            [hit for hit in hits for _ in range(10)], [str(i) for i in range(20) for _ in range(10)]
+        )
+        assert copies["n"] == 200
+        assert copies["clusters"] == 20
+        assert copies["ci_low"] == pytest.approx(once["ci_low"], abs=0.02)
+        assert copies["ci_high"] == pytest.approx(once["ci_high"], abs=0.02)
+
+    def test_all_right_in_few_haystacks_is_worth_less_than_its_samples(self):
+        def low(haystacks):
+            labels = [str(i) for i in range(haystacks) for _ in range(11)]
+            return clustered_share([1.0] * len(labels), labels)["ci_low"]
+
+        # 33 samples of 3 haystacks: 33 * (t(32) / t(2))**2 = 7.4 of 7.4
+        assert low(3) == pytest.approx(1 / (1 + Z_95**2 / (33 * (2.0369 / 4.3027) ** 2)), abs=1e-3)
+        assert low(1) == pytest.approx(wilson(1, 1)["ci_low"])
+        assert low(3) < low(10) < low(30) < wilson(330, 330)["ci_low"]
+
+    @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from("abcdef")), min_size=1, max_size=30))
+    def test_stays_in_bounds_and_never_loses_its_width(self, pairs):
+        values, clusters = [v for v, _ in pairs], [c for _, c in pairs]
+        found = clustered_share(values, clusters)
+        assert 0 <= found["ci_low"] <= found["mean"] <= found["ci_high"] <= 1
+        assert found["ci_high"] - found["ci_low"] > 1 / (len(values) + 4)
+        mirrored = clustered_share([1 - v for v in values], clusters)
+        assert mirrored["ci_low"] == pytest.approx(1 - found["ci_high"], abs=1e-6)
+
+    def test_parts_of_a_sample_count_only_as_far_as_they_differ(self):
+        labels = [str(i) for i in range(20)]
+        alike = clustered_share([1.0] * 10 + [0.0] * 10, labels, parts=80)  # all four or none
+        apart = clustered_share([0.5] * 20, labels, parts=80)  # two of four each time
+        assert alike["ci_low"] == pytest.approx(wilson(10, 20)["ci_low"], abs=0.02)
+        assert apart["ci_low"] > wilson(10, 20)["ci_low"] + 0.05
+        assert apart["ci_low"] < wilson(40, 80)["ci_low"] + 0.01
+
+
+def test_samples_are_worth_what_their_clusters_bear_out():
+    """By hand: clusters ab with 2 of 2 and 0 of 2: variance 2/1 * 3/4 * (1 + 1)/16 = 3/16."""
+    gathered = gather([1, 1, 0, 0], ["a", "a", "b", "b"])
+    worth = 0.25 / (3 / 16) * (student_t(3) / student_t(1)) ** 2
+    assert worth < 1  # but one sample at the least
+    assert effective_samples(gathered, 4, 0.25) == 1
+    many = gather([1, 1, 0, 0] * 50, [str(i // 2) for i in range(200)])
+    assert effective_samples(many, 200, 0.25) == pytest.approx(99, abs=1.5)
+
+
 def naive_bootstrap(values, clusters, resamples):
-    """Draw documents with replacement, pool their values, take the mean; sort, cut 2.5 % each."""
+    """Draw documents with replacement, pool their values, take the mean; sort, cut both ends."""
     draw = random.Random(1)
     by_cluster = {c: [v for v, k in zip(values, clusters, strict=True) if k == c] for c in clusters}
     means = []
@@ -62,7 +134,8 @@ def naive_bootstrap(values, clusters, resamples):
         ]
         means.append(sum(pooled) / len(pooled))
     means.sort()
-    return means[int(0.025 * resamples)], means[int(0.975 * resamples)]
+    # five documents: Phi(-sqrt(5/4) * t(4) = -3.104) = 0.00095
+    return means[int(0.00095 * resamples)], means[int(0.99905 * resamples)]
 
 
 def test_bootstrap_agrees_with_a_loop_over_drawn_documents():
@@ -72,9 +145,9 @@ def test_bootstrap_agrees_with_a_loop_over_drawn_documents():
     low, high = naive_bootstrap(values, clusters, 20_000)
     assert score["mean"] == pytest.approx(23 / 8)
     assert score["n"] == 8
-    # two estimates of a quantile from 10,000 draws differ by about 0.02 here
-    assert score["ci_low"] == pytest.approx(low, abs=0.08)
-    assert score["ci_high"] == pytest.approx(high, abs=0.08)
+    # two estimates of a far quantile from 10,000 draws differ by about 0.05 here
+    assert score["ci_low"] == pytest.approx(low, abs=0.15)
+    assert score["ci_high"] == pytest.approx(high, abs=0.15)
 
 
 def test_repeating_a_document_does_not_narrow_its_interval():
@@ -117,16 +190,58 @@ def test_bootstrap_refuses_unlabelled_values(values, clusters):
         clustered_bootstrap(values, clusters, seed=0)
 
 
-def test_pairing_cancels_how_hard_a_document_is():
-    short = {"a@1": 1.0, "a@2": 1.5, "b@1": 9.0, "only short": 3.0}
-    long = {"a@1": 0.9, "a@2": 1.4, "b@1": 8.9, "only long": 0.0}
-    clusters = {"a@1": "a", "a@2": "a", "b@1": "b"}
-    score = paired_difference(long, short, clusters, seed=0)
-    assert score["n"] == 3
-    assert score["mean"] == pytest.approx(-0.1)
-    assert score["ci_high"] - score["ci_low"] < 1e-12
+def test_few_documents_take_a_farther_quantile():
+    assert tail(8) == pytest.approx(0.0057, abs=1e-4)  # Phi(-sqrt(8/7) * 2.3646)
+    assert tail(17) == pytest.approx(0.0144, abs=1e-4)
+    assert tail(40) == pytest.approx(0.0203, abs=1e-4)
+    assert tail(10**6) == pytest.approx(0.025, abs=1e-4)
 
 
-def test_pairing_needs_a_shared_sample():
-    with pytest.raises(ValueError, match="0 values"):
-        paired_difference({"a": 1.0}, {"b": 1.0}, {}, seed=0)
+# ── calibration: how often the interval holds the truth ──────────────────────────────────────
+
+
+def covered(kind, draw, truth):
+    """Share of 200 seeds whose interval, made as in an evaluation, holds `truth`."""
+    hits = 0
+    for seed in range(200):
+        entries = [
+            Entry(
+                "checkpoint",
+                Example(f"{cluster} {i}", cluster, 8, np.zeros(1, np.int32)),
+                Value(value),
+            )
+            for i, (cluster, value) in enumerate(draw(np.random.default_rng(seed)))
+        ]
+        board = Scoreboard("x", Measure("", True, kind), entries, 8, seed)
+        score = board.by_length("checkpoint")["8"]
+        hits += score["ci_low"] <= truth <= score["ci_high"]
+    return hits / 200
+
+
+@pytest.mark.parametrize("n", [10, 50])
+def test_the_interval_of_a_proportion_is_calibrated(n):
+    def draw(generator):
+        return [(str(i), float(hit)) for i, hit in enumerate(generator.random(n) < 0.3)]
+
+    assert 0.90 <= covered("proportion", draw, 0.3) <= 0.99
+
+
+def test_needles_that_share_a_haystack_do_not_narrow_the_interval():
+    """20 haystacks of 11 depths, half of the variance between them; plainly counted: 0.55."""
+
+    def draw(generator):
+        ease = generator.beta(0.3, 0.7, 20)
+        return [(str(i), float(generator.random() < ease[i])) for i in range(20) for _ in range(11)]
+
+    assert 0.90 <= covered("proportion", draw, 0.3) <= 0.99
+
+
+@pytest.mark.parametrize("documents", [8, 40])
+def test_the_interval_over_documents_is_calibrated(documents):
+    """Four anchors a document, half of the variance between documents."""
+
+    def draw(generator):
+        level = 3 + generator.normal(0, 1, documents)
+        return [(str(i), level[i] + generator.normal()) for i in range(documents) for _ in range(4)]
+
+    assert 0.90 <= covered("mean", draw, 3.0) <= 0.99

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from giraffe_cli.cli.console import Console
-from giraffe_cli.errors import InvalidInput, raise_together
+from giraffe_cli.errors import GateFailed, InvalidInput, raise_together
 from giraffe_cli.units import format_length
 
 if TYPE_CHECKING:
@@ -27,9 +28,19 @@ giraffe eval runs/calf-16k/model --base calf
 giraffe eval ./smollm2-16k --base ./smollm2 --data books.jsonl.gz --lengths 8k,16k
 
 giraffe eval ./any-llama --tasks passkey --lengths 2k,12k --set passkey.trials=3 --json
+
+giraffe eval ./smollm2-16k --base ./smollm2 --gate 'nll@16k-nll@8k<0' --gate 'passkey@16k>=0.7'
 """
 
 DEFAULT_DATA = "python-stdlib"
+
+
+def _print_schema(asked: bool) -> None:
+    if asked:
+        from giraffe_cli.evals.schema import results_schema
+
+        typer.echo(json.dumps(results_schema(), indent=2))
+        raise typer.Exit
 
 
 def evaluate(
@@ -58,6 +69,20 @@ def evaluate(
     documents: Annotated[
         int | None, typer.Option(help="Held-out documents at most, longest first. Default: 8.")
     ] = None,
+    gates: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--gate",
+            help="Exit with 5 unless the whole interval keeps it: nll@16k-nll@8k<0, "
+            "passkey@16k>=0.9, short_context.delta_nll<=0.02; repeatable.",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of right answers the effective length asks for. Default: 0.9 of the base's."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of samples and intervals.")] = 0,
     dtype: Annotated[
         str, typer.Option(help="float32, bfloat16, or auto: as the checkpoint is stored.")
@@ -65,6 +90,15 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results. Default: runs/eval-CHECKPOINT.")
     ] = None,
+    schema: Annotated[
+        bool,
+        typer.Option(
+            "--schema",
+            callback=_print_schema,
+            is_eager=True,
+            help="Print the JSON schema of results.json, and end.",
+        ),
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Score a checkpoint by context length, with 95% intervals, and its base on the same samples.
@@ -73,12 +107,14 @@ def evaluate(
     filler. Every scored sample is kept, so the same command resumes a stopped evaluation.
     """
     console = Console(as_json)
-    config = _config(tasks, lengths, documents, data, assignments or [])
+    config = _config(tasks, lengths, documents, data, assignments or [], gates, threshold)
     _check_dtype(dtype)
     folder = out or _default_out(checkpoint)
     results = _run(checkpoint, base, config, seed, dtype, folder, console)
     where = f"results  {escape(str(folder / 'results.json'))}, samples.jsonl beside it"
-    console.result({**results, "out": str(folder)}, [*render(results), "", where])
+    parts = [*render(results), "", *render_gates(results), where]
+    console.result({**results, "out": str(folder)}, parts)
+    _fail_on_gates(results, folder)
 
 
 def _config(
@@ -87,11 +123,13 @@ def _config(
     documents: int | None,
     data: list[str] | None,
     assignments: list[str],
+    gates: list[str] | None,
+    threshold: float | None,
 ) -> EvalConfig:
     """The evaluation's config; every problem at once.
 
     Raises:
-        InvalidInput: a length, a task list or a knob that cannot be.
+        InvalidInput: a length, a task list, a knob or a gate that cannot be.
     """
     from giraffe_cli.config import apply_overrides, build
 
@@ -101,6 +139,8 @@ def _config(
         "documents": documents,
         "data": data or None,
         "knobs": apply_overrides({}, assignments) or None,
+        "gates": gates or None,
+        "threshold": threshold,
     }
     given = {key: value for key, value in values.items() if value is not None}
     return build({"target_length": 1, "eval": given}, "eval").eval
@@ -200,17 +240,37 @@ def render(results: dict[str, Any]) -> list[RenderableType]:
     models, parts = results["models"], list[RenderableType]()
     for task in results["measures"]:
         reached = [f"{name} {_reached(task, name, results)}" for name in models]
-        parts += [_table(task, results), f"effective length: {', '.join(reached)}", ""]
+        rule = escape(results["measures"][task]["effective_length"]["rule"])
+        parts += [_table(task, results), f"effective length: {', '.join(reached)} ({rule})", ""]
     return parts[:-1]
 
 
 def _reached(task: str, name: str, results: dict[str, Any]) -> str:
     """The effective length in words."""
-    model, native = results["models"][name], results["native_length"]
-    length = model["effective_length"][task]
-    if length is None and not any(int(scored) <= native for scored in model["tasks"][task]):
-        return f"unknown (nothing was scored within the native window of {format_length(native)})"
+    length = results["models"][name].get("effective_length", {}).get(task)
     return format_length(length) if length else "none shown"
+
+
+def render_gates(results: dict[str, Any]) -> list[RenderableType]:
+    """A line for each gate, and an empty one after them."""
+    from giraffe_cli.gates import Gate
+
+    gates = [Gate(**gate) for gate in results["gates"]]
+    lines = [f"gate {'passed' if g.ok else 'failed'}  {escape(g.sentence)}" for g in gates]
+    return [*lines, *([""] if lines else [])]
+
+
+def _fail_on_gates(results: dict[str, Any], folder: Path) -> None:
+    """Raises GateFailed, with every failed gate, where there is one."""
+    from giraffe_cli.gates import Gate
+
+    failed = [Gate(**gate) for gate in results["gates"] if not gate["ok"]]
+    if failed:
+        raise GateFailed(
+            f"{len(failed)} of {len(results['gates'])} gates failed: "
+            + "; ".join(gate.sentence for gate in failed),
+            f"the scores are in {folder / 'results.json'}",
+        )
 
 
 def _table(task: str, results: dict[str, Any]) -> Table:

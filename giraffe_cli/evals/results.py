@@ -7,35 +7,40 @@ that the same samples give the same bytes.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
-from giraffe_cli.evals.base import (
-    AbstractTask,
-    Example,
-    Measure,
-    Outcome,
-    Value,
-    measure_name,
-)
+from giraffe_cli.evals.base import AbstractTask, Example, Outcome, Value, measure_name
+from giraffe_cli.evals.gating import settle
+from giraffe_cli.evals.paired import PairedScore
+from giraffe_cli.evals.scoreboard import Entry, Scoreboard, difference
 from giraffe_cli.evals.short_context import short_context
-from giraffe_cli.evals.statistics import (
-    FEWEST_CLUSTERS,
-    Score,
-    clustered_bootstrap,
-    paired_difference,
-    wilson,
-)
-
-RETAINED_SHARE = 0.9
-"""A retrieval score counts as kept at this share of the reference score."""
+from giraffe_cli.evals.statistics import Score, clustered_bootstrap
 
 RULES = {
-    "interval_proportion": "Wilson 95 % interval over samples",
-    "interval_mean": "percentile 95 % bootstrap over documents, 10,000 resamples",
-    "paired": "mean difference over the same samples, resampled by document",
+    "interval_proportion": (
+        "Wilson 95 % interval over samples; where several samples share a haystack, over as many "
+        "samples as their spread between haystacks shows them to be worth (Korn & Graubard 1998)"
+    ),
+    "interval_share": (
+        "as for a proportion, where the questions of one sample share it; never without width"
+    ),
+    "interval_mean": (
+        "95 % bootstrap over documents, 10,000 resamples, percentiles expanded for few documents "
+        "(Hesterberg 2015); below 8 documents not to be relied on; one document has no interval"
+    ),
+    "paired": (
+        "mean difference over the same samples. Losses: bootstrap over documents as above; "
+        "proportions and shares: score interval (Tango 1998) over as many samples as they are worth"
+    ),
+    "p_value": (
+        "two-sided. Exact McNemar for a proportion whose samples are independent; otherwise sign "
+        "flips of whole documents or haystacks: all of them where at most 13 differ, else 10,000. "
+        "Not corrected for the number of comparisons"
+    ),
     "control": (
         "trained on the same documents and tokens within the native window, unscaled, and scored "
         "up to that window; control_minus_base is the training text's domain, "
@@ -43,12 +48,15 @@ RULES = {
     ),
     "effective_length_mean": (
         "largest evaluated length L at or above the native window such that at L and every shorter "
-        "one the upper 95 % bound of the paired difference NLL(L) - NLL(native) is at most 0"
+        "one the upper 95 % bound of the paired difference NLL(L) - NLL(native) is at most 0 (the "
+        "lower bound at least 0 where higher is better)"
     ),
     "effective_length_proportion": (
         "largest evaluated length L such that at L and every shorter one the lower 95 % bound is "
-        "at least 0.9 of the base's mean at the longest length within its native window (of the "
-        "checkpoint's own mean there when no base is given); null when the shortest already fails"
+        "at least the threshold: the one given, else 0.9 of the base's mean at the longest length "
+        "within its native window (of the checkpoint's own mean there when no base is given); null "
+        "when the shortest already fails, or where the threshold is no more than chance. Lengths "
+        "that were not run take no part"
     ),
 }
 
@@ -88,161 +96,12 @@ class Sample:
         }
 
 
-class Entry(NamedTuple):
-    """One sample's value of one measure."""
-
-    subject: str
-    example: Example
-    value: Value
-
-
-class Scoreboard:
-    """The samples of one measure, scored and compared; lengths ascend."""
-
-    def __init__(
-        self,
-        name: str,
-        measure: Measure,
-        entries: Iterable[Entry],
-        native_length: int,
-        seed: int,
-    ) -> None:
-        self.name, self.measure = name, measure
-        self.native_length, self.seed = native_length, seed
-        self.groups: dict[str, dict[int, list[Entry]]] = defaultdict(lambda: defaultdict(list))
-        self.controls: dict[str, dict[int, list[Entry]]] = defaultdict(lambda: defaultdict(list))
-        for entry in entries:
-            is_control = bool(entry.example.details.get("control"))
-            target = self.controls if is_control else self.groups
-            target[entry.subject][entry.example.length].append(entry)
-
-    def score(self, entries: Sequence[Entry]) -> Score:
-        """Mean and interval by the measure's kind."""
-        values = [entry.value.value for entry in entries]
-        if self.measure.kind == "proportion":
-            return wilson(sum(values), len(values))
-        return clustered_bootstrap(
-            values,
-            [entry.example.cluster for entry in entries],
-            self.seed,
-            weights=[entry.value.weight for entry in entries],
-        )
-
-    def by_length(self, subject: str) -> dict[str, Score]:
-        """Length → score of `subject`."""
-        return self._scores(self.groups[subject])
-
-    def controls_by_length(self, subject: str) -> dict[str, Score]:
-        """Length → score of the control prompts; empty when the task has none."""
-        return self._scores(self.controls[subject])
-
-    def by_depth(self, subject: str) -> dict[str, dict[str, Score]]:
-        """Length → depth (`"0.33"`) → score; empty when samples have no depth."""
-        table: dict[str, dict[str, Score]] = {}
-        for length, entries in sorted(self.groups[subject].items()):
-            depths: dict[float, list[Entry]] = defaultdict(list)
-            for entry in entries:
-                if "depth" in entry.example.details:
-                    depths[entry.example.details["depth"]].append(entry)
-            if depths:
-                table[str(length)] = {f"{d:.2f}": self.score(s) for d, s in sorted(depths.items())}
-        return table
-
-    def length_minus_native(self, subject: str) -> dict[str, Score]:
-        """Length → paired difference to the same samples at the native length."""
-        return self.minus_native(subject, subject)
-
-    def between(self, subject: str, other: str) -> dict[str, Score]:
-        """Length → paired difference `subject` - `other`, where both were scored."""
-        ours, theirs = self.groups[subject], self.groups[other]
-        shared = [length for length in ours if length in theirs]
-        return self._differences(lambda length: (ours[length], theirs[length]), shared)
-
-    def minus_native(self, subject: str, other: str) -> dict[str, Score]:
-        """Length → paired difference to what `other` scores on the same targets at the native
-        length; empty where it was not scored there."""
-        native = self.groups[other].get(self.native_length)
-        if not native:
-            return {}
-        lengths = self.groups[subject]
-        return self._differences(lambda length: (lengths[length], native), lengths)
-
-    def effective_length(self, subject: str) -> int | None:
-        """See `RULES`; None when no length passes or there is nothing to compare with."""
-        if self.measure.bounded:
-            return self._longest(self.by_length(subject), self._keeps_retrieval)
-        differences = self.length_minus_native(subject)
-        reached = {k: v for k, v in differences.items() if int(k) >= self.native_length}
-        return self._longest(reached, lambda difference: difference["ci_high"] <= 0)
-
-    def _keeps_retrieval(self, score: Score) -> bool:
-        reference = self._retrieval_reference()
-        return reference > 0 and score["ci_low"] >= RETAINED_SHARE * reference
-
-    def _retrieval_reference(self) -> float:
-        """The base's mean at the longest length within the native window; 0 when none was run."""
-        subject = "base" if "base" in self.groups else "checkpoint"
-        within = [n for n in self.groups[subject] if n <= self.native_length]
-        return self.score(self.groups[subject][max(within)])["mean"] if within else 0.0
-
-    def _scores(self, lengths: Mapping[int, list[Entry]]) -> dict[str, Score]:
-        return {str(length): self.score(s) for length, s in sorted(lengths.items()) if s}
-
-    def _differences(
-        self,
-        pair: Callable[[int], tuple[list[Entry], list[Entry]]],
-        lengths: Iterable[int],
-    ) -> dict[str, Score]:
-        found: dict[str, Score] = {}
-        for length in sorted(lengths):
-            minuend, subtrahend = pair(length)
-            found[str(length)] = difference(minuend, subtrahend, self.seed)
-        return found
-
-    @staticmethod
-    def _longest(scores: dict[str, Score], passes: Callable[[Score], bool]) -> int | None:
-        """The last of the leading lengths that pass."""
-        longest = None
-        for length, score in scores.items():
-            if not passes(score):
-                break
-            longest = int(length)
-        return longest
-
-    def warnings(self) -> list[str]:
-        """What a reader must know before trusting an interval."""
-        groups = [entries for lengths in self.groups.values() for entries in lengths.values()]
-        fewest = min(len({entry.example.cluster for entry in entries}) for entries in groups)
-        if self.measure.kind == "proportion":
-            fewest = min(len(entries) for entries in groups)
-            best, needed = wilson(fewest, fewest)["ci_low"], self._retrieval_reference()
-            if best >= RETAINED_SHARE * needed:
-                return []
-            return [
-                f"{self.name}: {fewest} samples cannot show {RETAINED_SHARE:.0%} of the reference "
-                f"{needed:.2f}: {fewest} of {fewest} right has a lower bound of {best:.2f}; "
-                "take more samples"
-            ]
-        if fewest >= FEWEST_CLUSTERS:
-            return []
-        return [
-            f"{self.name}: {fewest} documents; intervals from fewer than {FEWEST_CLUSTERS} are "
-            "too narrow to rely on"
-        ]
-
-
-def difference(minuend: Sequence[Entry], subtrahend: Sequence[Entry], seed: int) -> Score:
-    """Mean paired difference of two groups of entries."""
-    return paired_difference(
-        {entry.example.pair: entry.value for entry in minuend},
-        {entry.example.pair: entry.value for entry in subtrahend},
-        {entry.example.pair: entry.example.cluster for entry in minuend},
-        seed,
-    )
-
-
 def make_boards(
-    tasks: Mapping[str, AbstractTask], samples: Sequence[Sample], native_length: int, seed: int
+    tasks: Mapping[str, AbstractTask],
+    samples: Sequence[Sample],
+    native_length: int,
+    seed: int,
+    threshold: float | None = None,
 ) -> dict[str, Scoreboard]:
     """A scoreboard for every measure that any sample bears on, by its name."""
     boards = {}
@@ -255,7 +114,7 @@ def make_boards(
             ]
             if entries:
                 name = measure_name(task_name, measure_key)
-                boards[name] = Scoreboard(name, measure, entries, native_length, seed)
+                boards[name] = Scoreboard(name, measure, entries, native_length, seed, threshold)
     return boards
 
 
@@ -265,10 +124,17 @@ def compose(
     subjects: Sequence[str],
     native_length: int,
     seed: int,
+    threshold: float | None = None,
+    gates: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The scored part of `results.json`: `models` (scores only), `measures`, `paired`,
-    `short_context`, `warnings`."""
-    boards = make_boards(tasks, samples, native_length, seed)
+    `short_context`, `gates`, `warnings`.
+
+    Args:
+        threshold: what the effective length of retrieval asks for; None: 0.9 of the base's score.
+        gates: such as `nll@16k-nll@8k<0`, of a form that was checked before.
+    """
+    boards = make_boards(tasks, samples, native_length, seed, threshold)
     paired: dict[str, dict[str, Any]] = {
         name: {
             "checkpoint_minus_base": board.between("checkpoint", "base"),
@@ -288,6 +154,7 @@ def compose(
     }
     tested = [(s.example, s.outcome) for s in samples if s.subject == "checkpoint"]
     scores = models.get("checkpoint", {}).get("tasks", {})
+    short = short_context(paired, scores, tested, native_length, seed)
     return {
         "models": models,
         "measures": {
@@ -297,11 +164,13 @@ def compose(
                 "kind": board.measure.kind,
                 "chance": board.measure.chance,
                 "unit": board.measure.unit,
+                "effective_length": board.requirement._asdict(),
             }
             for name, board in boards.items()
         },
         "paired": paired,
-        "short_context": short_context(paired, scores, tested, native_length, seed),
+        "short_context": short,
+        "gates": [dataclasses.asdict(gate) for gate in settle(gates, boards, short)],
         "warnings": [
             *_empty(tasks, boards),
             *(warning for board in boards.values() for warning in board.warnings()),
@@ -318,17 +187,18 @@ def _empty(tasks: Mapping[str, AbstractTask], boards: Mapping[str, Scoreboard]) 
     ]
 
 
-def _contrast(first: Scoreboard, second: Scoreboard, subject: str) -> dict[str, Score]:
+def _contrast(first: Scoreboard, second: Scoreboard, subject: str) -> dict[str, PairedScore]:
     """Length → paired difference of two measures of one subject."""
     ours, theirs = first.groups[subject], second.groups[subject]
-    return {
-        str(length): difference(ours[length], theirs[length], first.seed)
+    found = {
+        str(length): difference(ours[length], theirs[length], first.measure, first.seed)
         for length in sorted(ours)
         if length in theirs
     }
+    return {length: score for length, score in found.items() if score}
 
 
-def _against_control(board: Scoreboard) -> dict[str, dict[str, Score]]:
+def _against_control(board: Scoreboard) -> dict[str, dict[str, PairedScore]]:
     """Domain (the control's gain) told apart from length (what the checkpoint has beyond it)."""
     return {
         "control_minus_base": board.between("control", "base"),

@@ -23,6 +23,7 @@ from giraffe_cli.config import EvalConfig
 from giraffe_cli.evals.base import Example, Material, Outcome
 from giraffe_cli.evals.cache import OutcomeCache, sample_key
 from giraffe_cli.evals.divergence import add_divergences
+from giraffe_cli.evals.gating import check_gates
 from giraffe_cli.evals.results import RULES, Sample, compose
 from giraffe_cli.evals.samples import Batch, Texts, gather_material, prepare
 from giraffe_cli.evals.subject import CHUNK, EVALUATOR, Subject, open_subject
@@ -61,11 +62,14 @@ def evaluate(
         The content of `results.json`; equal for equal arguments but for `seconds`.
 
     Raises:
-        InvalidInput: a task that fits no length, tokenizers that differ, unknown task or knob.
+        InvalidInput: a task that fits no length, tokenizers that differ, unknown task or knob, a
+            gate on what is not evaluated.
     """
     started, lengths = time.monotonic(), sorted({*lengths})
     material = gather_material(subjects, texts, config, lengths, native_length)
     batches, warnings = prepare(config, lengths, seed, material, reporter)
+    scored = [subject for subject in subjects if subject.name != EVALUATOR]
+    check_gates(config, batches, scored)
     announce(batches, subjects, reporter)
     make_folder(cache)
     reference = reference_subject(subjects)
@@ -75,14 +79,14 @@ def evaluate(
         for subject in ordered
     }
     add_divergences(subjects, batches, outcomes, cache, reporter)
-    scored = [subject for subject in subjects if subject.name != EVALUATOR]
     samples = [
         sample
         for subject in scored
         for sample in score(subject, batches, outcomes[subject.name], outcomes[reference.name])
     ]
     named = {batch.name: batch.task for batch in batches}
-    composed = compose(named, samples, [s.name for s in scored], native_length, seed)
+    names = [subject.name for subject in scored]
+    composed = compose(named, samples, names, native_length, seed, config.threshold, config.gates)
     for warning in composed.pop("warnings"):
         reporter.warn(warning)
         warnings.append(warning)

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from giraffe_cli.evals.base import Example, Outcome
-from giraffe_cli.evals.statistics import RESAMPLES, Score
+from giraffe_cli.evals.statistics import RESAMPLES, Score, tail
 
 PERCENTILE = 0.99
 PAIRED_MEASURES = (
@@ -25,6 +25,7 @@ PAIRED_MEASURES = (
     ("lambada", "lambada"),
     ("hellaswag", "hellaswag"),
 )
+KEYS = ("delta_nll", *(name for name, _ in PAIRED_MEASURES), "kl_mean", "kl_p99")
 _BLOCK = 100
 """Resamples weighed at one time: 14 MB for 17,000 targets."""
 
@@ -92,8 +93,8 @@ def clustered_percentile(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> Score:
-    """The least value that at least `share` of all values do not exceed, with the percentile
-    interval over resampled clusters; `n` counts the arrays of values, one a window.
+    """The least value that at least `share` of all values do not exceed, with the expanded
+    percentile interval over resampled clusters; `n` counts the arrays of values, one a window.
     """
     _, owner = np.unique(np.asarray(clusters, str), return_inverse=True)
     cluster = np.repeat(owner, [len(part) for part in values])
@@ -107,12 +108,13 @@ def clustered_percentile(
         ordered[_place(block[:, cluster], share)]
         for block in np.split(drawn, range(_BLOCK, resamples, _BLOCK))
     ]
-    low, high = np.quantile(np.concatenate(found), [0.025, 0.975])
+    low, high = np.quantile(np.concatenate(found), [tail(count), 1 - tail(count)])
     return {
         "mean": float(ordered[_place(np.ones((1, len(ordered)), np.int64), share)[0]]),
         "ci_low": float(low),
         "ci_high": float(high),
         "n": len(values),
+        "clusters": count,
     }
 
 
