@@ -18,6 +18,7 @@ from giraffe_cli.control import control_stages, describe_control
 from giraffe_cli.errors import GateFailed, InvalidInput
 from giraffe_cli.evals.runner import Subject, evaluate
 from giraffe_cli.evals.samples import Texts, default_lengths
+from giraffe_cli.evals.subject import EVALUATOR
 from giraffe_cli.gates import Gate, default_gates
 from giraffe_cli.merge import merge_stage
 from giraffe_cli.model.levers import Levers
@@ -33,6 +34,7 @@ from giraffe_cli.stages import (
     claimed,
     evaluation_documents,
     evaluation_texts,
+    open_evaluator,
     verified,
 )
 from giraffe_cli.train.loop import TrainResult
@@ -199,8 +201,9 @@ def prepare_data(work: Work) -> tuple[dict[Path, Path], Texts]:
             f"begins at {format_length(work.lengths[0])}",
             f"add {format_length(work.native_length)} to eval.lengths, or leave --control out",
         )
-    texts = evaluation_texts(config.eval, documents)
-    check_samples(config, work.checkpoint, texts, work.lengths, work.native_length)
+    evaluator = open_evaluator(config, work.run_dir)
+    texts = evaluation_texts(config.eval, documents, evaluator)
+    check_samples(config, work.checkpoint, texts, work.lengths, work.native_length, evaluator)
     return packed, texts
 
 
@@ -213,6 +216,9 @@ def evaluate_models(work: Work, models: dict[str, Path], texts: Texts) -> dict[s
         Subject(name, path, inspect(str(path), work.run_dir).digest, dtype, longest.get(name))
         for name, path in models.items()
     ]
+    if evaluator := open_evaluator(config, work.run_dir):
+        computed = resolve_dtype(config.dtype, evaluator.dtype)
+        subjects.append(Subject(EVALUATOR, evaluator.path, evaluator.digest, computed))
     with work.timings.stage("eval"):
         return evaluate(
             subjects,

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from giraffe_cli.checkpoint import Checkpoint, head_to_extend
+from giraffe_cli.checkpoint import Checkpoint, head_to_extend, inspect
 from giraffe_cli.config import (
     EvalConfig,
     ExtendConfig,
@@ -29,7 +29,7 @@ from giraffe_cli.corpus.store import held_out, is_packed, open_packed
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.evals.gating import check_gates
 from giraffe_cli.evals.samples import Texts, gather_material, prepare
-from giraffe_cli.evals.subject import Subject
+from giraffe_cli.evals.subject import EVALUATOR, Subject
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.estimate import Pace, estimate
 from giraffe_cli.plan.machine import Machine
@@ -212,6 +212,7 @@ def check_samples(
     texts: Texts,
     lengths: list[int],
     native_length: int,
+    evaluator: Checkpoint | None = None,
 ) -> None:
     """Refuse before training what the evaluation would refuse after it: its samples are made.
 
@@ -219,17 +220,23 @@ def check_samples(
         InvalidInput: an unknown task or knob, documents that fill no length, or a gate on what
             is not evaluated.
     """
-    base = Subject("base", checkpoint.path, checkpoint.digest, checkpoint.dtype)
-    material = gather_material([base], texts, config.eval, lengths, native_length)
+    subjects = [
+        Subject(name, opened.path, opened.digest, opened.dtype)
+        for name, opened in (("base", checkpoint), (EVALUATOR, evaluator))
+        if opened
+    ]
+    material = gather_material(subjects, texts, config.eval, lengths, native_length)
     batches, _ = prepare(config.eval, lengths, config.seed, material, SilentReporter())
-    subjects = [base, dataclasses.replace(base, name="checkpoint")]
+    tested = [subjects[0], dataclasses.replace(subjects[0], name="checkpoint")]
     if config.train.control:
-        subjects.append(dataclasses.replace(base, name="control", longest=native_length))
-    check_gates(config.eval, batches, subjects)
+        tested.append(dataclasses.replace(subjects[0], name="control", longest=native_length))
+    check_gates(config.eval, batches, tested)
 
 
-def evaluation_texts(config: EvalConfig, documents: list[Document]) -> Texts:
-    """The documents, and what needles are hidden in; see `EvalConfig`.
+def evaluation_texts(
+    config: EvalConfig, documents: list[Document], evaluator: Checkpoint | None = None
+) -> Texts:
+    """The documents, what needles are hidden in, and how far the evaluator reads; see `EvalConfig`.
 
     Raises:
         InvalidInput: a corpus is missing or unreadable.
@@ -239,7 +246,18 @@ def evaluation_texts(config: EvalConfig, documents: list[Document]) -> Texts:
         return [document for source in sources for document in read_source(source, BadRecords())]
 
     haystack = read(config.haystack) if config.haystack else documents if config.data else []
-    return Texts(documents, haystack, read(config.other_data))
+    reach = evaluator.reach if evaluator else 0
+    return Texts(documents, haystack, read(config.other_data), reach)
+
+
+def open_evaluator(config: ExtendConfig, run_dir: Path) -> Checkpoint | None:
+    """The checkpoint that chooses the tokens of `longppl`, where one is named.
+
+    Raises:
+        InvalidInput: it is no checkpoint that can be read.
+    """
+    named = config.eval.evaluator
+    return inspect(named, run_dir / EVALUATOR) if named else None
 
 
 def verified(

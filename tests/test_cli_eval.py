@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
+from conftest import prose
 
-QUICK = ("--lengths", "128,384", "--set", "nll.targets=16", "--set", "nll.anchors=1",
-         "--set", "passkey.depths=2", "--set", "passkey.trials=1")  # fmt: skip
+QUICK = ("--tasks", "nll,passkey", "--lengths", "128,384", "--set", "nll.targets=16",
+         "--set", "nll.anchors=1", "--set", "passkey.depths=2", "--samples", "1")  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def lambada(tmp_path_factory):
+    """Six passages."""
+    path = tmp_path_factory.mktemp("lambada") / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": prose(i, 3)[:-1]}) + "\n" for i in range(6)))
+    return path
+
+
+@pytest.fixture(scope="module")
+def hellaswag(tmp_path_factory):
+    """Six items, gzipped."""
+    path = tmp_path_factory.mktemp("hellaswag") / "rows.jsonl.gz"
+    with gzip.open(path, "wt") as handle:
+        for i in range(6):
+            endings = [prose(i + k, 1) for k in range(4)]
+            item = {"ind": i, "ctx": prose(i, 2), "label": i % 4, "endings": endings}
+            handle.write(json.dumps(item) + "\n")
+    return path
 
 
 def test_scores_a_checkpoint_beside_its_base(giraffe, tiny_llama, corpus, tmp_path):
@@ -21,7 +43,7 @@ def test_scores_a_checkpoint_beside_its_base(giraffe, tiny_llama, corpus, tmp_pa
     assert results["native_length"] == 128
     assert results["models"]["checkpoint"]["tasks"]["nll"]["384"]["n"] == 8
     assert results["short_context"]["delta_nll"]["mean"] == 0.0
-    assert "evaluation: 19 samples of nll, passkey at 128, 384" in done.stderr
+    assert "of nll, passkey at 128, 384" in done.stderr
 
     again = giraffe(*arguments, "--out", tmp_path / "e")  # every sample is kept
     assert again.code == 0
@@ -30,10 +52,12 @@ def test_scores_a_checkpoint_beside_its_base(giraffe, tiny_llama, corpus, tmp_pa
         "nll by context length, 95% intervals",
         "+0.000 [+0.000, +0.000]",
         "384*",
-        "* beyond the native window of 128",
+        "difference: checkpoint - base, paired; *: beyond the native window of 128",
+        "short context, up to 128: checkpoint - base, 95% intervals",
         f"results  {tmp_path / 'e'}/results.json",
     ):
         assert expected in again.stdout
+    assert max(map(len, again.stdout.splitlines()[:-1])) <= 80
 
 
 def test_one_task_alone_without_a_base(giraffe, tiny_llama, tmp_path):
@@ -45,6 +69,50 @@ def test_one_task_alone_without_a_base(giraffe, tiny_llama, tmp_path):
     assert results["models"]["checkpoint"]["dtype"] == "bfloat16"
     said = "checkpoint none shown (nothing was scored within the native window of 128)"
     assert said in done.stdout
+    assert "difference" not in done.stdout
+
+
+def test_what_short_context_cost_and_an_evaluator(
+    giraffe, tiny_llama, corpus, lambada, hellaswag, tmp_path
+):
+    done = giraffe(
+        *("eval", tiny_llama, "--base", tiny_llama, "--evaluator", tiny_llama, "--data", corpus),
+        *("--tasks", "short,lambada,hellaswag,longppl", "--lengths", "128,256"),
+        *("--file", f"lambada={lambada}", "--file", f"hellaswag={hellaswag}", "--samples", "5"),
+        *("--set", "hellaswag.samples=4", "--set", "short.targets=16"),
+        *("--set", "longppl.targets=16", "--set", "longppl.alpha=0.001"),
+        *("--set", "longppl.beta=9.0", "--documents", "8", "--out", tmp_path),
+    )
+    assert done.code == 0, done.stderr
+    results = json.loads((tmp_path / "results.json").read_text())
+    counts = {task: [s["n"] for s in lengths.values()]
+              for task, lengths in results["models"]["base"]["tasks"].items()}  # fmt: skip
+    assert counts["lambada"] == [5]  # --samples
+    assert counts["hellaswag"] == [4]  # --set stands over it
+    assert {*results["short_context"]} == {
+        "delta_nll", "delta_nll_other", "lambada", "hellaswag", "kl_mean", "kl_p99"
+    }  # fmt: skip
+    assert results["short_context"]["kl_p99"] == {**dict.fromkeys(("mean", "ci_low", "ci_high"), 0),
+                                                  "n": 32}  # fmt: skip
+    assert [*results["models"]] == ["base", "checkpoint"]
+    assert results["settings"]["reference"]["subject"] == "evaluator"
+    assert results["settings"]["reference"]["tokens"] == 128
+    assert results["settings"]["reference"]["sha256"] == results["models"]["base"]["sha256"]
+    assert "evaluating evaluator" in done.stderr
+    assert "KL(base || checkpoint), 99th percentile, nats" in done.stdout
+
+
+def test_needles_are_hidden_in_the_corpus_that_is_named(giraffe, tiny_llama, corpus, tmp_path):
+    done = giraffe("eval", tiny_llama, "--tasks", "niah", "--lengths", "512", "--haystack", corpus,
+                   "--set", "niah.depths=1", "--samples", "1", "--out", tmp_path)  # fmt: skip
+    assert done.code == 0, done.stderr
+    with gzip.open(tmp_path / "prompts.jsonl.gz", "rt") as handle:
+        (prompt,) = map(json.loads, handle)
+    from giraffe_cli.checkpoint import load_tokenizer
+
+    text = load_tokenizer(tiny_llama).decode(prompt["token_ids"])
+    assert "giraffe eats" in text.lower()
+    assert "special magic number" in text
 
 
 @pytest.mark.parametrize(
@@ -52,11 +120,27 @@ def test_one_task_alone_without_a_base(giraffe, tiny_llama, tmp_path):
     [
         (("--lengths", "12q"), "`12q` is not a length in tokens"),
         (("--tasks", "nil"), "unknown evaluation task `nil`"),
+        (("--tasks", "nil"), "did you mean `nll`?"),
+        (("--suite", "slow"), "`eval.suite`"),
         (("--set", "nll.anchor=2"), "`anchor` is no knob of `nll`"),
         (("--set", "nll.anchors=0"), "anchors is 0, must be 1 or more"),
         (("--documents", "0"), "`eval.documents`"),
         (("--dtype", "int8"), "unknown --dtype `int8`"),
         (("--lengths", "64k"), "none of 8 documents has 65536 tokens"),
+        (("--samples", "0"), "--samples is 0, must be 1 or more"),
+        (("--tasks", "nll", "--samples", "3"), "--samples 3 has no effect on nll"),
+        (("--tasks", "lambada"), "task `lambada` needs the data file `lambada`"),
+        (("--tasks", "lambada"), "--file lambada=PATH"),
+        (("--file", "lambada"), "--file lambada: no `NAME=PATH`"),
+        (("--file", "lambda=x"), "no task reads a data file `lambda`"),
+        (("--file", "lambda=x"), "did you mean `lambada`?"),
+        (("--file", "lambada=x"), "data file `lambada`: no evaluated task reads it"),
+        (("--file", "lambada=x", "--file", "lambada=y"), "--file lambada is given twice: x and y"),
+        (("--tasks", "nll", "--haystack", "x"), "--haystack has no effect"),
+        (("--tasks", "nll", "--other-data", "python-stdlib"), "--other-data has no effect"),
+        (("--tasks", "vt", "--lengths", "2k"), "--data has no effect"),
+        (("--tasks", "nll", "--lengths", "512", "--chat"), "has no chat template"),
+        (("--tasks", "short", "--lengths", "512"), "beyond the native window of 128 tokens"),
     ],
 )
 def test_bad_input_ends_with_3_and_writes_nothing(
@@ -70,9 +154,21 @@ def test_bad_input_ends_with_3_and_writes_nothing(
     assert not (out / "results.json").exists()
 
 
+def test_an_evaluator_without_anything_to_choose(giraffe, tiny_llama, corpus, tmp_path):
+    done = giraffe("eval", tiny_llama, "--data", corpus, *QUICK, "--evaluator", tiny_llama,
+                   "--out", tmp_path)  # fmt: skip
+    assert done.code == 3
+    assert "an evaluator has no effect" in done.stderr
+
+
 def test_a_missing_corpus_and_a_missing_checkpoint_are_named(giraffe, tiny_llama, tmp_path):
     absent = tmp_path / "absent.jsonl"
-    for arguments in (("eval", tiny_llama, "--data", absent), ("eval", absent)):
+    for arguments in (
+        ("eval", tiny_llama, "--data", absent),
+        ("eval", absent),
+        ("eval", tiny_llama, "--tasks", "longppl", "--evaluator", absent),
+        ("eval", tiny_llama, "--tasks", "lambada", "--file", f"lambada={absent}"),
+    ):
         done = giraffe(*arguments, "--out", tmp_path / "e")
         assert done.code == 3
         assert "absent.jsonl" in done.stderr

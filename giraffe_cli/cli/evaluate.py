@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import RenderableType
 from rich.markup import escape
-from rich.table import Table
 
 from giraffe_cli.cli.console import Console
-from giraffe_cli.errors import GateFailed, InvalidInput, raise_together
-from giraffe_cli.units import format_length
+from giraffe_cli.cli.evaluate_input import documents_for, eval_config, named_files
+from giraffe_cli.cli.evaluate_text import render, render_gates
+from giraffe_cli.errors import GateFailed, InvalidInput
 
 if TYPE_CHECKING:
     from giraffe_cli.config import EvalConfig
-    from giraffe_cli.corpus.base import Document
-    from giraffe_cli.evals.samples import Texts
 
 EXAMPLES = """
 Examples:
@@ -27,12 +24,12 @@ giraffe eval runs/calf-16k/model --base calf
 
 giraffe eval ./smollm2-16k --base ./smollm2 --data books.jsonl.gz --lengths 8k,16k
 
-giraffe eval ./any-llama --tasks passkey --lengths 2k,12k --set passkey.trials=3 --json
+giraffe eval ./any-llama --tasks passkey,niah --lengths 2k,12k --samples 3 --json
 
 giraffe eval ./smollm2-16k --base ./smollm2 --gate 'nll@16k-nll@8k<0' --gate 'passkey@16k>=0.7'
-"""
 
-DEFAULT_DATA = "python-stdlib"
+giraffe eval ./smollm2-16k --base ./smollm2 --suite standard --file lambada=lambada.jsonl.gz
+"""
 
 
 def _print_schema(asked: bool) -> None:
@@ -50,6 +47,28 @@ def evaluate(
     base: Annotated[
         str | None, typer.Option(help="What it was made from; scored on the same samples.")
     ] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option(help="quick (default), standard or full: which tasks, how many samples."),
+    ] = None,
+    tasks: Annotated[
+        str | None, typer.Option(help="Tasks by comma, such as nll,passkey. Default: the suite's.")
+    ] = None,
+    lengths: Annotated[
+        str | None,
+        typer.Option(help="4k,8k,16k. Default: the native window, fourfolds of it, the target."),
+    ] = None,
+    samples: Annotated[
+        int | None,
+        typer.Option(
+            help="Samples of each task that draws them: haystacks (each at every depth) or trials "
+            "at every depth, rows of a data file. --set TASK.samples stands over it."
+        ),
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="A task's knob: nll.anchors=4, passkey.trials=3."),
+    ] = None,
     data: Annotated[
         list[str] | None,
         typer.Option(
@@ -57,17 +76,41 @@ def evaluate(
             "checkpoint's run held out, else what python-stdlib holds out."
         ),
     ] = None,
-    tasks: Annotated[str | None, typer.Option(help="Tasks by comma. Default: nll,passkey.")] = None,
-    lengths: Annotated[
-        str | None,
-        typer.Option(help="4k,8k,16k. Default: the native window, fourfolds of it, the target."),
-    ] = None,
-    assignments: Annotated[
+    haystack: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A task's knob: nll.anchors=4, passkey.trials=3."),
+        typer.Option(
+            help="Corpus that needles are hidden in; repeatable. Default: --data, else the "
+            "documentation inside Python."
+        ),
     ] = None,
+    other_data: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Corpus of another domain, to see what was lost there; repeatable. Default: the "
+            "help topics inside Python."
+        ),
+    ] = None,
+    file: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=PATH",
+            help="A task's data file, JSON lines (.gz): lambada=PATH, hellaswag=PATH; repeatable.",
+        ),
+    ] = None,
+    evaluator: Annotated[
+        str | None,
+        typer.Option(
+            help="Long-context Llama of the same tokenizer that chooses the tokens of longppl. "
+            "Default: the base, else the checkpoint itself."
+        ),
+    ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Ask through the tokenizer's chat template; default: bare."),
+    ] = False,
     documents: Annotated[
-        int | None, typer.Option(help="Held-out documents at most, longest first. Default: 8.")
+        int | None,
+        typer.Option(help="Held-out documents at most, longest first. Default: the suite's."),
     ] = None,
     gates: Annotated[
         list[str] | None,
@@ -103,11 +146,26 @@ def evaluate(
 ) -> None:
     """Score a checkpoint by context length, with 95% intervals, and its base on the same samples.
 
-    nll: loss of the same held-out tokens under more and more context. passkey: find a number in
-    filler. Every scored sample is kept, so the same command resumes a stopped evaluation.
+    Loss of the same held-out tokens under more and more context, retrieval out of long prompts,
+    and what it cost within the native window. Every scored sample is kept, so the same command
+    resumes a stopped evaluation.
     """
     console = Console(as_json)
-    config = _config(tasks, lengths, documents, data, assignments or [], gates, threshold)
+    given = {
+        "suite": suite,
+        "tasks": tasks.split(",") if tasks is not None else None,
+        "lengths": lengths.split(",") if lengths is not None else None,
+        "documents": documents,
+        "data": data or None,
+        "haystack": haystack or None,
+        "other_data": other_data or None,
+        "files": named_files(file),
+        "evaluator": evaluator,
+        "chat": chat or None,
+        "gates": gates or None,
+        "threshold": threshold,
+    }
+    config = eval_config(given, assignments or [], samples)
     _check_dtype(dtype)
     folder = out or _default_out(checkpoint)
     results = _run(checkpoint, base, config, seed, dtype, folder, console)
@@ -115,35 +173,6 @@ def evaluate(
     parts = [*render(results), "", *render_gates(results), where]
     console.result({**results, "out": str(folder)}, parts)
     _fail_on_gates(results, folder)
-
-
-def _config(
-    tasks: str | None,
-    lengths: str | None,
-    documents: int | None,
-    data: list[str] | None,
-    assignments: list[str],
-    gates: list[str] | None,
-    threshold: float | None,
-) -> EvalConfig:
-    """The evaluation's config; every problem at once.
-
-    Raises:
-        InvalidInput: a length, a task list, a knob or a gate that cannot be.
-    """
-    from giraffe_cli.config import apply_overrides, build
-
-    values = {
-        "tasks": tasks.split(",") if tasks is not None else None,
-        "lengths": lengths.split(",") if lengths is not None else None,
-        "documents": documents,
-        "data": data or None,
-        "knobs": apply_overrides({}, assignments) or None,
-        "gates": gates or None,
-        "threshold": threshold,
-    }
-    given = {key: value for key, value in values.items() if value is not None}
-    return build({"target_length": 1, "eval": given}, "eval").eval
 
 
 def _check_dtype(dtype: str) -> None:
@@ -174,6 +203,8 @@ def _run(
     from giraffe_cli.evals.runner import Subject
     from giraffe_cli.evals.runner import evaluate as score
     from giraffe_cli.evals.samples import default_lengths
+    from giraffe_cli.evals.subject import EVALUATOR
+    from giraffe_cli.stages import evaluation_texts
 
     tested = inspect(checkpoint, out / "checkpoint")
     reference = inspect(base, out / "base") if base else None
@@ -181,83 +212,22 @@ def _run(
     chosen = config.lengths or default_lengths(native, tested.reach)
     computed = resolve_dtype(dtype, tested.dtype)
     opened = [("base", reference), ("checkpoint", tested)]
+    subjects = [Subject(name, c.path, c.digest, computed) for name, c in opened if c]
+    chooser = inspect(config.evaluator, out / EVALUATOR) if config.evaluator else None
+    if chooser:
+        computed = resolve_dtype(dtype, chooser.dtype)
+        subjects.append(Subject(EVALUATOR, chooser.path, chooser.digest, computed))
     return score(
-        [Subject(name, c.path, c.digest, computed) for name, c in opened if c],
+        subjects,
         config,
         lengths=chosen,
         native_length=native,
         seed=seed,
-        texts=_texts(config, tested.path),
+        texts=evaluation_texts(config, documents_for(config, tested.path), chooser),
         out=out,
         cache=Path(config.cache) if config.cache else out / "cache",
         reporter=console,
     )
-
-
-def _texts(config: EvalConfig, checkpoint: Path) -> Texts:
-    """The documents where a task needs some, and the haystack."""
-    from giraffe_cli.evals.base import tasks
-    from giraffe_cli.stages import evaluation_texts
-
-    known = tasks()
-    needed = {need for name in config.tasks if name in known for need in known[name].needs}
-    return evaluation_texts(config, _documents(config, checkpoint) if "documents" in needed else [])
-
-
-def _documents(config: EvalConfig, checkpoint: Path) -> list[Document]:
-    """Text to score on: `--data`, else what the checkpoint's run held out, else python-stdlib's.
-
-    Raises:
-        InvalidInput: a source is missing or unreadable, or holds nothing.
-    """
-    from giraffe_cli.config import PackConfig
-    from giraffe_cli.corpus.base import BadRecords
-    from giraffe_cli.corpus.holdout import choose_held_out
-    from giraffe_cli.corpus.sources import check_distinct, read_source
-    from giraffe_cli.corpus.store import held_out, is_packed
-
-    packed = checkpoint.parent / "packed"
-    if not config.data and is_packed(packed):
-        return held_out(packed)
-    if not config.data:
-        found = list(read_source(DEFAULT_DATA, BadRecords()))
-        kept = choose_held_out([d.id for d in found], PackConfig().hold_out)
-        return [document for document in found if document.id in kept]
-    check_distinct(config.data)
-    documents: list[Document] = []
-    for source in config.data:
-        if is_packed(Path(source)):
-            documents += held_out(Path(source))
-        else:
-            documents += read_source(source, BadRecords())
-    problems = [] if documents else [f"no documents in {', '.join(config.data)}"]
-    raise_together(problems, "--data", "name a corpus that holds text")
-    return documents
-
-
-def render(results: dict[str, Any]) -> list[RenderableType]:
-    """A table for each task, lengths as rows, and how far each model reaches."""
-    models, parts = results["models"], list[RenderableType]()
-    for task in results["measures"]:
-        reached = [f"{name} {_reached(task, name, results)}" for name in models]
-        rule = escape(results["measures"][task]["effective_length"]["rule"])
-        parts += [_table(task, results), f"effective length: {', '.join(reached)} ({rule})", ""]
-    return parts[:-1]
-
-
-def _reached(task: str, name: str, results: dict[str, Any]) -> str:
-    """The effective length in words."""
-    length = results["models"][name].get("effective_length", {}).get(task)
-    return format_length(length) if length else "none shown"
-
-
-def render_gates(results: dict[str, Any]) -> list[RenderableType]:
-    """A line for each gate, and an empty one after them."""
-    from giraffe_cli.gates import Gate
-
-    gates = [Gate(**gate) for gate in results["gates"]]
-    lines = [f"gate {'passed' if g.ok else 'failed'}  {escape(g.sentence)}" for g in gates]
-    return [*lines, *([""] if lines else [])]
 
 
 def _fail_on_gates(results: dict[str, Any], folder: Path) -> None:
@@ -271,28 +241,3 @@ def _fail_on_gates(results: dict[str, Any], folder: Path) -> None:
             + "; ".join(gate.sentence for gate in failed),
             f"the scores are in {folder / 'results.json'}",
         )
-
-
-def _table(task: str, results: dict[str, Any]) -> Table:
-    """Score and 95% interval by length; with a base also the paired difference."""
-    models = results["models"]
-    paired = results["paired"].get(task, {}).get("checkpoint_minus_base", {})
-    table = Table(title=f"{task} by context length, 95% intervals", box=None, padding=(0, 2, 0, 0))
-    headings = ["context", *models, *(["checkpoint - base"] if paired else []), "n"]
-    for heading in headings:
-        table.add_column(heading, justify="right")
-    scored = models["checkpoint"]["tasks"][task]
-    models = {name: model for name, model in models.items() if task in model.get("tasks", {})}
-    for length, score in scored.items():
-        mark = "*" if int(length) > results["native_length"] else ""
-        cells = [_cell(model["tasks"][task][length]) for model in models.values()]
-        differences = [_cell(paired[length], sign="+")] if paired else []
-        table.add_row(f"{format_length(int(length))}{mark}", *cells, *differences, str(score["n"]))
-    if any(int(length) > results["native_length"] for length in scored):
-        table.caption = f"* beyond the native window of {format_length(results['native_length'])}"
-    return table
-
-
-def _cell(score: dict[str, Any], sign: str = "") -> str:
-    low, high = score["ci_low"], score["ci_high"]
-    return escape(f"{score['mean']:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]")

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from giraffe_cli.config import EvalConfig
 from giraffe_cli.errors import InvalidInput, near_misses, raise_together
 from giraffe_cli.evals.base import Example, tasks
+from giraffe_cli.registry import pick
 
 TEXTS = frozenset(["documents", "haystack", "other_text"])
 """Needs that are no file."""
@@ -27,8 +28,11 @@ def runnable(config: EvalConfig) -> tuple[list[str], list[str]]:
     """Names of the tasks that have what they need, and a sentence for each that is left out.
 
     Raises:
-        InvalidInput: a task that the user named has no file, or a setting has no effect.
+        InvalidInput: an unknown task, one that the user named and that has no file, or a setting
+            that has no effect.
     """
+    for name in config.tasks:
+        pick(name, tasks(), "evaluation task")
     _check_effects(config)
     missing = {name: _missing_file(name, config) for name in config.tasks}
     if not config.tasks_are_the_suites:
@@ -88,11 +92,12 @@ def _check_effects(config: EvalConfig) -> None:
                 f"--tasks {','.join([*config.tasks, name])}, or --suite standard",
             )
     for option, given, need in (
-        ("--haystack", config.haystack, "haystack"),
-        ("--other-data", config.other_data, "other_text"),
+        ("--data", config.data, {"documents", "haystack"}),
+        ("--haystack", config.haystack, {"haystack"}),
+        ("--other-data", config.other_data, {"other_text"}),
     ):
-        if given and need not in needed:
-            readers = [name for name in tasks() if need in needs_of([name])]
+        if given and not need & needed:
+            readers = [name for name in tasks() if need & needs_of([name])]
             raise InvalidInput(
                 f"{option} has no effect: no evaluated task reads it",
                 f"add one of {', '.join(readers)} to --tasks",

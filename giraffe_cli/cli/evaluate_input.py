@@ -1,0 +1,122 @@
+"""What `giraffe eval` makes of its options: the config, the data files, the documents."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from giraffe_cli.errors import InvalidInput, raise_together
+
+if TYPE_CHECKING:
+    from giraffe_cli.config import EvalConfig
+    from giraffe_cli.corpus.base import Document
+
+DEFAULT_DATA = "python-stdlib"
+COUNTS = ("samples", "trials")
+"""Knobs that say how many samples a task takes."""
+
+
+def eval_config(given: dict[str, Any], assignments: list[str], samples: int | None) -> EvalConfig:
+    """The evaluation's config from options that were given; every problem at once.
+
+    Args:
+        given: `EvalConfig` fields; None where the option was left out.
+        samples: for each task that has such a knob and none in `assignments`.
+
+    Raises:
+        InvalidInput: a length, a task, a knob or a number that cannot be.
+    """
+    from giraffe_cli.config import apply_overrides, build
+
+    values = {key: value for key, value in given.items() if value is not None}
+    knobs = apply_overrides({}, assignments)
+
+    def built() -> EvalConfig:
+        return build({"target_length": 1, "eval": {**values, "knobs": knobs}}, "eval").eval
+
+    config = built()
+    if samples is None:
+        return config
+    for task, knob in _counted(config, samples).items():
+        knobs[task] = {knob: samples, **knobs.get(task, {})}
+    return built()
+
+
+def _counted(config: EvalConfig, samples: int) -> dict[str, str]:
+    """Task → its knob that says how many.
+
+    Raises:
+        InvalidInput: no task has one, or the number is less than 1.
+    """
+    from dataclasses import fields
+
+    from giraffe_cli.evals.base import tasks
+
+    if samples < 1:
+        raise InvalidInput(f"--samples is {samples}, must be 1 or more")
+    known = tasks()
+    found = {
+        name: field.name
+        for name in config.tasks
+        if name in known
+        for field in fields(known[name])
+        if field.name in COUNTS
+    }
+    if not found:
+        raise InvalidInput(
+            f"--samples {samples} has no effect on {', '.join(config.tasks)}",
+            "text is scored on --documents, each on as many anchors as --set TASK.anchors=4 says",
+        )
+    return found
+
+
+def named_files(given: list[str] | None) -> dict[str, str] | None:
+    """`["lambada=a.jsonl"]` → `{"lambada": "a.jsonl"}`.
+
+    Raises:
+        InvalidInput: no `=`, or one name twice.
+    """
+    found: dict[str, str] = {}
+    for entry in given or ():
+        name, separator, path = entry.partition("=")
+        if not (name and separator and path):
+            raise InvalidInput(f"--file {entry}: no `NAME=PATH`", "--file lambada=lambada.jsonl.gz")
+        if name in found:
+            raise InvalidInput(f"--file {name} is given twice: {found[name]} and {path}")
+        found[name] = path
+    return found or None
+
+
+def documents_for(config: EvalConfig, checkpoint: Path) -> list[Document]:
+    """Text to score on: `--data`, else what the checkpoint's run held out, else python-stdlib's;
+    none where no task reads any.
+
+    Raises:
+        InvalidInput: a source is missing or unreadable, or holds nothing.
+    """
+    from giraffe_cli.config import PackConfig
+    from giraffe_cli.corpus.base import BadRecords
+    from giraffe_cli.corpus.holdout import choose_held_out
+    from giraffe_cli.corpus.sources import check_distinct, read_source
+    from giraffe_cli.corpus.store import held_out, is_packed
+    from giraffe_cli.evals.chosen import needs_of
+
+    needed, packed = needs_of(config.tasks), checkpoint.parent / "packed"
+    if "documents" not in needed and not (config.data and "haystack" in needed):
+        return []
+    if not config.data and is_packed(packed):
+        return held_out(packed)
+    if not config.data:
+        found = list(read_source(DEFAULT_DATA, BadRecords()))
+        kept = choose_held_out([d.id for d in found], PackConfig().hold_out)
+        return [document for document in found if document.id in kept]
+    check_distinct(config.data)
+    documents: list[Document] = []
+    for source in config.data:
+        if is_packed(Path(source)):
+            documents += held_out(Path(source))
+        else:
+            documents += read_source(source, BadRecords())
+    problems = [] if documents else [f"no documents in {', '.join(config.data)}"]
+    raise_together(problems, "--data", "name a corpus that holds text")
+    return documents
