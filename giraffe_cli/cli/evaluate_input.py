@@ -27,6 +27,7 @@ def eval_config(given: dict[str, Any], assignments: list[str], samples: int | No
         InvalidInput: a length, a task, a knob or a number that cannot be.
     """
     from giraffe_cli.config import apply_overrides, build
+    from giraffe_cli.evals.chosen import runnable
 
     values = {key: value for key, value in given.items() if value is not None}
     knobs = apply_overrides({}, assignments)
@@ -35,11 +36,12 @@ def eval_config(given: dict[str, Any], assignments: list[str], samples: int | No
         return build({"target_length": 1, "eval": {**values, "knobs": knobs}}, "eval").eval
 
     config = built()
-    if samples is None:
-        return config
-    for task, knob in _counted(config, samples).items():
-        knobs[task] = {knob: samples, **knobs.get(task, {})}
-    return built()
+    if samples is not None:
+        for task, knob in _counted(config, samples).items():
+            knobs[task] = {knob: samples, **knobs.get(task, {})}
+        config = built()
+    runnable(config)  # refuses before anything is read
+    return config
 
 
 def _counted(config: EvalConfig, samples: int) -> dict[str, str]:

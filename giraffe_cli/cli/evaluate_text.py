@@ -31,8 +31,7 @@ def render(results: dict[str, Any]) -> list[RenderableType]:
     for task, measures in by_task(results).items():
         parts += [*_tables(task, measures, results), *_notes(measures, results)]
         if task in measures and _goes_beyond(task, results):
-            reached = (f"{name} {_reached(task, name, results)}" for name in results["models"])
-            parts.append(f"effective length: {', '.join(reached)}")
+            parts.append(escape(f"effective length: {_reached(task, results)}"))
         parts.append("")
     if results["short_context"]:
         parts += [_short_context(results), ""]
@@ -136,13 +135,23 @@ def _goes_beyond(task: str, results: dict[str, Any]) -> bool:
     return any(int(length) > results["native_length"] for lengths in scored for length in lengths)
 
 
-def _reached(task: str, name: str, results: dict[str, Any]) -> str:
-    """The effective length in words."""
-    model, native = results["models"][name], results["native_length"]
-    length = model["effective_length"][task]
-    if length is None and not any(int(scored) <= native for scored in model["tasks"][task]):
-        return f"unknown (nothing was scored within the native window of {format_length(native)})"
-    return format_length(length) if length else "none shown"
+def _reached(task: str, results: dict[str, Any]) -> str:
+    """The effective lengths in words, and what they ask for."""
+    reached = []
+    for name, model in results["models"].items():
+        length = model["effective_length"].get(task)
+        reached.append(f"{name} {format_length(length) if length else 'none shown'}")
+    rule = results["measures"][task]["effective_length"]["rule"]
+    return f"{', '.join(reached)} ({rule})"
+
+
+def render_gates(results: dict[str, Any]) -> list[RenderableType]:
+    """A line for each gate, and an empty one after them."""
+    from giraffe_cli.gates import Gate
+
+    gates = [Gate(**gate) for gate in results["gates"]]
+    lines = [f"gate {'passed' if g.ok else 'failed'}  {escape(g.sentence)}" for g in gates]
+    return [*lines, *([""] if lines else [])]
 
 
 def _short_context(results: dict[str, Any]) -> Table:

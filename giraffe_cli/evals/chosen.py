@@ -33,7 +33,6 @@ def runnable(config: EvalConfig) -> tuple[list[str], list[str]]:
     """
     for name in config.tasks:
         pick(name, tasks(), "evaluation task")
-    _check_effects(config)
     missing = {name: _missing_file(name, config) for name in config.tasks}
     if not config.tasks_are_the_suites:
         raise_together(
@@ -45,6 +44,7 @@ def runnable(config: EvalConfig) -> tuple[list[str], list[str]]:
             "evaluation tasks",
             " ".join(f"--file {file}=PATH" for file in missing.values() if file),
         )
+    _check_effects(config)
     left_out = [
         f"left out: task `{name}` needs a data file, --file {file}=PATH"
         for name, file in missing.items()
