@@ -330,3 +330,37 @@ def test_a_gate_that_cannot_be_tested_ends_with_3_before_a_model_runs(
     assert message in done.stderr
     assert "evaluating" not in done.stderr
     assert not (tmp_path / "results.json").exists()
+
+
+@pytest.fixture
+def extension(tiny_llama, corpus, tmp_path):
+    return (
+        *("extend", "--model", tiny_llama, "--data", corpus, "--target-len", "512"),
+        *("--steps", "0", "--out", tmp_path / "run", "--set", "pack.hold_out=0.3"),
+        *("--set", "eval.lengths=[128,512]", "--set", "eval.tasks=[nll]"),
+        *("--set", "eval.knobs={nll: {anchors: 1, targets: 32}}"),
+    )
+
+
+def test_gates_of_a_config_stand_beside_those_of_extend(giraffe, extension, tmp_path):
+    gates = ("--set", "eval.gates=['nll@512<0', 'nll@512<100']")
+    done = giraffe(*extension, *gates)
+    assert done.code == 0, done.stderr  # a failed gate warns
+    assert "gate failed: nll@512: upper bound" in done.stderr
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    names = [gate["name"] for gate in report["gates"]]
+    assert names == ["nll@512-nll@128", "short_context.delta_nll", "nll@512", "nll@512"]
+    assert [gate["ok"] for gate in report["gates"]][2:] == [False, True]
+    strict = giraffe(*extension, *gates, "--strict")
+    assert strict.code == 5
+    assert "nll@512: upper bound" in strict.stderr
+
+
+@pytest.mark.parametrize("gate", ["nll@256<9", "nll@512", "passkey@512>0"])
+def test_extend_refuses_a_gate_that_cannot_be_tested_before_it_works(
+    giraffe, extension, tmp_path, gate
+):
+    done = giraffe(*extension, "--set", f"eval.gates=['{gate}']")
+    assert done.code == 3
+    assert f"gate `{gate}`" in done.stderr
+    assert not list(tmp_path.rglob("*.safetensors"))
