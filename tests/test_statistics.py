@@ -18,6 +18,8 @@ from giraffe_cli.evals.statistics import (
     clustered_share,
     effective_samples,
     gather,
+    in_blocks,
+    resampled_means,
     student_t,
     tail,
     wilson,
@@ -158,6 +160,13 @@ def test_repeating_a_document_does_not_narrow_its_interval():
     width = {k: s["ci_high"] - s["ci_low"] for k, s in {"a": alone, "r": repeated}.items()}
     assert width["r"] == pytest.approx(width["a"])
     assert as_if_independent["ci_high"] - as_if_independent["ci_low"] < width["r"] / 4
+
+
+def test_draws_in_blocks_are_the_draws_at_once():
+    gathered = gather([float(i) for i in range(30)], [str(i) for i in range(30)])
+    at_once = np.random.default_rng([0, 30]).multinomial(30, np.full(30, 1 / 30), 40_000)
+    assert len([*in_blocks(40_000, 30)]) == 2
+    assert np.allclose(resampled_means(gathered, 0, 40_000), at_once @ gathered.sums / 30)
 
 
 def test_one_document_has_no_spread():

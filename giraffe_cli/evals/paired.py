@@ -25,6 +25,7 @@ from giraffe_cli.evals.statistics import (
     clustered_bootstrap,
     effective_samples,
     gather,
+    in_blocks,
 )
 
 ENUMERATED = 13
@@ -164,7 +165,8 @@ def sign_flip(sums: npt.NDArray[np.float64], seed: int, draws: int = RESAMPLES) 
     if len(differing) <= ENUMERATED:
         signs = np.array(list(itertools.product((-1.0, 1.0), repeat=len(differing))))
         return float(np.mean(np.abs(signs @ differing) >= found))
-    generator = np.random.default_rng([seed, len(differing)])
-    signs = generator.choice([-1.0, 1.0], (draws, len(differing)))
-    reached = int(np.count_nonzero(np.abs(signs @ differing) >= found))
+    generator, reached = np.random.default_rng([seed, len(differing)]), 0
+    for rows in in_blocks(draws, len(differing)):
+        signs = generator.choice([-1.0, 1.0], (rows, len(differing)))
+        reached += int(np.count_nonzero(np.abs(signs @ differing) >= found))
     return (reached + 1) / (draws + 1)

@@ -13,7 +13,7 @@ samples say: ten right answers of ten are no proof of always.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from statistics import NormalDist
 from typing import NamedTuple
 
@@ -186,9 +186,18 @@ def resampled_means(gathered: Clusters, seed: int, resamples: int) -> npt.NDArra
     """`[resamples]` weighted means of as many clusters as there are, drawn with replacement."""
     k = len(gathered.totals)
     generator = np.random.default_rng([seed, k])
-    drawn = generator.multinomial(k, np.full(k, 1 / k), resamples)
-    means: npt.NDArray[np.float64] = (drawn @ gathered.sums) / (drawn @ gathered.totals)
-    return means
+    means = []
+    for rows in in_blocks(resamples, k):
+        drawn = generator.multinomial(k, np.full(k, 1 / k), rows)
+        means.append((drawn @ gathered.sums) / (drawn @ gathered.totals))
+    return np.concatenate(means)
+
+
+def in_blocks(rows: int, columns: int) -> Iterator[int]:
+    """`rows` in parts of at most 8 MB each: 5,000 clusters at one time would take 400 MB."""
+    most = max(1, 1_000_000 // columns)
+    for start in range(0, rows, most):
+        yield min(most, rows - start)
 
 
 def tail(clusters: int) -> float:
