@@ -343,6 +343,8 @@ class EvalConfig(Section):
     the base's share at its native window."""
     cache: str | None = None
     """Folder of scored samples that several runs may share; default: in the run folder."""
+    batch_tokens: int = Field(default=2048, ge=0)
+    """Tokens in a row of prompts of at most 512; changes the speed. 0: one prompt at a time."""
 
     @property
     def tasks_are_the_suites(self) -> bool:

@@ -2,83 +2,53 @@
 
 from __future__ import annotations
 
-import dataclasses
+import gzip
 import json
 import shutil
 
 import numpy as np
 import pytest
-import torch
-from conftest import build_tiny_llama, prose
+from conftest import prose
+from evaluated import build_other_llama, subject
 
-from giraffe_cli.checkpoint import inspect, load_model, load_tokenizer
 from giraffe_cli.config import EvalConfig
 from giraffe_cli.corpus.base import Document
-from giraffe_cli.errors import GiraffeError, InvalidInput
-from giraffe_cli.evals.base import Example
+from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.runner import evaluate
-from giraffe_cli.evals.samples import default_lengths, gather_material
-from giraffe_cli.evals.subject import OpenSubject, Subject
-from giraffe_cli.evals.tasks.nll import Nll
-from giraffe_cli.evals.tasks.passkey import Passkey
-from giraffe_cli.model.attention import register_attention
+from giraffe_cli.evals.samples import Texts, default_lengths, gather_material
+from giraffe_cli.evals.subject import Subject
 from giraffe_cli.progress import SilentReporter
+from giraffe_cli.rundir import digest_bytes
 
 DOCUMENTS = [Document(f"doc-{i}", prose(i, 60), "prose") for i in range(8)]
+TASKS = ["nll", "passkey"]
 KNOBS = {"nll": {"anchors": 1, "targets": 16}, "passkey": {"depths": 2, "trials": 1}}
 
 
 @pytest.fixture(scope="module")
 def other_llama(tmp_path_factory):
-    """The same tokenizer, other weights, and no end of text, so that generation runs on."""
-    folder = tmp_path_factory.mktemp("other-llama")
-    build_tiny_llama(folder, eos_token_id=None, tie_word_embeddings=False)
-    model = load_model(folder, dtype=torch.float32)
-    torch.manual_seed(1)
-    for matrix in (p for p in model.parameters() if p.dim() == 2):
-        torch.nn.init.normal_(matrix, std=0.3)
-    model.save_pretrained(folder)
-    return folder
+    return build_other_llama(tmp_path_factory.mktemp("other-llama"))
 
 
-@pytest.fixture(scope="module")
-def stock(other_llama):
-    return load_model(other_llama, dtype=torch.float32)
-
-
-def opened(folder, chunk=512):
-    model = load_model(folder, dtype=torch.float32, attn_implementation=register_attention())
-    return OpenSubject(model, load_tokenizer(folder), chunk)
-
-
-def subject(name, folder):
-    return Subject(name, folder, inspect(str(folder), folder).digest, "float32")
+def material_of(subjects, documents, most):
+    config = EvalConfig(tasks=["nll"], documents=most)
+    return gather_material(subjects, Texts(documents), config, [128, 384], 128)
 
 
 def run(subjects, tmp_path, config=None, cache="cache", lengths=(128, 384), documents=DOCUMENTS):
     reporter = SilentReporter()
     results = evaluate(
         subjects,
-        config or EvalConfig(knobs=KNOBS),
+        config or EvalConfig(tasks=TASKS, knobs=KNOBS),
         lengths=list(lengths),
         native_length=128,
         seed=0,
-        documents=documents,
+        texts=Texts(documents),
         out=tmp_path / "out",
         cache=tmp_path / cache,
         reporter=reporter,
     )
     return results, reporter
-
-
-@pytest.fixture(scope="module")
-def examples(other_llama):
-    """Prompts of both tasks in the order the runner takes them."""
-    material = gather_material([subject("base", other_llama)], DOCUMENTS, 4)
-    keyed = Passkey(depths=4, trials=2).examples(512, 0, material)
-    found = [dataclasses.replace(example, num_targets=4) for example in keyed]
-    found += Nll(targets=16).examples(384, 0, material)
-    return sorted(found, key=lambda e: e.token_ids.tolist())
 
 
 @pytest.fixture(scope="module")
@@ -89,101 +59,20 @@ def both(tiny_llama, other_llama, tmp_path_factory):
     return *run(subjects, folder), folder
 
 
-class TestOutcome:
-    """One example, one model."""
-
-    @pytest.mark.parametrize("chunk", [7, 64, 512])
-    def test_target_losses_are_those_of_one_stock_pass(self, other_llama, stock, chunk):
-        ids = np.arange(300, dtype=np.int32) * 37 % 384
-        found = opened(other_llama, chunk).outcome(Example("k", "c", 300, ids, num_targets=50))
-        with torch.inference_mode():
-            logits = stock(torch.tensor(ids[None].astype(np.int64))).logits[0, -51:-1]
-        labels = torch.tensor(ids[-50:].astype(np.int64))
-        expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-        assert found.target_nll.shape == (50,)
-        # float32 sums in another order; losses are about 10 nats
-        assert found.target_nll == pytest.approx(expected.numpy(), abs=1e-4)
-
-    @pytest.mark.parametrize("chunk", [7, 512])
-    def test_generation_is_stock_greedy_generation(self, other_llama, stock, chunk):
-        ids = np.arange(110, dtype=np.int32) * 11 % 384
-        tested = opened(other_llama, chunk)
-        found = tested.outcome(Example("k", "c", 120, ids, max_new_tokens=10))
-        prompt = torch.tensor(ids[None].astype(np.int64))
-        settings = {"max_new_tokens": 10, "do_sample": False, "pad_token_id": 1}
-        expected = stock.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
-        assert found.text == tested.tokenizer.decode(expected[0, 110:], skip_special_tokens=True)
-        assert found.target_nll.shape == (0,)
-
-    def test_generation_stops_at_the_end_of_text(self, other_llama):
-        ids = np.arange(60, dtype=np.int32)
-        tested = opened(other_llama)
-        example = Example("k", "c", 80, ids, max_new_tokens=6)
-        whole = tested.outcome(example).text
-        first = tested.model.lm_head(tested._read(ids, 1))[0].argmax()
-        tested.model.config.eos_token_id = [1, int(first)]
-        assert len(whole) > 0
-        assert tested.outcome(example).text == ""
-
-    def test_a_loss_that_is_no_number_is_an_error(self, tiny_llama):
-        broken = opened(tiny_llama)
-        torch.nn.init.constant_(broken.model.model.norm.weight, float("nan"))
-        example = Example("doc@1", "c", 9, np.arange(9, dtype=np.int32), num_targets=2)
-        with pytest.raises(GiraffeError, match="doc@1 at 9 tokens: .* not a finite number"):
-            broken.outcome(example)
-
-
-class TestPrefixSharing:
-    """What the cache keeps of the last prompt changes cost, never a number."""
-
-    def test_outcomes_are_bit_equal_to_those_of_fresh_caches(self, other_llama, examples):
-        sharing = opened(other_llama, 32)
-        shared = [sharing.outcome(example) for example in examples]
-        for example, found in zip(examples, shared, strict=True):
-            alone = opened(other_llama, 32).outcome(example)
-            assert found.text == alone.text
-            assert np.array_equal(found.target_nll, alone.target_nll)
-        assert len({outcome.target_nll.tobytes() for outcome in shared}) == len(shared)
-        assert len({outcome.text for outcome in shared}) > 2
-
-    def test_it_saves_tokens(self, other_llama, examples):
-        sharing = opened(other_llama, 32)
-        for example in examples:
-            sharing.outcome(example)
-        asked = sum(len(e.token_ids) + max(0, e.max_new_tokens - 1) for e in examples)
-        assert sharing.fed_tokens < 0.8 * asked
-
-    def test_a_repeated_prompt_is_scored_from_its_last_chunk(self, other_llama, examples):
-        twice = opened(other_llama, 32)
-        first, before = twice.outcome(examples[0]), twice.fed_tokens
-        second = twice.outcome(examples[0])
-        assert second.text == first.text
-        assert twice.fed_tokens - before <= 32 + 12
-
-    def test_a_prompt_that_is_a_prefix_of_the_last_one(self, other_llama):
-        ids = np.arange(200, dtype=np.int32)
-        sharing = opened(other_llama, 32)
-        sharing.outcome(Example("long", "c", 200, ids, num_targets=8))
-        short = Example("short", "c", 96, ids[:96], num_targets=40)
-        alone = opened(other_llama, 32).outcome(short)
-        assert np.array_equal(sharing.outcome(short).target_nll, alone.target_nll)
-
-
 class TestResults:
     def test_what_the_file_promises(self, both, tiny_llama):
         results, _, folder = both
         assert json.loads((folder / "out" / "results.json").read_text()) == results
-        assert results["schema_version"] == 1
+        assert results["schema_version"] == 2
         assert results["seed"] == 0
         base = results["models"]["base"]
         assert base["sha256"] == subject("base", tiny_llama).digest
         assert base["rope"]["rope_parameters"]["rope_theta"] == 10000.0
         assert base["dtype"] == "float32"
-        assert set(base["effective_length"]) == {"nll", "passkey"}
+        assert {"nll", "passkey", "passkey.ranked"} <= {*base["effective_length"]}
         assert [*base["tasks"]["nll"]] == ["128", "384"]
-        assert set(base["tasks"]["nll"]["128"]) == {"mean", "ci_low", "ci_high", "n"}
+        assert {"mean", "ci_low", "ci_high", "n"} <= {*base["tasks"]["nll"]["128"]}
         assert base["tasks"]["nll"]["128"]["n"] == 8
-        assert set(base["passkey_by_depth"]["384"]) == {"0.00", "1.00"}
         assert base["controls"]["passkey"]["384"]["n"] == 1
 
     def test_differences_are_those_of_the_means(self, both):
@@ -200,10 +89,22 @@ class TestResults:
     def test_a_sample_a_line(self, both):
         _, _, folder = both
         lines = [json.loads(x) for x in (folder / "out" / "samples.jsonl").read_text().splitlines()]
-        assert len(lines) == 2 * (2 * 8 + 3)  # subjects * (lengths * documents + 2 depths, control)
+        # subjects * (documents at 128 and 384, shuffled at 384; 2 depths and a control)
+        assert len(lines) == 2 * (3 * 8 + 3)
         assert lines[0]["subject"] == "base"
-        assert lines[0]["mean_nll"] == lines[0]["score"]
-        assert lines[18]["details"] == {"control": True}
+        assert lines[0]["scores"][""] == lines[0]["mean_nll"]
+        assert lines[26]["details"] == {"control": True}
+
+    def test_every_prompt_lies_beside_them_once(self, both):
+        _, _, folder = both
+        lines = [json.loads(x) for x in (folder / "out" / "samples.jsonl").read_text().splitlines()]
+        packed = gzip.decompress((folder / "out" / "prompts.jsonl.gz").read_bytes())
+        prompts = [json.loads(x) for x in packed.splitlines()]
+        assert len(prompts) == 27
+        assert {p["prompt_sha256"] for p in prompts} == {x["prompt_sha256"] for x in lines}
+        for prompt in prompts:
+            ids = np.asarray(prompt["token_ids"], "<i4")
+            assert digest_bytes(ids.tobytes()) == prompt["prompt_sha256"]
 
     def test_a_length_the_template_does_not_fit_is_left_out_by_name(self, both):
         results, reporter, _ = both
@@ -217,25 +118,66 @@ class TestResults:
         lines = [json.loads(x) for x in (folder / "out" / "samples.jsonl").read_text().splitlines()]
         tokens = sum(line["prompt_tokens"] for line in lines) // 2
         assert reporter.lines[0] == (
-            f"evaluation: 19 samples of nll, passkey at 128, 384, {tokens:,} prompt tokens "
-            "for each of 2 models"
+            "evaluation: 27 samples of nll, passkey at 128, 384; tokens to read: "
+            f"base {tokens:,} of {tokens:,}, checkpoint {tokens:,} of {tokens:,}"
         )
+        for line, name in zip(reporter.lines[1:], ("base", "checkpoint"), strict=True):
+            assert line.startswith(f"{name}: {tokens:,} tokens to read, about ")
 
     def test_the_same_seed_gives_the_same_bytes(self, both, tiny_llama, other_llama, tmp_path):
         results, _, folder = both
         again, _ = run([subject("base", tiny_llama), subject("checkpoint", other_llama)], tmp_path)
         assert {**again, "seconds": 0} == {**results, "seconds": 0}
-        first, second = (p / "out" / "samples.jsonl" for p in (folder, tmp_path))
-        assert first.read_bytes() == second.read_bytes()
+        for name in ("samples.jsonl", "prompts.jsonl.gz"):
+            first, second = (p / "out" / name for p in (folder, tmp_path))
+            assert first.read_bytes() == second.read_bytes()
 
     def test_few_documents_are_warned_of(self, tiny_llama, tmp_path):
         config = EvalConfig(tasks=["nll"], knobs={"nll": KNOBS["nll"]}, documents=3)
         results, _ = run([subject("checkpoint", tiny_llama)], tmp_path, config)
-        assert results["warnings"] == [
+        assert results["warnings"][0] == (
             "nll: 3 documents; intervals from fewer than 8 are too narrow to rely on"
-        ]
+        )
         assert results["paired"]["nll"]["checkpoint_minus_base"] == {}
         assert results["short_context"] == {}
+
+
+def scores_of(results):
+    """Every mean of `models`, by its path."""
+    return {
+        (name, measure, length): score["mean"]
+        for name, model in results["models"].items()
+        for measure, by_length in model["tasks"].items()
+        for length, score in by_length.items()
+    }
+
+
+class TestHowItIsRead:
+    """Cost may change with it, scores may not."""
+
+    def expect_same(self, results, changed):
+        before, after = scores_of(results), scores_of(changed)
+        assert before.keys() == after.keys()
+        assert len({measure for _, measure, _ in before}) >= 6
+        for place, score in before.items():
+            # float32 sums in another order; shares of right answers must be equal
+            allowed = 1e-4 if place[1].startswith("nll") else 0
+            assert after[place] == pytest.approx(score, abs=allowed)
+
+    @pytest.mark.parametrize("batch_tokens", [0, 300, 100_000])
+    def test_rows_of_any_size(self, both, tiny_llama, other_llama, tmp_path, batch_tokens):
+        results, _, _ = both
+        subjects = [subject("base", tiny_llama), subject("checkpoint", other_llama)]
+        config = EvalConfig(tasks=TASKS, knobs=KNOBS, batch_tokens=batch_tokens)
+        changed, _ = run(subjects, tmp_path, config)
+        self.expect_same(results, changed)
+
+    def test_tasks_in_another_order(self, both, tiny_llama, other_llama, tmp_path):
+        results, _, _ = both
+        subjects = [subject("base", tiny_llama), subject("checkpoint", other_llama)]
+        changed, _ = run(subjects, tmp_path, EvalConfig(tasks=TASKS[::-1], knobs=KNOBS))
+        assert [*changed["settings"]["tasks"]] == TASKS[::-1]
+        self.expect_same(results, changed)
 
 
 class TestResuming:
@@ -263,15 +205,15 @@ class TestResuming:
 
     def test_an_added_length_costs_only_itself(self, tiny_llama, tmp_path):
         tested = subject("checkpoint", tiny_llama)
-        knobs = {"nll": {**KNOBS["nll"], "longest": 384}}
-        config = EvalConfig(tasks=["nll"], knobs=knobs)
-        run([tested], tmp_path, config, lengths=[128])
+        knobs = {"passkey": {**KNOBS["passkey"]}}
+        config = EvalConfig(tasks=["passkey"], knobs=knobs)
+        run([tested], tmp_path, config, lengths=[384])
         (file,) = (tmp_path / "cache").iterdir()
         before = file.read_bytes()
-        run([tested], tmp_path, config, lengths=[128, 384])
+        run([tested], tmp_path, config, lengths=[384, 512])
         after = file.read_bytes()
         assert after.startswith(before)
-        assert after.count(b"\n") == 2 * before.count(b"\n") == 16
+        assert after.count(b"\n") == 2 * before.count(b"\n") == 6
 
     def test_other_weights_or_types_share_nothing(self, tiny_llama, other_llama, tmp_path):
         run([subject("checkpoint", tiny_llama)], tmp_path, self.CONFIG)
@@ -287,9 +229,7 @@ class TestRefusals:
         text = (other / "tokenizer.json").read_text(encoding="utf-8")
         (other / "tokenizer.json").write_text(text.replace('"</s>"', '"<end>"'), encoding="utf-8")
         with pytest.raises(InvalidInput, match="have different tokenizers"):
-            gather_material(
-                [subject("base", tiny_llama), Subject("checkpoint", other, "", "")], [], 1
-            )
+            material_of([subject("base", tiny_llama), Subject("checkpoint", other, "", "")], [], 1)
 
     def test_documents_that_are_all_too_short(self, tiny_llama, tmp_path):
         with pytest.raises(InvalidInput, match=r"none of 8 documents has 4096 tokens"):
@@ -304,7 +244,7 @@ class TestRefusals:
 
 def test_documents_of_one_name_are_told_apart_by_their_source(tiny_llama):
     twins = [Document("same", prose(0, 60), "here"), Document("same", prose(1, 60), "there")]
-    material = gather_material([subject("base", tiny_llama)], twins, 2)
+    material = material_of([subject("base", tiny_llama)], twins, 2)
     assert {document.id for document in material.documents} == {"here:same", "there:same"}
     assert material.bos_token_ids == (0,)
 

@@ -1,14 +1,15 @@
 """Outcomes kept sample by sample, so that an evaluation resumes where it stopped.
 
-One append-only JSONL file per subject and task; a line is written, flushed and fsynced when its
-sample is done. A line cut short by a kill is ignored, and the sample is run again. Final hidden
-states of `compared` examples lie in files of their own, written before the line that counts on
-them: 4 bytes a number, 0.6 MB for 256 targets of a model 576 wide.
+One append-only JSONL file per subject, task and process; a line is written, flushed and fsynced
+when its sample is done. A line cut short by a kill is ignored, and the sample is run again. Final
+hidden states of `compared` examples lie in files of their own, written before the line that counts
+on them: 4 bytes a number, 0.6 MB for 256 targets of a model 576 wide.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import glob
 import json
 import os
 from pathlib import Path
@@ -22,7 +23,7 @@ from giraffe_cli.evals.base import Example, Outcome
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.rundir import atomic_open, digest_bytes, digest_value, make_folder
 
-FORMAT = 2
+FORMAT = 3
 """Raised when the same example would get another outcome from newer code."""
 
 
@@ -69,13 +70,15 @@ def read_states(folder: Path, key: str) -> npt.NDArray[np.float32]:
 class OutcomeCache:
     """The outcomes of one subject and task in `folder`, by `sample_key`."""
 
-    def __init__(self, folder: Path, subject: Subject, task: str) -> None:
+    def __init__(self, folder: Path, subject: Subject, task: str, process: int = 0) -> None:
+        """Reads what all processes wrote, and writes into the file of its own."""
+        stem = f"{subject.digest[:16]}-{subject.dtype}-{task}"
         self.folder = folder
-        self.path = folder / f"{subject.digest[:16]}-{subject.dtype}-{task}.jsonl"
+        self.path = folder / (f"{stem}.{process}.jsonl" if process else f"{stem}.jsonl")
         self.known: dict[str, Outcome] = {}
         self.with_states: set[str] = set()
-        if self.path.exists():
-            for line in self.path.read_bytes().splitlines():
+        for path in sorted(folder.glob(f"{glob.escape(stem)}.*jsonl")):
+            for line in path.read_bytes().splitlines():
                 self._remember(line)
 
     def get(self, key: str) -> Outcome | None:

@@ -14,20 +14,22 @@ import json
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import giraffe_cli
 from giraffe_cli.config import EvalConfig
-from giraffe_cli.evals.base import Example, Material, Outcome
+from giraffe_cli.evals.base import Material, Outcome
 from giraffe_cli.evals.cache import OutcomeCache, sample_key
 from giraffe_cli.evals.divergence import add_divergences
 from giraffe_cli.evals.gating import check_gates
+from giraffe_cli.evals.order import CHUNK, Entry, Step, reading_plan
+from giraffe_cli.evals.reading import entries_of, missing_of, read_plan
 from giraffe_cli.evals.results import RULES, Sample, compose
 from giraffe_cli.evals.samples import Batch, Texts, gather_material, prepare
-from giraffe_cli.evals.subject import CHUNK, EVALUATOR, Subject, open_subject
-from giraffe_cli.progress import Bar, Reporter
+from giraffe_cli.evals.subject import EVALUATOR, Subject, open_subject
+from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import atomic_open, digest_file, make_folder, read_json, write_json
 from giraffe_cli.units import format_length
 
@@ -70,14 +72,18 @@ def evaluate(
     batches, warnings = prepare(config, lengths, seed, material, reporter)
     scored = [subject for subject in subjects if subject.name != EVALUATOR]
     check_gates(config, batches, scored)
-    announce(batches, subjects, reporter)
     make_folder(cache)
     reference = reference_subject(subjects)
-    ordered = sorted(subjects, key=lambda subject: subject is not reference)
-    outcomes = {
-        subject.name: run_subject(subject, batches, subject is reference, cache, reporter)
-        for subject in ordered
+    entries = {s.name: entries_of(s, batches, s is reference) for s in subjects}
+    plans = {
+        s.name: reading_plan(missing_of(s, entries[s.name], cache), config.batch_tokens)
+        for s in subjects
     }
+    announce(batches, plans, entries, reporter)
+    for subject in subjects:
+        if plans[subject.name]:
+            read_plan(subject, open_subject(subject), plans[subject.name], cache, reporter)
+    outcomes = {s.name: known_outcomes(s, entries[s.name], cache) for s in subjects}
     add_divergences(subjects, batches, outcomes, cache, reporter)
     samples = [
         sample
@@ -130,15 +136,21 @@ def write_samples(samples: list[Sample], out: Path) -> None:
             handle.write(json.dumps(line).encode() + b"\n")
 
 
-def announce(batches: list[Batch], subjects: list[Subject], reporter: Reporter) -> None:
-    """Say what it will cost before it starts."""
+def announce(
+    batches: list[Batch],
+    plans: dict[str, list[Step]],
+    entries: dict[str, list[Entry]],
+    reporter: Reporter,
+) -> None:
+    """Say what will be read before anything is loaded."""
     examples = [example for batch in batches for example in batch.examples]
-    tokens = sum(len(example.token_ids) for example in examples)
     used = sorted({example.length for example in examples})
+    left = {name: sum(step.tokens for step in plan) for name, plan in plans.items()}
+    total = {name: sum(len(e.token_ids) for _, e in asked) for name, asked in entries.items()}
     reporter.info(
         f"evaluation: {len(examples)} samples of {', '.join(b.name for b in batches)} at "
-        f"{', '.join(map(format_length, used))}, {tokens:,} prompt tokens for each of "
-        f"{len(subjects)} models"
+        f"{', '.join(map(format_length, used))}; tokens to read: "
+        + ", ".join(f"{name} {left[name]:,} of {total[name]:,}" for name in plans)
     )
 
 
@@ -146,53 +158,14 @@ Outcomes = dict[tuple[str, int, str], Outcome]
 """By task, length and key."""
 
 
-def run_subject(
-    subject: Subject, batches: list[Batch], is_reference: bool, cache: Path, reporter: Reporter
-) -> Outcomes:
-    """Every example's outcome for `subject`; the model is loaded only if one is not cached."""
-    taken = [
-        (batch.name, example)
-        for batch in batches
-        for example in batch.examples
-        if subject.takes(example) and (is_reference or not example.for_reference)
-    ]
-    caches = {batch.name: OutcomeCache(cache, subject, batch.name) for batch in batches}
-    missing = [
-        (task, example)
-        for task, example in taken
-        if caches[task].get(sample_key(subject, task, example)) is None
-    ]
-    if missing:
-        total = sum(len(example.token_ids) for _, example in taken)
-        left = sum(len(example.token_ids) for _, example in missing)
-        with reporter.bar(f"evaluating {subject.name}", total, "tokens", total - left) as bar:
-            _fill(subject, missing, caches, bar)
+def known_outcomes(subject: Subject, entries: Sequence[Entry], cache: Path) -> Outcomes:
+    """Of every entry that has been read."""
+    caches = {task: OutcomeCache(cache, subject, task) for task, _ in entries}
     return {
         (task, example.length, example.key): outcome
-        for task, example in taken
+        for task, example in entries
         if (outcome := caches[task].get(sample_key(subject, task, example)))
     }
-
-
-def _fill(
-    subject: Subject,
-    missing: list[tuple[str, Example]],
-    caches: dict[str, OutcomeCache],
-    bar: Bar,
-) -> None:
-    """Run what is missing, in the order that shares the most prefixes."""
-    opened = open_subject(subject)
-    for task, example in sorted(missing, key=lambda entry: prefix_order(entry[1])):
-        key = sample_key(subject, task, example)
-        if caches[task].get(key) is None:  # the same prompt may stand under several lengths
-            caches[task].put(key, opened.outcome(example))
-        bar.advance(len(example.token_ids), length=format_length(example.length))
-
-
-def prefix_order(example: Example) -> tuple[bytes, int]:
-    """Prompts that begin alike come one after the other, over all tasks and lengths; of equal ones
-    first the one that is scored in most places, which is read in full."""
-    return example.token_ids.astype(">i4").tobytes(), -example.num_targets
 
 
 def score(

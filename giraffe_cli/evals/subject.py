@@ -4,33 +4,31 @@ Prompts are fed to the model in pieces of `CHUNK` tokens that start at multiples
 KV cache. So working memory is one chunk's activations plus the keys and values, whatever the
 length, and logits exist only for scored tokens. When the next prompt begins with the same whole
 chunks, their keys and values stay: bit for bit what feeding them again would give, because the
-same pieces are fed at the same places. Sorted prompts share the most.
+same pieces are fed at the same places. Short prompts are read several to a row, each for itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from giraffe_cli.checkpoint import load_model, load_tokenizer, torch_dtype
 from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.evals.answers import Ranking, generated, judged, ranking, wide_logits
 from giraffe_cli.evals.base import Example, Outcome
-from giraffe_cli.evals.prompt import share_found
+from giraffe_cli.evals.order import CHUNK, Prompt, shared_tokens
 from giraffe_cli.model.attention import register_attention
-from giraffe_cli.model.loss import token_nll
+from giraffe_cli.model.key_values import KeyValues
 
 if TYPE_CHECKING:
     import torch
 
-CHUNK = 512
-"""Tokens fed at a time: full speed on a CPU from here on, and small enough to share prefixes."""
-LOGIT_CHUNK = 256
-"""Scored tokens whose logits exist at one time."""
 EVALUATOR = "evaluator"
 """The subject that only chooses what the others are scored on."""
 
@@ -57,21 +55,46 @@ class Subject:
         return self.longest is None or example.length <= self.longest
 
 
+class ReadPrompt(NamedTuple):
+    """A prompt that went through the model."""
+
+    hidden: torch.Tensor
+    """Final states `[keep, d]` of its last tokens."""
+    kept: KeyValues | None
+    """Its keys and values and nothing behind them; None where nothing follows it."""
+
+
 class OpenSubject:
-    """A loaded model that turns examples into outcomes, one at a time."""
+    """A loaded model that turns examples into outcomes."""
 
-    def __init__(self, model: Any, tokenizer: Any, chunk: int = CHUNK) -> None:
-        from transformers import DynamicCache
-
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        chunk: int = CHUNK,
+        *,
+        shares_prompts: bool = True,
+        shares_candidates: bool = True,
+    ) -> None:
+        """`shares_prompts` and `shares_candidates` off read every prompt, and every candidate
+        behind its prompt, from the first token: to measure what sharing saves."""
         self.model, self.tokenizer, self.chunk = model, tokenizer, chunk
-        self.cache = DynamicCache()
+        self.shares_prompts, self.shares_candidates = shares_prompts, shares_candidates
+        self.kept = self.nothing_kept()
         self.cached_ids: npt.NDArray[np.int32] = np.zeros(0, np.int32)
-        """The prompt whose keys and values the cache holds first."""
+        """The prompt whose keys and values `kept` holds first."""
         self.fed_tokens = 0
         """Tokens that went through the model, to show what sharing saved."""
 
     def outcome(self, example: Example) -> Outcome:
-        """Score the targets of `example` and generate after it, as it asks for.
+        """`outcomes` of one example alone."""
+        return self.outcomes([Prompt((("", example),))])[0][0]
+
+    def outcomes(self, prompts: Sequence[Prompt]) -> list[list[Outcome]]:
+        """Score the targets of each prompt's examples and answer them, as they ask for.
+
+        One prompt is read chunk by chunk after what it shares with the one before; several, of a
+        chunk at most, in one row.
 
         Raises:
             GiraffeError: the model gave a NaN or infinite NLL.
@@ -79,142 +102,190 @@ class OpenSubject:
         import torch
 
         with torch.inference_mode():
-            hidden = self._read(example.token_ids, example.num_targets + 1)
-            nll = self._score_targets(hidden[:-1], example)
-            candidate_nll, greedy = self._rank(hidden[-1:], example)
-            text = self._generate(hidden[-1:], example)
-        if not np.isfinite([*nll, *candidate_nll]).all():
+            read = [self._read(prompts[0])] if len(prompts) == 1 else self._read_row(prompts)
+            losses = iter(self._losses(prompts, read))
+            return [
+                [self._outcome(example, found, next(losses)) for _, example in prompt.entries]
+                for prompt, found in zip(prompts, read, strict=True)
+            ]
+
+    def _losses(
+        self, prompts: Sequence[Prompt], read: Sequence[ReadPrompt]
+    ) -> list[npt.NDArray[np.float64]]:
+        """`[num_targets]` nats of every example, all in one: the head is read once."""
+        import torch
+
+        states, labels, sizes = [], [], []
+        for prompt, found in zip(prompts, read, strict=True):
+            for _, example in prompt.entries:
+                count = example.num_targets
+                sizes.append(count)
+                states.append(_before_targets(found.hidden, count))
+                labels += example.token_ids[len(example.token_ids) - count :].tolist()
+        nats, _ = judged(torch.cat(states), self.model.lm_head.weight, labels)
+        return np.split(np.asarray(nats, np.float64), np.cumsum(sizes)[:-1])
+
+    def _outcome(self, example: Example, read: ReadPrompt, nll: npt.NDArray[np.float64]) -> Outcome:
+        ranked = self._rank(read, example) if example.candidates else Ranking()
+        text = self._generate(read, example, ranked.begun) if example.max_new_tokens else ""
+        if not np.isfinite([*nll, *ranked.nll]).all():
             raise GiraffeError(
                 f"{example.key} at {example.length} tokens: the model gives a loss that is not "
                 "a finite number",
                 "evaluate with --dtype float32; if it stays, the checkpoint is damaged",
             )
-        states = hidden[:-1].float().cpu().numpy() if example.compared else None
-        return Outcome(nll, text, candidate_nll, greedy, states=states)
+        states = None
+        if example.compared:
+            states = _before_targets(read.hidden, example.num_targets).float().cpu().numpy()
+        return Outcome(nll, text, ranked.nll, ranked.greedy, states=states)
 
-    def _read(self, token_ids: npt.NDArray[np.int32], keep: int) -> torch.Tensor:
-        """Final hidden states `[keep, d]` of the last `keep` tokens of a prompt."""
+    # ------------------------------------------------------------ reading
+
+    def _read(self, prompt: Prompt) -> ReadPrompt:
+        """A prompt after the whole chunks that it shares with the one before."""
+        ids, shared = prompt.token_ids, 0
+        if self.shares_prompts:
+            shared = shared_tokens(self.cached_ids, ids, prompt.keep, self.chunk)
+        self.kept.cut(shared)
+        self.kept.reserve(len(ids) + prompt.room_after)
+        self.cached_ids = ids
+        return ReadPrompt(self._read_from(shared, ids, prompt.keep, self.kept), self.kept)
+
+    def _read_from(
+        self, start: int, token_ids: npt.NDArray[np.int32], keep: int, kept: KeyValues
+    ) -> torch.Tensor:
+        """Final states `[keep, d]` of the last tokens; the first `start` are in `kept`."""
         import torch
 
-        start = self._reuse(token_ids, keep)
-        first_kept, kept = len(token_ids) - keep, []
+        first_kept, states = len(token_ids) - keep, []
         while start < len(token_ids):
             piece = token_ids[start : start + self.chunk]
-            hidden = self._feed(piece.tolist())
+            hidden = self.feed(piece.tolist(), kept)
             if start + len(piece) > first_kept:
-                kept.append(hidden[max(0, first_kept - start) :].clone())
+                states.append(hidden[max(0, first_kept - start) :].clone())
             start += len(piece)
-        return torch.cat(kept)
+        return torch.cat(states)
 
-    def _reuse(self, token_ids: npt.NDArray[np.int32], keep: int) -> int:
-        """Crop the cache to the whole chunks shared with the previous prompt; their tokens."""
-        both = min(len(token_ids), len(self.cached_ids))
-        differing = np.flatnonzero(token_ids[:both] != self.cached_ids[:both])
-        common = int(differing[0]) if len(differing) else both
-        shared = min(common, len(token_ids) - keep) // self.chunk * self.chunk
-        self.cache.crop(shared - self.cache.get_seq_length())
-        self.cached_ids = token_ids
-        return shared
-
-    def _feed(self, token_ids: list[int], **placed: torch.Tensor) -> torch.Tensor:
-        """Append tokens to the cache; their final hidden states `[len(token_ids), d]`."""
+    def _read_row(self, prompts: Sequence[Prompt]) -> list[ReadPrompt]:
+        """Prompts side by side; each sees itself alone."""
         import torch
 
-        input_ids = torch.tensor([token_ids], device=self.model.device)
-        output = self.model.model(input_ids, past_key_values=self.cache, use_cache=True, **placed)
+        sizes = [len(prompt.token_ids) for prompt in prompts]
+        ends = np.cumsum([0, *sizes]).tolist()
+        kept = self.nothing_kept() if any(prompt.room_after for prompt in prompts) else None
+        hidden = self.feed(
+            [token for prompt in prompts for token in prompt.token_ids.tolist()],
+            kept,
+            position_ids=torch.cat([torch.arange(size) for size in sizes])[None],
+            cu_seqlens=torch.tensor(ends, dtype=torch.int32),
+        )
+        return [
+            ReadPrompt(
+                hidden[stop - prompt.keep : stop],
+                kept.part(start, stop, prompt.room_after) if kept is not None else None,
+            )
+            for prompt, (start, stop) in zip(prompts, pairwise(ends), strict=True)
+        ]
+
+    def feed(
+        self, token_ids: list[int], kept: KeyValues | None, **placed: torch.Tensor
+    ) -> torch.Tensor:
+        """Append tokens to what is kept; their final hidden states `[len(token_ids), d]`."""
+        import torch
+
+        device = self.model.device
+        if "position_ids" in placed:
+            placed["position_ids"] = placed["position_ids"].to(device)
+        output = self.model.model(
+            torch.tensor([token_ids], device=device),
+            past_key_values=kept,
+            use_cache=kept is not None,
+            **placed,
+        )
         self.fed_tokens += len(token_ids)
         return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
-    def _score_targets(self, hidden: torch.Tensor, example: Example) -> npt.NDArray[np.float64]:
-        """`[num_targets]` nats; `hidden` are the states just before each target."""
-        import torch
+    def nothing_kept(self) -> KeyValues:
+        """An empty cache of this model's layers."""
+        return KeyValues(self.model.config.num_hidden_layers)
 
-        if not example.num_targets:
-            return np.zeros(0)
-        labels = torch.tensor(example.token_ids[-example.num_targets :].astype(np.int64))
-        # float32 whatever the model's type: a bfloat16 logit of 20 is off by up to 0.06
-        weight = self.model.lm_head.weight.float()
-        nll = token_nll(hidden.float(), weight, labels.to(weight.device), LOGIT_CHUNK)
-        return nll.cpu().numpy().astype(np.float64)
+    # ------------------------------------------------------------ answering
 
-    def _rank(
-        self, hidden: torch.Tensor, example: Example
-    ) -> tuple[tuple[float, ...], tuple[bool, ...]]:
-        """Nats of each candidate after the prompt whose last state is `hidden` `[1, d]`, and
-        whether its every token is the most probable; the cache is left as it was."""
-        import torch
+    def _rank(self, read: ReadPrompt, example: Example) -> Ranking:
+        """The example's candidates after a prompt, which is left as it was."""
+        states = self._candidate_states(read, example)
+        return ranking(states, self.model.lm_head.weight, example)
 
-        if not example.candidates:
-            return (), ()
-        states = self._candidate_states(hidden, example.candidates)
-        labels = torch.tensor([token for c in example.candidates for token in c])
-        logits = self._logits(states)
-        labels = labels.to(logits.device)
-        nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
-        right = logits.argmax(-1) == labels
-        sizes = [len(candidate) for candidate in example.candidates]
-        return (
-            tuple(float(part.double().sum()) for part in torch.split(nll, sizes)),
-            tuple(bool(part.all()) for part in torch.split(right, sizes)),
-        )
-
-    def _candidate_states(
-        self, hidden: torch.Tensor, candidates: Sequence[tuple[int, ...]]
-    ) -> torch.Tensor:
+    def _candidate_states(self, read: ReadPrompt, example: Example) -> torch.Tensor:
         """The state before each token of each candidate, `[tokens, d]`.
 
         On a CPU all candidates are fed in one row, each attending to the prompt and to itself.
         """
         import torch
 
-        prompt = self.cache.get_seq_length()
-        heads = [candidate[:-1] for candidate in candidates]
+        last, heads = read.hidden[-1:], [candidate[:-1] for candidate in example.candidates]
         fed = [head for head in heads if head]
-        if self.model.device.type == "cpu" and fed:
-            ends = np.cumsum([0, *map(len, fed)])
-            places = [prompt + place for head in fed for place in range(len(head))]
-            states = self._feed(
-                [token for head in fed for token in head],
-                position_ids=torch.tensor([places]),
-                cu_seqlens=torch.tensor(ends, dtype=torch.int32),
-            )
-            self.cache.crop(prompt - self.cache.get_seq_length())
-            follow = iter(torch.split(states, [len(head) for head in fed]))
+        if not self.shares_candidates:
+            follow = iter([self._read_whole(example, head) for head in fed])
+        elif self.model.device.type == "cpu" and fed:
+            follow = iter(self._feed_side_by_side(fed, read))
         else:
-            follow = iter([self._feed_and_forget(list(head)) for head in fed])
-        return torch.cat([p for head in heads for p in (hidden, *([next(follow)] if head else []))])
+            follow = iter([self._feed_and_forget(list(head), read) for head in fed])
+        return torch.cat([p for head in heads for p in (last, *([next(follow)] if head else []))])
 
-    def _feed_and_forget(self, token_ids: list[int]) -> torch.Tensor:
-        states = self._feed(token_ids)
-        self.cache.crop(-len(token_ids))
+    def _feed_side_by_side(
+        self, heads: Sequence[tuple[int, ...]], read: ReadPrompt
+    ) -> Sequence[torch.Tensor]:
+        import torch
+
+        assert read.kept is not None
+        prompt, sizes = read.kept.get_seq_length(), [len(head) for head in heads]
+        states = self.feed(
+            [token for head in heads for token in head],
+            read.kept,
+            position_ids=torch.cat([prompt + torch.arange(size) for size in sizes])[None],
+            cu_seqlens=torch.tensor(np.cumsum([0, *sizes]), dtype=torch.int32),
+        )
+        read.kept.cut(prompt)
+        return torch.split(states, sizes)
+
+    def _feed_and_forget(self, token_ids: list[int], read: ReadPrompt) -> torch.Tensor:
+        assert read.kept is not None
+        prompt = read.kept.get_seq_length()
+        states = self.feed(token_ids, read.kept)
+        read.kept.cut(prompt)
         return states
 
-    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """float32 whatever the model's type, as the scored targets have them."""
-        logits: torch.Tensor = hidden.float() @ self.model.lm_head.weight.float().T
-        return logits
+    def _read_whole(self, example: Example, head: tuple[int, ...]) -> torch.Tensor:
+        ids = np.concatenate([example.token_ids, np.asarray(head, np.int32)])
+        return self._read_from(0, ids, len(head), self.nothing_kept())
 
-    def _generate(self, hidden: torch.Tensor, example: Example) -> str:
-        """Greedy continuation from the last prompt token's state `[1, d]`, up to EOS."""
-        ends = self.model.config.eos_token_id
+    def _generate(self, read: ReadPrompt, example: Example, begun: tuple[int, ...]) -> str:
+        """Greedy continuation, up to EOS; the prompt is left as it was."""
+        ends, kept = self.model.config.eos_token_id, read.kept
+        assert kept is not None
+        prompt, last = kept.get_seq_length(), read.hidden[-1:]
+
+        def follow(tokens: list[int]) -> int:
+            state = self.feed(tokens, kept)[-1:] if tokens else last
+            return int(wide_logits(state, self.model.lm_head.weight)[0].argmax())
+
+        def decode(tokens: list[int]) -> str:
+            return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
+
         stop = set(ends if isinstance(ends, list) else [ends])
-        generated: list[int] = []
-        text = ""
-        while len(generated) < example.max_new_tokens:
-            token = int(self.model.lm_head(hidden)[0].argmax())
-            if token in stop:
-                break
-            generated.append(token)
-            text = str(self.tokenizer.decode(generated, skip_special_tokens=True))
-            if example.stops_when_found and share_found(example.answers, text) == 1:
-                break
-            if len(generated) < example.max_new_tokens:
-                hidden = self._feed([token])
+        text = generated(example, begun, follow, stop, decode)
+        kept.cut(prompt)
         return text
 
 
-def open_subject(subject: Subject) -> OpenSubject:
-    """Load `subject` onto the GPU when there is one, else the CPU.
+def _before_targets(hidden: torch.Tensor, count: int) -> torch.Tensor:
+    """The states just before each of the last `count` tokens."""
+    return hidden[len(hidden) - 1 - count : len(hidden) - 1]
+
+
+def open_subject(subject: Subject, device: torch.device | None = None) -> OpenSubject:
+    """Load `subject` onto `device`; by default the GPU when there is one, else the CPU.
 
     Raises:
         InvalidInput: no such directory, or it is no checkpoint.
@@ -227,5 +298,5 @@ def open_subject(subject: Subject) -> OpenSubject:
     model = load_model(
         subject.path, dtype=torch_dtype(subject.dtype), attn_implementation=attention
     )
-    model.to(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    model.to(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     return OpenSubject(model, load_tokenizer(subject.path))

@@ -1,0 +1,119 @@
+"""How long a loaded model will take over a plan: a few timed pieces, then arithmetic.
+
+    one forward = t₀ + n·t + n·c·t'        n tokens behind c others
+
+The four numbers come from a piece of n tokens and from one token, each behind nothing and behind
+zeros that stand for a long context: attention grows with the context, all else does not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from giraffe_cli.evals.answers import judged
+from giraffe_cli.evals.order import Prompt, Step
+from giraffe_cli.evals.subject import OpenSubject
+
+PIECE_OPERATIONS = 4e11
+"""Of a timed piece on a CPU: about four seconds of one core."""
+SEEN = 4096
+"""Tokens of context that a piece is timed behind, at most."""
+JUDGED = 64
+"""States whose losses are timed."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds."""
+
+    forward: float
+    """Of a pass through the model, whatever it reads."""
+    token: float
+    """More for each token that is read."""
+    pair: float
+    """More for each pair of a token and an earlier one."""
+    step_pair: float
+    """The same where a single token is read."""
+    loss: float
+    """Of the head and the loss of one state."""
+
+    def seconds(self, plan: Sequence[Step], chunk: int) -> float:
+        """Of the whole plan; generations are taken to use all their tokens."""
+        return sum(
+            self._reading(step, chunk) + sum(self._answering(p) for p in step.prompts)
+            for step in plan
+        )
+
+    def _reading(self, step: Step, chunk: int) -> float:
+        passes = 1 if len(step.prompts) > 1 else -(-step.tokens // chunk)
+        return passes * self.forward + step.tokens * self.token + step.seen * self.pair
+
+    def _answering(self, prompt: Prompt) -> float:
+        length, total = len(prompt.token_ids), 0.0
+        for _, example in prompt.entries:
+            ranked = [len(candidate) for candidate in example.candidates]
+            fed = sum(ranked) - len(ranked)
+            if fed:
+                total += self.forward + fed * (self.token + length * self.pair)
+            steps = max(0, example.max_new_tokens - 1)
+            total += steps * (self.forward + self.token + length * self.step_pair)
+            total += self.loss * (example.num_targets + sum(ranked) + example.max_new_tokens)
+        return total
+
+
+def measured_pace(opened: OpenSubject, longest: int) -> Pace:
+    """Time `opened` on pieces that stand for prompts of up to `longest` tokens."""
+    piece, seen = _piece(opened), max(1, min(longest, SEEN))
+    ids = np.zeros(piece, np.int32).tolist()
+    fed = opened.fed_tokens
+    _seconds(lambda: _after(opened, 0, ids[:8]))  # the first pass of all sets things up
+    short, long = (_after(opened, c, ids) for c in (0, seen))
+    one_short, one_long = (_after(opened, c, ids[:1]) for c in (1, seen + 1))
+    opened.fed_tokens = fed
+    pair = max(0.0, (long - short) / (piece * seen))
+    forward = min(one_short, short)
+    token = max(0.0, short - forward - pair * piece**2 / 2) / piece
+    return Pace(
+        forward, token, pair, max(0.0, (one_long - one_short) / seen), _loss_seconds(opened)
+    )
+
+
+def _piece(opened: OpenSubject) -> int:
+    """Tokens of a timed piece: a chunk, or what is affordable on a CPU."""
+    if opened.model.device.type != "cpu":
+        return opened.chunk
+    operations = 2.0 * sum(weight.numel() for weight in opened.model.parameters())
+    return max(1, min(opened.chunk, max(32, int(PIECE_OPERATIONS / operations))))
+
+
+def _after(opened: OpenSubject, context: int, ids: list[int]) -> float:
+    """Seconds of reading `ids` behind `context` tokens."""
+    import torch
+
+    with torch.inference_mode():
+        kept = opened.nothing_kept()
+        kept.reserve(context + len(ids))
+        if context:
+            opened.feed(ids[:1], kept)
+            kept.pretend(context)
+        return _seconds(lambda: opened.feed(ids, kept)[-1].sum().item())
+
+
+def _loss_seconds(opened: OpenSubject) -> float:
+    import torch
+
+    with torch.inference_mode():
+        weight = opened.model.lm_head.weight
+        hidden = torch.zeros(JUDGED, weight.shape[1], dtype=weight.dtype, device=weight.device)
+        return _seconds(lambda: judged(hidden, weight, [0] * JUDGED)) / JUDGED
+
+
+def _seconds(work: Callable[[], Any]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started

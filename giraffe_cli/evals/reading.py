@@ -1,0 +1,86 @@
+"""Reading what the cache lacks: by this process, or shared out to several.
+
+Whatever the process, each sample is stored as soon as it is done, in a cache file of the process's
+own; all read all files. Shares are cut where prompts begin anew (`order.split_plan`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from giraffe_cli.errors import Interrupted
+from giraffe_cli.evals.cache import OutcomeCache, sample_key
+from giraffe_cli.evals.order import Entry, Step
+from giraffe_cli.evals.pace import measured_pace
+from giraffe_cli.evals.samples import Batch
+from giraffe_cli.evals.subject import OpenSubject, Subject
+from giraffe_cli.progress import Bar, Reporter
+from giraffe_cli.units import format_length, format_seconds
+
+
+@dataclass(frozen=True)
+class Part:
+    """Which of several processes this one is."""
+
+    process: int = 0
+    processes: int = 1
+
+
+def entries_of(subject: Subject, batches: Sequence[Batch], is_reference: bool) -> list[Entry]:
+    """All that `subject` is scored on."""
+    return [
+        (batch.name, example)
+        for batch in batches
+        for example in batch.examples
+        if subject.takes(example) and (is_reference or not example.for_reference)
+    ]
+
+
+def missing_of(subject: Subject, entries: Sequence[Entry], cache: Path) -> list[Entry]:
+    """The entries without an outcome, once each: a prompt may stand under several lengths."""
+    caches = {task: OutcomeCache(cache, subject, task) for task, _ in entries}
+    keyed = {sample_key(subject, task, example): (task, example) for task, example in entries}
+    return [(task, e) for key, (task, e) in keyed.items() if caches[task].get(key) is None]
+
+
+def read_plan(
+    subject: Subject,
+    opened: OpenSubject,
+    plan: Sequence[Step],
+    cache: Path,
+    reporter: Reporter,
+    part: Part = Part(),  # noqa: B008  (frozen)
+    stop: Path | None = None,
+) -> None:
+    """Every step of `plan`, its outcomes stored one by one; the time it will take is said first.
+
+    Raises:
+        Interrupted: the file `stop` has appeared.
+    """
+    if not plan:
+        return
+    tokens = sum(step.tokens for step in plan)
+    longest = max(len(prompt.token_ids) for step in plan for prompt in step.prompts)
+    seconds = measured_pace(opened, longest).seconds(plan, opened.chunk)
+    whose = f" by each of {part.processes} processes" if part.processes > 1 else ""
+    reporter.info(
+        f"{subject.name}: {tokens:,} tokens to read{whose}, about {format_seconds(seconds)}"
+    )
+    tasks = {task for step in plan for prompt in step.prompts for task, _ in prompt.entries}
+    caches = {task: OutcomeCache(cache, subject, task, part.process) for task in tasks}
+    with reporter.bar(f"evaluating {subject.name}", tokens, "tokens") as bar:
+        for step in plan:
+            if stop and stop.exists():
+                raise Interrupted("the evaluation was stopped", "the same command resumes it")
+            _take(step, subject, opened, caches, bar)
+
+
+def _take(
+    step: Step, subject: Subject, opened: OpenSubject, caches: dict[str, OutcomeCache], bar: Bar
+) -> None:
+    for prompt, outcomes in zip(step.prompts, opened.outcomes(step.prompts), strict=True):
+        for (task, example), outcome in zip(prompt.entries, outcomes, strict=True):
+            caches[task].put(sample_key(subject, task, example), outcome)
+    bar.advance(step.tokens, length=format_length(step.prompts[-1].entries[0][1].length))
