@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from conftest import build_tiny_llama
 from safetensors.numpy import load_file
 
 from giraffe_cli.config import build, resolve_dtype
@@ -169,6 +170,29 @@ def test_a_misspelt_task_is_refused_before_training(tiny_llama, corpus, tmp_path
     config = settings(tiny_llama, corpus, eval={"tasks": ["nll", "passkeys"]})
     with pytest.raises(InvalidInput, match="unknown evaluation task `passkeys`"):
         extend(config, tmp_path / "run", Options(), SilentReporter())
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_an_evaluator_of_the_config_chooses_the_tokens_of_longppl(
+    tiny_llama, corpus, tmp_path_factory, tmp_path
+):
+    evaluator = build_tiny_llama(tmp_path_factory.mktemp("evaluator"), num_hidden_layers=1)
+    knobs = {"longppl": {"anchors": 1, "targets": 16, "alpha": 1e-4, "beta": 9.0}}
+    asked = {"tasks": ["longppl"], "lengths": [128, TARGET], "knobs": knobs}
+    config = settings(tiny_llama, corpus, train={"steps": 0},
+                      eval={**asked, "evaluator": str(evaluator)})  # fmt: skip
+    extend(config, tmp_path / "run", Options(), SilentReporter())
+    results = json.loads((tmp_path / "run" / "eval" / "results.json").read_text())
+    assert results["settings"]["reference"]["subject"] == "evaluator"
+    assert results["settings"]["reference"]["sha256"] != results["models"]["base"]["sha256"]
+    assert [*results["models"]] == ["base", "checkpoint"]
+
+
+def test_an_evaluator_that_is_none_is_refused_before_training(tiny_llama, corpus, tmp_path):
+    asked = {"tasks": ["longppl"], "evaluator": str(tmp_path / "absent")}
+    with pytest.raises(InvalidInput, match="absent"):
+        extend(settings(tiny_llama, corpus, eval=asked), tmp_path / "run", Options(),
+               SilentReporter())  # fmt: skip
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

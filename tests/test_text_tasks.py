@@ -159,6 +159,11 @@ class TestLongppl:
         _, far, _ = self.TASK.examples(8, 0, material((16,), reference_length=1000))
         assert len(far.token_ids) == 16
 
+    def test_an_evaluator_reads_what_is_for_the_reference_and_nothing_else(self, tmp_path):
+        evaluator = Subject("evaluator", tmp_path, "digest", "float32")
+        examples = self.TASK.examples(16, 0, material((16,)))
+        assert [evaluator.takes(example) for example in examples] == [False, True, True]
+
     def test_key_tokens_by_hand(self):
         """Gains of 3, 2, 3, 9 nats and far losses of 1, 1, 2, 0.5: the first and the last count."""
         scored, far, near = self.TASK.examples(16, 0, material((16,)))
@@ -419,7 +424,7 @@ class TestShortContext:
             "short": {"checkpoint_minus_base": {"4": "short@4", "8": "short@8"}},
         }
         assert short_context(paired, {}, [], 8, 0) == {"delta_nll": "nll@8"}
-        del paired["nll"]["checkpoint_minus_base"]["8"]
+        paired["nll"] = {"checkpoint_minus_base": {"4": "nll@4", "16": "nll@16"}}
         assert short_context(paired, {}, [], 8, 0) == {"delta_nll": "short@8"}
         assert short_context(paired, {}, [], 3, 0) == {}
 
