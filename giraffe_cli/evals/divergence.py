@@ -7,7 +7,8 @@ at one time and the logits of `CHUNK` tokens are all that exists of them:
     KL_t = Σ_v p_base(v|t) (log p_base(v|t) - log p_model(v|t))    nats, one for each target
 
 It costs two products with the head for each target: 0.1 TFLOP for 1,000 targets of a model 576 wide
-with 49,152 tokens. Finished ones lie in the cache folder beside the states.
+with 49,152 tokens, and both heads in float32: 4.2 GB for 128,256 tokens of models 4096 wide, less
+than either model took. Finished ones lie in the cache folder beside the states.
 """
 
 from __future__ import annotations
