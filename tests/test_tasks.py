@@ -1,105 +1,286 @@
-"""One contract for every registered task, with stub models; then what each task promises itself."""
+"""One contract for every registered task, with stubs for models; no task is named but as a witness.
+
+A task that needs what the material has not, such as a data file, is skipped by name.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-import re
+from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+from eval_stubs import (
+    BOS,
+    LENGTHS,
+    LONG,
+    NATIVE,
+    WINDOW,
+    ask_as_chat,
+    byte_material,
+    constant,
+    copier,
+    near_sighted,
+    num_truths,
+    oracle,
+    real_material,
+    reciter,
+    score,
+    visible,
+    wrong,
+)
 
+import giraffe_cli
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.evals.base import Material, Outcome, TokenDocument, make_task, tasks
-from giraffe_cli.evals.tasks.nll import Nll
-from giraffe_cli.evals.tasks.passkey import FILLER, QUESTION, TASK, Passkey
+from giraffe_cli.evals.base import (
+    RANKED_AGAINST,
+    RETRIEVAL,
+    RETRIEVAL_OF_SEVERAL,
+    make_task,
+    tasks,
+)
 
-BOS = 256
-LENGTHS = [1024, 2048]
-
-
-def material(documents=4, tokens=3000, bos=(BOS,)):
-    """Bytes as tokens, and documents of distinct numbers, so that a slice tells its place."""
-    return Material(
-        encode=lambda text: list(text.encode()),
-        decode=lambda ids: bytes(ids).decode(),
-        bos_token_ids=bos,
-        documents=[
-            TokenDocument(f"doc-{d}", np.arange(tokens, dtype=np.int32) + 10_000 * d)
-            for d in range(documents)
-        ],
-    )
+RETRIEVING = [
+    n for n, kind in tasks().items() if kind.measures in (RETRIEVAL, RETRIEVAL_OF_SEVERAL)
+]
+FILES = {field.name for field in dataclasses.fields(byte_material())}
+FEW = {"samples": 6, "depths": 5, "trials": 2}
+"""Enough samples to tell chance from none, of every task that has such knobs."""
 
 
-def oracle(example):
-    """Knows every target and every answer."""
-    return Outcome(np.zeros(example.num_targets), f" {example.answer.split(' ')[0]}.")
+def make(name: str, **knobs):
+    """The task with few samples; skipped where it needs a file."""
+    lacking = [need for need in tasks()[name].needs if need not in FILES]
+    if lacking:
+        pytest.skip(f"{name} needs the file {', '.join(lacking)}")
+    known = {field.name for field in dataclasses.fields(tasks()[name])}
+    return make_task(name, {k: v for k, v in {**FEW, **knobs}.items() if k in known})
 
 
-def constant(example):
-    """Says the same whatever it is asked."""
-    return Outcome(np.full(example.num_targets, 5.0), " 1")
+@pytest.fixture(scope="module")
+def material():
+    return byte_material()
 
 
 @pytest.fixture(params=sorted(tasks()))
 def task(request):
-    known = {field.name for field in dataclasses.fields(tasks()[request.param])}
-    return make_task(request.param, {"longest": LENGTHS[-1]} if "longest" in known else {})
+    return make(request.param)
 
 
-class TestContract:
+@pytest.fixture(params=sorted(RETRIEVING))
+def retrieval(request):
+    return make(request.param)
+
+
+def content(example):
+    """All of it, comparable."""
+    return {**dataclasses.asdict(example), "token_ids": example.token_ids.tolist()}
+
+
+def keyed(examples):
+    """The examples that hold what they ask for."""
+    return [example for example in examples if not example.details.get("control")]
+
+
+class TestEveryTask:
     def test_describes_itself(self, task):
         assert task.summary
         assert task.source
+        assert "" in task.measures
+        assert all(measure.summary for measure in task.measures.values())
+        for one, other in task.contrasts.values():
+            assert {one, other} <= {*task.measures}
 
-    @pytest.mark.parametrize("length", LENGTHS)
-    @pytest.mark.parametrize("bos", [(), (BOS,)])
-    def test_fills_the_length_and_never_exceeds_it(self, task, length, bos):
-        for example in task.examples(length, 0, material(bos=bos)):
-            used = len(example.token_ids) + example.max_new_tokens
-            assert 0.97 * length <= used <= length
-            assert example.length == length
-            assert example.token_ids.dtype == np.int32
-            assert tuple(example.token_ids[: len(bos)]) == bos
-            assert 0 <= example.num_targets < len(example.token_ids)
+    @pytest.mark.parametrize("changes", [{}, {"bos_token_ids": ()}, {"chat": ask_as_chat}])
+    def test_fills_the_length_and_never_exceeds_it(self, task, changes):
+        material, made = byte_material(**changes), 0
+        for length in LENGTHS:
+            examples = [e for e in task.examples(length, 0, material) if not e.for_reference]
+            made += len(examples)
+            for example in examples:
+                longest = max(map(len, example.candidates), default=0)
+                assert len(example.token_ids) + longest <= length
+                used = len(example.token_ids) + max(example.max_new_tokens, longest)
+                assert 0.97 * length <= used <= length
+                assert example.length == length
+                assert example.token_ids.dtype == np.int32
+                assert 0 <= example.num_targets < len(example.token_ids)
+        assert made
 
-    def test_is_a_function_of_its_arguments(self, task):
-        first, second = (task.examples(1024, 7, material()) for _ in range(2))
-        for a, b in zip(first, second, strict=True):
-            assert (a.key, a.cluster, a.answer, a.details) == (
-                b.key,
-                b.cluster,
-                b.answer,
-                b.details,
-            )
-            assert np.array_equal(a.token_ids, b.token_ids)
+    def test_begins_with_what_the_tokenizer_puts_first(self, task, material):
+        for example in task.examples(NATIVE, 0, material):
+            assert example.token_ids[0] == BOS
+            assert BOS not in example.token_ids[1:]
 
-    def test_keys_name_the_same_samples_at_every_length(self, task):
-        short, long = ([e.key for e in task.examples(n, 0, material())] for n in LENGTHS)
-        assert len({*short}) == len(short)
+    def test_is_a_function_of_its_arguments(self, task, material):
+        first = [content(example) for example in task.examples(NATIVE, 7, material)]
+        task.examples(LONG, 7, material)
+        again = make(next(name for name, kind in tasks().items() if kind is type(task)))
+        assert first == [content(example) for example in again.examples(NATIVE, 7, byte_material())]
+
+    def test_keys_are_distinct(self, task, material):
+        for length in LENGTHS:
+            keys = [example.key for example in task.examples(length, 0, material)]
+            assert len({*keys}) == len(keys)
+
+    def test_an_oracle_scores_best_on_every_measure_and_a_constant_on_none(self, task, material):
+        examples = [e for n in LENGTHS for e in task.examples(n, 0, material)]
+        best, worse = (score(task, keyed(examples), stub, material) for stub in (oracle, constant))
+        for measure, about in task.measures.items():
+            values = [found[measure].value for _, found in best if measure in found]
+            assert {*values} == {1.0 if about.higher_is_better else 0.0}, measure
+            values = [found[measure].value for _, found in worse if measure in found]
+            if measure in RETRIEVAL and about.bounded:
+                assert {*values} == {0.0}, measure
+
+    def test_bounded_measures_stay_within_0_and_1(self, task, material):
+        for stub in (oracle, constant, reciter, copier, near_sighted):
+            for _, found in score(task, task.examples(NATIVE, 0, material), stub, material):
+                for measure, value in found.items():
+                    assert value.weight > 0
+                    if task.measures[measure].bounded:
+                        assert 0 <= value.value <= 1
+                    if task.measures[measure].kind == "proportion":
+                        assert value.value in (0, 1)
+
+    def test_a_length_it_cannot_fill_is_refused_with_the_number(self, task, material):
+        try:
+            assert task.examples(16, 0, material) == []
+        except InvalidInput as refused:
+            assert "16" in refused.message  # noqa: PT017
+            assert refused.message.startswith("task `")  # noqa: PT017
+            assert refused.hint  # noqa: PT017
+
+    def test_a_count_below_its_least_is_refused_by_name(self, task):
+        counts = [f.name for f in dataclasses.fields(task) if type(f.default) in (int, float)]
+        assert counts
+        for name in counts:
+            with pytest.raises(InvalidInput, match=f"{name} is -1"):
+                dataclasses.replace(task, **{name: -1})
+
+    def test_only_tasks_that_need_a_file_were_skipped(self):
+        skipped = {
+            n for n, kind in tasks().items() if any(need not in FILES for need in kind.needs)
+        }
+        assert skipped <= {"lambada", "hellaswag"}
+
+
+class TestRetrieval:
+    def test_the_protocols_are_there(self):
+        ruler = "single-1 single-2 single-3 multikey-1 multikey-2 multikey-3 multivalue multiquery"
+        needles = {f"niah-{name}" for name in ruler.split()}
+        assert {"passkey", "niah", "lines", "kv", "vt", *needles} <= {*RETRIEVING}
+
+    def test_the_same_samples_are_asked_at_every_length(self, retrieval, material):
+        short, long = ([e.key for e in retrieval.examples(n, 0, material)] for n in LENGTHS)
         assert short == long
 
-    def test_an_oracle_scores_best_and_a_constant_does_not(self, task):
-        examples = task.examples(1024, 0, material())
-        best = 1.0 if task.higher_is_better else 0.0
-        assert {task.score(e, oracle(e)) for e in examples} == {best}
-        assert best not in {task.score(e, constant(e)) for e in examples}
+    def test_other_seeds_ask_other_things(self, retrieval, material):
+        one, other = (
+            {answer for e in retrieval.examples(NATIVE, seed, material) for answer in e.answers}
+            for seed in (0, 1)
+        )
+        assert not one & other
 
-    def test_proportions_score_zero_or_one(self, task):
-        if task.proportion:
-            scores = {task.score(e, f(e)) for e in task.examples(1024, 0, material())
-                      for f in (oracle, constant)}  # fmt: skip
-            assert scores == {0.0, 1.0}
+    def test_more_samples_keep_the_first_ones(self, retrieval, material):
+        knob = "trials" if "trials" in vars(retrieval) else "samples"
+        few = dataclasses.replace(retrieval, **{knob: 1}).examples(NATIVE, 0, material)
+        many = {e.key: e for e in retrieval.examples(NATIVE, 0, material)}
+        for example in keyed(few):
+            assert example.answers == many[example.key].answers
+            assert example.token_ids.tolist() == many[example.key].token_ids.tolist()
 
-    def test_a_length_it_cannot_fill_is_refused_with_the_numbers(self, task):
-        with pytest.raises(InvalidInput, match=r"task `\w+`: .*\b16\b"):
-            dataclasses.replace(task, **dict.fromkeys({"longest"} & {*vars(task)}, 0)).examples(
-                16, 0, material()
-            )
+    def test_every_answer_stands_in_its_prompt_and_none_in_a_control(self, retrieval, material):
+        for example in retrieval.examples(NATIVE, 0, material):
+            text = visible(example, material)
+            held = [answer in text for answer in example.answers]
+            assert held
+            assert not any(held) if example.details.get("control") else all(held)
 
-    def test_a_knob_below_one_is_refused_by_name(self, task):
-        for field in dataclasses.fields(task):
-            with pytest.raises(InvalidInput, match=f"{field.name} is -1"):
-                dataclasses.replace(task, **{field.name: -1})
+    def test_nine_wrong_answers_of_every_token_count(self, retrieval, material):
+        for example in keyed(retrieval.examples(NATIVE, 0, material)):
+            truths = example.candidates[: num_truths(example)]
+            counts = Counter(len(candidate) for candidate in wrong(example))
+            assert counts == {len(truth): RANKED_AGAINST for truth in truths}
+            assert len({*truths, *wrong(example)}) == len(truths) + len(wrong(example))
+
+    def test_wrong_answers_that_stand_in_the_context_come_first(self, retrieval, material):
+        for example in keyed(retrieval.examples(LONG, 0, material)):
+            text = visible(example, material)
+            standing = [material.decode(c).strip() in text for c in wrong(example)]
+            assert standing == sorted(standing, reverse=True)
+
+    def test_reciting_the_prompt_is_no_full_marks(self, retrieval, material):
+        for _, found in score(
+            retrieval, keyed(retrieval.examples(NATIVE, 0, material)), reciter, material
+        ):
+            assert found["ranked"].value == found["exact"].value == 0
+
+    def test_values_that_stand_in_the_context_are_told_apart(self, retrieval, material):
+        """Where other values stand in the context, finding all of them alike wins nothing."""
+        for example, found in score(
+            retrieval, keyed(retrieval.examples(NATIVE, 0, material)), copier, material
+        ):
+            text = visible(example, material)
+            if any(material.decode(c).strip() in text for c in wrong(example)):
+                assert found["ranked"].value == 0
+            assert found["exact"].value == 0
+
+    def test_seeing_only_the_last_tokens_finds_nothing_beyond_them(self, retrieval, material):
+        many = {"samples": 30, "depths": 6, "trials": 5}
+        known = {k: v for k, v in many.items() if k in vars(retrieval)}
+        examples = keyed(dataclasses.replace(retrieval, **known).examples(LONG, 0, material))
+        outside, inside = [], []
+        for example, found in score(retrieval, examples, near_sighted, material):
+            window = visible(example, material, WINDOW)
+            seen = sum(answer in window for answer in example.answers)
+            if seen == 0:
+                outside.append(found)
+            if seen == len(example.answers):
+                inside.append(found)
+        assert len(outside) >= 15
+        assert {found[""].value for found in outside} == {0.0}
+        assert {found["exact"].value for found in outside} == {0.0}
+        above = 3 * np.sqrt(0.1 * 0.9 / len(outside))
+        assert np.mean([found["ranked"].value for found in outside]) < 0.1 + above
+        assert all(found["exact"].value == 1 for found in inside)
+
+    def test_a_chat_template_stands_around_the_question_and_before_the_prefix(self, retrieval):
+        bare, chat = byte_material(), byte_material(chat=ask_as_chat)
+        for one, other in zip(
+            retrieval.examples(NATIVE, 0, bare), retrieval.examples(NATIVE, 0, chat), strict=True
+        ):
+            assert one.answers == other.answers
+            truths = num_truths(one)
+            assert one.candidates[:truths] == other.candidates[:truths]
+            ids = other.token_ids.tolist()
+            assert (ids[0], ids.count(257), ids.count(258)) == (257, 1, 1)
+            prefix = visible(other, chat).rpartition("assistant")[2]
+            assert prefix
+            assert visible(one, bare).endswith(prefix)
+
+
+@pytest.fixture(scope="module")
+def calf():
+    return real_material(Path(giraffe_cli.__file__).parent / "calf")
+
+
+class TestWithARealTokenizer:
+    @pytest.mark.parametrize("length", [1024, 1536, 2048])
+    def test_fills_the_length_from_the_native_window_of_calf_on(self, retrieval, calf, length):
+        for example in retrieval.examples(length, 0, calf):
+            reserved = max([example.max_new_tokens, *map(len, example.candidates)])
+            assert 0.97 * length <= len(example.token_ids) + reserved <= length
+
+    def test_candidates_spell_the_answers_and_have_nine_wrong_ones(self, retrieval, calf):
+        for example in keyed(retrieval.examples(1024, 0, calf)):
+            truths = example.candidates[: num_truths(example)]
+            assert tuple(calf.decode(c).strip() for c in truths) == example.answers
+            counts = Counter(len(candidate) for candidate in wrong(example))
+            assert counts == dict.fromkeys(map(len, truths), RANKED_AGAINST)
+            said = calf.decode([*example.token_ids[-40:].tolist(), *truths[0]])
+            assert said.endswith(example.answers[0])
 
 
 class TestNaming:
@@ -112,125 +293,3 @@ class TestNaming:
         with pytest.raises(InvalidInput, match="`anchor` is no knob of `nll`") as caught:
             make_task("nll", {"anchor": 2})
         assert "did you mean `anchors`?" in caught.value.hint
-
-
-class TestNll:
-    def test_the_worked_example(self):
-        task = Nll(targets=2, longest=6, anchors=1)
-        two = {
-            length: task.examples(length, 0, material(1, 8, ()))[0].token_ids.tolist()
-            for length in (4, 6)
-        }
-        assert two == {4: [2, 3, 4, 5], 6: [0, 1, 2, 3, 4, 5]}
-
-    def test_bos_takes_the_place_of_the_first_context_token(self):
-        task = Nll(targets=2, longest=6, anchors=1)
-        (example,) = task.examples(6, 0, material(1, 8))
-        assert example.token_ids.tolist() == [BOS, 1, 2, 3, 4, 5]
-
-    def test_targets_are_the_same_and_contexts_nested_at_every_length(self):
-        task = Nll(longest=2048)
-        short, long = (task.examples(n, 0, material()) for n in LENGTHS)
-        for a, b in zip(short, long, strict=True):
-            assert a.num_targets == b.num_targets == 256
-            assert np.array_equal(a.token_ids[1:], b.token_ids[-1023:])
-
-    def test_anchors_span_the_document_from_the_longest_length(self):
-        examples = Nll(longest=2000, anchors=3).examples(1024, 0, material(1, 3000))
-        assert [e.details["anchor"] for e in examples] == [2000, 2500, 3000]
-        assert {e.cluster for e in examples} == {"doc-0"}
-
-    def test_blocks_of_targets_never_overlap(self):
-        examples = Nll(longest=2000, anchors=9, targets=400).examples(1024, 0, material(1, 3000))
-        assert [e.details["anchor"] for e in examples] == [2000, 2500, 3000]
-
-    def test_a_document_shorter_than_the_longest_length_is_not_used(self):
-        mixed = material(2, 3000)
-        short = TokenDocument("short", np.arange(2047, dtype=np.int32))
-        mixed = dataclasses.replace(mixed, documents=[*mixed.documents, short])
-        clusters = {e.cluster for e in Nll(longest=2048).examples(1024, 0, mixed)}
-        assert clusters == {"doc-0", "doc-1"}
-
-    def test_no_document_long_enough_is_an_error_with_the_numbers(self):
-        with pytest.raises(InvalidInput, match="none of 2 documents has 4096 .* has 3000"):
-            Nll(longest=4096).examples(1024, 0, material(2, 3000))
-
-    def test_no_room_for_context_is_an_error(self):
-        with pytest.raises(InvalidInput, match="length 257 leaves no context before 256 targets"):
-            Nll().examples(257, 0, material())
-
-    def test_the_score_is_the_mean_over_targets(self):
-        task = Nll(targets=2)
-        example = task.examples(1024, 0, material())[0]
-        assert task.score(example, Outcome(np.array([1.0, 4.0]), "")) == 2.5
-
-
-class TestPasskey:
-    @pytest.fixture
-    def examples(self):
-        return Passkey(depths=5, trials=2).examples(2048, 3, material(0, bos=()))
-
-    def text(self, example):
-        return bytes(example.token_ids.tolist()).decode()
-
-    def test_depths_are_spread_evenly_and_the_key_lies_there(self, examples):
-        keyed = [e for e in examples if not e.details["control"]]
-        assert [e.details["depth"] for e in keyed[::2]] == [0.0, 0.25, 0.5, 0.75, 1.0]
-        for example in keyed:
-            text = self.text(example)
-            before, after = text.split(f"The pass key is {example.answer}. Remember it. ")
-            filler = before.count("green"), text.count("green")
-            assert filler[0] / filler[1] == pytest.approx(example.details["depth"], abs=0.05)
-            assert after.startswith(f"{example.answer} is the pass key.")
-
-    def test_filler_is_whole_sentences(self, examples):
-        for example in examples:
-            text = self.text(example).removeprefix(TASK).removesuffix(QUESTION)
-            text = re.sub(r"The pass key is (\d+)\. Remember it\. \1 is the pass key\.", "", text)
-            sentences = re.findall(r"[^.]+\.", text)
-            assert {sentence.strip() for sentence in sentences} == {*FILLER}
-            assert "".join(sentences).strip() == text.strip()
-
-    def test_keys_have_five_digits_and_follow_the_seed(self, examples):
-        keys = [e.answer for e in examples[:-1]]
-        assert all(re.fullmatch(r"[1-9]\d{4}", key) for key in keys)
-        assert len({*keys}) == len(keys)
-        other = Passkey(depths=5, trials=2).examples(2048, 4, material(0, bos=()))
-        assert not {*keys} & {e.answer for e in other[:-1]}
-
-    def test_more_trials_keep_the_first_ones(self):
-        one, two = (Passkey(depths=2, trials=t).examples(1024, 0, material(0)) for t in (1, 2))
-        assert [e.answer for e in one[:-1]] == [e.answer for e in two[:-1:2]]
-
-    def test_the_control_holds_no_key_and_fails_when_it_names_one(self, examples):
-        control = examples[-1]
-        assert [e.details["control"] for e in examples] == [False] * 10 + [True]
-        assert not re.search(r"\d", self.text(control))
-        leaked = Outcome(np.zeros(0), f" {examples[4].answer}")
-        assert Passkey().score(control, leaked) == 1.0
-        assert Passkey().score(control, Outcome(np.zeros(0), " 12345")) == 0.0
-
-    @pytest.mark.parametrize(
-        ("said", "score"),
-        [
-            (" {key}", 1.0),
-            (": {key}. Remember", 1.0),
-            (" 7 or {key}", 0.0),
-            (" {key}1", 0.0),
-            (" I cannot tell", 0.0),
-            ("", 0.0),
-        ],
-    )
-    def test_the_first_integer_counts(self, examples, said, score):
-        text = said.format(key=examples[0].answer)
-        assert Passkey().score(examples[0], Outcome(np.zeros(0), text)) == score
-
-    def test_sentences_too_long_for_the_length_are_refused(self):
-        coarse = Material(
-            encode=lambda text: [1] * (100 * text.count(".")),
-            decode=str,
-            bos_token_ids=(),
-            documents=[],
-        )
-        with pytest.raises(InvalidInput, match=r"fill 912 of 1000 tokens, 97% to 100%"):
-            Passkey().examples(1000, 0, coarse)

@@ -28,6 +28,8 @@ FULL_ENOUGH = 0.97
 DRAWS = 4000
 """Wrong answers tried before giving up on one of the right number of tokens: of random UUIDs about
 one in ten has it."""
+MOST_UNITS = 8
+"""Units tried for each token of room: filler that grows no more than that will never fill it."""
 PROBES = 16
 """Answers drawn to choose one of a usual token count."""
 
@@ -90,9 +92,9 @@ def _most_units(size: Callable[[int], int], room: int, least: int, start: int) -
     low, high, guess = 1, 0, max(2, start)
     while not high or high - low > 1:
         used = size(guess)
-        each = max(1e-3, (used - least) / (guess - 1))
+        each = max(1.0, (used - least) / (guess - 1))
         low, high = (guess, high) if used <= room else (low, guess)
-        if 0 <= room - used < each:
+        if 0 <= room - used < each or guess > MOST_UNITS * room:
             break
         guess += (
             max(1, int((room - used) / each)) if used <= room else -int((used - room) / each + 1)
