@@ -77,6 +77,13 @@ class TestFill:
         else:
             assert 0.97 * length <= len(prompt) <= length
 
+    @given(st.integers(0, 50), SIZES, LENGTHS, st.integers(0, 3000), st.integers(0, 90))
+    def test_no_more_than_what_may_stay_empty_stays_empty(self, fixed, sizes, length, start, spare):
+        build = Growing(fixed, sizes)
+        prompt, units = fill(build, length, 10, "t", start, min(spare, length // 100))
+        assert 0 <= length - 10 - len(prompt) < max(spare, max(sizes) + 1)
+        assert len(prompt) == build.size(units)
+
     @pytest.mark.parametrize("sizes", [[0], [0, 0, 0]])
     def test_filler_without_tokens_is_refused(self, sizes):
         build = Growing(50, sizes)

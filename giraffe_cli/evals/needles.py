@@ -20,6 +20,7 @@ import numpy as np
 from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference, Value
 from giraffe_cli.evals.haystack import Haystack, noise_lines, sentence_border
 from giraffe_cli.evals.prompt import (
+    SPARE,
     check_counts,
     continuation,
     fill,
@@ -109,7 +110,7 @@ class NeedleTask(AbstractTask):
         for sample in range(self.samples):
             hidden = Hidden(self.needles, np.random.default_rng([seed, sample]), text, material)
             reserved = max(self.answer_tokens, hidden.answer_tokens)
-            ids, units = filled(hidden.prompt, length, reserved, self.name, units)
+            ids, units = filled(hidden.prompt, length, reserved, self.name, units, length // SPARE)
             examples.append(
                 Example(
                     key=f"sample {sample}",

@@ -17,7 +17,7 @@ import numpy as np
 
 from giraffe_cli.evals.base import RETRIEVAL, AbstractTask, Example, Material, Measure
 from giraffe_cli.evals.haystack import noise
-from giraffe_cli.evals.prompt import check_counts, continuation, fill_in, ranked, usual
+from giraffe_cli.evals.prompt import SPARE, check_counts, continuation, fill_in, ranked, usual
 from giraffe_cli.evals.words import DRAWN, Growing, Kind, draw_all
 
 
@@ -72,7 +72,7 @@ class PairTask(AbstractTask):
             for index, depth in enumerate(pairs.depths):
                 reserved = max(self.answer_tokens, pairs.answer_tokens(index))
                 build = pairs.builder(index)
-                ids, units = fill_in(build, length, reserved, self.name, units)
+                ids, units = fill_in(build, length, reserved, self.name, units, length // SPARE)
                 examples.append(
                     Example(
                         key=f"sample {sample} depth {depth:.2f}",

@@ -32,6 +32,7 @@ from giraffe_cli.evals.base import (
 from giraffe_cli.evals.haystack import noise_lines
 from giraffe_cli.evals.needles import RULER
 from giraffe_cli.evals.prompt import (
+    SPARE,
     check_counts,
     continuation,
     fill,
@@ -88,7 +89,7 @@ class Vt(AbstractTask):
             def build(sentences: int, before: str = before, chain: Chain = chain) -> list[int]:
                 return material.prompt(before + chain.text(sentences), chain.prefix)
 
-            ids, units = fill(build, length, reserved, "vt", units)
+            ids, units = fill(build, length, reserved, "vt", units, length // SPARE)
             examples.append(
                 Example(
                     key=f"sample {sample}",
