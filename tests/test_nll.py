@@ -95,7 +95,7 @@ class TestNll:
 class TestShuffledControl:
     def halves(self, native, length, bos=(BOS,), seed=0, targets=4):
         """Real and shuffled examples of one document, paired."""
-        given = material(1, 40, bos, native, (length,))
+        given = material(1, 60, bos, native, (length,))
         found = Nll(targets=targets, anchors=2).examples(length, seed, given)
         middle = len(found) // 2
         return list(zip(found[:middle], found[middle:], strict=True))
