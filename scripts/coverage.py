@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How often the 95 % intervals of an evaluation hold the truth, on data whose truth is known.
 
-    python scripts/coverage.py > coverage.json        5 minutes on one core
+    python scripts/coverage.py > coverage.json        4 minutes on one core
     python scripts/coverage.py --seeds 100            a look
 
 Prints one JSON object: a row for each kind of data and size, with the share of seeds whose
