@@ -159,7 +159,7 @@ def run_stages(work: Work) -> dict[str, Any]:
     if compared:
         report["control"] = describe_control(work.controls[-1], compared, models["control"])
     report["seconds"] = {**timings.seconds, "total": round(sum(timings.seconds.values()), 2)}
-    write_report(report, results, run_dir, model_dir)
+    write_report(report, run_dir, model_dir)
     settle_gates(gates, work.options.strict, reporter)
     return report
 

@@ -55,6 +55,7 @@ def test_scores_a_checkpoint_beside_its_base(giraffe, tiny_llama, corpus, tmp_pa
         "difference: checkpoint - base, paired; *: beyond the native window of 128",
         "short context, up to 128: checkpoint - base, 95% intervals",
         f"results  {tmp_path / 'e'}/results.json",
+        f"report   {tmp_path / 'e'}/report.html",
     ):
         assert expected in again.stdout
     tables = [line for line in again.stdout.splitlines() if "effective" not in line][:-1]

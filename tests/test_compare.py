@@ -6,11 +6,15 @@ import json
 import shutil
 
 import pytest
+from synthetic_results import make_results, only, without_base
 from test_stages import staged
 
 from giraffe_cli.pipeline import Options, extend
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.report.compare import caution, read_entries, rows
+from giraffe_cli.report.compare_page import write_comparison
+from giraffe_cli.report.compare_plots import compare_plots
+from giraffe_cli.report.protocol import differing, protocol
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +38,8 @@ def test_a_finished_run_tells_its_report(runs):
     (entry,) = read_entries([runs / "staged"])
     report = json.loads((runs / "staged" / "report.json").read_text())
     assert entry.finished
-    assert entry.nll == report["nll"]
+    expected = {int(n): score for n, score in report["nll"]["extended"].items()}
+    assert entry.scores["nll"]["extended"] == expected
     assert (entry.steps, entry.trained_tokens) == (7, report["trained_tokens"])
     assert [line["step"] for line in entry.metrics] == [1, 2, 3, 4, 5, 6, 7]
     assert [tuple(border) for border in entry.borders] == [(0, "256"), (4, "512")]
@@ -70,7 +75,57 @@ def test_other_samples_are_called_out(runs, tmp_path):
     results = json.loads(path.read_text())
     results["settings"]["tasks"]["nll"]["targets"] = 16
     path.write_text(json.dumps(results))
-    assert "different" in caution(read_entries([runs / "scores", tmp_path / "other"]))
+    told = caution(read_entries([runs / "scores", tmp_path / "other"]))
+    assert "what differs: the settings of nll;" in told
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "named"),
+    [
+        (("seed",), 1, "seed"),
+        (("suite",), "full", "suite"),
+        (("settings", "documents"), {"other": 9}, "documents"),
+        (("settings", "chat"), True, "chat template"),
+        (("models", "checkpoint", "dtype"), "bfloat16", "dtype"),
+    ],
+)
+def test_whatever_bears_on_a_score_is_called_out(path, value, named):
+    first, second = make_results(), make_results()
+    part = second
+    for key in path[:-1]:
+        part = part[key]
+    part[path[-1]] = value
+    assert differing([protocol(first), protocol(second), {}]) == [named]
+    assert differing([protocol(first), protocol(first)]) == []
+
+
+def test_the_evaluator_is_called_out_only_where_it_chose_something():
+    first, second = make_results(), make_results()
+    second["models"]["base"]["sha256"] = "e" * 64
+    assert differing([protocol(first), protocol(second)]) == []
+    for results in (first, second):
+        results["settings"]["tasks"]["longppl"] = {}
+    assert differing([protocol(first), protocol(second)]) == ["evaluator"]
+
+
+def test_evaluations_of_any_tasks_stand_side_by_side(tmp_path):
+    for name, results in (
+        ("all", make_results()),
+        ("alone", without_base(only(make_results(), "passkey"))),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    entries = read_entries([tmp_path / "all", tmp_path / "alone"])
+    table = dict(rows(entries))
+    assert table["passkey extended 16k"] == ["90% (70 to 97)"] * 2
+    assert table["passkey base 16k"] == ["0% (0 to 16)", "–"]
+    assert table["nll extended 16k"] == ["2.95 ± 0.06", "–"]
+    assert [plot.name for plot in compare_plots(entries)] == [
+        "nll_by_context",
+        "retrieval_generated",
+    ]
+    page = write_comparison(entries, tmp_path / "page").read_text()
+    assert "90% (70 to 97)" in page
 
 
 def test_the_command_tells_as_json_as_table_and_as_page(runs, giraffe, tmp_path):

@@ -15,7 +15,8 @@ from giraffe_cli.corpus.store import document_ids, held_out
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.pipeline import Options, extend
 from giraffe_cli.progress import SilentReporter
-from giraffe_cli.report.verdicts import beyond_domain
+from giraffe_cli.report.scored import Scored
+from giraffe_cli.report.verdicts_loss import beyond_domain
 from giraffe_cli.training import training_stages
 
 TRAIN = {
@@ -96,7 +97,7 @@ def test_it_is_scored_within_its_window_alone(run):
 def test_domain_and_length_add_up_to_the_gain(run):
     """Differences over the same targets, so their means add up to float rounding."""
     _, _, report = run
-    paired = report["differences"]["nll"]
+    paired = report["evaluation"]["paired"]["nll"]
     domain = paired["control_minus_base"]["128"]["mean"]
     length = paired["checkpoint_minus_native_control"]["512"]["mean"]
     gain = paired["checkpoint_minus_native_base"]["512"]["mean"]
@@ -113,9 +114,9 @@ def test_domain_and_length_add_up_to_the_gain(run):
 
 def test_page_card_and_console_show_it(run, giraffe, tiny_llama):
     _, run_dir, report = run
-    assert "beyond the text" in beyond_domain(report).claim
+    assert "beyond the text" in beyond_domain(Scored.of_run(report)).claim
     page = (run_dir / "report.html").read_text()
-    assert "ext. − control" in page
+    assert "extended − control" in page
     assert "Stages of training" in page
     card = (run_dir / "model" / "README.md").read_text()
     assert "| loss control |" in card
@@ -163,8 +164,8 @@ def test_the_verdict_goes_by_the_bounds(interval, answer, run):
     low, high = interval
     score = {"mean": (low + high) / 2, "ci_low": low, "ci_high": high, "n": 8}
     report = json.loads(json.dumps(run[2]))
-    report["differences"]["nll"]["checkpoint_minus_native_control"]["512"] = score
-    assert beyond_domain(report).answer == answer
+    report["evaluation"]["paired"]["nll"]["checkpoint_minus_native_control"]["512"] = score
+    assert beyond_domain(Scored.of_run(report)).answer == answer
 
 
 def test_a_control_of_no_step_or_beyond_reach_is_refused(tiny_llama, corpus, tmp_path):

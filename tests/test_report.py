@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import re
 from html.parser import HTMLParser
@@ -14,69 +13,17 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
+from synthetic_results import between, by_length, make_results, score, share, with_control
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.report import facts, scores
-from giraffe_cli.report.plots import make_plots
+from giraffe_cli.report import facts, numbers
+from giraffe_cli.report.plots import training_plots
 from giraffe_cli.report.serve import serve_lines
 from giraffe_cli.report.tables import summary_table
-from giraffe_cli.report.verdicts import verdicts
+from giraffe_cli.report.verdicts import run_verdicts
 from giraffe_cli.report.write import write_report
 
-LENGTHS = [1024, 2048, 4096, 8192, 16384]
-BASE_NLL = [3.00, 3.21, 3.78, 4.31, 4.60]
-EXTENDED_NLL = [3.00, 2.985, 2.97, 2.96, 2.95]
-BASE_FOUND = [20, 6, 0, 0, 0]
-EXTENDED_FOUND = [20, 20, 19, 19, 18]
 YARN = {"rope_type": "yarn", "factor": 16.0, "original_max_position_embeddings": 1024}
-
-
-def score(mean: float, half: float, n: int = 32) -> dict:
-    return {"mean": mean, "ci_low": mean - half, "ci_high": mean + half, "n": n}
-
-
-def share(found: int, n: int = 20) -> dict:
-    from giraffe_cli.evals.statistics import wilson
-
-    return dict(wilson(found, n))
-
-
-def by_length(values: list) -> dict:
-    return {str(length): value for length, value in zip(LENGTHS, values, strict=True)}
-
-
-def depths(found: list[int]) -> dict:
-    """20 trials at 10 depths, two each; what is missed is missed in the middle first."""
-    order = [4, 5, 3, 6, 2, 7, 1, 8, 0, 9] * 2
-    cells = {}
-    for length, hits in zip(LENGTHS, found, strict=True):
-        missed = order[: 20 - hits]
-        cells[str(length)] = {
-            f"{depth / 9:.4f}": share(2 - missed.count(depth), 2) for depth in range(10)
-        }
-    return cells
-
-
-def make_results() -> dict:
-    nested = {
-        "base": by_length([score(nll - 3.0, 0.02 if nll > 3 else 0.0) for nll in BASE_NLL]),
-        "checkpoint": by_length([score(nll - 3.0, 0.01 if nll < 3 else 0) for nll in EXTENDED_NLL]),
-    }
-    minus_base = [score(e - b + 0.01, 0.008) for e, b in zip(EXTENDED_NLL, BASE_NLL, strict=True)]
-    return {
-        "schema_version": 1,
-        "seed": 0,
-        "models": {
-            "base": {"passkey_by_depth": depths(BASE_FOUND)},
-            "checkpoint": {"passkey_by_depth": depths(EXTENDED_FOUND)},
-        },
-        "paired": {
-            "nll": {"checkpoint_minus_base": by_length(minus_base), "length_minus_native": nested}
-        },
-        "short_context": {"delta_nll": minus_base[0]},
-        "versions": {"torch": "2.13.0", "transformers": "5.23.0"},
-        "warnings": ["passkey: 2 trials a depth, single cells say little"],
-    }
 
 
 def make_report(run_dir: Path, results: dict) -> dict:
@@ -115,16 +62,15 @@ def make_report(run_dir: Path, results: dict) -> dict:
             },
             "runtimes": {"transformers": "exact", "llama.cpp": "exact after conversion"},
         },
-        "nll": {
-            "base": by_length([score(nll, 0.06) for nll in BASE_NLL]),
-            "extended": by_length([score(nll, 0.06) for nll in EXTENDED_NLL]),
-        },
-        "passkey": {
-            "base": by_length([share(found) for found in BASE_FOUND]),
-            "extended": by_length([share(found) for found in EXTENDED_FOUND]),
+        **{
+            task: {
+                "base": results["models"]["base"]["tasks"][task],
+                "extended": results["models"]["checkpoint"]["tasks"][task],
+            }
+            for task in ("nll", "passkey")
         },
         "short_context": results["short_context"],
-        "differences": results["paired"],
+        "evaluation": results,
         "gates": [
             {"name": "nll@16384-nll@1024", "bound": -0.04, "threshold": 0.05, "ok": True},
             {"name": "short_context.delta_nll", "bound": 0.018, "threshold": 0.05, "ok": True},
@@ -134,8 +80,8 @@ def make_report(run_dir: Path, results: dict) -> dict:
     }
 
 
-def make_run(run_dir: Path) -> tuple[dict, dict]:
-    """A run folder with what the stages before the report leave; (report, results)."""
+def make_run(run_dir: Path) -> dict:
+    """A run folder with what the stages before the report leave; the report."""
     from giraffe_cli.rope.base import Head
 
     (run_dir / "model").mkdir(parents=True)
@@ -154,13 +100,12 @@ def make_run(run_dir: Path) -> tuple[dict, dict]:
     (run_dir / "base" / "README.md").write_text("---\nlicense: apache-2.0\n---\n# calf\n")
     plan = {"model": {"path": str(run_dir / "base")}}
     (run_dir / "plan.json").write_text(json.dumps(plan))
-    results = make_results()
-    return make_report(run_dir, results), results
+    return make_report(run_dir, make_results())
 
 
 def answer(claim_start: str, report: dict) -> tuple[str, str]:
     """(answer, figures and meaning) of the one verdict whose claim starts so."""
-    (verdict,) = [v for v in verdicts(report) if v.claim.startswith(claim_start)]
+    (verdict,) = [v for v in run_verdicts(report) if v.claim.startswith(claim_start)]
     return verdict.answer, f"{verdict.figures} | {verdict.meaning}"
 
 
@@ -170,10 +115,10 @@ def report() -> dict:
 
 
 def set_paired(report: dict, low: float, high: float, *path: str) -> None:
-    target = report["differences"]["nll"]
+    target = report["evaluation"]["paired"]["nll"]
     for key in path[:-1]:
         target = target[key]
-    target[path[-1]] = {"mean": (low + high) / 2, "ci_low": low, "ci_high": high, "n": 32}
+    target[path[-1]] = between(low, high)
 
 
 # ── verdicts ─────────────────────────────────────────────────────────────────────────────────
@@ -200,9 +145,8 @@ def test_the_mean_never_decides(low, width, share_below):
     report = make_report(Path("run"), make_results())
     path = ("length_minus_native", "checkpoint", "16384")
     set_paired(report, low, low + width, *path)
-    report["differences"]["nll"]["length_minus_native"]["checkpoint"]["16384"]["mean"] = (
-        low + share_below * width
-    )
+    nested = report["evaluation"]["paired"]["nll"]["length_minus_native"]["checkpoint"]
+    nested["16384"]["mean"] = low + share_below * width
     expected = "yes" if low + width < 0 else "no" if low > 0 else "not shown"
     assert answer("uses context", report)[0] == expected
 
@@ -210,8 +154,8 @@ def test_the_mean_never_decides(low, width, share_below):
 def test_the_yes_states_size_interval_and_perplexity(report):
     found, text = answer("uses context up to 16k", report)
     assert found == "yes"
-    assert text.startswith("−0.05 ± 0.01 nats compared with 1k | ")
-    assert "5% lower perplexity (95% interval −0.06 to −0.04 nats, n = 32)" in text
+    assert text.startswith("−0.050 ± 0.010 nats over 1k | ")
+    assert "5% lower perplexity (95% interval −0.060 to −0.040 nats, n = 32)" in text
 
 
 def test_an_open_answer_names_the_longest_length_with_a_shown_gain(report):
@@ -234,9 +178,7 @@ def test_an_open_answer_names_the_longest_length_with_a_shown_gain(report):
 def test_short_context_is_judged_by_the_upper_bound_and_gains_are_called_domain(
     report, low, high, expected, says_domain
 ):
-    report["short_context"] = {
-        "delta_nll": {"mean": (low + high) / 2, "ci_low": low, "ci_high": high, "n": 32}
-    }
+    report["evaluation"]["short_context"] = {"delta_nll": between(low, high)}
     found, text = answer("short context kept", report)
     assert found == expected
     assert ("domain" in text) == says_domain
@@ -256,26 +198,9 @@ def test_a_base_is_called_collapsed_only_beyond_one_nat(report, low, high, claim
     assert answer(claim, report)[0] == expected
 
 
-@pytest.mark.parametrize(
-    ("base", "extended", "expected"), [(0, 18, "yes"), (8, 12, "not shown"), (19, 2, "no")]
-)
-def test_passkeys_are_compared_by_intervals(report, base, extended, expected):
-    report["passkey"]["base"]["16384"] = share(base)
-    report["passkey"]["extended"]["16384"] = share(extended)
-    assert answer("finds a passkey at 16k", report)[0] == expected
-
-
-def test_passkeys_say_nothing_on_length_when_the_base_cannot_find_them_at_all(report):
-    report["passkey"]["base"]["1024"] = share(1)
-    found, text = answer("finds a passkey", report)
-    assert found == "not shown"
-    assert "inside its own window" in text
-
-
 def test_nothing_is_claimed_that_was_not_measured(report):
-    for key in ("nll", "passkey", "short_context", "differences", "verify"):
-        report[key] = {}
-    assert {v.answer for v in verdicts(report)} == {"not measured"}
+    report["evaluation"] = report["verify"] = {}
+    assert {v.answer for v in run_verdicts(report)} == {"not measured"}
 
 
 def test_a_failed_check_is_a_no(report):
@@ -290,15 +215,16 @@ def test_a_failed_check_is_a_no(report):
 @pytest.mark.parametrize(
     ("mean", "half", "shown"),
     [
-        (-0.05, 0.01, "−0.05 ± 0.01"),
-        (0.0, 0.01, "0.00 ± 0.01"),
-        (-0.0001, 0.02, "0.00 ± 0.02"),
-        (0.0123, 0.004, "+0.012 ± 0.004"),
+        (-0.043, 0.011, "−0.043 ± 0.011"),
+        (-0.05, 0.05, "−0.05 ± 0.05"),
+        (0.0, 0.01, "0.000 ± 0.010"),
+        (-0.0001, 0.02, "0.000 ± 0.020"),
+        (0.0123, 0.0004, "+0.0123 ± 0.0004"),
         (1.6, 0.31, "+1.60 ± 0.31"),
     ],
 )
 def test_digits_follow_the_interval_and_zero_has_no_sign(mean, half, shown):
-    assert scores.with_half_width(score(mean, half), sign=True) == shown
+    assert numbers.with_half_width(score(mean, half), sign=True) == shown
 
 
 @pytest.mark.parametrize(
@@ -310,14 +236,7 @@ def test_digits_follow_the_interval_and_zero_has_no_sign(mean, half, shown):
     ],
 )
 def test_nats_in_plain_words(nats, text):
-    assert scores.perplexity_change(nats) == text
-
-
-def test_a_length_scored_by_one_task_only_still_has_its_row(report):
-    del report["nll"]["base"]["2048"], report["nll"]["extended"]["2048"]
-    row = scores.length_rows(report)[1]
-    assert (row.length, row.base_nll, row.beyond_native) == (2048, None, True)
-    assert row.extended_passkey["mean"] == 1.0
+    assert numbers.perplexity_change(nats) == text
 
 
 def test_the_table_of_pairs_is_counted():
@@ -351,19 +270,37 @@ def rendered(report: dict) -> str:
 
 def test_the_console_shows_a_row_a_length_the_verdicts_and_the_paths(report):
     text = rendered(report)
-    rows = [line.split() for line in text.splitlines() if line.count("±") == 2]
+    rows = [line.split() for line in text.splitlines() if line.count("±") == 3]
     assert [row[0] for row in rows] == ["1k", "2k*", "4k*", "8k*", "16k*"]
     assert "…" not in text
     assert "2.95 ± 0.06" in text
-    assert "90% (70 to 97)" in text
-    assert "uses context up to 16k: yes, −0.05 ± 0.01 nats compared with 1k" in text
+    assert re.search(r"passkey +base +100 \(84-100\) .* 0 \(0-16\) +20 *\n", text)
+    assert "90 (70-97)" in text
+    assert "uses context up to 16k: yes, −0.050 ± 0.010 nats over 1k" in text
     assert "report  run/report.html" in text
 
 
+@pytest.mark.parametrize("more", [(), ("niah-multikey-1", "niah-multivalue", "lines")])
+def test_tables_stay_within_80_columns_whatever_was_scored(report, more):
+    results = report["evaluation"]
+    lengths = [512 * 2**n for n in range(9)]
+    for task in ("passkey", *more):
+        results["measures"][task] = results["measures"]["passkey"]
+        for model in results["models"].values():
+            model["tasks"][task] = by_length([share(20)] * 9, lengths)
+    with_control(results)
+    text = rendered(report)
+    tables = text[: text.index("uses context up to")].splitlines()
+    assert max(map(len, tables)) <= 80
+    assert "…" not in text
+    assert "other lengths: report.html" in " ".join(text.split())
+
+
 def test_without_an_evaluation_the_console_shows_no_empty_table(report):
-    report["nll"] = report["passkey"] = {}
-    assert "±" in rendered(report)
-    assert "passkey\n" not in rendered(report)
+    report["evaluation"] = {}
+    text = rendered(report)
+    assert text.startswith("uses context up to 16k: not measured\n")
+    assert "% right" not in text
 
 
 def test_brackets_in_a_name_are_text_not_markup(report):
@@ -399,11 +336,11 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory) -> tuple[Path, dict, dict]:
+def written(tmp_path_factory) -> tuple[Path, dict]:
     run_dir = tmp_path_factory.mktemp("runs") / "calf-16k"
-    report, results = make_run(run_dir)
-    write_report(report, results, run_dir, run_dir / "model")
-    return run_dir, report, results
+    report = make_run(run_dir)
+    write_report(report, run_dir, run_dir / "model")
+    return run_dir, report
 
 
 def test_the_page_needs_no_network_and_no_script(written):
@@ -418,7 +355,8 @@ def test_the_page_needs_no_network_and_no_script(written):
     assert not [name for name, _ in attributes if name.startswith("on") or name == "style"]
     assert "http://" not in html
     assert "https://" not in html
-    assert len([tag for tag, _ in page.tags if tag == "img"]) == 3
+    # loss, gain, positions, retrieval twice, training; heat maps of the passkey twice
+    assert len([tag for tag, _ in page.tags if tag == "img"]) == 8
 
 
 def test_the_policy_allows_exactly_the_pages_own_stylesheet(written):
@@ -439,8 +377,8 @@ def test_the_page_says_title_verdicts_table_and_how_to_repeat(written):
     text = re.sub(r"<[^>]+>", "", html)
     assert "<title>calf: 1k → 16k</title>" in html
     order = [
-        "Uses context up to 16k: −0.05 ± 0.01 nats compared with 1k",
-        "Base collapses beyond its window: +1.60 ± 0.02 nats at 16k compared with 1k",
+        "Uses context up to 16k: −0.050 ± 0.010 nats over 1k",
+        "Base collapses beyond its window: +1.600 ± 0.020 nats at 16k compared with 1k",
         "2 trials a depth, single cells say little",
         "4.54 to 4.66, n 32",
         "logits at end",
@@ -455,26 +393,27 @@ def test_the_page_says_title_verdicts_table_and_how_to_repeat(written):
 
 
 def test_hostile_names_and_values_are_escaped(tmp_path):
-    report, results = make_run(tmp_path / "run")
+    report = make_run(tmp_path / "run")
+    results = report["evaluation"]
     evil = '<script>alert("x")</script>\' onload="y'
     report["model"] = report["data"][0] = evil
     report["warnings"] = [evil]
     report["verify"]["checks"]["weights"]["found"] = evil
     report["verify"]["runtimes"][evil] = evil
     results["versions"][evil] = evil
-    write_report(report, results, tmp_path / "run", tmp_path / "run" / "model")
+    write_report(report, tmp_path / "run", tmp_path / "run" / "model")
     page = Page((tmp_path / "run" / "report.html").read_text(encoding="utf-8"))
     assert "script" not in {tag for tag, _ in page.tags}
     assert not [name for _, found in page.tags for name in found if name == "onload"]
 
 
 def test_a_run_without_training_or_evaluation_has_a_page_too(tmp_path):
-    report, _ = make_run(tmp_path / "run")
+    report = make_run(tmp_path / "run")
     (tmp_path / "run" / "metrics.jsonl").unlink()
     for key in ("nll", "passkey"):
         del report[key]
-    report |= {"steps": 0, "trained_tokens": 0, "short_context": {}, "differences": {}}
-    write_report(report, {}, tmp_path / "run", tmp_path / "run" / "model")
+    report |= {"steps": 0, "trained_tokens": 0, "short_context": {}, "evaluation": {}}
+    write_report(report, tmp_path / "run", tmp_path / "run" / "model")
     html = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
     assert "without training" in html
     assert "not measured" in html
@@ -482,58 +421,34 @@ def test_a_run_without_training_or_evaluation_has_a_page_too(tmp_path):
 
 
 def test_report_json_keeps_the_promised_keys_and_adds_the_verdicts(written):
-    run_dir, report, _ = written
+    run_dir, report = written
     found = json.loads((run_dir / "report.json").read_text())
     assert {key: found[key] for key in report} == json.loads(json.dumps(report))
-    assert [verdict["answer"] for verdict in found["verdicts"]] == ["yes"] * 5
+    assert [verdict["answer"] for verdict in found["verdicts"]] == ["yes"] * 6
 
 
 # ── plots ────────────────────────────────────────────────────────────────────────────────────
 
 
 def test_plots_are_written_in_both_formats(written):
-    for name in ("nll_by_context", "passkey_by_depth", "training_loss"):
+    for name in ("nll_by_context", "passkey_ranked_by_depth", "training_loss"):
         assert (written[0] / "eval" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
         assert b"<svg" in (written[0] / "eval" / f"{name}.svg").read_bytes()[:600]
 
 
-def test_the_same_numbers_give_the_same_bytes(report):
-    metrics = [{"step": n, "loss": 3.0} for n in range(3)]
-    first = make_plots(report, make_results(), metrics)
-    second = make_plots(copy.deepcopy(report), make_results(), list(metrics))
-    assert [(p.name, p.svg, p.png) for p in first] == [(p.name, p.svg, p.png) for p in second]
-    assert not any(b"<dc:date>" in plot.svg for plot in first)
-
-
-def test_alternative_texts_carry_the_numbers(report):
-    nll, passkey = make_plots(report, make_results(), [])
-    assert "16k: base 4.60, extended 2.95" in nll.alt
-    assert passkey.alt.endswith("extended: 1k 100%, 2k 100%, 4k 95%, 8k 95%, 16k 90%.")
-
-
-def test_the_loss_curve_shows_held_out_points_and_marks_skipped_steps(report):
+def test_the_loss_curve_shows_held_out_points_and_marks_skipped_steps():
     metrics = [{"step": n, "loss": 3.0 - n / 10} for n in range(1, 6)]
-    plain = make_plots(report, make_results(), metrics)[-1]
+    plain = training_plots(metrics)[-1]
     assert plain.name == "training_loss"
     assert "Held-out" not in plain.alt
     metrics[1] |= {"held_out_nll": 3.21}
     metrics[3] |= {"loss": None, "skipped": True, "held_out_nll": 2.87}
-    full = make_plots(report, make_results(), metrics)[-1]
+    full = training_plots(metrics)[-1]
     assert "over 4 steps, from 2.90 to 2.50" in full.alt
     assert "Held-out loss from 3.21 to 2.87" in full.alt
     assert "Skipped steps: 4" in full.alt
     for name in (b"held out", b"skipped"):
         assert (name in full.svg, name in plain.svg) == (True, False)
-
-
-def test_names_of_curves_that_end_together_move_apart(report):
-    from giraffe_cli.report.plots import _label_shift
-
-    apart = {1024: score(3.0, 0.06), 16384: score(4.6, 0.06)}
-    below = {1024: score(3.0, 0.06), 16384: score(2.95, 0.06)}
-    near = {1024: score(3.0, 0.06), 16384: score(2.96, 0.06)}
-    assert _label_shift(apart, below) == 0
-    assert _label_shift(near, below) > 0 > _label_shift(below, near)
 
 
 def test_a_line_cut_off_by_a_kill_does_not_lose_the_curve(tmp_path):
@@ -552,7 +467,7 @@ def front_matter(card: str) -> dict:
 
 
 def test_the_card_has_the_same_numbers_and_says_how_to_load_and_serve(written):
-    run_dir, report, _ = written
+    run_dir, _ = written
     card = (run_dir / "model" / "README.md").read_text(encoding="utf-8")
     assert front_matter(card) == {
         "base_model": "calf",
@@ -561,7 +476,10 @@ def test_the_card_has_the_same_numbers_and_says_how_to_load_and_serve(written):
         "pipeline_tag": "text-generation",
         "tags": ["llama", "long-context", "rope", "yarn", "giraffe"],
     }
-    assert "| 16k | 4.60 ± 0.06 | 2.95 ± 0.06 | 32 | 0% (0 to 16%) | 90% (70 to 97%) | 20 |" in card
+    assert "| 16k | 4.60 ± 0.06 | 2.95 ± 0.06 | 3.01 ± 0.06 | 32 |" in card
+    assert "| passkey | extended | 100% (84 to 100%) |" in card
+    assert "| 90% (70 to 97%) | 20 |" in card
+    assert "- passkey: copy a five-digit number hidden in filler (Mohtashami & Jaggi 2023" in card
     assert "AutoModelForCausalLM.from_pretrained" in card
     assert "--max-model-len 16384" in card
 
@@ -577,7 +495,7 @@ def test_the_card_has_the_same_numbers_and_says_how_to_load_and_serve(written):
 def test_a_license_is_inherited_never_invented(tmp_path, base_card, license_name):
     from giraffe_cli.report.card import write_card
 
-    report, _ = make_run(tmp_path / "run")
+    report = make_run(tmp_path / "run")
     base = tmp_path / "base"
     base.mkdir()
     (base / "README.md").write_text(base_card)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -170,6 +171,7 @@ def evaluate(
     folder = out or _default_out(checkpoint)
     results = _run(checkpoint, base, config, seed, dtype, folder, console)
     where = f"results  {escape(str(folder / 'results.json'))}, samples.jsonl beside it"
+    where += f"\nreport   {escape(_page(results, folder))}"
     parts = [*render(results), "", *render_gates(results), where]
     console.result({**results, "out": str(folder)}, parts)
     _fail_on_gates(results, folder)
@@ -228,6 +230,13 @@ def _run(
         cache=Path(config.cache) if config.cache else out / "cache",
         reporter=console,
     )
+
+
+def _page(results: dict[str, Any], folder: Path) -> str:
+    """Write the page, which tells the command line that made it; its path."""
+    from giraffe_cli.report.evaluation import write_evaluation
+
+    return str(write_evaluation(results, folder, ["giraffe", *sys.argv[1:]]))
 
 
 def _fail_on_gates(results: dict[str, Any], folder: Path) -> None:

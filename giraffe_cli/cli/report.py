@@ -34,9 +34,10 @@ def report(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
-    """Compare runs: settings, losses by context length with intervals, passkey, time, memory.
+    """Compare runs and evaluations: settings, every score by context length, time, memory.
 
-    One finished run shows its summary again. A run that has not finished is shown with what it has.
+    One finished run shows its summary again, one evaluation is drawn again as its page. A run that
+    has not finished is shown with what it has.
     """
     from giraffe_cli.report.compare import caution, read_entries, refuse_run_folder
 
@@ -52,6 +53,13 @@ def report(
         from giraffe_cli.report.compare_page import write_comparison
 
         page = write_comparison(entries, out)
+        value["page"] = str(page)
+        parts += ["", f"page  {page}"]
+    elif len(entries) == 1 and entries[0].kind == "evaluation":
+        from giraffe_cli.report.evaluation import write_evaluation
+        from giraffe_cli.rundir import read_json
+
+        page = write_evaluation(read_json(runs[0] / "results.json"), runs[0])
         value["page"] = str(page)
         parts += ["", f"page  {page}"]
     console.result(value, parts)
@@ -76,4 +84,7 @@ def rendered(entries: list[Entry]) -> list[RenderableType]:
         table.add_column(escape(entry.name), justify="right", overflow="fold")
     for what, cells in rows(entries):
         table.add_row(what, *map(escape, cells))
-    return [table, "losses in nats per token, lower is better; ± half of the 95% interval"]
+    return [
+        table,
+        "losses in nats per token, lower is better, ± half of the 95% interval; shares with it",
+    ]

@@ -12,16 +12,11 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from giraffe_cli import __version__
 from giraffe_cli.report import facts
+from giraffe_cli.report.card_tables import markdown_tables
 from giraffe_cli.report.page import all_warnings, model_name, page_title
-from giraffe_cli.report.scores import (
-    ABSENT,
-    Score,
-    length_rows,
-    proportion,
-    with_half_width,
-)
+from giraffe_cli.report.scored import Scored
 from giraffe_cli.report.serve import serve_lines
-from giraffe_cli.report.verdicts import verdicts
+from giraffe_cli.report.verdicts import run_verdicts
 from giraffe_cli.rundir import atomic_open
 from giraffe_cli.units import format_length
 
@@ -83,11 +78,10 @@ def _body(report: Mapping[str, Any], model_dir: Path) -> str:
         f"{model_name(report)} with its context window extended from {native} to {target} tokens: "
         f"{report['strategy']} scaling of RoPE, {how}. It loads with no extra code.",
         "## What was measured",
-        "\n".join(f"- {verdict.sentence}. {verdict.meaning}" for verdict in verdicts(report)),
+        "\n".join(f"- {verdict.sentence}. {verdict.meaning}" for verdict in run_verdicts(report)),
     ]
-    if length_rows(report):
-        parts += [markdown_table(report), _READING + (_CONTROL if report.get("control") else "")]
-    warnings = all_warnings(report, {})
+    parts += markdown_tables(Scored.of_run(report))
+    warnings = all_warnings(report)
     if warnings:
         parts += ["**Warnings**", "\n".join(f"- {warning}" for warning in warnings)]
     code = "python\nfrom transformers import AutoModelForCausalLM, AutoTokenizer"
@@ -105,46 +99,6 @@ def _body(report: Mapping[str, Any], model_dir: Path) -> str:
         f"Made by giraffe {__version__}.",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-_READING = (
-    "Loss in nats per token, lower is better: the same tokens at every length, with more text "
-    "before them. ± is half of the 95% interval; passkey intervals are Wilson's. "
-    "A gain over the base at the native length is the training text's domain, not length."
-)
-_CONTROL = (
-    " The control was trained on the same text within the native window, without scaling: its gain "
-    "is that domain."
-)
-
-
-def markdown_table(report: Mapping[str, Any]) -> str:
-    """The scores by length, the same as on the page and on the console."""
-    control = bool(report.get("control"))
-    header = [
-        *("context", "loss base", *(["loss control"] if control else []), "loss extended", "n"),
-        *("passkey base", "passkey extended", "n"),
-    ]
-    lines = [header, ["---:"] * len(header)]
-    for row in length_rows(report):
-        native = " (native)" if row.length == report["native_length"] else ""
-        lines.append(
-            [
-                f"{format_length(row.length)}{native}",
-                with_half_width(row.base_nll),
-                *([with_half_width(row.control_nll)] if control else []),
-                with_half_width(row.extended_nll),
-                _count(row.extended_nll or row.base_nll),
-                proportion(row.base_passkey),
-                proportion(row.extended_passkey),
-                _count(row.extended_passkey or row.base_passkey),
-            ]
-        )
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
-
-
-def _count(score: Score | None) -> str:
-    return ABSENT if score is None else str(score["n"])
 
 
 def _listed(rows: list[facts.Row]) -> str:

@@ -7,8 +7,7 @@ its scores. What a folder does not know is absent, never a zero.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,9 @@ from typing import Any
 from giraffe_cli.config import build, read_yaml
 from giraffe_cli.errors import InvalidInput, raise_together
 from giraffe_cli.report.loss_plot import Border
-from giraffe_cli.report.scores import ABSENT, Score, number, proportion, with_half_width
+from giraffe_cli.report.numbers import ABSENT, Score, number, proportion, with_half_width
+from giraffe_cli.report.protocol import differing, protocol
+from giraffe_cli.report.scored import OF_A_RUN, Scored
 from giraffe_cli.report.write import all_metrics
 from giraffe_cli.rundir import read_json
 from giraffe_cli.units import format_bytes, format_length, format_seconds
@@ -44,22 +45,23 @@ class Entry:
     final_loss: float | None = None
     """Nats per target of the latest step."""
     held_out_nll: float | None = None
-    nll: dict[str, dict[str, Score]] = field(default_factory=dict)
-    """Model (`base`, `extended`, `control`) → length → score."""
-    passkey: dict[str, dict[str, Score]] = field(default_factory=dict)
+    scores: dict[str, dict[str, dict[int, Score]]] = field(default_factory=dict)
+    """Measure → model (`base`, `control`, `extended`) → length → score."""
+    shares: list[str] = field(default_factory=list)
+    """The measures whose scores lie in 0..1."""
     seconds: float | None = None
     """Of all stages; of the training so far where the run is unfinished."""
     peak_memory_bytes: int | None = None
     gates: list[dict[str, Any]] | None = None
-    samples: str | None = None
-    """What was scored: equal for runs whose losses may be compared."""
+    protocol: dict[str, Any] = field(default_factory=dict)
+    """How it was scored; what differs between two entries must be called out."""
     metrics: list[dict[str, Any]] = field(default_factory=list)
     borders: list[Border] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """Without the training curve, which is `metrics.jsonl`'s."""
         value = asdict(self)
-        for name in ("metrics", "borders", "samples"):
+        for name in ("metrics", "borders", "shares"):
             del value[name]
         return value
 
@@ -114,10 +116,8 @@ def _finished(path: Path, name: str) -> Entry:
         planned_steps=report.get("steps"),
         targets=[s["target_length"] for s in report.get("stages", [])],
         held_out_nll=stages[-1].get("held_out_nll"),
-        nll=report.get("nll", {}),
-        passkey=report.get("passkey", {}),
+        **_scores(Scored.of_run(report)),
         seconds=report.get("seconds", {}).get("total"),
-        samples=_samples(path / "eval" / "results.json"),
         metrics=metrics,
         borders=borders,
     )
@@ -160,40 +160,41 @@ def _unfinished(path: Path, name: str) -> Entry:
 
 def _evaluation(path: Path, name: str) -> Entry:
     results = read_json(path / "results.json")
-    shown = {"base": "base", "control": "control", "checkpoint": "extended"}
-    tasks: dict[str, dict[str, Any]] = {"nll": {}, "passkey": {}}
-    for model, values in results["models"].items():
-        for task, by_model in tasks.items():
-            if task in values["tasks"]:
-                by_model[shown[model]] = values["tasks"][task]
     return Entry(
         name=name,
         path=str(path),
         kind="evaluation",
         finished=True,
         native_length=results["native_length"],
-        nll=tasks["nll"],
-        passkey=tasks["passkey"],
         seconds=results["seconds"],
-        samples=_samples(path / "results.json"),
+        **_scores(Scored.of_evaluation(results)),
     )
 
 
-def _samples(results: Path) -> str | None:
-    if not results.exists():
-        return None
-    value = read_json(results)
-    nll = value["settings"]["tasks"].get("nll")
-    return json.dumps([nll, value["settings"]["documents"], value["seed"]], sort_keys=True)
+def _scores(scored: Scored) -> dict[str, Any]:
+    """What was scored, and how, as fields of an entry."""
+    return {
+        "scores": {
+            measure: {
+                OF_A_RUN if model == "checkpoint" else model: scores
+                for model in scored.models
+                if (scores := scored.scores(measure, model))
+            }
+            for measure in scored.measures
+        },
+        "shares": [measure for measure in scored.measures if scored.is_share(measure)],
+        "protocol": protocol(scored.results),
+    }
 
 
 def caution(entries: Sequence[Entry]) -> str | None:
-    """Why losses must not be compared, if they must not."""
-    if len({entry.samples for entry in entries if entry.samples}) < 2:
+    """Why scores must not be compared, if they must not."""
+    found = differing([entry.protocol for entry in entries])
+    if not found:
         return None
     return (
-        "these were scored on different documents or with different settings of nll: compare "
-        "their losses within a column, not across"
+        f"these were not scored alike, what differs: {', '.join(found)}; compare their scores "
+        "within a column, not across"
     )
 
 
@@ -203,8 +204,9 @@ def caution(entries: Sequence[Entry]) -> str | None:
 def rows(entries: Sequence[Entry]) -> list[tuple[str, list[str]]]:
     """`(what, one cell an entry)`; what no entry knows is left out."""
     table = [(what, [_cell(show, entry) for entry in entries]) for what, show in _FACTS]
-    table += _score_rows(entries, "nll", with_half_width)
-    table += _score_rows(entries, "passkey", lambda score: proportion(score, unit=""))
+    for measure in dict.fromkeys(name for entry in entries for name in entry.scores):
+        share = any(measure in entry.shares for entry in entries)
+        table += _score_rows(entries, measure, _share if share else with_half_width)
     table += [(what, [_cell(show, entry) for entry in entries]) for what, show in _COSTS]
     return [(what, cells) for what, cells in table if set(cells) != {ABSENT}]
 
@@ -254,16 +256,20 @@ def _cell(show: Show, entry: Entry) -> str:
 
 
 def _score_rows(
-    entries: Sequence[Entry], task: str, show: Callable[[Score | None], str]
+    entries: Sequence[Entry], measure: str, show: Callable[[Score | None], str]
 ) -> Iterable[tuple[str, list[str]]]:
     """A row for each model and length that any entry scored."""
-    tables: list[Mapping[str, Mapping[str, Score]]] = [getattr(entry, task) for entry in entries]
-    lengths = sorted({int(n) for table in tables for scores in table.values() for n in scores})
+    tables = [entry.scores.get(measure, {}) for entry in entries]
+    lengths = sorted({n for table in tables for scores in table.values() for n in scores})
     for length in lengths:
-        for model in ("base", "control", "extended"):
-            found = [table.get(model, {}).get(str(length)) for table in tables]
+        for model in ("base", "control", OF_A_RUN):
+            found = [table.get(model, {}).get(length) for table in tables]
             if any(found):
-                yield f"{task} {model} {format_length(length)}", [show(score) for score in found]
+                yield f"{measure} {model} {format_length(length)}", [show(s) for s in found]
+
+
+def _share(score: Score | None) -> str:
+    return proportion(score, unit="")
 
 
 def refuse_run_folder(out: Path) -> None:

@@ -10,10 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from giraffe_cli.report.axes import Look
 from giraffe_cli.report.compare import Entry
 from giraffe_cli.report.figure import FAINT, STYLE, Plot, finish
 from giraffe_cli.report.loss_plot import running_mean, series
-from giraffe_cli.report.scores import Score
+from giraffe_cli.report.numbers import Score
+from giraffe_cli.report.retrieval_plot import Series, panels
+from giraffe_cli.report.scored import OF_A_RUN
 from giraffe_cli.units import format_length
 
 COLOURS = ("#1f5fa8", "#c2570c", "#3a7d44", "#8a4fa3", "#a8323f", "#6f685d", "#b58900", "#2a9d9d")
@@ -24,7 +27,7 @@ MARKERS, DASHES = "osD^vPX*", ("-", "--", "-.", ":")
 def compare_plots(entries: Sequence[Entry]) -> list[Plot]:
     """The figures whose numbers exist, in reading order."""
     with matplotlib.rc_context(STYLE):
-        plots = [_losses(entries), _training(entries)]
+        plots = [_losses(entries), _retrieval(entries), _training(entries)]
     return [plot for plot in plots if plot is not None]
 
 
@@ -35,13 +38,14 @@ def _style(number: int) -> tuple[str, str]:
 
 
 def _losses(entries: Sequence[Entry]) -> Plot | None:
-    scored = [(n, e, e.nll["extended"]) for n, e in enumerate(entries) if e.nll.get("extended")]
+    found = [(n, entry, _of(entry, OF_A_RUN)) for n, entry in enumerate(entries)]
+    scored = [(number, entry, scores) for number, entry, scores in found if scores]
     if not scored:
         return None
     figure = Figure(figsize=(7.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     base = _common_base(entries)
-    lengths = sorted({int(n) for _, _, scores in scored for n in scores} | {int(n) for n in base})
+    lengths = sorted({n for _, _, scores in scored for n in scores} | {*base})
     for number, entry, scores in scored:
         _line(axes, scores, entry.name, *_style(number))
     if base:
@@ -62,22 +66,41 @@ def _losses(entries: Sequence[Entry]) -> Plot | None:
     _legend(axes)
     told = "; ".join(
         f"{entry.name}: "
-        + ", ".join(f"{s['mean']:.2f} at {format_length(int(n))}" for n, s in scores.items())
+        + ", ".join(f"{s['mean']:.2f} at {format_length(n)}" for n, s in scores.items())
         for _, entry, scores in scored
     )
     return finish(figure, "nll_by_context", f"Nats per token by context length. {told}.")
 
 
-def _common_base(entries: Sequence[Entry]) -> Mapping[str, Score]:
+def _of(entry: Entry, model: str) -> Mapping[int, Score]:
+    """The entry's loss by length."""
+    return entry.scores.get("nll", {}).get(model, {})
+
+
+def _retrieval(entries: Sequence[Entry]) -> Plot | None:
+    """The generated answers of every retrieval task, a line an entry."""
+    tasks = dict.fromkeys(m for entry in entries for m in entry.shares if "." not in m)
+    series = []
+    for number, entry in enumerate(entries):
+        colour, line = _style(number)
+        found = {t: s for t in tasks if (s := entry.scores.get(t, {}).get(OF_A_RUN))}
+        if found:
+            series.append(Series(entry.name, Look(colour, line[0]), line[1:], found))
+    natives = {entry.native_length for entry in entries}
+    native = natives.pop() if len(natives) == 1 else None
+    chance = dict.fromkeys(tasks, 0.0)
+    return panels(series, chance, native, "retrieval_generated", "Retrieval, answer generated")
+
+
+def _common_base(entries: Sequence[Entry]) -> Mapping[int, Score]:
     """The base's scores where all entries that have some agree on them."""
-    found = [entry.nll["base"] for entry in entries if entry.nll.get("base")]
+    found = [scores for entry in entries if (scores := _of(entry, "base"))]
     return found[0] if found and all(scores == found[0] for scores in found) else {}
 
 
-def _line(axes: Axes, scores: Mapping[str, Score], name: str, colour: str, line: str) -> None:
-    rising = sorted(scores.items(), key=lambda item: int(item[0]))
-    lengths = [int(length) for length, _ in rising]
-    mean, low, high = ([s[key] for _, s in rising] for key in ("mean", "ci_low", "ci_high"))
+def _line(axes: Axes, scores: Mapping[int, Score], name: str, colour: str, line: str) -> None:
+    lengths = list(scores)
+    mean, low, high = ([s[key] for s in scores.values()] for key in ("mean", "ci_low", "ci_high"))
     axes.fill_between(lengths, low, high, color=colour, alpha=0.1, linewidth=0)
     axes.plot(lengths, mean, line, color=colour, linewidth=1.8, markersize=5.5, label=name)
 

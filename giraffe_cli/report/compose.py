@@ -71,9 +71,8 @@ def compose_report(
         "verify": proof,
         **scores,
         "short_context": results.get("short_context", {}),
-        "differences": results.get("paired", {}),
-        "effective_length": {name: m.get("effective_length") for name, m in models.items()},
         "gates": [dataclasses.asdict(gate) for gate in gates],
+        "evaluation": results,
         "warnings": results.get("warnings", []),
     }
 

@@ -202,18 +202,13 @@ def repeat_commands(report: Mapping[str, Any], run: Mapping[str, Any]) -> list[s
         f"giraffe extend --config {folder}/run.yaml --out {again}",
         f"giraffe verify {model}",
     ]
-    lengths = sorted({int(n) for task in ("nll", "passkey") for n in _scored(report, task)})
+    lengths = (report.get("evaluation") or {}).get("lengths", [])
     if lengths:
         shown = ",".join(format_length(length) for length in lengths)
         base = shlex.quote(str(report.get("model", "BASE")))
         options = "".join(f" {option}" for option in _evaluation_options(run))
         commands.append(f"giraffe eval {model} --base {base} --lengths {shown}{options}")
     return commands
-
-
-def _scored(report: Mapping[str, Any], task: str) -> Mapping[str, Any]:
-    scores: Mapping[str, Any] = report.get(task, {}).get("extended", {})
-    return scores
 
 
 def _evaluation_options(run: Mapping[str, Any]) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Passkey by depth and context length: base and extended side by side on one fixed scale."""
+"""Shares by depth and context length: the models side by side on one fixed scale."""
 
 from __future__ import annotations
 
@@ -10,33 +10,63 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from giraffe_cli.report.figure import CARD, Plot, finish
-from giraffe_cli.report.scores import Score
+from giraffe_cli.report.numbers import Score
+from giraffe_cli.report.scored import Scored
 from giraffe_cli.units import format_length
 
 Depths = Mapping[str, Mapping[str, Score]]
 """Length → depth (0 start, 1 end) → share found."""
+MOST_DEPTHS = 12
+"""Rows of a picture; where samples lie at more depths they are gathered in tenths."""
 
 
-def passkey_plot(base: Depths, extended: Depths, native: int) -> Plot:
-    """The two heat maps; a line parts the lengths beyond the native window."""
-    lengths = sorted({int(length) for model in (base, extended) for length in model})
-    depths = sorted({float(d) for m in (base, extended) for cells in m.values() for d in cells})
+def depth_plot(scored: Scored, measure: str) -> Plot | None:
+    """A heat map for each model with depths; a line parts the lengths beyond the native window."""
+    tables = {m: d for m in ("base", "checkpoint") if (d := scored.by_depth(measure, m))}
+    if not tables or not scored.is_share(measure):
+        return None
+    tables = {model: gathered(table) for model, table in tables.items()}
+    lengths = sorted({int(length) for table in tables.values() for length in table})
+    depths = sorted({float(d) for t in tables.values() for cells in t.values() for d in cells})
     figure = Figure(
-        figsize=(max(8.2, 2.6 + 1.15 * len(lengths)), 1.9 + 0.34 * len(depths)),
+        figsize=(
+            max(3.9 * len(tables) + 0.4, 1.6 + (0.5 + 0.58 * len(lengths)) * len(tables)),
+            1.9 + 0.34 * len(depths),
+        ),
         layout="constrained",
     )
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, name, scores in ((panels[0], "base", base), (panels[1], "extended", extended)):
-        image = _heat_map(axes, scores, lengths, depths)
-        _native_border(axes, lengths, native)
-        axes.set_title(f"{name} ({_cell_sizes(scores)})")
+    panels = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+    for axes, (model, table) in zip(panels, tables.items(), strict=True):
+        image = _heat_map(axes, table, lengths, depths)
+        _native_border(axes, lengths, scored.native_length)
+        axes.set_title(f"{scored.name(model)} ({_cell_sizes(table)})")
         axes.set_xlabel("tokens of context")
-    panels[0].set_ylabel("depth of the passkey (0% = start)")
+    panels[0].set_ylabel(f"{measure}: depth (0% = start)")
     bar = figure.colorbar(image, ax=list(panels), ticks=[0, 0.5, 1], aspect=30, pad=0.02)
     bar.ax.set_yticklabels(["0%", "50%", "100%"])
     bar.outline.set_visible(False)
-    alt = f"Share of passkeys found by depth and context length. Base: {_overall(base)}; "
-    return finish(figure, "passkey_by_depth", f"{alt}extended: {_overall(extended)}.")
+    told = "; ".join(f"{scored.name(model)}: {_overall(t)}" for model, t in tables.items())
+    alt = f"{measure}: share right by depth and context length. {told}."
+    return finish(figure, f"{measure.replace('.', '_')}_by_depth", alt)
+
+
+def gathered(table: Depths) -> Depths:
+    """The table itself, or where it has more than `MOST_DEPTHS` depths, the means by tenth."""
+    if len({depth for cells in table.values() for depth in cells}) <= MOST_DEPTHS:
+        return table
+    found: dict[str, dict[str, Score]] = {}
+    for length, cells in table.items():
+        tenths: dict[str, list[Score]] = {}
+        for depth, score in cells.items():
+            tenths.setdefault(f"{min(9, int(10 * float(depth))) / 10 + 0.05:.2f}", []).append(score)
+        found[length] = {
+            tenth: {
+                "n": sum(s["n"] for s in scores),
+                "mean": sum(s["mean"] * s["n"] for s in scores) / sum(s["n"] for s in scores),
+            }
+            for tenth, scores in tenths.items()
+        }
+    return found
 
 
 def _heat_map(axes: Axes, scores: Depths, lengths: list[int], depths: list[float]) -> Any:

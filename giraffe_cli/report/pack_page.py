@@ -2,28 +2,23 @@
 
     write_page(Path("packed/books"), Path("llama"), stats) → packed/books/report.html
 
-One self-contained file by the rules of `page.py`. The manifest does not guard it, since it follows
-from what the manifest guards.
+One self-contained file by the rules of `templates.py`. The manifest does not guard it, since it
+follows from what the manifest guards.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from jinja2 import DictLoader, Environment, StrictUndefined
-from markupsafe import Markup
-
-from giraffe_cli import __version__
 from giraffe_cli.corpus.stats import warnings_of
 from giraffe_cli.corpus.store import PAGE, PackedRows
+from giraffe_cli.report.numbers import exact_percent
 from giraffe_cli.report.pack_plots import pack_plots
 from giraffe_cli.report.pack_windows import fills, show_windows
-from giraffe_cli.report.page import STYLESHEET, data_uri, style_digest
+from giraffe_cli.report.templates import render
 from giraffe_cli.rundir import MANIFEST, atomic_open, read_json
-from giraffe_cli.units import format_length
 
 TEMPLATE, OWN_STYLE = "pack.html.j2", "pack.css"
 
@@ -53,7 +48,8 @@ def write_page(folder: Path, tokenizer_folder: Path, stats: Mapping[str, Any]) -
     manifest = read_json(folder / MANIFEST)
     rows = PackedRows(folder, manifest)
     tokens, pieces = fills(rows)
-    page = _render(
+    page = render(
+        TEMPLATE,
         {
             "folder": str(folder),
             "name": folder.resolve().name,
@@ -67,41 +63,19 @@ def write_page(folder: Path, tokenizer_folder: Path, stats: Mapping[str, Any]) -
             "windows": show_windows(rows, tokenizer_folder),
             "settings": settings(manifest, stats),
             "digests": manifest["inputs"]["sources"],
-        }
+        },
+        (OWN_STYLE,),
     )
     with atomic_open(folder / PAGE, "w") as handle:
         handle.write(page)
     return folder / PAGE
 
 
-def _render(values: Mapping[str, Any]) -> str:
-    package = resources.files("giraffe_cli.report")
-    style = "".join(
-        (package / name).read_text(encoding="utf-8") for name in (STYLESHEET, OWN_STYLE)
-    )
-    environment = Environment(
-        loader=DictLoader({TEMPLATE: (package / TEMPLATE).read_text(encoding="utf-8")}),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters.update(
-        length=format_length, count="{:,}".format, share=_share, data_uri=data_uri
-    )
-    return environment.get_template(TEMPLATE).render(
-        style=Markup(style),  # our own files, and the digest below is over exactly these bytes
-        style_digest=style_digest(style),
-        giraffe_version=__version__,
-        **values,
-    )
-
-
 def headline(stats: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """The four figures one looks for first: figure, name, what it means."""
     held = stats["documents_held_out"]
     return [
-        (_share(stats["fill"]), "full", f"{stats['padding']:,} tokens of room stay empty"),
+        (exact_percent(stats["fill"]), "full", f"{stats['padding']:,} tokens of room stay empty"),
         (
             f"{stats['tokens_kept']:,}",
             "tokens packed",
@@ -113,9 +87,10 @@ def headline(stats: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             f"{held:,} held out for evaluation",
         ),
         (
-            _share(stats["long_share"]),
+            exact_percent(stats["long_share"]),
             "of tokens in long documents",
-            f"of a window or more; {_share(stats['half_long_share'])} of half a window or more",
+            "of a window or more; "
+            f"{exact_percent(stats['half_long_share'])} of half a window or more",
         ),
     ]
 
@@ -201,9 +176,3 @@ def settings(manifest: Mapping[str, Any], stats: Mapping[str, Any]) -> list[tupl
         listed = ", ".join(f"{n:,} × {reason}" for reason, n in stats["skipped"].items())
         rows.append(("skipped", listed))
     return rows
-
-
-def _share(value: float) -> str:
-    """0.9913 → `99.13%`; what is not all never reads as 100%."""
-    text = f"{value:.2%}"
-    return "99.99%" if text == "100.00%" and value < 1 else text.replace("100.00%", "100%")

@@ -10,23 +10,24 @@ from typing import Any
 
 from giraffe_cli.config import read_yaml
 from giraffe_cli.report.card import write_card
+from giraffe_cli.report.evaluation_part import EvaluationPart
 from giraffe_cli.report.loss_plot import Border, joined
 from giraffe_cli.report.page import render_page
-from giraffe_cli.report.plots import make_plots, write_plots
-from giraffe_cli.report.verdicts import verdicts
+from giraffe_cli.report.plots import training_plots, write_plots
+from giraffe_cli.report.scored import Scored
+from giraffe_cli.report.verdicts import run_verdicts
 from giraffe_cli.run_files import stage_folders
 from giraffe_cli.rundir import atomic_open, make_folder, read_json, write_json
 from giraffe_cli.units import format_length
 
 
-def write_report(
-    report: Mapping[str, Any], results: Mapping[str, Any], run_dir: Path, model_dir: Path
-) -> None:
+def write_report(report: Mapping[str, Any], run_dir: Path, model_dir: Path) -> None:
     """Write everything a reader gets; run again, the same inputs give the same plots and card.
 
     Args:
-        report: the keys promised for `report.json`; `verdicts` are added to what is written.
-        results: content of `eval/results.json`; `{}` when the evaluation was skipped.
+        report: the keys promised for `report.json`, with `evaluation`, the content of
+            `eval/results.json`, `{}` when the evaluation was skipped; `verdicts` are added to what
+            is written.
         run_dir: gets `report.json`, `report.html` and `eval/*.png|svg`; `run.yaml`, `plan.json`,
             `rope.json`, `metrics.jsonl` and `packed/stats.json` are read from it where they exist.
         model_dir: gets `README.md`.
@@ -35,18 +36,18 @@ def write_report(
         GiraffeError: a file cannot be written.
         InvalidInput: `model_dir` holds no readable `config.json`.
     """
-    plots = make_plots(report, results, *all_metrics(report, run_dir))
-    write_plots(plots, make_folder(run_dir / "eval"))
+    part = EvaluationPart.of(Scored.of_run(report))
+    training = training_plots(*all_metrics(report, run_dir))
+    write_plots([*part.all_plots, *training], make_folder(run_dir / "eval"))
     write_card(report, model_dir, _optional(run_dir / "plan.json"))
     artefacts = {
         "rope": _optional(run_dir / "rope.json"),
         "stats": _optional(run_dir / "packed" / "stats.json"),
         "run": read_yaml(run_dir / "run.yaml") if (run_dir / "run.yaml").exists() else {},
     }
-    page = render_page(report, results, plots, run_dir, artefacts)
-    write_json(
-        run_dir / "report.json", {**report, "verdicts": [asdict(v) for v in verdicts(report)]}
-    )
+    page = render_page(report, part, training, run_dir, artefacts)
+    verdicts = [asdict(verdict) for verdict in run_verdicts(report)]
+    write_json(run_dir / "report.json", {**report, "verdicts": verdicts})
     with atomic_open(run_dir / "report.html", "w") as handle:
         handle.write(page)
 

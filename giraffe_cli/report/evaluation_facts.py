@@ -1,0 +1,101 @@
+"""Effective lengths, settings and identities of an evaluation as rows of text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from giraffe_cli.report.scored import Scored
+from giraffe_cli.units import format_length, format_seconds
+
+Row = tuple[str, str]
+
+
+def reach_rows(scored: Scored) -> list[tuple[str, list[str]]]:
+    """`(measure, effective length of each model)`, of what tasks mainly measure and of rankings."""
+    rows = []
+    for measure in scored.measures:
+        if measure.partition(".")[2] not in ("", "ranked"):
+            continue
+        cells = [_reached(scored, measure, model) for model in scored.models]
+        if set(cells) != {"–"}:
+            rows.append((measure, cells))
+    return rows
+
+
+def _reached(scored: Scored, measure: str, model: str) -> str:
+    """The effective length in words; a dash where nothing within the native window says what to
+    keep."""
+    if not scored.has_reference(measure, model):
+        return "–"
+    length = scored.effective_length(measure, model)
+    return format_length(length) if length else "none shown"
+
+
+def reach_rules(scored: Scored) -> list[str]:
+    """The rules behind the effective lengths that are shown."""
+    rules = scored.results.get("rules", {})
+    shown = [measure for measure, _ in reach_rows(scored)]
+    kinds = {
+        "effective_length_mean": any(not scored.is_share(m) for m in shown),
+        "effective_length_proportion": any(scored.is_share(m) for m in shown),
+    }
+    return [str(rules[name]) for name, used in kinds.items() if used and name in rules]
+
+
+def model_rows(scored: Scored) -> list[tuple[str, list[Row]]]:
+    """What each model was: `(name, rows)`."""
+    models = scored.results.get("models", {})
+    order = [m for m in ("base", "control", "checkpoint", "evaluator") if m in models]
+    return [(scored.name(name), list(_identity(models[name]))) for name in order]
+
+
+def _identity(model: Mapping[str, Any]) -> Iterator[Row]:
+    if model.get("sha256"):
+        yield "sha256", str(model["sha256"])
+    if model.get("dtype"):
+        yield "computed in", str(model["dtype"])
+    rope = model.get("rope", {})
+    parameters = rope.get("rope_parameters") or rope.get("rope_scaling") or {}
+    if rope:
+        yield "RoPE in force", _rope(parameters)
+    if "max_position_embeddings" in rope:
+        yield "declared window", format_length(int(rope["max_position_embeddings"]))
+
+
+def _rope(parameters: Mapping[str, Any]) -> str:
+    kind = parameters.get("rope_type", parameters.get("type", "default"))
+    knobs = [
+        f"{name} {value:g}" if isinstance(value, (int, float)) else f"{name} {value}"
+        for name, value in parameters.items()
+        if name not in ("rope_type", "type") and not isinstance(value, (list, Mapping))
+    ]
+    return ", ".join([str(kind), *knobs])
+
+
+def setting_rows(scored: Scored) -> list[Row]:
+    """All that must be equal for equal numbers."""
+    results = scored.results
+    if not results:
+        return []
+    settings = results.get("settings", {})
+    documents = settings.get("documents", {})
+    rows = [
+        ("suite", str(results.get("suite", ""))),
+        ("lengths", ", ".join(format_length(int(n)) for n in results.get("lengths", []))),
+        ("native window", format_length(scored.native_length)),
+        ("seed", str(results.get("seed", ""))),
+        ("prompts", "chat template" if settings.get("chat") else "bare text, no chat template"),
+    ]
+    if documents:
+        sizes = sorted(documents.values())
+        rows.append(("documents", f"{len(documents)}, {sizes[0]:,} to {sizes[-1]:,} tokens"))
+    rows += [(name, _knobs(knobs)) for name, knobs in settings.get("tasks", {}).items()]
+    rows += [(name, str(version)) for name, version in results.get("versions", {}).items()]
+    if "seconds" in results:
+        rows.append(("time", format_seconds(results["seconds"])))
+    return [(name, value) for name, value in rows if value]
+
+
+def _knobs(knobs: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in knobs.items())

@@ -1,0 +1,105 @@
+"""Scores as people read them: signed numbers, half-widths, percentages, points, p-values.
+
+    {"mean": -0.05, "ci_low": -0.06, "ci_high": -0.04, "n": 32}  →  `−0.05 ± 0.01`
+
+A score that was not measured is None and is shown as `–`, never as a zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+Score = Mapping[str, Any]
+"""`mean`, `ci_low`, `ci_high` (95 %) and `n`."""
+
+ABSENT = "–"
+
+
+def number(value: float, digits: int = 2, sign: bool = False) -> str:
+    """`−0.05` with a typographic minus; `sign` shows a plus too; never a negative zero."""
+    rounded = round(value, digits) + 0.0
+    return f"{rounded:{'+' if sign and rounded else ''}.{digits}f}".replace("-", "−")
+
+
+def half_width(score: Score) -> float:
+    """Half of the 95 % interval."""
+    return float(score["ci_high"] - score["ci_low"]) / 2
+
+
+def digits_for(score: Score, sign: bool = False) -> int:
+    """Decimals that show the interval: two, or up to four where it is narrower than 0.01; of a
+    difference (`sign`) three where it is narrower than 0.05."""
+    width = half_width(score)
+    if width <= 0:
+        return 2
+    fewest = 3 if sign and width < 0.05 else 2
+    return min(4, max(fewest, math.ceil(-math.log10(width) - 1e-9)))
+
+
+def with_half_width(score: Score | None, sign: bool = False) -> str:
+    """`2.95 ± 0.03`, or `–`."""
+    if score is None:
+        return ABSENT
+    digits = digits_for(score, sign)
+    return f"{number(score['mean'], digits, sign)} ± {number(half_width(score), digits)}"
+
+
+def interval(score: Score, sign: bool = False) -> str:
+    """`−0.060 to −0.040`: the 95 % interval itself, which need not be symmetric."""
+    digits = digits_for(score, sign)
+    return f"{number(score['ci_low'], digits, sign)} to {number(score['ci_high'], digits, sign)}"
+
+
+def percent(value: float) -> str:
+    """0.425 → `42%`."""
+    return f"{100 * value:.0f}%"
+
+
+def proportion(score: Score | None, unit: str = "%") -> str:
+    """`95% (76 to 99%)`, or `–`; `unit` is repeated after the interval."""
+    if score is None:
+        return ABSENT
+    low, high = 100 * score["ci_low"], 100 * score["ci_high"]
+    return f"{percent(score['mean'])} ({low:.0f} to {high:.0f}{unit})"
+
+
+def perplexity_change(nats: float) -> str:
+    """−0.05 → `5% lower perplexity`; beyond a doubling as a factor: 1.5 → `4.5 times the…`."""
+    ratio = math.exp(nats)
+    if ratio >= 2:
+        return f"{ratio:.1f} times the perplexity"
+    change = 100 * abs(ratio - 1)
+    shown = f"{change:.0f}" if change >= 1 else f"{change:.1f}"
+    return f"{shown}% {'lower' if ratio < 1 else 'higher'} perplexity"
+
+
+def share_interval(score: Score) -> str:
+    """`76 to 99%`."""
+    return f"{100 * score['ci_low']:.0f} to {100 * score['ci_high']:.0f}%"
+
+
+def points(score: Score) -> str:
+    """A difference of shares: 0.4 → `+40`."""
+    return number(100 * score["mean"], 0, sign=True)
+
+
+def points_interval(score: Score) -> str:
+    """`+12 to +65`, in points."""
+    low, high = (number(100 * score[key], 0, sign=True) for key in ("ci_low", "ci_high"))
+    return f"{low} to {high}"
+
+
+def p_value(score: Score) -> str:
+    """`p 0.013`, `p < 0.001`; empty where none was computed."""
+    value = score.get("p_value")
+    if value is None:
+        return ""
+    return "p < 0.001" if value < 0.001 else f"p {value:.3f}" if value < 0.1 else f"p {value:.2f}"
+
+
+def exact_percent(value: float) -> str:
+    """0.9913 → `99.13%`; what is not all never reads as 100%."""
+    text = f"{value:.2%}"
+    return "99.99%" if text == "100.00%" and value < 1 else text.replace("100.00%", "100%")

@@ -1,0 +1,153 @@
+"""An evaluation as pages, cards and the console ask for it: a view of `results.json`.
+
+    scored = Scored(results)
+    scored.scores("nll", "checkpoint")[16384]["mean"]                 → 2.951
+    scored.paired("nll", "length_minus_native", "checkpoint", 16384)  → {"mean": -0.043, ...}
+
+What was not measured is absent: an empty mapping or None, never a zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from giraffe_cli.evals.base import AbstractTask, measure_name, tasks
+from giraffe_cli.report.numbers import Score
+
+MODELS = ("base", "control", "checkpoint")
+"""In the order in which they are shown; an evaluator is scored on nothing."""
+OF_A_RUN = "extended"
+"""What a run of `extend` calls the checkpoint that it made."""
+
+
+@dataclass(frozen=True)
+class Scored:
+    """`results.json`, or `{}` where nothing was evaluated."""
+
+    results: Mapping[str, Any]
+    native_length: int
+    """Tokens; differences and effective lengths refer to it."""
+    target_length: int
+    """Tokens that the checkpoint is meant to read."""
+    tested: str = "checkpoint"
+    """What the checkpoint is called."""
+
+    @classmethod
+    def of_run(cls, report: Mapping[str, Any]) -> Scored:
+        """The evaluation inside a run's `report.json`."""
+        native, target = int(report["native_length"]), int(report["target_length"])
+        return cls(report.get("evaluation") or {}, native, target, OF_A_RUN)
+
+    @classmethod
+    def of_evaluation(cls, results: Mapping[str, Any]) -> Scored:
+        """An evaluation on its own."""
+        return cls(results, int(results["native_length"]), max(map(int, results["lengths"])))
+
+    @property
+    def models(self) -> list[str]:
+        """The models that were scored on anything."""
+        found = self.results.get("models", {})
+        return [name for name in MODELS if found.get(name, {}).get("tasks")]
+
+    @property
+    def has_base(self) -> bool:
+        return "base" in self.models
+
+    def name(self, model: str) -> str:
+        """`base`, `control`, and what the checkpoint is called here."""
+        return self.tested if model == "checkpoint" else model
+
+    @property
+    def subject(self) -> str:
+        """The checkpoint in a sentence: `the checkpoint`, or `the extended model` of a run."""
+        return "the extended model" if self.tested == OF_A_RUN else f"the {self.tested}"
+
+    @property
+    def measures(self) -> Mapping[str, Mapping[str, Any]]:
+        """Measure → summary, higher_is_better, kind, chance, unit."""
+        found: Mapping[str, Mapping[str, Any]] = self.results.get("measures", {})
+        return found
+
+    @property
+    def tasks(self) -> dict[str, list[str]]:
+        """Task → the names of its measures, main one first where there is one."""
+        found: dict[str, list[str]] = {}
+        for measure in self.measures:
+            found.setdefault(measure.partition(".")[0], []).append(measure)
+        return found
+
+    def is_share(self, measure: str) -> bool:
+        """Whether its scores lie in 0..1 and are shown in percent."""
+        return self.measures.get(measure, {}).get("kind") in ("proportion", "share")
+
+    def retrieval(self, kind: str = "") -> list[str]:
+        """The measures of that name (`""`: generated, `ranked`) of every task scored in shares."""
+        named = [measure_name(task, kind) for task in self.tasks]
+        return [measure for measure in named if self.is_share(measure)]
+
+    def scores(self, measure: str, model: str) -> dict[int, Score]:
+        """Length in tokens → score, shortest first."""
+        return self._rising(self._model(model).get("tasks", {}).get(measure))
+
+    def lengths(self, measure: str) -> list[int]:
+        """Every length that any model was scored at, shortest first."""
+        return sorted({n for model in self.models for n in self.scores(measure, model)})
+
+    def differences(self, measure: str, *path: str) -> dict[int, Score]:
+        """Length → paired difference, such as of `("checkpoint_minus_base",)`."""
+        value: Any = self.results.get("paired", {}).get(measure, {})
+        for key in path:
+            value = value.get(key) if isinstance(value, Mapping) else None
+        return self._rising(value)
+
+    def paired(self, measure: str, *path: str, at: int) -> Score | None:
+        """The paired difference at `at` tokens."""
+        return self.differences(measure, *path).get(at)
+
+    def contrasts(self, measure: str) -> list[str]:
+        """The paired differences that each model has of its own, such as `real_minus_shuffled`."""
+        found = self.results.get("paired", {}).get(measure, {})
+        return [name for name, value in found.items() if set(value) & set(MODELS)]
+
+    def by_depth(self, measure: str, model: str) -> Mapping[str, Mapping[str, Score]]:
+        """Length → depth (0 first, 1 last) → score."""
+        found: Mapping[str, Mapping[str, Score]] = (
+            self._model(model).get("by_depth", {}).get(measure) or {}
+        )
+        return found
+
+    def curve(self, task: str, model: str, length: int) -> dict[int, Score]:
+        """Position in tokens → score."""
+        curves = self._model(model).get("curves", {}).get(task, {})
+        return self._rising(curves.get(str(length)))
+
+    def curve_lengths(self, task: str) -> list[int]:
+        """The lengths that a curve exists for."""
+        found = [self._model(m).get("curves", {}).get(task, {}) for m in self.models]
+        return sorted({int(length) for curves in found for length in curves})
+
+    def effective_length(self, measure: str, model: str) -> int | None:
+        """Tokens, by the rule in the results; None when no length passes."""
+        found = self._model(model).get("effective_length", {}).get(measure)
+        return None if found is None else int(found)
+
+    def has_reference(self, measure: str, model: str) -> bool:
+        """Whether anything was scored within the native window, which effective lengths need."""
+        return any(n <= self.native_length for n in self.scores(measure, model))
+
+    def _model(self, model: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.results.get("models", {}).get(model, {})
+        return found
+
+    @staticmethod
+    def _rising(scores: Mapping[str, Score] | None) -> dict[int, Score]:
+        found = scores or {}
+        return {int(n): found[n] for n in sorted(found, key=int) if found[n]}
+
+
+def describe_task(task: str) -> tuple[str, str]:
+    """What a task asks for and where its protocol comes from; empty for one that is unknown."""
+    kind: type[AbstractTask] | None = tasks().get(task)
+    return (kind.summary, kind.source) if kind else ("", "")

@@ -1,0 +1,344 @@
+"""The page of `giraffe eval`: the numbers of the JSON, answers by interval bounds, one file."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from pathlib import Path
+
+import pytest
+from synthetic_results import (
+    EXTENDED_FOUND,
+    EXTENDED_NLL,
+    LENGTHS,
+    between,
+    by_length,
+    make_results,
+    only,
+    score,
+    share,
+    with_control,
+    without_base,
+)
+from test_report import Page
+
+from giraffe_cli.report.axes import spread
+from giraffe_cli.report.evaluation import repeat_commands, subject_name, write_evaluation
+from giraffe_cli.report.evaluation_facts import reach_rows
+from giraffe_cli.report.heatmap import gathered
+from giraffe_cli.report.plots import depth_plots, evaluation_plots
+from giraffe_cli.report.score_tables import task_tables
+from giraffe_cli.report.scored import Scored
+from giraffe_cli.report.verdicts import evaluation_verdicts
+from giraffe_cli.report.verdicts_retrieval import found_up_to
+
+COMMAND = ["giraffe", "eval", "runs/calf-16k/model", "--base", "calf", "--data", "my books"]
+
+
+def page_of(results: dict, out: Path, command: list[str] | None = None) -> tuple[str, str]:
+    """(HTML, its text without tags)."""
+    html = write_evaluation(results, out, command).read_text(encoding="utf-8")
+    return html, re.sub(r"<[^>]+>", " ", html).replace("\u00a0", " ")
+
+
+def answers(results: dict) -> dict[str, str]:
+    """Claim → answer."""
+    return {v.claim: v.answer for v in evaluation_verdicts(Scored.of_evaluation(results))}
+
+
+@pytest.fixture
+def results() -> dict:
+    return make_results()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> tuple[Path, str, str]:
+    out = tmp_path_factory.mktemp("evaluations") / "calf"
+    return out, *page_of(make_results(), out, COMMAND)
+
+
+# ── the page ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_page_needs_nothing_but_itself(whole):
+    _, html, _ = whole
+    page = Page(html)
+    names = {tag for tag, _ in page.tags}
+    assert names.isdisjoint({"script", "link", "iframe", "object", "form", "base"})
+    attributes = [pair for _, found in page.tags for pair in found.items()]
+    assert all(v.startswith("data:image/svg+xml;") for name, v in attributes if name == "src")
+    assert not [name for name, _ in attributes if name.startswith("on") or name == "style"]
+    assert "http://" not in html
+    assert "https://" not in html
+
+
+def test_title_answers_tables_and_the_command_stand_in_reading_order(whole):
+    _, html, text = whole
+    assert "<title>calf-16k: evaluated up to 16k</title>" in html
+    order = [
+        "Uses context up to 16k : −0.050 ± 0.010 nats over 1k",
+        "Far text is used, not only tolerated : −0.060 ± 0.020 nats, real − shuffled at 16k",
+        "Short context kept : +0.010 ± 0.008 nats against the base at 1k",
+        "Base collapses beyond its window : +1.600 ± 0.020 nats at 16k",
+        "Finds a passkey at 16k : 90%, base 0%",
+        "2 trials a depth, single cells say little",
+        "Effective length",
+        "Largest length that keeps 0.9.",
+        "Task by task",
+        "Far text shuffled",
+        "2, 20,000 to 40,000 tokens",
+        "yarn, factor 16, rope_theta 10000",
+        "Wilson over samples",
+        "giraffe eval runs/calf-16k/model --base calf --data &#39;my books&#39;",
+    ]
+    places = [text.index(part) for part in order]
+    assert places == sorted(places)
+    assert "c" * 64 in text
+
+
+def test_the_numbers_of_the_page_are_those_of_the_json(results):
+    scored = Scored.of_evaluation(results)
+    nll, positions, passkey = task_tables(scored, {})
+    assert nll.headings == ["base", "checkpoint", "checkpoint − base"]
+    shown = {row.length: [cell.figure for cell in row.cells] for row in nll.groups[0].rows}
+    assert list(shown) == LENGTHS
+    assert [cells[1] for cells in shown.values()] == [f"{nll:.2f} ± 0.06" for nll in EXTENDED_NLL]
+    assert shown[16384][2] == "−1.640 ± 0.008"
+    generated = passkey.groups[0]
+    assert [row.cells[1].figure for row in generated.rows] == [
+        f"{100 * found // 20}%" for found in EXTENDED_FOUND
+    ]
+    last = generated.rows[-1].cells
+    assert last[1].small == "70 to 97%, n 20"
+    assert (last[2].figure, last[2].small) == ("+90", "+80 to +100, n 20, p 0.031")
+    assert [group.title for group in nll.groups] == [
+        "nll",
+        "shuffled",
+        "the same words, minus those at 1k",
+        "far text in order, minus far text shuffled",
+    ]
+    assert nll.groups[3].rows[-1].cells[1].figure == "−0.060 ± 0.020"
+    assert positions.headline == "3.10 ± 0.10 at 16k, base 3.10 ± 0.10"
+
+
+def test_hostile_strings_are_text(results, tmp_path):
+    evil = '<script>alert("x")</script>\' onload="y'
+    results["warnings"] = [evil]
+    results["versions"][evil] = evil
+    results["rules"][evil] = evil
+    results["settings"]["tasks"][evil] = {evil: evil}
+    results["models"]["checkpoint"]["rope"]["rope_parameters"][evil] = evil
+    results["measures"][evil] = {**results["measures"]["nll"], "summary": evil, "unit": evil}
+    results["models"]["checkpoint"]["tasks"][evil] = by_length([score(1.0, 0.1)] * 5)
+    html, _ = page_of(results, tmp_path, ["giraffe", "eval", evil])
+    page = Page(html)
+    assert "script" not in {tag for tag, _ in page.tags}
+    assert not [name for _, found in page.tags for name in found if name == "onload"]
+
+
+def test_the_same_results_are_the_same_bytes(whole, tmp_path):
+    out, _, _ = whole
+    page_of(make_results(), tmp_path / "calf", COMMAND)
+    files = sorted(path.name for path in out.iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "calf").iterdir())
+    for name in files:
+        here, there = (folder / name for folder in (out, tmp_path / "calf"))
+        again = there.read_bytes().replace(str(tmp_path).encode(), str(out.parent).encode())
+        assert again == here.read_bytes(), name
+
+
+def test_gates_are_told_where_there_are_any(results, tmp_path):
+    assert "Quality gates" not in page_of(results, tmp_path)[1]
+    results["gates"] = [{"name": "nll@16k<3", "bound": 3.01, "threshold": 3.0, "ok": False}]
+    text = page_of(results, tmp_path)[1]
+    assert re.search(r"nll@16k&lt;3\s+✗ failed\s+\+3.010\s+\+3.000", text)
+
+
+# ── parts that may be missing ────────────────────────────────────────────────────────────────
+
+
+def test_a_checkpoint_on_its_own_has_no_empty_column(results, tmp_path):
+    alone = without_base(results)
+    html, text = page_of(alone, tmp_path)
+    assert "on its own, without its base" in text
+    assert answers(alone).keys() == {
+        "uses context up to 16k",
+        "far text is used, not only tolerated",
+        "finds a passkey at 16k",
+    }
+    scored = Scored.of_evaluation(alone)
+    assert {tuple(table.headings) for table in task_tables(scored, {})} == {("checkpoint",)}
+    assert "Length or domain" not in text
+    Page(html)
+
+
+def test_retrieval_alone_says_nothing_of_the_loss(results, tmp_path):
+    alone = only(results, "passkey")
+    _, text = page_of(alone, tmp_path)
+    assert list(answers(alone)) == ["finds a passkey at 16k"]
+    assert "nats per token" not in text
+    assert not (tmp_path / "nll_by_context.svg").exists()
+    assert (tmp_path / "passkey_ranked_by_depth.png").exists()
+
+
+def test_one_unknown_task_has_table_and_answer(results, tmp_path):
+    alone = only(results, "passkey")
+    for part in (alone["measures"], alone["paired"], alone["models"]["checkpoint"]["tasks"]):
+        part["my-task"] = part.pop("passkey")
+        part.pop("passkey.ranked")
+    assert list(answers(alone)) == ["finds what my-task asks for at 16k"]
+    assert "my-task" in page_of(alone, tmp_path)[1]
+
+
+def test_with_a_control_there_is_a_column_and_an_answer(results, tmp_path):
+    _, text = page_of(with_control(results), tmp_path)
+    assert answers(results)["gains from 16k of context, beyond the text’s domain"] == "yes"
+    (nll, *_) = task_tables(Scored.of_evaluation(results), {})
+    assert nll.headings == [
+        *("base", "control", "checkpoint"),
+        *("checkpoint − base", "checkpoint − control"),
+    ]
+    assert nll.groups[0].rows[0].cells[4].figure == "+0.020 ± 0.010"
+    assert nll.groups[0].rows[1].cells[1].figure == "–"
+    assert "D" * 64 not in text
+
+
+def test_nothing_beyond_the_native_window_answers_nothing_about_it(results):
+    results["native_length"] = 16384
+    results["paired"]["nll"]["length_minus_native"] = {
+        name: {"16384": score(0, 0)} for name in ("base", "checkpoint")
+    }
+    found = answers(results)
+    assert "uses context up to 16k" not in found
+    assert not any("collapses" in claim for claim in found)
+
+
+# ── answers ──────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (-0.08, -0.01, "yes"),
+        (-0.08, 0.0, "not shown"),
+        (-0.01, 0.02, "not shown"),
+        (0.01, 0.1, "no"),
+    ],
+)
+def test_far_text_is_used_when_the_whole_interval_lies_below_zero(results, low, high, expected):
+    contrast = results["paired"]["nll"]["real_minus_shuffled"]["checkpoint"]
+    contrast["16384"] = between(low, high)
+    assert answers(results)["far text is used, not only tolerated"] == expected
+
+
+@pytest.mark.parametrize(
+    ("base", "found", "expected"),
+    [(0, 18, "yes"), (8, 12, "not shown"), (19, 2, "no"), (0, 15, "yes"), (0, 14, "not shown")],
+)
+def test_more_than_half_by_the_lower_bound_is_found(results, base, found, expected):
+    """Of 20, 15 have a lower bound of 0.53 and 14 one of 0.48."""
+    results["models"]["base"]["tasks"]["passkey"]["16384"] = share(base)
+    results["models"]["checkpoint"]["tasks"]["passkey"]["16384"] = share(found)
+    assert answers(results)["finds a passkey at 16k"] == expected
+
+
+def test_a_gap_at_a_shorter_length_is_no_finding(results):
+    results["models"]["checkpoint"]["tasks"]["passkey"]["4096"] = share(3)
+    verdict = evaluation_verdicts(Scored.of_evaluation(results))[-1]
+    assert verdict.answer == "not shown"
+    assert "More than half are shown up to 2k." in verdict.meaning
+
+
+def test_models_that_never_write_the_answer_are_judged_by_ranking(results):
+    for model in results["models"].values():
+        model["tasks"]["passkey"] = by_length([share(0)] * 5)
+    assert answers(results)["tells a passkey from wrong ones at 16k"] == "yes"
+    for model in results["models"].values():
+        model["tasks"]["passkey.ranked"] = by_length([share(2)] * 5)
+    verdict = evaluation_verdicts(Scored.of_evaluation(results))[-1]
+    assert verdict.answer == "not shown"
+    assert "Even inside the native window fewer than half are right" in verdict.meaning
+
+
+def test_what_was_found_ends_at_the_first_length_that_fails():
+    assert found_up_to({1: share(20), 2: share(16), 4: share(10), 8: share(20)}) == 2
+    assert found_up_to({1: share(10), 2: share(20)}) is None
+
+
+def test_effective_lengths_tell_none_from_unknown(results):
+    assert reach_rows(Scored.of_evaluation(results)) == [
+        ("nll", ["16k", "16k"]),
+        ("passkey", ["2k", "2k"]),
+        ("passkey.ranked", ["1k", "1k"]),
+    ]
+    results["models"]["base"]["effective_length"]["passkey"] = None
+    del results["models"]["base"]["tasks"]["passkey.ranked"]["1024"]
+    rows = dict(reach_rows(Scored.of_evaluation(results)))
+    assert rows["passkey"] == ["none shown", "2k"]
+    assert rows["passkey.ranked"] == ["–", "1k"]
+
+
+# ── pictures ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_alternative_texts_carry_the_numbers(results):
+    scored = Scored.of_evaluation(results)
+    plots = {plot.name: plot for plot in evaluation_plots(scored)}
+    assert [*plots] == [
+        *("nll_by_context", "nll_gain_by_context", "positions_curve"),
+        *("retrieval_generated", "retrieval_ranked"),
+    ]
+    assert "base: 3.00 at 1k, 3.21 at 2k" in plots["nll_by_context"].alt
+    assert "far text shuffled: 2.99 at 2k, 2.99 at 4k" in plots["nll_by_context"].alt
+    assert "over 1k: 0.000 at 1k, −0.015 at 2k" in plots["nll_gain_by_context"].alt
+    assert "over shuffled: −0.005 at 2k" in plots["nll_gain_by_context"].alt
+    assert "checkpoint 100% at 1k, 100% at 2k, 95% at 4k" in plots["retrieval_generated"].alt
+    generated, ranked = depth_plots(scored)["passkey"]
+    assert (generated.name, ranked.name) == ("passkey_by_depth", "passkey_ranked_by_depth")
+    assert generated.alt.endswith("checkpoint: 1k 100%, 2k 100%, 4k 95%, 8k 95%, 16k 90%.")
+
+
+def test_pictures_do_not_change_the_numbers(results):
+    before = copy.deepcopy(results)
+    evaluation_plots(Scored.of_evaluation(results))
+    depth_plots(Scored.of_evaluation(results))
+    assert results == before
+
+
+def test_many_depths_are_gathered_in_tenths():
+    cells = {f"{step / 40:.2f}": share(step % 2, 1) for step in range(41)}
+    table = gathered({"1024": cells})["1024"]
+    assert list(table) == [f"{tenth / 10 + 0.05:.2f}" for tenth in range(10)]
+    assert [table["0.05"]["n"], table["0.95"]["n"]] == [4, 5]
+    assert [table["0.05"]["mean"], table["0.95"]["mean"]] == [0.5, 0.4]
+    few = {"1024": {"0.00": share(1, 2), "1.00": share(2, 2)}}
+    assert gathered(few) == few
+
+
+def test_names_that_would_overlap_move_apart():
+    assert spread([0, 4, 50], 12) == [-4.0, 4.0, 0.0]
+    assert spread([0, 40], 12) == [0.0, 0.0]
+    assert spread([5, 5], 10) == [-5.0, 5.0]
+
+
+# ── the commands ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_was_evaluated_is_called_as_it_was_typed():
+    assert subject_name(COMMAND, Path("runs/e")) == "calf-16k"
+    assert subject_name(["giraffe", "eval", "a/Llama.gguf"], Path("runs/e")) == "Llama"
+    assert subject_name(["giraffe", "eval", "--base", "x"], Path("runs/e")) == "e"
+    assert subject_name([], Path("runs/e")) == "e"
+    assert repeat_commands([], Path("my runs")) == ["giraffe report 'my runs'"]
+
+
+def test_an_evaluation_is_drawn_again_from_its_json(giraffe, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps(make_results()))
+    page_of(make_results(), tmp_path, COMMAND)
+    before = (tmp_path / "report.html").read_bytes()
+    (tmp_path / "report.html").unlink()
+    done = giraffe("report", tmp_path)
+    assert done.code == 0
+    assert f"page  {tmp_path}/report.html" in " ".join(done.stdout.split("\n"))
+    assert (tmp_path / "report.html").read_bytes() == before
