@@ -74,7 +74,11 @@ def _model(nll: list[float], found: list[int], sha: str, window: int) -> dict[st
 
 def _measure(summary: str, **changes: Any) -> dict[str, Any]:
     plain = {"higher_is_better": False, "kind": "mean", "chance": 0.0, "unit": "nats"}
-    return {"summary": summary, **plain, **changes}
+    found = {"summary": summary, **plain, **changes}
+    rule = "upper bound at most 0"
+    if found["higher_is_better"]:
+        rule = "lower bound at least 0.900"
+    return {**found, "effective_length": {"threshold": None, "rule": rule}}
 
 
 def make_results() -> dict[str, Any]:
@@ -123,6 +127,7 @@ def make_results() -> dict[str, Any]:
             "passkey.ranked": {"checkpoint_minus_base": by_length(points)},
         },
         "short_context": {"delta_nll": minus_base[0]},
+        "gates": [],
         "settings": {
             "chat": False,
             "tasks": {"nll": {"anchors": 4}, "passkey": {"trials": 2}},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -23,9 +24,10 @@ from synthetic_results import (
 )
 from test_report import Page
 
+from giraffe_cli.gates import Gate
 from giraffe_cli.report.axes import spread
 from giraffe_cli.report.evaluation import repeat_commands, subject_name, write_evaluation
-from giraffe_cli.report.evaluation_facts import reach_rows
+from giraffe_cli.report.evaluation_facts import reach_rows, short_rows
 from giraffe_cli.report.heatmap import gathered
 from giraffe_cli.report.plots import depth_plots, evaluation_plots
 from giraffe_cli.report.score_tables import task_tables
@@ -79,7 +81,7 @@ def test_title_answers_tables_and_the_command_stand_in_reading_order(whole):
     order = [
         "Uses context up to 16k : −0.050 ± 0.010 nats over 1k",
         "Far text is used, not only tolerated : −0.060 ± 0.020 nats, real − shuffled at 16k",
-        "Short context kept : +0.010 ± 0.008 nats against the base at 1k",
+        "Short context kept : +0.010 ± 0.008 nats against the base within 1k",
         "Base collapses beyond its window : +1.600 ± 0.020 nats at 16k",
         "Finds a passkey at 16k : 90%, base 0%",
         "2 trials a depth, single cells say little",
@@ -150,9 +152,15 @@ def test_the_same_results_are_the_same_bytes(whole, tmp_path):
 
 def test_gates_are_told_where_there_are_any(results, tmp_path):
     assert "Quality gates" not in page_of(results, tmp_path)[1]
-    results["gates"] = [{"name": "nll@16k<3", "bound": 3.01, "threshold": 3.0, "ok": False}]
-    text = page_of(results, tmp_path)[1]
-    assert re.search(r"nll@16k&lt;3\s+✗ failed\s+\+3.010\s+\+3.000", text)
+    results["gates"] = [
+        asdict(Gate("nll@16k", "<", 3.0, 3.01, False)),
+        asdict(Gate("effective_length.passkey", ">=", 16384, 16384.0, True)),
+        asdict(Gate("nll@64k", "<", 3.0, None, False, "nll@64k was not scored")),
+    ]
+    text = " ".join(page_of(results, tmp_path)[1].split())
+    assert "nll@16k ✗ failed +3.010 &lt; +3.000" in text
+    assert "effective_length.passkey ✓ passed 16k &gt;= 16k" in text
+    assert "nll@64k ✗ failed nll@64k was not scored &lt; +3.000" in text
 
 
 # ── parts that may be missing ────────────────────────────────────────────────────────────────
@@ -186,7 +194,7 @@ def test_one_unknown_task_has_table_and_answer(results, tmp_path):
     alone = only(results, "passkey")
     for part in (alone["measures"], alone["paired"], alone["models"]["checkpoint"]["tasks"]):
         part["my-task"] = part.pop("passkey")
-        part.pop("passkey.ranked")
+        part["my-task.ranked"] = part.pop("passkey.ranked")
     assert list(answers(alone)) == ["finds what my-task asks for at 16k"]
     assert "my-task" in page_of(alone, tmp_path)[1]
 
@@ -266,17 +274,41 @@ def test_what_was_found_ends_at_the_first_length_that_fails():
     assert found_up_to({1: share(10), 2: share(20)}) is None
 
 
+def test_one_document_answers_nothing(results):
+    alone = {"mean": -0.2, "ci_low": -0.2, "ci_high": -0.2, "n": 4, "clusters": 1, "p_value": 1.0}
+    paired = results["paired"]["nll"]
+    for contrast in ("length_minus_native", "real_minus_shuffled"):
+        paired[contrast]["checkpoint"]["16384"] = alone
+    paired["length_minus_native"]["base"]["16384"] = {**alone, "ci_low": 2.0, "ci_high": 2.0}
+    results["short_context"]["delta_nll"] = alone
+    verdicts = evaluation_verdicts(Scored.of_evaluation(results))
+    assert [verdict.answer for verdict in verdicts[:4]] == ["not shown"] * 4
+    assert "one document has no interval" in verdicts[0].meaning
+
+
+def test_text_of_another_domain_has_an_answer_of_its_own(results):
+    results["short_context"] |= {
+        "delta_nll_other": between(0.06, 0.1),
+        "kl_mean": score(0.02, 0.01),
+    }
+    assert answers(results)["short context kept, on text of another domain"] == "no"
+    assert short_rows(Scored.of_evaluation(results))[1:] == [
+        ("loss of text of another domain, nats", "+0.080 ± 0.020", "+0.060 to +0.100, n 32"),
+        ("KL(base || checkpoint), mean over tokens, nats", "0.02 ± 0.01", "0.01 to 0.03, n 32"),
+    ]
+
+
 def test_effective_lengths_tell_none_from_unknown(results):
     assert reach_rows(Scored.of_evaluation(results)) == [
-        ("nll", ["16k", "16k"]),
-        ("passkey", ["2k", "2k"]),
-        ("passkey.ranked", ["1k", "1k"]),
+        ("nll", ["16k", "16k", "upper bound at most 0"]),
+        ("passkey", ["2k", "2k", "lower bound at least 0.900"]),
+        ("passkey.ranked", ["1k", "1k", "lower bound at least 0.900"]),
     ]
     results["models"]["base"]["effective_length"]["passkey"] = None
     del results["models"]["base"]["tasks"]["passkey.ranked"]["1024"]
     rows = dict(reach_rows(Scored.of_evaluation(results)))
-    assert rows["passkey"] == ["none shown", "2k"]
-    assert rows["passkey.ranked"] == ["–", "1k"]
+    assert rows["passkey"][:2] == ["none shown", "2k"]
+    assert rows["passkey.ranked"][:2] == ["–", "1k"]
 
 
 # ── pictures ─────────────────────────────────────────────────────────────────────────────────

@@ -72,8 +72,20 @@ def make_report(run_dir: Path, results: dict) -> dict:
         "short_context": results["short_context"],
         "evaluation": results,
         "gates": [
-            {"name": "nll@16384-nll@1024", "bound": -0.04, "threshold": 0.05, "ok": True},
-            {"name": "short_context.delta_nll", "bound": 0.018, "threshold": 0.05, "ok": True},
+            {
+                "name": "nll@16384-nll@1024",
+                "op": "<=",
+                "bound": -0.04,
+                "threshold": 0.05,
+                "ok": True,
+            },
+            {
+                "name": "short_context.delta_nll",
+                "op": "<=",
+                "bound": 0.018,
+                "threshold": 0.05,
+                "ok": True,
+            },
         ],
         "seconds": {"pack": 4.1, "train": 148.2, "merge": 1.3, "verify": 9.8, "eval": 71.0},
         "warnings": [],

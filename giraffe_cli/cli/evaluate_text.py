@@ -15,14 +15,6 @@ WIDTH = 80
 GAP = 2
 """Columns of space after each column of a table."""
 DIFFERENCE = "difference"
-ABOUT_SHORT_CONTEXT = {
-    "delta_nll": "loss of held-out text, nats",
-    "delta_nll_other": "loss of text of another domain, nats",
-    "kl_mean": "KL(base || checkpoint), mean over tokens, nats",
-    "kl_p99": "KL(base || checkpoint), 99th percentile, nats",
-    "lambada": "LAMBADA, last word right",
-    "hellaswag": "HellaSwag, true ending chosen",
-}
 
 
 def render(results: dict[str, Any]) -> list[RenderableType]:
@@ -156,6 +148,8 @@ def render_gates(results: dict[str, Any]) -> list[RenderableType]:
 
 def _short_context(results: dict[str, Any]) -> Table:
     """What was measured of `short_context`, a line each."""
+    from giraffe_cli.evals.short_context import ABOUT
+
     native = format_length(results["native_length"])
     title = f"short context, up to {native}: checkpoint - base, 95% intervals"
     table = Table(title=title, title_justify="left", box=None, padding=(0, GAP, 0, 0))
@@ -164,5 +158,5 @@ def _short_context(results: dict[str, Any]) -> Table:
     for name, score in results["short_context"].items():
         kind = "proportion" if name in ("lambada", "hellaswag") else "mean"
         shown = cell(score, kind, "" if name.startswith("kl") else "+")
-        table.add_row(ABOUT_SHORT_CONTEXT.get(name, name), escape(shown), str(score["n"]))
+        table.add_row(ABOUT.get(name, name), escape(shown), str(score["n"]))
     return table

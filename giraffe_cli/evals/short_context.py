@@ -25,7 +25,16 @@ PAIRED_MEASURES = (
     ("lambada", "lambada"),
     ("hellaswag", "hellaswag"),
 )
-KEYS = ("delta_nll", *(name for name, _ in PAIRED_MEASURES), "kl_mean", "kl_p99")
+ABOUT = {
+    "delta_nll": "loss of held-out text, nats",
+    "delta_nll_other": "loss of text of another domain, nats",
+    "lambada": "LAMBADA, last word right",
+    "hellaswag": "HellaSwag, true ending chosen",
+    "kl_mean": "KL(base || checkpoint), mean over tokens, nats",
+    "kl_p99": "KL(base || checkpoint), 99th percentile, nats",
+}
+"""Every entry in words."""
+KEYS = tuple(ABOUT)
 _BLOCK = 100
 """Resamples weighed at one time: 14 MB for 17,000 targets."""
 

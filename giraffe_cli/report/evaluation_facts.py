@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from giraffe_cli.evals.short_context import ABOUT
+from giraffe_cli.report.numbers import Score
+from giraffe_cli.report.score_tables import difference, level
 from giraffe_cli.report.scored import Scored
 from giraffe_cli.units import format_length, format_seconds
 
@@ -12,14 +15,16 @@ Row = tuple[str, str]
 
 
 def reach_rows(scored: Scored) -> list[tuple[str, list[str]]]:
-    """`(measure, effective length of each model)`, of what tasks mainly measure and of rankings."""
+    """`(measure, effective length of each model and what it asks for)`, of what tasks mainly
+    measure and of rankings."""
     rows = []
     for measure in scored.measures:
         if measure.partition(".")[2] not in ("", "ranked"):
             continue
         cells = [_reached(scored, measure, model) for model in scored.models]
-        if set(cells) != {"–"}:
-            rows.append((measure, cells))
+        if set(cells) - {"–"}:
+            rule = scored.measures[measure].get("effective_length", {}).get("rule", "")
+            rows.append((measure, [*cells, rule]))
     return rows
 
 
@@ -41,6 +46,20 @@ def reach_rules(scored: Scored) -> list[str]:
         "effective_length_proportion": any(scored.is_share(m) for m in shown),
     }
     return [str(rules[name]) for name, used in kinds.items() if used and name in rules]
+
+
+def short_rows(scored: Scored) -> list[tuple[str, str, str]]:
+    """`(what, figure, small print)` of what changed within the native window."""
+    found = scored.results.get("short_context", {})
+    return [(ABOUT.get(name, name), *_short(name, found[name])) for name in ABOUT if name in found]
+
+
+def _short(name: str, score: Score) -> tuple[str, str]:
+    if name.startswith("kl"):
+        cell = level(score, share=False)
+    else:
+        cell = difference(score, share=name in ("lambada", "hellaswag"))
+    return cell.figure, cell.small
 
 
 def model_rows(scored: Scored) -> list[tuple[str, list[Row]]]:

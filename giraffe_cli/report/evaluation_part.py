@@ -11,6 +11,7 @@ from giraffe_cli.report.evaluation_facts import (
     reach_rows,
     reach_rules,
     setting_rows,
+    short_rows,
 )
 from giraffe_cli.report.figure import Plot
 from giraffe_cli.report.plots import depth_plots, evaluation_plots
@@ -30,6 +31,7 @@ class EvaluationPart:
     tables: list[TaskTable]
     reach: list[tuple[str, list[str]]]
     reach_rules: list[str]
+    short: list[tuple[str, str, str]]
     settings: list[tuple[str, str]]
     models: list[tuple[str, list[tuple[str, str]]]]
     rules: list[tuple[str, str]]
@@ -44,6 +46,7 @@ class EvaluationPart:
             tables=task_tables(scored, depth_plots(scored)),
             reach=reach_rows(scored),
             reach_rules=reach_rules(scored),
+            short=short_rows(scored),
             settings=setting_rows(scored),
             models=model_rows(scored),
             rules=[(name.replace("_", " "), str(rule)) for name, rule in rules.items()],

@@ -83,8 +83,10 @@ class Scored:
         return self.measures.get(measure, {}).get("kind") in ("proportion", "share")
 
     def retrieval(self, kind: str = "") -> list[str]:
-        """The measures of that name (`""`: generated, `ranked`) of every task scored in shares."""
-        named = [measure_name(task, kind) for task in self.tasks]
+        """The measures of that name (`""`: generated, `ranked`) of every task that asks for
+        something out of the context and ranks its answer too."""
+        asking = [task for task in self.tasks if measure_name(task, "ranked") in self.measures]
+        named = [measure_name(task, kind) for task in asking]
         return [measure for measure in named if self.is_share(measure)]
 
     def scores(self, measure: str, model: str) -> dict[int, Score]:

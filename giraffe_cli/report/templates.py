@@ -43,7 +43,8 @@ def render(template: str, values: Mapping[str, Any], styles: tuple[str, ...] = (
         tokens=format_length,
         count="{:,}".format,
         share=numbers.exact_percent,
-        bound=lambda nats: numbers.number(nats, 3, sign=True),
+        gate_bound=lambda gate: gate_number(gate, "bound") or gate.get("note", ""),
+        gate_threshold=lambda gate: gate_number(gate, "threshold"),
         data_uri=data_uri,
         mark=MARKS.__getitem__,
         shown=shown,
@@ -71,6 +72,16 @@ def style_digest(text: str) -> str:
 def tied(text: str) -> str:
     """No line break inside `−0.05 ± 0.01 nats` or `n = 32`."""
     return re.sub(r" (?=[±=] |nats)|(?<=[±=]) ", "\u00a0", text)
+
+
+def gate_number(gate: Mapping[str, Any], key: str) -> str:
+    """A gate's bound or threshold, as a length where it is one; empty where there is none."""
+    value = gate[key]
+    if value is None:
+        return ""
+    if "effective_length." in gate["name"]:
+        return format_length(int(value))
+    return numbers.number(value, 3, sign=True)
 
 
 def sentence(text: str) -> str:

@@ -32,12 +32,21 @@ class Verdict:
 
 def bounds(score: Score) -> str:
     """`(95% interval −0.054 to −0.032 nats, n = 32, p 0.003)`."""
+    if without_interval(score):
+        return "(one document has no interval)"
     p = f", {p_value(score)}" if p_value(score) else ""
     return f"(95% interval {interval(score, sign=True)} nats, n = {score['n']}{p})"
 
 
+def without_interval(score: Score) -> bool:
+    """Whether it comes from one document, which has no interval: nothing follows from it."""
+    return score.get("clusters", 2) < 2 and bool(score["ci_low"] == score["ci_high"])
+
+
 def below_zero(score: Score) -> Answer:
     """Yes when the whole interval of a loss lies below zero, no when it lies above."""
+    if without_interval(score):
+        return "not shown"
     if score["ci_high"] < 0:
         return "yes"
     return "no" if score["ci_low"] > 0 else "not shown"

@@ -35,10 +35,12 @@ def evaluation_verdicts(scored: Scored) -> list[Verdict]:
 
 
 def _in_order(scored: Scored) -> list[Verdict]:
+    short = scored.results.get("short_context", {})
     return [
         uses_context(scored),
         far_text_used(scored),
         short_context_kept(scored),
+        *([short_context_kept(scored, other=True)] if "delta_nll_other" in short else []),
         *([beyond_domain(scored)] if "control" in scored.models else []),
         base_beyond_window(scored),
         *(finds(scored, task) for task in looked_for(scored)),

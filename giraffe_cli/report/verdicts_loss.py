@@ -5,7 +5,7 @@ from __future__ import annotations
 from giraffe_cli.gates import MAX_LOSS_RISE
 from giraffe_cli.report.numbers import Score, perplexity_change, with_half_width
 from giraffe_cli.report.scored import Scored
-from giraffe_cli.report.verdict import Verdict, below_zero, bounds
+from giraffe_cli.report.verdict import Answer, Verdict, below_zero, bounds, without_interval
 from giraffe_cli.units import format_length
 
 COLLAPSE = 1.0
@@ -80,29 +80,30 @@ def far_text_used(scored: Scored) -> Verdict:
     return Verdict(claim, below_zero(score), f"{_nats(score)}, real − shuffled at {long}", meaning)
 
 
-def short_context_kept(scored: Scored) -> Verdict:
-    """What did the extension cost inside the native window?"""
-    native, _ = _reach(scored)
-    short = format_length(native)
-    claim = "short context kept"
-    score = scored.results.get("short_context", {}).get("delta_nll")
-    score = score or scored.paired("nll", "checkpoint_minus_base", at=native)
+def short_context_kept(scored: Scored, other: bool = False) -> Verdict:
+    """What did the extension cost inside the native window, on held-out text or on `other`?"""
+    short = format_length(scored.native_length)
+    claim = "short context kept, on text of another domain" if other else "short context kept"
+    score = scored.results.get("short_context", {}).get("delta_nll_other" if other else "delta_nll")
     if not score:
-        reason = f"The loss at {short} was not compared with a base."
+        reason = f"The loss within {short} was not compared with a base."
         return Verdict(claim, "not measured", "", reason)
-    figures = f"{_nats(score)} against the base at {short}"
-    domain = "" if "control" in scored.models else _domain(score)
-    if score["ci_high"] < 0:
+    answer: Answer = "not shown"
+    effect = f"The interval reaches past the {MAX_LOSS_RISE} nats that short context may cost"
+    if without_interval(score):
+        effect = "Nothing follows from one document"
+    elif score["ci_low"] > MAX_LOSS_RISE:
+        answer, effect = "no", f"Text of up to {short} tokens is predicted worse now"
+    elif score["ci_high"] < 0:
+        answer = "yes"
         effect = f"Inside the native window {scored.subject} is better than the base"
     elif score["ci_high"] <= MAX_LOSS_RISE:
+        answer = "yes"
         effect = f"Inside the native window extending cost at most {MAX_LOSS_RISE} nats"
-    elif score["ci_low"] > MAX_LOSS_RISE:
-        effect = f"Text of up to {short} tokens is predicted worse now"
-        return Verdict(claim, "no", figures, f"{effect} {bounds(score)}.")
-    else:
-        effect = f"The interval reaches past the {MAX_LOSS_RISE} nats that short context may cost"
-    answer = "yes" if score["ci_high"] <= MAX_LOSS_RISE else "not shown"
-    return Verdict(claim, answer, figures, f"{effect} {bounds(score)}.{domain}")  # type: ignore[arg-type]
+    told = answer != "no" and not other and "control" not in scored.models
+    figures = f"{_nats(score)} against the base within {short}"
+    domain = _domain(score) if told else ""
+    return Verdict(claim, answer, figures, f"{effect} {bounds(score)}.{domain}")
 
 
 def _domain(score: Score) -> str:
@@ -161,14 +162,14 @@ def base_beyond_window(scored: Scored) -> Verdict:
     figures = f"{_nats(score)} at {long} compared with {short}"
     change = f"Without the extension, {long} tokens of context mean "
     change += f"{perplexity_change(score['mean'])} {bounds(score)}."
-    if score["ci_low"] > COLLAPSE:
+    if score["ci_low"] > COLLAPSE and not without_interval(score):
         return Verdict(collapses, "yes", figures, change, True)
     worse = "base gets worse beyond its window"
-    if score["ci_low"] > 0:
-        return Verdict(worse, "yes", figures, change, True)
-    if score["ci_high"] < 0:
-        text = f"The base already gains from {long} tokens of context {bounds(score)}."
-        return Verdict(worse, "no", figures, text, True)
-    return Verdict(
-        worse, "not shown", figures, f"The interval includes zero {bounds(score)}.", True
-    )
+    gains = below_zero(score)
+    answer: Answer = {"yes": "no", "no": "yes"}.get(gains, "not shown")  # type: ignore[assignment]
+    text = {
+        "no": f"The base already gains from {long} tokens of context {bounds(score)}.",
+        "yes": change,
+        "not shown": f"The interval includes zero {bounds(score)}.",
+    }[answer]
+    return Verdict(worse, answer, figures, text, True)
