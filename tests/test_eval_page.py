@@ -331,6 +331,25 @@ def test_alternative_texts_carry_the_numbers(results):
     assert generated.alt.endswith("checkpoint: 1k 100%, 2k 100%, 4k 95%, 8k 95%, 16k 90%.")
 
 
+@pytest.mark.parametrize("lengths", [[16384], [1024], [4096, 16384], [1500, 1600]])
+def test_any_set_of_lengths_can_be_drawn(results, lengths):
+    """Matplotlib warns where a name or a line has no room, and warnings fail a test."""
+    kept = {str(n) for n in lengths}
+
+    def cut(table):
+        if not isinstance(table, dict):
+            return table
+        if table.keys() & set(map(str, LENGTHS)):
+            some = next(iter(table.values()))
+            return {n: table.get(n, some) for n in sorted(kept, key=int)}
+        return {key: cut(value) for key, value in table.items()}
+
+    scored = Scored.of_evaluation({**cut(results), "lengths": lengths})
+    names = {plot.name for plot in evaluation_plots(scored)}
+    assert {"nll_by_context", "retrieval_generated"} <= names
+    assert len(depth_plots(scored)["passkey"]) == 2
+
+
 def test_pictures_do_not_change_the_numbers(results):
     before = copy.deepcopy(results)
     evaluation_plots(Scored.of_evaluation(results))

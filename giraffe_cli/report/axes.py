@@ -42,7 +42,7 @@ def native_line(axes: Axes, native: int, named: bool = True) -> None:
     """Where the native window ends."""
     axes.axvline(native, color=FAINT, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
     if named:
-        axes.annotate(
+        written = axes.annotate(
             f"native window {format_length(native)}",
             (native, 1),
             xycoords=("data", "axes fraction"),
@@ -52,6 +52,7 @@ def native_line(axes: Axes, native: int, named: bool = True) -> None:
             fontsize=8.5,
             color=_NOTE,
         )
+        written.set_in_layout(False)
 
 
 def band(axes: Axes, scores: Mapping[int, Score], look: Look, line: str = "-") -> None:

@@ -26,7 +26,7 @@ def nll_plot(scored: Scored) -> Plot | None:
         return None
     figure = Figure(figsize=(6.2, 3.8), layout="constrained")
     axes = figure.add_subplot()
-    lengths = sorted({length for *_, scores in series for length in scores})
+    lengths = sorted({scored.native_length, *(n for *_, scores in series for n in scores)})
     context_axis(axes, lengths, room=0.3)
     for _, model, line, scores in series:
         band(axes, scores, LOOKS[model], line)
@@ -54,7 +54,7 @@ def gain_plot(scored: Scored) -> Plot | None:
     figure = Figure(figsize=(6.2, 3.2), layout="constrained")
     axes = figure.add_subplot()
     axes.axhline(0, color=FAINT, linewidth=1)
-    lengths = sorted({length for *_, scores in series for length in scores})
+    lengths = sorted({scored.native_length, *(n for *_, scores in series for n in scores)})
     context_axis(axes, lengths, room=0.36)
     names = []
     for (name, marker, scores), (shift, line, colour) in zip(series, _PAIRED, strict=False):
