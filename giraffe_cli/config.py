@@ -341,6 +341,10 @@ class EvalConfig(Section):
     threshold: float | None = Field(default=None, gt=0, le=1)
     """Share of right answers that the effective length asks for, as a lower bound; default: 0.9 of
     the base's share at its native window."""
+    harness: list[str] = Field(default_factory=list)
+    """Tasks of lm-eval on the same models: `ruler` for those that run here, or lm-eval's names."""
+    harness_samples: int = Field(default=50, ge=1)
+    """Samples of each task of `harness` at each length."""
     cache: str | None = None
     """Folder of scored samples that several runs may share; default: in the run folder."""
     batch_tokens: int = Field(default=2048, ge=0)

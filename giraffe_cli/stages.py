@@ -28,6 +28,7 @@ from giraffe_cli.corpus.sources import read_source
 from giraffe_cli.corpus.store import held_out, is_packed, open_packed
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.evals.gating import check_gates
+from giraffe_cli.evals.harness import check_harness
 from giraffe_cli.evals.samples import Texts, gather_material, prepare
 from giraffe_cli.evals.subject import EVALUATOR, Subject
 from giraffe_cli.model.levers import Levers
@@ -217,9 +218,10 @@ def check_samples(
     """Refuse before training what the evaluation would refuse after it: its samples are made.
 
     Raises:
-        InvalidInput: an unknown task or knob, documents that fill no length, or a gate on what
-            is not evaluated.
+        InvalidInput: an unknown task or knob, documents that fill no length, a gate on what is not
+            evaluated, or a task of lm-eval that cannot run.
     """
+    check_harness(config.eval.harness)
     subjects = [
         Subject(name, opened.path, opened.digest, opened.dtype)
         for name, opened in (("base", checkpoint), (EVALUATOR, evaluator))

@@ -63,7 +63,8 @@ def evaluate(
         int | None,
         typer.Option(
             help="Samples of each task that draws them: haystacks (each at every depth) or trials "
-            "at every depth, rows of a data file. --set TASK.samples stands over it."
+            "at every depth, rows of a data file, prompts of --harness (there 50 by default). "
+            "--set TASK.samples stands over it."
         ),
     ] = None,
     assignments: Annotated[
@@ -103,6 +104,13 @@ def evaluate(
         typer.Option(
             help="Long-context Llama of the same tokenizer that chooses the tokens of longppl. "
             "Default: the base, else the checkpoint itself."
+        ),
+    ] = None,
+    harness: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Run lm-eval's tasks on the same models: ruler (those that run here, at every "
+            "length) or a task's name; repeatable. Needs giraffe-cli[eval]."
         ),
     ] = None,
     chat: Annotated[
@@ -162,6 +170,7 @@ def evaluate(
         "other_data": other_data or None,
         "files": named_files(file),
         "evaluator": evaluator,
+        "harness": harness or None,
         "chat": chat or None,
         "gates": gates or None,
         "threshold": threshold,

@@ -21,7 +21,8 @@ def eval_config(given: dict[str, Any], assignments: list[str], samples: int | No
 
     Args:
         given: `EvalConfig` fields; None where the option was left out.
-        samples: for each task that has such a knob and none in `assignments`.
+        samples: for each task that has such a knob and none in `assignments`, and for each of
+            `harness`.
 
     Raises:
         InvalidInput: a length, a task, a knob or a number that cannot be.
@@ -39,6 +40,8 @@ def eval_config(given: dict[str, Any], assignments: list[str], samples: int | No
     if samples is not None:
         for task, knob in _counted(config, samples).items():
             knobs[task] = {knob: samples, **knobs.get(task, {})}
+        if config.harness:
+            values["harness_samples"] = samples
         config = built()
     runnable(config)  # refuses before anything is read
     return config
@@ -48,7 +51,7 @@ def _counted(config: EvalConfig, samples: int) -> dict[str, str]:
     """Task → its knob that says how many.
 
     Raises:
-        InvalidInput: no task has one, or the number is less than 1.
+        InvalidInput: nothing has one, lm-eval's tasks neither, or the number is less than 1.
     """
     from dataclasses import fields
 
@@ -64,7 +67,7 @@ def _counted(config: EvalConfig, samples: int) -> dict[str, str]:
         for field in fields(known[name])
         if field.name in COUNTS
     }
-    if not found:
+    if not found and not config.harness:
         raise InvalidInput(
             f"--samples {samples} has no effect on {', '.join(config.tasks)}",
             "text is scored on --documents, each on as many anchors as --set TASK.anchors=4 says",

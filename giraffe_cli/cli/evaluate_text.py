@@ -27,6 +27,8 @@ def render(results: dict[str, Any]) -> list[RenderableType]:
         parts.append("")
     if results["short_context"]:
         parts += [_short_context(results), ""]
+    if results.get("harness"):
+        parts += [_harness(results), ""]
     return parts[:-1]
 
 
@@ -135,6 +137,24 @@ def _reached(task: str, results: dict[str, Any]) -> str:
         reached.append(f"{name} {format_length(length) if length else 'none shown'}")
     rule = results["measures"][task]["effective_length"]["rule"]
     return f"{', '.join(reached)} ({rule})"
+
+
+def _harness(results: dict[str, Any]) -> Table:
+    """Every task of lm-eval at every length, models side by side."""
+    found, version = results["harness"], results["settings"]["harness"]["lm_eval"]
+    title = f"lm-eval {version}, 95% intervals"
+    table = Table(title=title, title_justify="left", box=None, padding=(0, GAP, 0, 0))
+    for heading in ("task", "context", *found, "n"):
+        table.add_column(heading, justify="left" if heading == "task" else "right", no_wrap=True)
+    tasks = dict.fromkeys(task for scores in found.values() for task in scores)
+    for task in tasks:
+        scored = {length for scores in found.values() for length in scores.get(task, {})}
+        for length in sorted(scored, key=int):
+            scores = [model.get(task, {}).get(length) for model in found.values()]
+            kind = "proportion" if all(0 <= s["mean"] <= 1 for s in scores if s) else "mean"
+            cells = [escape(cell(score, kind)) for score in scores]
+            table.add_row(task, format_length(int(length)), *cells, _counts(scores))
+    return table
 
 
 def render_gates(results: dict[str, Any]) -> list[RenderableType]:

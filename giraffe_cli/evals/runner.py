@@ -24,6 +24,7 @@ from giraffe_cli.evals.base import Material, Outcome
 from giraffe_cli.evals.cache import OutcomeCache, sample_key
 from giraffe_cli.evals.divergence import add_divergences
 from giraffe_cli.evals.gating import check_gates
+from giraffe_cli.evals.harness import check_harness, run_harness
 from giraffe_cli.evals.order import CHUNK, Entry, Step, reading_plan
 from giraffe_cli.evals.reading import entries_of, missing_of, read_plan
 from giraffe_cli.evals.results import RULES, Sample, compose
@@ -65,9 +66,10 @@ def evaluate(
 
     Raises:
         InvalidInput: a task that fits no length, tokenizers that differ, unknown task or knob, a
-            gate on what is not evaluated.
+            gate on what is not evaluated, a task of `config.harness` that cannot run.
     """
     started, lengths = time.monotonic(), sorted({*lengths})
+    check_harness(config.harness)
     material = gather_material(subjects, texts, config, lengths, native_length)
     batches, warnings = prepare(config, lengths, seed, material, reporter)
     scored = [subject for subject in subjects if subject.name != EVALUATOR]
@@ -107,9 +109,24 @@ def evaluate(
         "rules": RULES,
         "versions": versions(),
         "warnings": warnings,
-        "seconds": round(time.monotonic() - started, 1),
     }
     write_samples(samples, make_folder(out))
+    if config.harness:
+        harness = run_harness(
+            subjects,
+            config.harness,
+            lengths=lengths,
+            limit=config.harness_samples,
+            chat=config.chat,
+            seed=seed,
+            out=out,
+            cache=cache,
+            reporter=reporter,
+        )
+        results["harness"] = harness.scores
+        results["settings"]["harness"] = harness.settings
+        results["warnings"] += harness.warnings
+    results["seconds"] = round(time.monotonic() - started, 1)
     write_json(out / "results.json", results)
     return results
 

@@ -105,6 +105,9 @@ class Results(TypedDict):
     """What the checkpoint lost or gained within the native window, against the base; differences
     carry a p-value, divergences none."""
     gates: list[TestedGate]
+    harness: NotRequired[dict[str, dict[str, dict[str, Score]]]]
+    """lm-eval's tasks: subject → task → length → score; a task that is none of RULER's stands as
+    `task.metric` under the tokens of its longest prompt. Only where they were asked for."""
     settings: dict[str, Any]
     """All that must be repeated to get the same numbers."""
     rules: dict[str, str]

@@ -1,0 +1,269 @@
+"""One lm-eval task at one length on a model that is already loaded: what lm-eval hides, checked.
+
+lm-eval cuts a prompt that is too long from its left without failing, and its RULER prompts *are*
+longer than their nominal length: the answer's first words are not counted (15 to 25 tokens), `fwe`
+leaves no room for its 50 tokens of answer. So the limit is set that far above the length, every
+request is measured before the model sees one, and again in lm-eval's own log of what it ran.
+Its generators also hang or make empty prompts where a length is too short; both are refused.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import logging
+import os
+import random
+import warnings
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.evals.subject import OpenSubject
+
+RULER = (
+    *("niah_single_1", "niah_single_2", "niah_single_3"),
+    *("niah_multikey_1", "niah_multikey_2", "niah_multikey_3"),
+    *("niah_multivalue", "niah_multiquery"),
+    *("ruler_vt", "ruler_cwe", "ruler_fwe", "ruler_qa_squad", "ruler_qa_hotpot"),
+)
+"""RULER's tasks under lm-eval's names; each makes its prompts for a length."""
+MADE = 500
+"""Prompts lm-eval makes of a RULER task at a length, however few are used."""
+UNCOUNTED = 128
+"""Tokens by which a RULER prompt with its answer may pass its nominal length."""
+FULL_ENOUGH = 0.5
+"""Share of the length prompt and answer fill at least: `niah_multikey_3` grows in steps of 5 UUIDs
+and fills 71 % of 1024, a list of no words 10 %."""
+
+
+class Logged(NamedTuple):
+    """One sample as lm-eval logged it."""
+
+    document: int
+    prompt_sha256: str
+    """Of the rendered prompt's UTF-8 bytes."""
+    answers: list[str]
+    text: str
+    """What was generated; `""` where nothing is."""
+    scores: dict[str, float]
+    """By metric; what is no number is left out, and of RULER's what is of another length."""
+    requests: list[list[Any]]
+    """The arguments of its requests, prompt first."""
+
+
+class Run(NamedTuple):
+    """One task at one length on one model."""
+
+    samples: list[Logged]
+    means: dict[str, float]
+    """lm-eval's own figure by metric."""
+    longest: int
+    """Tokens of the longest prompt with its answer."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What is kept of it: all but the prompts."""
+        samples = [{**sample._asdict(), "requests": []} for sample in self.samples]
+        return {"samples": samples, "means": self.means, "longest": self.longest}
+
+    @classmethod
+    def of_json(cls, kept: dict[str, Any]) -> Run:
+        """The run of which `to_json` gave `kept`."""
+        return cls([Logged(**sample) for sample in kept["samples"]], kept["means"], kept["longest"])
+
+
+def installed_version() -> str:
+    """lm-eval's version."""
+    return metadata.version("lm_eval")
+
+
+def all_tasks() -> list[str]:
+    """Names of all tasks, groups and tags of lm-eval; reading 14,683 of them takes 5 to 25 s."""
+    with quiet():
+        from lm_eval.tasks import TaskManager
+
+        return list(TaskManager().all_tasks)
+
+
+def load_task(name: str, length: int, tokenizer: Any, path: Path, seed: int) -> dict[str, Any]:
+    """lm-eval's task objects by name: one, or those of a group; RULER's with prompts for `length`.
+
+    A RULER task loaded twice with one seed holds the same prompts, whatever was loaded before.
+
+    Raises:
+        InvalidInput: lm-eval cannot make the prompts, or would not end making them.
+    """
+    with quiet():
+        from lm_eval import tasks as shipped
+
+    if "auto_map" in tokenizer.init_kwargs:
+        raise InvalidInput(f"lm-eval would run the tokenizer's own code in {path}")
+    if name == "ruler_vt" and not _variable_tracking_fits(tokenizer, length):
+        raise InvalidInput("its example and ten sentences of filler do not fit")
+    random.seed(seed)  # its generators draw from both; 0 and 1234 are what lm_eval sets itself
+    np.random.seed(1234 + seed)
+    folder = str(Path(str(shipped.__file__)).parent / "ruler")
+    # spares the index of all tasks, see `all_tasks`
+    own = {"include_path": folder, "include_defaults": False} if name in RULER else {}
+    try:
+        with quiet():
+            manager = shipped.TaskManager(
+                metadata={"tokenizer": str(path), "max_seq_lengths": [length]}, **own
+            )
+            return dict(manager.load([name])["tasks"])
+    except Exception as error:  # another project's generators, files and downloads
+        said = next(iter(str(error).splitlines()), "")
+        raise InvalidInput(f"lm-eval cannot load it: {type(error).__name__}: {said}") from error
+
+
+def run_task(
+    task: Any, opened: OpenSubject, kept: Path, *, length: int, limit: int, chat: bool, seed: int
+) -> Run:
+    """The first `limit` samples of `task` through lm-eval's `simple_evaluate`, one at a time: the
+    model's attention takes no padding.
+
+    Args:
+        kept: where lm-eval keeps its responses, by request; of this model in this type alone.
+
+    Raises:
+        InvalidInput: a prompt with its answer is longer than `length` (of RULER: by more than
+            `UNCOUNTED`), or RULER's prompts do not fill half of it.
+    """
+    with quiet():
+        from lm_eval import simple_evaluate
+        from lm_eval.models.huggingface import HFLM
+
+    is_ruler = task.task_name in RULER
+    room = length + UNCOUNTED if is_ruler else length
+    with quiet():
+        model = HFLM(
+            pretrained=opened.model,
+            tokenizer=copy.deepcopy(opened.tokenizer),  # lm-eval gives it a padding token
+            max_length=room,
+            batch_size=1,
+        )
+        task.set_fewshot_seed(seed)
+        task.build_all_requests(
+            limit=limit,
+            apply_chat_template=chat,
+            fewshot_as_multiturn=True,
+            chat_template=model.apply_chat_template if chat else None,
+        )
+    planned = _sizes(task.instances, model)
+    check_sizes(planned, room, FULL_ENOUGH * length if is_ruler else 0)
+    with quiet(progress=True):
+        found = simple_evaluate(
+            model=model,
+            tasks=[task],
+            limit=limit,
+            bootstrap_iters=0,
+            apply_chat_template=chat,
+            random_seed=seed,
+            fewshot_random_seed=seed,
+            use_cache=str(kept),
+        )
+    ran = _sizes(task.instances, model)  # few-shot examples may have been drawn anew
+    check_sizes(ran, room, 0)
+    metric = str(length) if is_ruler else None  # those of other lengths are -1: not run
+    return Run(
+        [_logged(sample, metric) for sample in found["samples"][task.task_name]],
+        _means(found["results"][task.task_name], metric),
+        max(ran, default=0),
+    )
+
+
+def check_sizes(sizes: list[int], room: int, least: float) -> None:
+    """No request is longer than the model may read, none much shorter than its length.
+
+    Raises:
+        InvalidInput: one is.
+    """
+    if max(sizes, default=0) > room:
+        raise InvalidInput(
+            f"a prompt and its answer take {max(sizes)} tokens, more than {room}; lm-eval would "
+            "cut the prompt's beginning off",
+            "evaluate longer --lengths",
+        )
+    if min(sizes, default=0) < least:
+        raise InvalidInput(
+            f"lm-eval's prompts and answers fill as little as {min(sizes)} tokens",
+            "evaluate longer --lengths",
+        )
+
+
+def _sizes(instances: list[Any], model: Any) -> list[int]:
+    """Tokens of every request with its answer; text read in windows is left out, as all is read."""
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    sizes = []
+    for request in instances:
+        if request.request_type == "generate_until":
+            prompt, settings = request.args
+            answer = normalize_gen_kwargs(settings, model.max_gen_toks)["max_gen_toks"]
+            sizes.append(len(model.tok_encode(prompt)) + int(answer))
+        elif request.request_type == "loglikelihood":
+            sizes.append(len(model.tok_encode("".join(request.args))))
+    return sizes
+
+
+def _logged(sample: dict[str, Any], only: str | None) -> Logged:
+    """One entry of lm-eval's `log_samples`, with the metric `only`, or with all."""
+    target, response = sample["target"], sample["resps"][0][0]
+    suffix = "" if sample["filter"] == "none" else f".{sample['filter']}"
+    return Logged(
+        int(sample["doc_id"]),
+        str(sample["prompt_hash"]),
+        [str(answer) for answer in target] if isinstance(target, list) else [str(target)],
+        response if isinstance(response, str) else "",
+        {
+            f"{metric}{suffix}": float(sample[metric])
+            for metric in sample["metrics"]
+            if isinstance(sample[metric], int | float) and only in (None, metric)
+        },
+        [list(request) for request in sample["arguments"]],
+    )
+
+
+def _means(figures: dict[str, Any], only: str | None) -> dict[str, float]:
+    """lm-eval's figures by `metric` or `metric.filter`, of the metric `only` or of all; a stderr,
+    which RULER gives as N/A, is not read."""
+    means = {}
+    for key, figure in figures.items():
+        metric, _, used = key.partition(",")
+        wanted = used and not metric.endswith("_stderr") and only in (None, metric)
+        if wanted and isinstance(figure, int | float):
+            means[metric if used == "none" else f"{metric}.{used}"] = float(figure)
+    return means
+
+
+def _variable_tracking_fits(tokenizer: Any, length: int) -> bool:
+    """Whether the generator of `ruler_vt` ends: it starts at ten sentences after an example of up
+    to 500 tokens, itself begun at five, and tries for ever where the first try does not fit."""
+    with quiet():
+        from lm_eval.tasks.ruler.vt_utils import generate_input_output
+
+        example, prompt = (
+            len(tokenizer(generate_input_output(count, 1, 4, is_icl=is_icl)[0]).input_ids)
+            for count, is_icl in ((5, True), (10, False))
+        )
+    return example + 60 <= 500 and prompt + 530 <= length
+
+
+@contextlib.contextmanager
+def quiet(progress: bool = False) -> Iterator[None]:
+    """Keep what lm-eval says off both streams; with `progress` its bars stay on stderr."""
+    before = logging.root.manager.disable
+    with contextlib.ExitStack() as stack:
+        nowhere = stack.enter_context(open(os.devnull, "w"))
+        stack.enter_context(contextlib.redirect_stdout(nowhere))
+        if not progress:
+            stack.enter_context(contextlib.redirect_stderr(nowhere))
+        stack.enter_context(warnings.catch_warnings())
+        warnings.simplefilter("ignore")
+        stack.callback(logging.disable, before)
+        logging.disable(logging.WARNING)
+        yield
