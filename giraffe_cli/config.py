@@ -347,6 +347,9 @@ class EvalConfig(Section):
     """Samples of each task of `harness` at each length."""
     cache: str | None = None
     """Folder of scored samples that several runs may share; default: in the run folder."""
+    processes: int | None = Field(default=None, ge=1)
+    """Processes that share the reading, one for each GPU, or so many on a CPU; default: those of
+    the training where they are given, else 1."""
     batch_tokens: int = Field(default=2048, ge=0)
     """Tokens in a row of prompts of at most 512; changes the speed. 0: one prompt at a time."""
 

@@ -21,7 +21,7 @@ from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.progress import Bar, Reporter
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.rope.install import finish_directory
+from giraffe_cli.rope.install import ROPE_FILE, finish_directory
 from giraffe_cli.rundir import (
     MANIFEST,
     atomic_open,
@@ -67,13 +67,14 @@ EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 def merge_stage(
     checkpoint: Checkpoint,
     adapter_dir: Path | None,
-    table: RopeTable,
+    table: RopeTable | None,
     out: Path,
     reporter: Reporter,
 ) -> Path:
     """Write the extended model to `out` and return it; skipped when `out` holds it already.
 
     Without `adapter_dir` the weights are the base's, byte for byte: the zero-shot extension.
+    Without `table` the RoPE is the base's, file by file.
     The manifest's `tensors` maps every tensor to the sha256 of its bytes.
 
     Raises:
@@ -85,14 +86,14 @@ def merge_stage(
         "stage": STAGE,
         "base": checkpoint.digest,
         "adapter": adapter_digest(adapter_dir) if adapter_dir else None,
-        "table": table.to_json(),
+        "table": table.to_json() if table else None,
     }
     _clear_leftovers(out)
     if stage_holds(out, inputs):
         reporter.info(f"{out} holds the merged model already")
         return out
     refuse_foreign_folder(out, checkpoint.path)
-    if adapter_dir:
+    if adapter_dir and table:
         _check_same_table(adapter_dir, table)
     changes = _with_tied_head(changes, checkpoint)
     _check_targets(changes, checkpoint.path)
@@ -100,7 +101,10 @@ def merge_stage(
     try:
         digests = _write_weights(checkpoint.path, changes, building, reporter)
         _copy_companions(checkpoint.path, building)
-        finish_directory(building, table)
+        if table:
+            finish_directory(building, table)
+        elif (checkpoint.path / ROPE_FILE).exists():
+            _copy_file(checkpoint.path / ROPE_FILE, building / ROPE_FILE)
         finish_stage(building, inputs, tensors=digests)
         _put_in_place(building, out)
     except BaseException:

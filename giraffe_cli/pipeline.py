@@ -219,10 +219,11 @@ def evaluate_models(work: Work, models: dict[str, Path], texts: Texts) -> dict[s
     if evaluator := open_evaluator(config, work.run_dir):
         computed = resolve_dtype(config.dtype, evaluator.dtype)
         subjects.append(Subject(EVALUATOR, evaluator.path, evaluator.digest, computed))
+    processes = config.eval.processes or config.train.processes
     with work.timings.stage("eval"):
         return evaluate(
             subjects,
-            config.eval,
+            config.eval.model_copy(update={"processes": processes}),
             lengths=work.lengths,
             native_length=work.native_length,
             seed=config.seed,

@@ -99,6 +99,7 @@ def claim(config: ExtendConfig, run_dir: Path) -> None:
     path, values = run_dir / "run.yaml", config.model_dump(mode="json")
     if path.exists():
         free = {f"train.{knob}" for knob in knobs_without_effect(config.train)}
+        free |= {"eval.processes", "eval.batch_tokens"}
         different = differing_keys(read_yaml(path), values)
         if set(different) - free:
             different = sorted(set(different) - free)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.evaluate_input import documents_for, eval_config, named_files
 from giraffe_cli.cli.evaluate_text import render, render_gates
-from giraffe_cli.errors import GateFailed, InvalidInput
+from giraffe_cli.errors import GateFailed, InvalidInput, UsageError
 
 if TYPE_CHECKING:
     from giraffe_cli.config import EvalConfig
@@ -43,7 +43,11 @@ def _print_schema(asked: bool) -> None:
 
 def evaluate(
     checkpoint: Annotated[
-        str, typer.Argument(help="Any Llama: a directory, .gguf file or Hugging Face id, or calf.")
+        str,
+        typer.Argument(
+            help="Any Llama: a directory, .gguf file or Hugging Face id, calf; a run's folder, or "
+            "an adapter's (its base is --base, else what it names)."
+        ),
     ],
     base: Annotated[
         str | None, typer.Option(help="What it was made from; scored on the same samples.")
@@ -135,6 +139,15 @@ def evaluate(
             help="Share of right answers the effective length asks for. Default: 0.9 of the base's."
         ),
     ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            "--processes",
+            "--gpus",
+            min=1,
+            help="Processes that share the samples: one for each GPU, or so many on a CPU.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(help="Seed of samples and intervals.")] = 0,
     dtype: Annotated[
         str, typer.Option(help="float32, bfloat16, or auto: as the checkpoint is stored.")
@@ -174,11 +187,15 @@ def evaluate(
         "chat": chat or None,
         "gates": gates or None,
         "threshold": threshold,
+        "processes": processes,
     }
     config = eval_config(given, assignments or [], samples)
     _check_dtype(dtype)
+    _check_processes(config.processes)
     folder = out or _default_out(checkpoint)
     results = _run(checkpoint, base, config, seed, dtype, folder, console)
+    if not results:
+        return  # another process of the launcher tells
     where = f"results  {escape(str(folder / 'results.json'))}, samples.jsonl beside it"
     where += f"\nreport   {escape(_page(results, folder))}"
     parts = [*render(results), "", *render_gates(results), where]
@@ -192,10 +209,27 @@ def _check_dtype(dtype: str) -> None:
         raise InvalidInput(f"unknown --dtype `{dtype}`", f"known: {', '.join(known)}")
 
 
+def _check_processes(processes: int | None) -> None:
+    from giraffe_cli.evals.parts import launched_part
+    from giraffe_cli.train.parallel import visible_gpus
+
+    started, visible = launched_part().processes, visible_gpus()
+    if processes and started > 1:
+        raise UsageError(
+            f"--processes {processes} in one of {started} processes of a launcher",
+            "leave --processes out, or start the command by itself",
+        )
+    if processes and 0 < visible < processes:
+        raise UsageError(
+            f"--processes {processes}: {visible} GPUs are visible here",
+            f"--processes {visible}, or leave it out to use one",
+        )
+
+
 def _default_out(checkpoint: str) -> Path:
-    """`runs/eval-NAME`; a run's `model` folder is known by the run's name."""
+    """`runs/eval-NAME`; a run's `model` or `adapter` folder is known by the run's name."""
     path = Path(checkpoint).resolve()
-    name = path.parent.name if path.name == "model" else path.name
+    name = path.parent.name if path.name in ("model", "adapter") else path.name
     return Path("runs") / f"eval-{name.removesuffix('.gguf')}"
 
 
@@ -211,20 +245,23 @@ def _run(
     """Open what was named, gather the documents, evaluate."""
     from giraffe_cli.checkpoint import inspect
     from giraffe_cli.config import resolve_dtype
+    from giraffe_cli.evals.opening import open_checkpoint, run_of
+    from giraffe_cli.evals.parts import first_process_first
     from giraffe_cli.evals.runner import Subject
     from giraffe_cli.evals.runner import evaluate as score
     from giraffe_cli.evals.samples import default_lengths
     from giraffe_cli.evals.subject import EVALUATOR
     from giraffe_cli.stages import evaluation_texts
 
-    tested = inspect(checkpoint, out / "checkpoint")
-    reference = inspect(base, out / "base") if base else None
+    with first_process_first():  # a GGUF is converted once, an adapter merged once
+        reference = inspect(base, out / "base") if base else None
+        tested = open_checkpoint(checkpoint, reference, out / "checkpoint", console)
+        chooser = inspect(config.evaluator, out / EVALUATOR) if config.evaluator else None
     native = reference.reach if reference else tested.native_length
     chosen = config.lengths or default_lengths(native, tested.reach)
     computed = resolve_dtype(dtype, tested.dtype)
     opened = [("base", reference), ("checkpoint", tested)]
     subjects = [Subject(name, c.path, c.digest, computed) for name, c in opened if c]
-    chooser = inspect(config.evaluator, out / EVALUATOR) if config.evaluator else None
     if chooser:
         computed = resolve_dtype(dtype, chooser.dtype)
         subjects.append(Subject(EVALUATOR, chooser.path, chooser.digest, computed))
@@ -234,7 +271,7 @@ def _run(
         lengths=chosen,
         native_length=native,
         seed=seed,
-        texts=evaluation_texts(config, documents_for(config, tested.path), chooser),
+        texts=evaluation_texts(config, documents_for(config, run_of(checkpoint)), chooser),
         out=out,
         cache=Path(config.cache) if config.cache else out / "cache",
         reporter=console,

@@ -92,8 +92,8 @@ def named_files(given: list[str] | None) -> dict[str, str] | None:
     return found or None
 
 
-def documents_for(config: EvalConfig, checkpoint: Path) -> list[Document]:
-    """Text to score on: `--data`, else what the checkpoint's run held out, else python-stdlib's;
+def documents_for(config: EvalConfig, run: Path) -> list[Document]:
+    """Text to score on: `--data`, else what the folder `run` held out, else python-stdlib's;
     none where no task reads any.
 
     Raises:
@@ -106,7 +106,7 @@ def documents_for(config: EvalConfig, checkpoint: Path) -> list[Document]:
     from giraffe_cli.corpus.store import held_out, is_packed
     from giraffe_cli.evals.chosen import needs_of
 
-    needed, packed = needs_of(config.tasks), checkpoint.parent / "packed"
+    needed, packed = needs_of(config.tasks), run / "packed"
     if "documents" not in needed and not (config.data and "haystack" in needed):
         return []
     if not config.data and is_packed(packed):

@@ -7,25 +7,21 @@ own; all read all files. Shares are cut where prompts begin anew (`order.split_p
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from giraffe_cli.errors import Interrupted
 from giraffe_cli.evals.cache import OutcomeCache, sample_key
-from giraffe_cli.evals.order import Entry, Step
+from giraffe_cli.evals.order import Entry, Step, split_plan
 from giraffe_cli.evals.pace import measured_pace
+from giraffe_cli.evals.parts import Part
 from giraffe_cli.evals.samples import Batch
-from giraffe_cli.evals.subject import OpenSubject, Subject
+from giraffe_cli.evals.subject import OpenSubject, Subject, open_subject
 from giraffe_cli.progress import Bar, Reporter
 from giraffe_cli.units import format_length, format_seconds
 
-
-@dataclass(frozen=True)
-class Part:
-    """Which of several processes this one is."""
-
-    process: int = 0
-    processes: int = 1
+if TYPE_CHECKING:
+    import torch
 
 
 def entries_of(subject: Subject, batches: Sequence[Batch], is_reference: bool) -> list[Entry]:
@@ -45,6 +41,21 @@ def missing_of(subject: Subject, entries: Sequence[Entry], cache: Path) -> list[
     return [(task, e) for key, (task, e) in keyed.items() if caches[task].get(key) is None]
 
 
+def read_part(
+    subject: Subject,
+    plan: Sequence[Step],
+    cache: Path,
+    reporter: Reporter,
+    part: Part = Part(),  # noqa: B008  (frozen)
+    device: torch.device | None = None,
+    stop: Path | None = None,
+) -> None:
+    """This process's part of `plan`, on a model loaded for it; raises as `read_plan` does."""
+    share = split_plan(plan, part.processes)[part.process] if part.processes > 1 else plan
+    if share:
+        read_plan(subject, open_subject(subject, device), share, cache, reporter, part, stop)
+
+
 def read_plan(
     subject: Subject,
     opened: OpenSubject,
@@ -59,12 +70,10 @@ def read_plan(
     Raises:
         Interrupted: the file `stop` has appeared.
     """
-    if not plan:
-        return
     tokens = sum(step.tokens for step in plan)
     longest = max(len(prompt.token_ids) for step in plan for prompt in step.prompts)
     seconds = measured_pace(opened, longest).seconds(plan, opened.chunk)
-    whose = f" by each of {part.processes} processes" if part.processes > 1 else ""
+    whose = f" by the first of {part.processes} processes" if part.processes > 1 else ""
     reporter.info(
         f"{subject.name}: {tokens:,} tokens to read{whose}, about {format_seconds(seconds)}"
     )

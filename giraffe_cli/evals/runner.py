@@ -26,12 +26,15 @@ from giraffe_cli.evals.divergence import add_divergences
 from giraffe_cli.evals.gating import check_gates
 from giraffe_cli.evals.harness import check_harness, run_harness
 from giraffe_cli.evals.order import CHUNK, Entry, Step, reading_plan
-from giraffe_cli.evals.reading import entries_of, missing_of, read_plan
+from giraffe_cli.evals.parts import launched_part, own_device, wait_for_all
+from giraffe_cli.evals.reading import entries_of, missing_of, read_part
 from giraffe_cli.evals.results import RULES, Sample, compose
 from giraffe_cli.evals.samples import Batch, Texts, gather_material, prepare
-from giraffe_cli.evals.subject import EVALUATOR, Subject, open_subject
-from giraffe_cli.progress import Reporter
+from giraffe_cli.evals.subject import EVALUATOR, Subject
+from giraffe_cli.evals.worker import request_of
+from giraffe_cli.progress import Reporter, SilentReporter
 from giraffe_cli.rundir import atomic_open, digest_file, make_folder, read_json, write_json
+from giraffe_cli.train.parallel import launch
 from giraffe_cli.units import format_length
 
 SCHEMA_VERSION = 2
@@ -62,13 +65,15 @@ def evaluate(
         cache: folder of finished outcomes, shared by any number of evaluations.
 
     Returns:
-        The content of `results.json`; equal for equal arguments but for `seconds`.
+        The content of `results.json`; equal for equal arguments but for `seconds`. Empty in all
+        processes of a launcher but the first: they read their part.
 
     Raises:
         InvalidInput: a task that fits no length, tokenizers that differ, unknown task or knob, a
             gate on what is not evaluated, a task of `config.harness` that cannot run.
     """
-    started, lengths = time.monotonic(), sorted({*lengths})
+    started, lengths, part = time.monotonic(), sorted({*lengths}), launched_part()
+    reporter = SilentReporter() if part.process else reporter
     check_harness(config.harness)
     material = gather_material(subjects, texts, config, lengths, native_length)
     batches, warnings = prepare(config, lengths, seed, material, reporter)
@@ -83,8 +88,10 @@ def evaluate(
     }
     announce(batches, plans, entries, reporter)
     for subject in subjects:
-        if plans[subject.name]:
-            read_plan(subject, open_subject(subject), plans[subject.name], cache, reporter)
+        read_all(subject, plans[subject.name], config, cache, make_folder(out), reporter)
+    wait_for_all()
+    if part.process:
+        return {}
     outcomes = {s.name: known_outcomes(s, entries[s.name], cache) for s in subjects}
     add_divergences(subjects, batches, outcomes, cache, reporter)
     samples = [
@@ -129,6 +136,31 @@ def evaluate(
     results["seconds"] = round(time.monotonic() - started, 1)
     write_json(out / "results.json", results)
     return results
+
+
+def read_all(
+    subject: Subject,
+    plan: list[Step],
+    config: EvalConfig,
+    cache: Path,
+    out: Path,
+    reporter: Reporter,
+) -> None:
+    """`plan` by this process, by its part of a launcher's processes, or by workers of its own.
+
+    Raises:
+        Interrupted: a signal came while workers read; what they had read is stored.
+        GiraffeError: a worker failed, or the model gave a loss that is no number.
+    """
+    part, processes = launched_part(), min(config.processes or 1, len(plan))
+    if part.processes > 1:
+        read_part(subject, plan, cache, reporter, part, own_device())
+    elif processes > 1:
+        entries = [entry for step in plan for prompt in step.prompts for entry in prompt.entries]
+        request = request_of(subject, entries, config.batch_tokens, cache)
+        launch(request, out, processes, reporter, "giraffe_cli.evals.worker", "evaluation")
+    elif plan:
+        read_part(subject, plan, cache, reporter)
 
 
 def reference_subject(subjects: list[Subject]) -> Subject:

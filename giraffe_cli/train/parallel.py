@@ -1,4 +1,4 @@
-"""Several processes for one training run: how many, how they start, and how they are heard.
+"""Several processes for one run: how many train, how they start, and how they are heard.
 
 The parent runs torch's own launcher with an argument list, replays what rank 0 reports, and turns
 a worker's error into its own. A stop travels as a file (`workers/stop`) that every worker sees at
@@ -88,8 +88,15 @@ def check_heads(num_heads: int, sequence_parallel: int) -> None:
     )
 
 
-def launch(request: dict[str, Any], run_dir: Path, processes: int, reporter: Reporter) -> None:
-    """Run `giraffe_cli.train.worker` in `processes` processes until they end.
+def launch(
+    request: dict[str, Any],
+    run_dir: Path,
+    processes: int,
+    reporter: Reporter,
+    worker: str = "giraffe_cli.train.worker",
+    job: str = "training",
+) -> None:
+    """Run the module `worker` in `processes` processes until they end; `job` names what they do.
 
     Raises:
         GiraffeError: a worker failed; its own error where it told one.
@@ -100,7 +107,7 @@ def launch(request: dict[str, Any], run_dir: Path, processes: int, reporter: Rep
     command = [
         *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
         *("--signals-to-handle", "SIGQUIT"),
-        *("--nproc-per-node", str(processes), "-m", "giraffe_cli.train.worker"),
+        *("--nproc-per-node", str(processes), "-m", worker),
         str((folder / "request.json").absolute()),
     ]
     reporter.info(f"starting {processes} processes: {shlex.join(command)}")
@@ -121,7 +128,7 @@ def launch(request: dict[str, Any], run_dir: Path, processes: int, reporter: Rep
             assert process.stdout is not None
             replay(process.stdout, reporter)
             code = process.wait()
-    raise_what_workers_told(folder, code)
+    raise_what_workers_told(folder, code, job)
 
 
 def tell_error(folder: Path, rank: int, error: BaseException) -> None:
@@ -197,7 +204,7 @@ def visible_gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
-def raise_what_workers_told(folder: Path, code: int) -> None:
+def raise_what_workers_told(folder: Path, code: int, job: str = "training") -> None:
     """Turn the workers' end into this process's own.
 
     Raises:
@@ -207,9 +214,9 @@ def raise_what_workers_told(folder: Path, code: int) -> None:
     told = [read_json(path) for path in sorted(folder.glob("error-*.json"))]
     if code and was_killed(folder / "log.txt") and not any(entry["kind"] for entry in told):
         raise DoesNotFit(
-            "a training process was killed (signal 9), as Linux does when memory runs out; the "
-            "last checkpoint stands",
-            "fewer processes (--set train.processes=1), or `giraffe plan` for smaller settings",
+            f"a process of the {job} was killed (signal 9), as Linux does when memory runs out; "
+            "what was saved stands",
+            "fewer processes, or (of a training) smaller settings: see `giraffe plan`",
         )
     # a worker that lost its peer tells of a broken connection: the peer's own error comes first
     told.sort(key=lambda entry: not entry["kind"])
@@ -217,7 +224,7 @@ def raise_what_workers_told(folder: Path, code: int) -> None:
         return
     if not told:
         raise GiraffeError(
-            f"training ended with exit code {code}", f"what it wrote is in {folder / 'log.txt'}"
+            f"the {job} ended with exit code {code}", f"what it wrote is in {folder / 'log.txt'}"
         )
     kind = getattr(errors, told[0]["kind"], GiraffeError)
     if kind is Interrupted:
