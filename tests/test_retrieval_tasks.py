@@ -12,6 +12,7 @@ from eval_stubs import byte_material, visible, wrong
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import Material, Outcome, make_task
 from giraffe_cli.evals.haystack import NOISE
+from giraffe_cli.evals.needles import Hidden, Needles
 
 NEEDLE = re.compile(r"One of the special magic (number|uuid)s for (\S+) is: (\S+)\.")
 
@@ -211,6 +212,11 @@ class TestKv:
         assert noisy
         assert all(text.index("}") < text.index(NOISE[0]) for text in noisy)
 
+    def test_of_an_object_of_fewer_pairs_than_depths_each_question_has_its_own(self, material):
+        for example, text in made("kv", material, 512, samples=2):
+            assert text.count('": "') < 6
+            assert example.answers[0] in text
+
     def test_the_value_is_a_substring(self, examples):
         example = examples[0][0]
         assert generated("kv", example, f'{example.answers[0].upper()}"') == 1
@@ -308,6 +314,21 @@ class TestNeedleFiller:
         for example, text in made("niah-multikey-1", material, samples=3):
             others = {value for _, _, value in NEEDLE.findall(text)} - {*example.answers}
             assert {material.decode(c).strip() for c in wrong(example)[:3]} == others
+
+    @pytest.mark.parametrize("name", ["niah-multikey-2", "niah-multikey-3"])
+    def test_wrong_answers_are_values_of_the_other_needles(self, name, material):
+        for example, text in made(name, material, samples=3):
+            others = {value for _, _, value in NEEDLE.findall(text)} - {*example.answers}
+            assert {material.decode(c).strip() for c in wrong(example)} < others
+
+    @pytest.mark.parametrize("tried", [3, 300])
+    def test_how_much_filler_is_tried_changes_no_draw(self, material, tried):
+        hidden = [
+            Hidden(Needles("needles"), np.random.default_rng(0), None, material) for _ in range(2)
+        ]
+        hidden[0].prompt(tried)
+        assert hidden[0].prompt(5) == hidden[1].prompt(5)
+        assert hidden[0].candidates(5) == hidden[1].candidates(5)
 
     def test_four_queries_are_listed_with_and(self, material):
         (_, text), *_ = made("niah-multiquery", material, samples=1)
