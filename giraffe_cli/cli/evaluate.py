@@ -114,7 +114,7 @@ def evaluate(
         list[str] | None,
         typer.Option(
             help="Run lm-eval's tasks on the same models: ruler (those that run here, at every "
-            "length) or a task's name; repeatable. Needs giraffe-cli[eval]."
+            "length) or a task's name; repeatable. Needs giraffe-cli\\[eval]."
         ),
     ] = None,
     chat: Annotated[

@@ -22,6 +22,7 @@ def render(results: dict[str, Any]) -> list[RenderableType]:
     parts: list[RenderableType] = []
     for task, measures in by_task(results).items():
         parts += [*_tables(task, measures, results), *_notes(measures, results)]
+        parts += map(escape, _contrasts(task, results))
         if task in measures and _goes_beyond(task, results):
             parts.append(escape(f"effective length: {_reached(task, results)}"))
         parts.append("")
@@ -123,10 +124,31 @@ def _notes(measures: list[str], results: dict[str, Any]) -> list[str]:
     return ["; ".join(notes)] if notes else []
 
 
+def _contrasts(task: str, results: dict[str, Any]) -> Iterator[str]:
+    """`real minus shuffled at 16k: base +0.02 [-0.01, +0.05], checkpoint ...`."""
+    from giraffe_cli.evals.base import tasks
+
+    for name in tasks()[task].contrasts:
+        scored = results["paired"].get(task, {}).get(name, {})
+        longest = max(
+            (length for scores in scored.values() for length in scores), key=int, default=""
+        )
+        told = [
+            f"{subject} {cell(scores[longest], 'mean', '+')}"
+            for subject, scores in scored.items()
+            if longest in scores
+        ]
+        if told:
+            words = name.replace("_", " ")
+            yield f"{words} at {format_length(int(longest))}: {', '.join(told)}"
+
+
 def _goes_beyond(task: str, results: dict[str, Any]) -> bool:
-    """Whether anything was scored beyond the native window, so that reach means something."""
+    """Whether lengths within and beyond the native window were scored, so that reach means
+    something."""
     scored = (model.get("tasks", {}).get(task, {}) for model in results["models"].values())
-    return any(int(length) > results["native_length"] for lengths in scored for length in lengths)
+    beyond = {int(n) > results["native_length"] for lengths in scored for n in lengths}
+    return beyond == {True, False}
 
 
 def _reached(task: str, results: dict[str, Any]) -> str:

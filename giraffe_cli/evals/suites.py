@@ -40,13 +40,13 @@ SUITES = {
         {
             "nll": {"anchors": 1},
             "passkey": {"depths": 5, "trials": 2},
-            "niah": {"depths": 5, "samples": 2},
+            "niah": {"depths": 3, "samples": 4},
         },
     ),
     "standard": Suite(
         ("nll", "positions", "longppl", "passkey", "niah", "lines", "kv", *_RULER, *_SHORT),
         17,
-        {"nll": {"anchors": 4}, "niah": {"samples": 10}},
+        {"nll": {"anchors": 4}, "passkey": {"trials": 4}, "niah": {"samples": 10}},
     ),
     "full": Suite(
         (
