@@ -125,7 +125,7 @@ def _notes(measures: list[str], results: dict[str, Any]) -> list[str]:
 
 
 def _contrasts(task: str, results: dict[str, Any]) -> Iterator[str]:
-    """`real minus shuffled at 16k: base +0.02 [-0.01, +0.05], checkpoint ...`."""
+    """`real minus shuffled at 16k, base: +0.02 [-0.01, +0.05]`."""
     from giraffe_cli.evals.base import tasks
 
     for name in tasks()[task].contrasts:
@@ -133,22 +133,20 @@ def _contrasts(task: str, results: dict[str, Any]) -> Iterator[str]:
         longest = max(
             (length for scores in scored.values() for length in scores), key=int, default=""
         )
-        told = [
-            f"{subject} {cell(scores[longest], 'mean', '+')}"
-            for subject, scores in scored.items()
-            if longest in scores
-        ]
-        if told:
-            words = name.replace("_", " ")
-            yield f"{words} at {format_length(int(longest))}: {', '.join(told)}"
+        for subject, scores in scored.items():
+            if longest in scores:
+                words = f"{name.replace('_', ' ')} at {format_length(int(longest))}"
+                yield f"{words}, {subject}: {cell(scores[longest], 'mean', '+')}"
 
 
 def _goes_beyond(task: str, results: dict[str, Any]) -> bool:
-    """Whether lengths within and beyond the native window were scored, so that reach means
-    something."""
+    """Whether a length beyond the native window was scored, and for a loss also one within it, so
+    that reach means something."""
     scored = (model.get("tasks", {}).get(task, {}) for model in results["models"].values())
     beyond = {int(n) > results["native_length"] for lengths in scored for n in lengths}
-    return beyond == {True, False}
+    return beyond == {True, False} or (
+        True in beyond and results["measures"][task]["kind"] != "mean"
+    )
 
 
 def _reached(task: str, results: dict[str, Any]) -> str:
