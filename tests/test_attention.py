@@ -82,6 +82,16 @@ def test_new_tokens_after_a_cache_see_all_before_them(num_new, num_all, device):
     )
 
 
+@pytest.mark.parametrize("kv_heads", [1, 2, 4])
+@pytest.mark.parametrize("lengths", [[4], [1, 3], [2, 2], [1, 1, 1, 1]])
+def test_continuations_see_the_cache_and_themselves(lengths, kv_heads):
+    query, key, value = (t.detach() for t in tensors(4, 10, kv_heads=kv_heads))
+    allowed = torch.cat([torch.ones(4, 6).bool(), document_mask(lengths)], 1)
+    torch.testing.assert_close(
+        attend(query, key, value, lengths), dense(query, key, value, allowed), atol=1e-5, rtol=0
+    )
+
+
 def test_bfloat16_prefill_in_chunks_equals_one_pass():
     query, key, value = (t.detach().bfloat16() for t in tensors(12, 12))
     whole = attend(query, key, value)

@@ -13,9 +13,11 @@ from evaluated import build_other_llama, subject
 
 from giraffe_cli.config import EvalConfig
 from giraffe_cli.corpus.base import Document
-from giraffe_cli.errors import GiraffeError
+from giraffe_cli.errors import GiraffeError, Interrupted
 from giraffe_cli.evals.base import Example
 from giraffe_cli.evals.cache import OutcomeCache, sample_key
+from giraffe_cli.evals.order import reading_plan
+from giraffe_cli.evals.reading import read_part
 from giraffe_cli.evals.runner import evaluate
 from giraffe_cli.evals.samples import Texts
 from giraffe_cli.evals.subject import Subject
@@ -82,6 +84,16 @@ def test_what_a_worker_says_of_its_error_is_told(other_llama, tmp_path):
     request = request_of(broken, entries, 0, tmp_path)
     with pytest.raises(GiraffeError, match="gone is not a directory"):
         launch(request, tmp_path, 2, SilentReporter(), "giraffe_cli.evals.worker", "evaluation")
+
+
+def test_a_stop_comes_between_two_readings(tiny_llama, tmp_path):
+    tested, stop = subject("checkpoint", tiny_llama), tmp_path / "stop"
+    plan = reading_plan([("nll", Example("k", "c", 9, np.arange(9, dtype=np.int32), 2))], 0)
+    read_part(tested, plan, tmp_path, SilentReporter(), stop=stop)
+    assert OutcomeCache(tmp_path, tested, "nll").known
+    stop.touch()
+    with pytest.raises(Interrupted, match="the evaluation was stopped"):
+        read_part(tested, plan, tmp_path, SilentReporter(), stop=stop)
 
 
 def test_a_request_keeps_what_decides_an_outcome(tiny_llama, tmp_path):

@@ -41,9 +41,12 @@ class Pace:
     """The same where a single token is read."""
     loss: float
     """Of the head and the loss of one state."""
+    ranks_at_once: bool = True
+    """Whether all candidates of a prompt go through the model in one pass."""
 
     def seconds(self, plan: Sequence[Step], chunk: int) -> float:
-        """Of the whole plan; generations are taken to use all their tokens."""
+        """Of the whole plan. A generation that ends once it is right is taken to use half of its
+        tokens, since some need none and others all; any other one all."""
         return sum(
             self._reading(step, chunk) + sum(self._answering(p) for p in step.prompts)
             for step in plan
@@ -59,28 +62,31 @@ class Pace:
             ranked = [len(candidate) for candidate in example.candidates]
             fed = sum(ranked) - len(ranked)
             if fed:
-                total += self.forward + fed * (self.token + length * self.pair)
-            steps = max(0, example.max_new_tokens - 1)
+                passes = 1 if self.ranks_at_once else sum(size > 1 for size in ranked)
+                total += passes * self.forward + fed * (self.token + length * self.pair)
+            steps = max(0, example.max_new_tokens - 1) / (1 + example.stops_when_found)
             total += steps * (self.forward + self.token + length * self.step_pair)
             total += self.loss * (example.num_targets + sum(ranked) + example.max_new_tokens)
         return total
 
 
-def measured_pace(opened: OpenSubject, longest: int) -> Pace:
-    """Time `opened` on pieces that stand for prompts of up to `longest` tokens."""
+def measured_pace(
+    opened: OpenSubject, longest: int, clock: Callable[[], float] = time.perf_counter
+) -> Pace:
+    """Time `opened` by `clock` on pieces that stand for prompts of up to `longest` tokens."""
     piece, seen = _piece(opened), max(1, min(longest, SEEN))
     ids = np.zeros(piece, np.int32).tolist()
     fed = opened.fed_tokens
-    _seconds(lambda: _after(opened, 0, ids[:8]))  # the first pass of all sets things up
-    short, long = (_after(opened, c, ids) for c in (0, seen))
-    one_short, one_long = (_after(opened, c, ids[:1]) for c in (1, seen + 1))
+    _after(opened, 0, ids[:8], clock)  # the first pass of all sets things up
+    short, long = (_after(opened, c, ids, clock) for c in (0, seen))
+    one_short, one_long = (_after(opened, c, ids[:1], clock) for c in (1, seen + 1))
     opened.fed_tokens = fed
     pair = max(0.0, (long - short) / (piece * seen))
     forward = min(one_short, short)
     token = max(0.0, short - forward - pair * piece**2 / 2) / piece
-    return Pace(
-        forward, token, pair, max(0.0, (one_long - one_short) / seen), _loss_seconds(opened)
-    )
+    step_pair = max(0.0, (one_long - one_short) / seen)
+    at_once = opened.model.device.type == "cpu"
+    return Pace(forward, token, pair, step_pair, _loss_seconds(opened, clock), at_once)
 
 
 def _piece(opened: OpenSubject) -> int:
@@ -91,7 +97,7 @@ def _piece(opened: OpenSubject) -> int:
     return max(1, min(opened.chunk, max(32, int(PIECE_OPERATIONS / operations))))
 
 
-def _after(opened: OpenSubject, context: int, ids: list[int]) -> float:
+def _after(opened: OpenSubject, context: int, ids: list[int], clock: Callable[[], float]) -> float:
     """Seconds of reading `ids` behind `context` tokens."""
     import torch
 
@@ -101,19 +107,19 @@ def _after(opened: OpenSubject, context: int, ids: list[int]) -> float:
         if context:
             opened.feed(ids[:1], kept)
             kept.pretend(context)
-        return _seconds(lambda: opened.feed(ids, kept)[-1].sum().item())
+        return _seconds(lambda: opened.feed(ids, kept)[-1].sum().item(), clock)
 
 
-def _loss_seconds(opened: OpenSubject) -> float:
+def _loss_seconds(opened: OpenSubject, clock: Callable[[], float]) -> float:
     import torch
 
     with torch.inference_mode():
         weight = opened.model.lm_head.weight
         hidden = torch.zeros(JUDGED, weight.shape[1], dtype=weight.dtype, device=weight.device)
-        return _seconds(lambda: judged(hidden, weight, [0] * JUDGED)) / JUDGED
+        return _seconds(lambda: judged(hidden, weight, [0] * JUDGED), clock) / JUDGED
 
 
-def _seconds(work: Callable[[], Any]) -> float:
-    started = time.perf_counter()
+def _seconds(work: Callable[[], Any], clock: Callable[[], float]) -> float:
+    started = clock()
     work()
-    return time.perf_counter() - started
+    return clock() - started
