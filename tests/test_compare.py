@@ -39,7 +39,7 @@ def test_a_finished_run_tells_its_report(runs):
     report = json.loads((runs / "staged" / "report.json").read_text())
     assert entry.finished
     expected = {int(n): score for n, score in report["nll"]["extended"].items()}
-    assert entry.scores["nll"]["extended"] == expected
+    assert entry.scores["nll"]["checkpoint"] == expected
     assert (entry.steps, entry.trained_tokens) == (7, report["trained_tokens"])
     assert [line["step"] for line in entry.metrics] == [1, 2, 3, 4, 5, 6, 7]
     assert [tuple(border) for border in entry.borders] == [(0, "256"), (4, "512")]
@@ -61,7 +61,7 @@ def test_columns_stand_side_by_side_and_what_none_knows_is_left_out(runs):
     table = dict(rows(entries))
     assert table["status"] == ["finished", "unfinished: 6 of 7 steps", "evaluation"]
     assert table["context"][:2] == ["128 → 256 → 512"] * 2
-    score = table["nll extended 128"]
+    score = table["nll checkpoint 128"]
     assert score[0] == score[2] != "–"
     assert score[1] == "–"
     assert not any(what.startswith("passkey") for what in table)
@@ -117,15 +117,18 @@ def test_evaluations_of_any_tasks_stand_side_by_side(tmp_path):
         (tmp_path / name / "results.json").write_text(json.dumps(results))
     entries = read_entries([tmp_path / "all", tmp_path / "alone"])
     table = dict(rows(entries))
-    assert table["passkey extended 16k"] == ["90% (70 to 97)"] * 2
+    assert table["passkey checkpoint 16k"] == ["90% (70 to 97)"] * 2
     assert table["passkey base 16k"] == ["0% (0 to 16)", "–"]
-    assert table["nll extended 16k"] == ["2.95 ± 0.06", "–"]
+    assert table["nll checkpoint 16k"] == ["2.95 ± 0.06", "–"]
     assert [plot.name for plot in compare_plots(entries)] == [
         "nll_by_context",
         "retrieval_generated",
+        "retrieval_ranked",
     ]
     page = write_comparison(entries, tmp_path / "page").read_text()
     assert "90% (70 to 97)" in page
+    assert "2 evaluations side by side" in page
+    assert table["evaluated"] == ["quick, seed 0, float32"] * 2
 
 
 def test_the_command_tells_as_json_as_table_and_as_page(runs, giraffe, tmp_path):

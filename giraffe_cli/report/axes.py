@@ -91,7 +91,7 @@ def name_ends(axes: Axes, names: Sequence[Name], height_points: float) -> None:
     scale = height_points / (high - low)
     shifts = spread([name.at[1] * scale for name in names], 13)
     for name, shift in zip(names, shifts, strict=True):
-        written = axes.annotate(
+        axes.annotate(
             name.text,
             name.at,
             xytext=(9, shift),
@@ -101,7 +101,6 @@ def name_ends(axes: Axes, names: Sequence[Name], height_points: float) -> None:
             fontsize=9,
             fontweight="bold",
         )
-        written.set_in_layout(False)  # there is room for it: `context_axis` leaves it
 
 
 def spread(places: Sequence[float], apart: float) -> list[float]:

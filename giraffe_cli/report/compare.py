@@ -7,7 +7,7 @@ its scores. What a folder does not know is absent, never a zero.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from giraffe_cli.errors import InvalidInput, raise_together
 from giraffe_cli.report.loss_plot import Border
 from giraffe_cli.report.numbers import ABSENT, Score, number, proportion, with_half_width
 from giraffe_cli.report.protocol import differing, protocol
-from giraffe_cli.report.scored import OF_A_RUN, Scored
+from giraffe_cli.report.scored import MODELS, Scored
 from giraffe_cli.report.write import all_metrics
 from giraffe_cli.rundir import read_json
 from giraffe_cli.units import format_bytes, format_length, format_seconds
@@ -46,7 +46,7 @@ class Entry:
     """Nats per target of the latest step."""
     held_out_nll: float | None = None
     scores: dict[str, dict[str, dict[int, Score]]] = field(default_factory=dict)
-    """Measure → model (`base`, `control`, `extended`) → length → score."""
+    """Measure → model (`base`, `control`, `checkpoint`) → length → score."""
     shares: list[str] = field(default_factory=list)
     """The measures whose scores lie in 0..1."""
     seconds: float | None = None
@@ -176,7 +176,7 @@ def _scores(scored: Scored) -> dict[str, Any]:
     return {
         "scores": {
             measure: {
-                OF_A_RUN if model == "checkpoint" else model: scores
+                model: scores
                 for model in scored.models
                 if (scores := scored.scores(measure, model))
             }
@@ -205,6 +205,8 @@ def rows(entries: Sequence[Entry]) -> list[tuple[str, list[str]]]:
     """`(what, one cell an entry)`; what no entry knows is left out."""
     table = [(what, [_cell(show, entry) for entry in entries]) for what, show in _FACTS]
     for measure in dict.fromkeys(name for entry in entries for name in entry.scores):
+        if measure.partition(".")[2] in IN_JSON_ALONE:
+            continue
         share = any(measure in entry.shares for entry in entries)
         table += _score_rows(entries, measure, _share if share else with_half_width)
     table += [(what, [_cell(show, entry) for entry in entries]) for what, show in _COSTS]
@@ -227,12 +229,21 @@ def _reach(entry: Entry) -> str | None:
     return " → ".join(format_length(length) for length in stops if length)
 
 
+def _evaluated(protocol: Mapping[str, Any]) -> str | None:
+    """`quick, seed 0, float32`."""
+    if not protocol:
+        return None
+    return f"{protocol['suite']}, seed {protocol['seed']}, {protocol['dtype']}"
+
+
 def _gates(entry: Entry) -> str | None:
     if entry.gates is None:
         return None
     return f"{sum(bool(gate['ok']) for gate in entry.gates)} of {len(entry.gates)} passed"
 
 
+IN_JSON_ALONE = ("exact", "bits-per-byte")
+"""Measures that say again what another row says: `--json` has them."""
 Show = Callable[[Entry], str | None]
 _FACTS: list[tuple[str, Show]] = [
     ("status", status),
@@ -243,6 +254,7 @@ _FACTS: list[tuple[str, Show]] = [
     ("trained tokens", lambda e: None if e.trained_tokens is None else f"{e.trained_tokens:,}"),
     ("training loss", lambda e: None if e.final_loss is None else number(e.final_loss, 3)),
     ("held-out loss", lambda e: None if e.held_out_nll is None else number(e.held_out_nll, 3)),
+    ("evaluated", lambda e: _evaluated(e.protocol)),
 ]
 _COSTS: list[tuple[str, Show]] = [
     ("time", lambda e: format_seconds(e.seconds) if e.seconds else None),
@@ -262,7 +274,7 @@ def _score_rows(
     tables = [entry.scores.get(measure, {}) for entry in entries]
     lengths = sorted({n for table in tables for scores in table.values() for n in scores})
     for length in lengths:
-        for model in ("base", "control", OF_A_RUN):
+        for model in MODELS:
             found = [table.get(model, {}).get(length) for table in tables]
             if any(found):
                 yield f"{measure} {model} {format_length(length)}", [show(s) for s in found]

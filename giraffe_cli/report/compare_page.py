@@ -23,6 +23,7 @@ def write_comparison(entries: Sequence[Entry], folder: Path) -> Path:
         TEMPLATE,
         {
             "entries": entries,
+            "headline": headline(entries),
             "rows": rows(entries),
             "caution": caution(entries),
             "plots": compare_plots(entries),
@@ -31,3 +32,12 @@ def write_comparison(entries: Sequence[Entry], folder: Path) -> Path:
     with atomic_open(make_folder(folder) / PAGE, "w") as handle:
         handle.write(page)
     return folder / PAGE
+
+
+def headline(entries: Sequence[Entry]) -> str:
+    """`3 runs side by side`, `1 run and 2 evaluations side by side`."""
+    counts = [
+        (kind, sum(entry.kind == kind for entry in entries)) for kind in ("run", "evaluation")
+    ]
+    parts = [f"{count} {kind}{'s' * (count > 1)}" for kind, count in counts if count]
+    return f"{' and '.join(parts)}{' side by side' * (len(entries) > 1)}"

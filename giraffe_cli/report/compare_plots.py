@@ -10,13 +10,13 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from giraffe_cli.evals.base import measure_name
 from giraffe_cli.report.axes import Look
 from giraffe_cli.report.compare import Entry
 from giraffe_cli.report.figure import FAINT, STYLE, Plot, finish
 from giraffe_cli.report.loss_plot import running_mean, series
 from giraffe_cli.report.numbers import Score
-from giraffe_cli.report.retrieval_plot import Series, panels
-from giraffe_cli.report.scored import OF_A_RUN
+from giraffe_cli.report.retrieval_plot import KINDS, Series, panels
 from giraffe_cli.units import format_length
 
 COLOURS = ("#1f5fa8", "#c2570c", "#3a7d44", "#8a4fa3", "#a8323f", "#6f685d", "#b58900", "#2a9d9d")
@@ -27,7 +27,12 @@ MARKERS, DASHES = "osD^vPX*", ("-", "--", "-.", ":")
 def compare_plots(entries: Sequence[Entry]) -> list[Plot]:
     """The figures whose numbers exist, in reading order."""
     with matplotlib.rc_context(STYLE):
-        plots = [_losses(entries), _retrieval(entries), _training(entries)]
+        plots = [
+            _losses(entries),
+            _retrieval(entries, ""),
+            _retrieval(entries, "ranked"),
+            _training(entries),
+        ]
     return [plot for plot in plots if plot is not None]
 
 
@@ -38,7 +43,7 @@ def _style(number: int) -> tuple[str, str]:
 
 
 def _losses(entries: Sequence[Entry]) -> Plot | None:
-    found = [(n, entry, _of(entry, OF_A_RUN)) for n, entry in enumerate(entries)]
+    found = [(n, entry, _of(entry, "checkpoint")) for n, entry in enumerate(entries)]
     scored = [(number, entry, scores) for number, entry, scores in found if scores]
     if not scored:
         return None
@@ -77,19 +82,21 @@ def _of(entry: Entry, model: str) -> Mapping[int, Score]:
     return entry.scores.get("nll", {}).get(model, {})
 
 
-def _retrieval(entries: Sequence[Entry]) -> Plot | None:
-    """The generated answers of every retrieval task, a line an entry."""
-    tasks = dict.fromkeys(m for entry in entries for m in entry.shares if "." not in m)
+def _retrieval(entries: Sequence[Entry], kind: str) -> Plot | None:
+    """Every task that asks for something out of the context, a line an entry."""
+    shares = dict.fromkeys(measure for entry in entries for measure in entry.shares)
+    tasks = [task for task in shares if measure_name(task, "ranked") in shares]
     series = []
     for number, entry in enumerate(entries):
         colour, line = _style(number)
-        found = {t: s for t in tasks if (s := entry.scores.get(t, {}).get(OF_A_RUN))}
+        by_model = {task: entry.scores.get(measure_name(task, kind), {}) for task in tasks}
+        found = {task: models["checkpoint"] for task, models in by_model.items() if models}
         if found:
             series.append(Series(entry.name, Look(colour, line[0]), line[1:], found))
     natives = {entry.native_length for entry in entries}
     native = natives.pop() if len(natives) == 1 else None
-    chance = dict.fromkeys(tasks, 0.0)
-    return panels(series, chance, native, "retrieval_generated", "Retrieval, answer generated")
+    chance = dict.fromkeys(tasks, 0.1 if kind == "ranked" else 0.0)
+    return panels(series, chance, native, f"retrieval_{kind or 'generated'}", KINDS[kind])
 
 
 def _common_base(entries: Sequence[Entry]) -> Mapping[int, Score]:

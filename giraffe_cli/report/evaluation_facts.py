@@ -34,7 +34,7 @@ def _reached(scored: Scored, measure: str, model: str) -> str:
     if not scored.has_reference(measure, model):
         return "–"
     length = scored.effective_length(measure, model)
-    return format_length(length) if length else "none shown"
+    return format_length(length) if length else "none"
 
 
 def reach_rules(scored: Scored) -> list[str]:
@@ -59,7 +59,7 @@ def _short(name: str, score: Score) -> tuple[str, str]:
         cell = level(score, share=False)
     else:
         cell = difference(score, share=name in ("lambada", "hellaswag"))
-    return cell.figure, cell.small
+    return cell.figure, ", ".join(cell.small)
 
 
 def model_rows(scored: Scored) -> list[tuple[str, list[Row]]]:

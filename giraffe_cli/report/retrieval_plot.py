@@ -15,7 +15,7 @@ from giraffe_cli.report.numbers import Score
 from giraffe_cli.report.scored import Scored
 from giraffe_cli.units import format_length
 
-_KINDS = {"": "Retrieval, answer generated", "ranked": "Retrieval, answer ranked among ten"}
+KINDS = {"": "Retrieval, answer generated", "ranked": "Retrieval, answer ranked among ten"}
 
 
 class Series(NamedTuple):
@@ -42,7 +42,7 @@ def retrieval_plot(scored: Scored, kind: str) -> Plot | None:
     ]
     chance = {m.partition(".")[0]: float(scored.measures[m]["chance"]) for m in measures}
     name = f"retrieval_{kind or 'generated'}"
-    return panels([s for s in series if s.scores], chance, scored.native_length, name, _KINDS[kind])
+    return panels([s for s in series if s.scores], chance, scored.native_length, name, KINDS[kind])
 
 
 def panels(

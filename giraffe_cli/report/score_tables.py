@@ -2,7 +2,8 @@
 
 passkey     context    base        extended      extended − base
 generated   1k         100%        100%          0
-                       84 to 100%  84 to 100%    0 to 0, p 1.00
+                       84 to 100%  84 to 100%    −16 to +16
+                       n 20        n 20          n 20, p 1.00
 ranked      1k         ...
 """
 
@@ -26,10 +27,10 @@ _CONTRASTS = {
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure, and in small print its interval, n and p."""
+    """A figure, and in small print its interval, and n with p."""
 
     figure: str
-    small: str = ""
+    small: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -158,7 +159,7 @@ def level(score: Score, share: bool) -> Cell:
         figure, bounds = numbers.percent(score["mean"]), numbers.share_interval(score)
     else:
         figure, bounds = numbers.with_half_width(score), numbers.interval(score)
-    return Cell(figure, f"{bounds}, n {score['n']}")
+    return Cell(figure, (bounds, f"n {score['n']}"))
 
 
 def difference(score: Score, share: bool) -> Cell:
@@ -169,4 +170,4 @@ def difference(score: Score, share: bool) -> Cell:
         figure = numbers.with_half_width(score, sign=True)
         bounds = numbers.interval(score, sign=True)
     p = numbers.p_value(score)
-    return Cell(figure, f"{bounds}, n {score['n']}{', ' + p if p else ''}")
+    return Cell(figure, (bounds, f"n {score['n']}{', ' + p if p else ''}"))

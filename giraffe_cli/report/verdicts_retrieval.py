@@ -49,7 +49,7 @@ def judged(scored: Scored, task: str) -> str:
     """The measure that decides: the answers generated, or their ranking where none of those is."""
     ranked = measure_name(task, "ranked")
     inside = _inside(scored, task)
-    fails = inside is not None and inside["ci_high"] < HALF
+    fails = inside is not None and inside["mean"] < HALF
     return ranked if fails and scored.scores(ranked, "checkpoint") else task
 
 
