@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 
 BASE_COLOUR, EXTENDED_COLOUR, CONTROL_COLOUR = "#c2570c", "#1f5fa8", "#6b6f2a"
 INK, FAINT, CARD = "#26221c", "#8a8378", "#fffdf9"
-WIDE = 7.0
-"""Inches: letters of a wider figure would be too small at the width of a phone."""
+NARROW, WIDE = 5.5, 7.0
+"""Inches: letters of a wider figure would be too small on a phone, of a narrower too large on a
+desktop."""
 STYLE: Any = {
     "svg.hashsalt": "giraffe",
     "font.family": "DejaVu Sans",
@@ -48,8 +49,8 @@ class Plot:
     """What it shows, for those who cannot see it."""
     svg: bytes
     png: bytes
-    wide: bool = False
-    """Too wide for a phone: scrolls in its frame there."""
+    shape: str = ""
+    """`wide`: scrolls in its frame on a phone; `narrow`: does not fill a desktop's column."""
 
 
 def finish(figure: Figure, name: str, alt: str) -> Plot:
@@ -59,4 +60,9 @@ def finish(figure: Figure, name: str, alt: str) -> Plot:
         buffer = io.BytesIO()
         figure.savefig(buffer, format=kind, dpi=200, metadata=metadata)
         rendered[kind] = buffer.getvalue()
-    return Plot(name, alt, rendered["svg"], rendered["png"], figure.get_figwidth() > WIDE)
+    return Plot(name, alt, rendered["svg"], rendered["png"], _shape(figure))
+
+
+def _shape(figure: Figure) -> str:
+    width = figure.get_figwidth()
+    return "wide" if width > WIDE else "narrow" if width < NARROW else ""
