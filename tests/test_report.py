@@ -392,7 +392,7 @@ def test_the_page_says_title_verdicts_table_and_how_to_repeat(written):
         "Uses context up to 16k: −0.050 ± 0.010 nats over 1k",
         "Base collapses beyond its window: +1.600 ± 0.020 nats at 16k compared with 1k",
         "2 trials a depth, single cells say little",
-        "4.54 to 4.66, n 32",
+        "4.54 to 4.66",
         "logits at end",
         "short_context.delta_nll",
         "16 pairs: 6 unchanged, 6 slowed by 16, 4 in between",
