@@ -242,10 +242,18 @@ def test_far_text_is_used_when_the_whole_interval_lies_below_zero(results, low, 
 
 @pytest.mark.parametrize(
     ("base", "found", "expected"),
-    [(0, 18, "yes"), (8, 12, "not shown"), (19, 2, "no"), (0, 15, "yes"), (0, 14, "not shown")],
+    [
+        (0, 18, "yes"),
+        (8, 12, "not shown"),
+        (19, 2, "no"),
+        (0, 15, "yes"),
+        (0, 14, "not shown"),
+        (0, 9, "not shown"),
+        (0, 5, "no"),
+    ],
 )
 def test_more_than_half_by_the_lower_bound_is_found(results, base, found, expected):
-    """Of 20, 15 have a lower bound of 0.53 and 14 one of 0.48."""
+    """Of 20, 15 have a lower bound of 0.53 and 14 one of 0.48; 9 an upper one of 0.66, 5 of 0.47."""
     results["models"]["base"]["tasks"]["passkey"]["16384"] = share(base)
     results["models"]["checkpoint"]["tasks"]["passkey"]["16384"] = share(found)
     assert answers(results)["finds a passkey at 16k"] == expected
