@@ -253,7 +253,7 @@ def test_far_text_is_used_when_the_whole_interval_lies_below_zero(results, low, 
     ],
 )
 def test_more_than_half_by_the_lower_bound_is_found(results, base, found, expected):
-    """Of 20, 15 have a lower bound of 0.53 and 14 one of 0.48; 9 an upper one of 0.66, 5 of 0.47."""
+    """Lower bounds of 14 and 15 in 20: 0.48 and 0.53; upper bounds of 5 and 9: 0.47 and 0.66."""
     results["models"]["base"]["tasks"]["passkey"]["16384"] = share(base)
     results["models"]["checkpoint"]["tasks"]["passkey"]["16384"] = share(found)
     assert answers(results)["finds a passkey at 16k"] == expected
