@@ -46,7 +46,13 @@ SUITES = {
     "standard": Suite(
         ("nll", "positions", "longppl", "passkey", "niah", "lines", "kv", *_RULER, *_SHORT),
         17,
-        {"nll": {"anchors": 4}, "passkey": {"trials": 4}, "niah": {"samples": 10}},
+        {
+            "nll": {"anchors": 4},
+            "passkey": {"trials": 4},
+            "niah": {"samples": 10},
+            "lines": {"samples": 10},
+            "kv": {"samples": 10},
+        },
     ),
     "full": Suite(
         (
