@@ -366,11 +366,12 @@ def test_pictures_do_not_change_the_numbers(results):
 
 
 def test_many_depths_are_gathered_in_tenths():
-    cells = {f"{step / 40:.2f}": share(step % 2, 1) for step in range(41)}
+    none_of_one, three_of_three = share(0, 1), share(3, 3)
+    cells = {f"{n / 40:.2f}": (none_of_one, three_of_three)[n % 2] for n in range(41)}
     table = gathered({"1024": cells})["1024"]
     assert list(table) == [f"{tenth / 10 + 0.05:.2f}" for tenth in range(10)]
-    assert [table["0.05"]["n"], table["0.95"]["n"]] == [4, 5]
-    assert [table["0.05"]["mean"], table["0.95"]["mean"]] == [0.5, 0.4]
+    assert [table["0.05"]["n"], table["0.95"]["n"]] == [8, 9]
+    assert [table["0.05"]["mean"], table["0.95"]["mean"]] == [6 / 8, 6 / 9]
     few = {"1024": {"0.00": share(1, 2), "1.00": share(2, 2)}}
     assert gathered(few) == few
 
