@@ -6,7 +6,7 @@ import torch
 from conftest import build_tiny_llama
 
 from giraffe_cli.checkpoint import inspect, load_model, load_tokenizer
-from giraffe_cli.evals.order import CHUNK
+from giraffe_cli.evals.order import CHUNKS
 from giraffe_cli.evals.subject import OpenSubject, Subject
 from giraffe_cli.model.attention import register_attention
 
@@ -22,7 +22,7 @@ def build_other_llama(folder):
     return folder
 
 
-def opened(folder, chunk=CHUNK, **sharing):
+def opened(folder, chunk=CHUNKS["cpu"], **sharing):
     model = load_model(folder, dtype=torch.float32, attn_implementation=register_attention())
     return OpenSubject(model, load_tokenizer(folder), chunk, **sharing)
 

@@ -46,6 +46,7 @@ def test_the_plan_by_eye():
         ],
         batch_tokens=4,
         chunk=2,
+        short=2,
     )
     assert names(plan) == [["z", "r"], ["abcde", "again"], ["abcx"], ["q"]]
     assert [step.shared for step in plan] == [0, 0, 2, 0]
@@ -72,7 +73,7 @@ PROMPTS = st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=9), min_size
 @given(PROMPTS, st.integers(1, 4), st.integers(0, 12))
 def test_every_entry_is_read_once_whoever_reads_it(prompts, processes, batch_tokens):
     entries = [entry(str(n), ids) for n, ids in enumerate(prompts)]
-    plan = reading_plan(entries, batch_tokens, chunk=2)
+    plan = reading_plan(entries, batch_tokens, chunk=2, short=2)
     shares = split_plan(plan, processes, chunk=2)
     expected = sorted(str(n) for n in range(len(prompts)))
     assert sorted(name for step in names(plan) for name in step) == expected

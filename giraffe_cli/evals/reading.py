@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 from giraffe_cli.errors import Interrupted
 from giraffe_cli.evals.cache import OutcomeCache, sample_key
-from giraffe_cli.evals.order import Entry, Step, split_plan
+from giraffe_cli.evals.order import CHUNKS, Entry, Step, split_plan
 from giraffe_cli.evals.pace import measured_pace
 from giraffe_cli.evals.parts import Part
 from giraffe_cli.evals.samples import Batch
 from giraffe_cli.evals.subject import OpenSubject, Subject, open_subject
 from giraffe_cli.progress import Bar, Reporter
+from giraffe_cli.train.parallel import visible_gpus
 from giraffe_cli.units import format_length, format_seconds
 
 if TYPE_CHECKING:
@@ -51,9 +52,16 @@ def read_part(
     stop: Path | None = None,
 ) -> None:
     """This process's part of `plan`, on a model loaded for it; raises as `read_plan` does."""
-    share = split_plan(plan, part.processes)[part.process] if part.processes > 1 else plan
+    share = plan
+    if part.processes > 1:
+        share = split_plan(plan, part.processes, chunk_here())[part.process]
     if share:
         read_plan(subject, open_subject(subject, device), share, cache, reporter, part, stop)
+
+
+def chunk_here() -> int:
+    """Tokens that are fed at a time on this machine."""
+    return CHUNKS["cuda" if visible_gpus() else "cpu"]
 
 
 def read_plan(

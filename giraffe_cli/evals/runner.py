@@ -25,9 +25,9 @@ from giraffe_cli.evals.cache import OutcomeCache, sample_key
 from giraffe_cli.evals.divergence import add_divergences
 from giraffe_cli.evals.gating import check_gates
 from giraffe_cli.evals.harness import check_harness, run_harness
-from giraffe_cli.evals.order import CHUNK, Entry, Step, reading_plan
+from giraffe_cli.evals.order import Entry, Step, reading_plan
 from giraffe_cli.evals.parts import launched_part, own_device, wait_for_all
-from giraffe_cli.evals.reading import entries_of, missing_of, read_part
+from giraffe_cli.evals.reading import chunk_here, entries_of, missing_of, read_part
 from giraffe_cli.evals.results import RULES, Sample, compose
 from giraffe_cli.evals.samples import Batch, Texts, gather_material, prepare
 from giraffe_cli.evals.subject import EVALUATOR, Subject
@@ -83,7 +83,9 @@ def evaluate(
     reference = reference_subject(subjects)
     entries = {s.name: entries_of(s, batches, s is reference) for s in subjects}
     plans = {
-        s.name: reading_plan(missing_of(s, entries[s.name], cache), config.batch_tokens)
+        s.name: reading_plan(
+            missing_of(s, entries[s.name], cache), config.batch_tokens, chunk_here()
+        )
         for s in subjects
     }
     announce(batches, plans, entries, reporter)
@@ -267,7 +269,7 @@ def settings(
         "documents": {doc.id: len(doc.token_ids) for doc in material.documents},
         "other_text": {doc.id: len(doc.token_ids) for doc in material.other_text},
         "files": {name: digest_file(Path(path)) for name, path in material.files.items()},
-        "chunk": CHUNK,
+        "chunk": chunk_here(),
     }
 
 

@@ -1,6 +1,6 @@
 """A checkpoint under evaluation: reads prompts in chunks, keeps what the next prompt shares.
 
-Prompts are fed to the model in pieces of `CHUNK` tokens that start at multiples of `CHUNK`, with a
+Prompts are fed to the model in chunks of so many tokens that start at multiples of as many, with a
 KV cache. So working memory is one chunk's activations plus the keys and values, whatever the
 length, and logits exist only for scored tokens. When the next prompt begins with the same whole
 chunks, their keys and values stay: bit for bit what feeding them again would give, because the
@@ -22,7 +22,7 @@ from giraffe_cli.checkpoint import load_model, load_tokenizer, torch_dtype
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.evals.answers import Ranking, generated, judged, ranking, wide_logits
 from giraffe_cli.evals.base import Example, Outcome
-from giraffe_cli.evals.order import CHUNK, Prompt, shared_tokens
+from giraffe_cli.evals.order import CHUNKS, Prompt, shared_tokens
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.key_values import KeyValues
 
@@ -71,7 +71,7 @@ class OpenSubject:
         self,
         model: Any,
         tokenizer: Any,
-        chunk: int = CHUNK,
+        chunk: int = CHUNKS["cpu"],
         *,
         shares_prompts: bool = True,
         shares_candidates: bool = True,
@@ -93,8 +93,8 @@ class OpenSubject:
     def outcomes(self, prompts: Sequence[Prompt]) -> list[list[Outcome]]:
         """Score the targets of each prompt's examples and answer them, as they ask for.
 
-        One prompt is read chunk by chunk after what it shares with the one before; several, of a
-        chunk at most, in one row.
+        One prompt is read chunk by chunk after what it shares with the one before; several are
+        read in one row.
 
         Raises:
             GiraffeError: the model gave a NaN or infinite NLL.
@@ -299,4 +299,4 @@ def open_subject(subject: Subject, device: torch.device | None = None) -> OpenSu
         subject.path, dtype=torch_dtype(subject.dtype), attn_implementation=attention
     )
     model.to(device or torch.device("cuda" if torch.cuda.is_available() else "cpu"))
-    return OpenSubject(model, load_tokenizer(subject.path))
+    return OpenSubject(model, load_tokenizer(subject.path), CHUNKS[model.device.type])

@@ -20,7 +20,7 @@ import numpy.typing as npt
 from giraffe_cli.evals.base import Example
 from giraffe_cli.evals.order import Entry, reading_plan
 from giraffe_cli.evals.parts import launched_part, own_device
-from giraffe_cli.evals.reading import read_part
+from giraffe_cli.evals.reading import chunk_here, read_part
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.progress import Reporter
 from giraffe_cli.train.process import run_worker
@@ -56,7 +56,7 @@ def work(request: dict[str, Any], reporter: Reporter, stop: Path) -> None:
     """Read this process's part."""
     subject = Subject(**{**request["subject"], "path": Path(request["subject"]["path"])})
     entries = [(entry.pop("task"), _example(entry)) for entry in request["entries"]]
-    plan = reading_plan(entries, request["batch_tokens"])
+    plan = reading_plan(entries, request["batch_tokens"], chunk_here())
     part = launched_part()
     cache = Path(request["cache"])
     read_part(subject, plan, cache, reporter, part, own_device(), stop)
