@@ -56,3 +56,8 @@ def test_what_is_no_result_is_refused(results):
         spoil(spoilt)
         with pytest.raises(ValidationError):
             RESULTS.validate_python(spoilt)
+
+
+def test_the_example_under_docs_is_such_a_result():
+    example = json.loads((PUBLISHED.parent / "example" / "results.json").read_text("utf-8"))
+    assert RESULTS.validate_python(example, strict=True) == example
