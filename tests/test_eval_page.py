@@ -26,6 +26,7 @@ from test_report import Page
 
 from giraffe_cli.gates import Gate
 from giraffe_cli.report.axes import spread
+from giraffe_cli.report.card_tables import markdown_tables
 from giraffe_cli.report.evaluation import repeat_commands, subject_name, write_evaluation
 from giraffe_cli.report.evaluation_facts import reach_rows, short_rows
 from giraffe_cli.report.heatmap import gathered
@@ -161,6 +162,33 @@ def test_gates_are_told_where_there_are_any(results, tmp_path, whole):
     assert "nll@16k ✗ failed +3.010 &lt; +3.000" in text
     assert "effective_length.passkey ✓ passed 16k &gt;= 16k" in text
     assert "nll@64k ✗ failed nll@64k was not scored &lt; +3.000" in text
+
+
+def test_what_lm_eval_gave_has_a_table_settings_and_a_place_on_the_card(results, tmp_path, whole):
+    assert "lm-eval" not in whole[2]
+    right, lost = share(19, 20), share(2, 20)
+    results["harness"] = {
+        "base": {"niah_single_1": {"1024": right, "16384": lost}},
+        "checkpoint": {
+            "niah_single_1": {"1024": right, "16384": share(17, 20)},
+            "wikitext.bits": {"900": score(7.25, 0.5)},
+        },
+    }
+    results["settings"]["harness"] = {
+        "lm_eval": "0.4.13",
+        "tasks": ["ruler"],
+        "samples": 20,
+        "longest": {"niah_single_1": {"16384": 16000}},
+    }
+    text = " ".join(page_of(results, tmp_path)[1].split())
+    assert "its own tasks on the same models, version 0.4.13" in text
+    assert re.search(r"niah_single_1 .*16k 16,384 10% .* n 20 85% .* n 20", text)
+    assert "7.25 ± 0.50" in text
+    assert "lm-eval 0.4.13 ruler, 20 samples at most" in text
+    card = "\n".join(markdown_tables(Scored.of_evaluation(results)))
+    assert "lm-eval 0.4.13 on the same models" in card
+    assert re.search(r"\| niah_single_1 \| checkpoint \| .*95%.* \| 85%.* \| 20 \|", card)
+    assert re.search(r"\| wikitext.bits \| checkpoint \| 7.25 ± 0.50 \| – \| – \|", card)
 
 
 # ── parts that may be missing ────────────────────────────────────────────────────────────────

@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.evals.base import RANKED_AGAINST, Example, Outcome
 from giraffe_cli.evals.prompt import (
-    check_counts,
     check_filled,
     continuation,
     fill,
@@ -239,13 +238,3 @@ class TestRetrievalScores:
 
     def test_the_share_of_substrings_whatever_the_case(self):
         assert share_found(("ABC", "12", "x", "y"), "abc 123") == 0.5
-
-
-class TestCounts:
-    def test_every_knob_that_is_no_count_is_named(self):
-        task = SimpleNamespace(samples=0, depths="many", trials=True, answer_tokens=3)
-        with pytest.raises(InvalidInput) as refused:
-            check_counts(task, "t")
-        for problem in ("samples is 0", "depths is many", "trials is True"):
-            assert problem in refused.value.message
-        assert "answer_tokens" not in refused.value.message

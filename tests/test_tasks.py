@@ -299,3 +299,28 @@ class TestNaming:
         with pytest.raises(InvalidInput, match="`anchor` is no knob of `nll`") as caught:
             make_task("nll", {"anchor": 2})
         assert "did you mean `anchors`?" in caught.value.hint
+
+
+class TestKnobs:
+    """Every knob of every task, by the kind of its default."""
+
+    @pytest.mark.parametrize("name", sorted(tasks()))
+    def test_what_is_no_such_value_is_refused_and_all_at_once(self, name):
+        wrong = {}
+        for knob in dataclasses.fields(tasks()[name]):
+            wrong[knob.name] = "maybe" if isinstance(knob.default, bool) else -1
+        with pytest.raises(InvalidInput) as refused:
+            make_task(name, wrong)
+        for knob in wrong:
+            assert f"{knob} is {wrong[knob]}, must be " in refused.value.message
+        assert f"task `{name}`" in refused.value.message
+
+    @pytest.mark.parametrize("value", [True, 0, 2.5, "many"])
+    def test_a_count_is_an_integer_of_one_or_more(self, value):
+        with pytest.raises(InvalidInput, match=f"task `niah`: depths is {value}, must be 1 or"):
+            make_task("niah", {"depths": value})
+
+    def test_a_count_that_may_be_nought_says_so(self):
+        assert make_task("longppl", {"near": 0}).near == 0
+        with pytest.raises(InvalidInput, match="near is -1, must be 0 or more"):
+            make_task("longppl", {"near": -1})

@@ -161,6 +161,8 @@ def _reached(task: str, results: dict[str, Any]) -> str:
 
 def _harness(results: dict[str, Any]) -> Table:
     """Every task of lm-eval at every length, models side by side."""
+    from giraffe_cli.report.scored import looks_like_shares
+
     found, version = results["harness"], results["settings"]["harness"]["lm_eval"]
     title = f"lm-eval {version}, 95% intervals"
     table = Table(title=title, title_justify="left", box=None, padding=(0, GAP, 0, 0))
@@ -171,7 +173,7 @@ def _harness(results: dict[str, Any]) -> Table:
         scored = {length for scores in found.values() for length in scores.get(task, {})}
         for length in sorted(scored, key=int):
             scores = [model.get(task, {}).get(length) for model in found.values()]
-            kind = "proportion" if all(0 <= s["mean"] <= 1 for s in scores if s) else "mean"
+            kind = "proportion" if looks_like_shares(s for s in scores if s) else "mean"
             cells = [escape(cell(score, kind)) for score in scores]
             table.add_row(task, format_length(int(length)), *cells, _counts(scores))
     return table

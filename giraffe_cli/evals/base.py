@@ -20,7 +20,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from giraffe_cli.errors import InvalidInput, near_misses
+from giraffe_cli.errors import InvalidInput, near_misses, raise_together
 from giraffe_cli.registry import discover, pick
 from giraffe_cli.rundir import digest_bytes
 
@@ -197,6 +197,36 @@ class AbstractTask(ABC):
     `files`."""
     when_empty: ClassVar[str] = ""
     """Why no sample may bear on the main measure, and what to do then."""
+
+    least: ClassVar[Mapping[str, int]] = {}
+    """The smallest value of a count among the knobs, where it is not 1."""
+
+    def __post_init__(self) -> None:
+        """Every knob is of its default's kind: true or false, a count, or a number above 0.
+
+        Raises:
+            InvalidInput: some are not; all that are so at once.
+        """
+        problems = [self._problem(knob.name, knob.default) for knob in fields(self)]
+        raise_together([problem for problem in problems if problem], f"task `{self.name}`")
+
+    @property
+    def name(self) -> str:
+        """As the registry calls it."""
+        return type(self).__module__.rpartition(".")[2].replace("_", "-")
+
+    def _problem(self, knob: str, default: Any) -> str:
+        value = getattr(self, knob)
+        is_bool, least = isinstance(value, bool), self.least.get(knob, 1)
+        if isinstance(default, bool):
+            fits, needed = is_bool, "true or false"
+        elif isinstance(default, int):
+            fits = isinstance(value, int) and not is_bool and value >= least
+            needed = f"{least} or more"
+        else:
+            fits = isinstance(value, int | float) and not is_bool and value > 0
+            needed = "a number above 0"
+        return "" if fits else f"{knob} is {value}, must be {needed}"
 
     @abstractmethod
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:

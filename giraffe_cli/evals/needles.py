@@ -21,7 +21,6 @@ from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Ref
 from giraffe_cli.evals.haystack import Haystack, noise_lines, sentence_border
 from giraffe_cli.evals.prompt import (
     SPARE,
-    check_counts,
     continuation,
     fill,
     fill_in,
@@ -89,14 +88,6 @@ class NeedleTask(AbstractTask):
     """Prompts, each with keys, values, places and haystack of its own."""
     answer_tokens: int = 128
     """Tokens generated greedily after the prompt, fewer once every answer is found."""
-
-    def __post_init__(self) -> None:
-        check_counts(self, self.name)
-
-    @property
-    def name(self) -> str:
-        """As the registry calls it."""
-        return type(self).__module__.rpartition(".")[2].replace("_", "-")
 
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
         """`samples` prompts drawn from `seed`: keys, values and depths are those of all lengths.

@@ -17,7 +17,7 @@ import numpy as np
 
 from giraffe_cli.evals.base import RETRIEVAL, AbstractTask, Example, Material, Measure
 from giraffe_cli.evals.haystack import noise
-from giraffe_cli.evals.prompt import SPARE, check_counts, continuation, fill_in, ranked, usual
+from giraffe_cli.evals.prompt import SPARE, continuation, fill_in, ranked, usual
 from giraffe_cli.evals.words import DRAWN, Growing, Kind, draw_all
 
 
@@ -50,14 +50,6 @@ class PairTask(AbstractTask):
     """Pairs of a record that are asked for, evenly from 0 (first) to 1 (last)."""
     answer_tokens: int = 48
     """Tokens generated greedily after the prompt."""
-
-    def __post_init__(self) -> None:
-        check_counts(self, self.name)
-
-    @property
-    def name(self) -> str:
-        """As the registry calls it."""
-        return type(self).__module__.rpartition(".")[2].replace("_", "-")
 
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
         """`samples * depths` prompts drawn from `seed`, which ask the same pairs at every length.

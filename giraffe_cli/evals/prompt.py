@@ -14,10 +14,9 @@ from itertools import chain
 
 import numpy as np
 
-from giraffe_cli.errors import GiraffeError, InvalidInput, raise_together
+from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.evals.base import (
     RANKED_AGAINST,
-    AbstractTask,
     Example,
     Material,
     Outcome,
@@ -190,20 +189,6 @@ def ranked(
         )
     listed = [encode(between.join(answers))] if len(answers) > 1 else []
     return (*truths, *(ids for found in wrong.values() for ids in found), *listed)
-
-
-def check_counts(task: AbstractTask, name: str) -> None:
-    """Every knob of the task `name` is a count.
-
-    Raises:
-        InvalidInput: one is no integer or below 1; all that are so at once.
-    """
-    problems = [
-        f"{knob} is {value}, must be 1 or more"
-        for knob, value in vars(task).items()
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1
-    ]
-    raise_together(problems, f"task `{name}`")
 
 
 def usual(

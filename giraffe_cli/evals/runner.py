@@ -121,23 +121,39 @@ def evaluate(
     }
     write_samples(samples, make_folder(out))
     if config.harness:
-        harness = run_harness(
-            subjects,
-            config.harness,
-            lengths=lengths,
-            limit=config.harness_samples,
-            chat=config.chat,
-            seed=seed,
-            out=out,
-            cache=cache,
-            reporter=reporter,
-        )
-        results["harness"] = harness.scores
-        results["settings"]["harness"] = harness.settings
-        results["warnings"] += harness.warnings
+        add_harness(results, subjects, config, out, cache, reporter)
     results["seconds"] = round(time.monotonic() - started, 1)
     write_json(out / "results.json", results)
     return results
+
+
+def add_harness(
+    results: dict[str, Any],
+    subjects: list[Subject],
+    config: EvalConfig,
+    out: Path,
+    cache: Path,
+    reporter: Reporter,
+) -> None:
+    """What lm-eval's own tasks give at the lengths and under the seed of `results`.
+
+    Raises:
+        InvalidInput: what was asked for by name runs at no length.
+    """
+    found = run_harness(
+        subjects,
+        config.harness,
+        lengths=results["lengths"],
+        limit=config.harness_samples,
+        chat=config.chat,
+        seed=results["seed"],
+        out=out,
+        cache=cache,
+        reporter=reporter,
+    )
+    results["harness"] = found.scores
+    results["settings"]["harness"] = found.settings
+    results["warnings"] += found.warnings
 
 
 def read_all(

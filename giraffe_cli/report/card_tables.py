@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from giraffe_cli.report.numbers import Score, proportion, with_half_width
-from giraffe_cli.report.scored import Scored, describe_task
+from giraffe_cli.report.scored import Scored, describe_task, looks_like_shares
 from giraffe_cli.units import format_length
 
 _READING = (
@@ -36,6 +36,9 @@ def markdown_tables(scored: Scored) -> list[str]:
     others = [m for m in scored.measures if not m.startswith("nll") and scored.lengths(m)]
     if others:
         parts += [_other_table(scored, others), _OTHERS, "\n".join(_protocols(scored, others))]
+    if scored.harness:
+        version = scored.results["settings"]["harness"]["lm_eval"]
+        parts += [f"lm-eval {version} on the same models, by its own prompts:", _harness(scored)]
     return parts
 
 
@@ -72,6 +75,18 @@ def _other_table(scored: Scored, measures: list[str]) -> str:
             if scores:
                 cells = [_cell(scored, measure, scores.get(n)) for n in lengths]
                 rows.append([measure, scored.name(model), *cells, _counts(scores)])
+    return _table(rows, named=2)
+
+
+def _harness(scored: Scored) -> str:
+    """lm-eval's tasks; a metric of another kind than a share has its half-width instead."""
+    by_model = [(task, m, f[m]) for task, f in scored.harness.items() for m in f]
+    lengths = sorted({n for _, _, scores in by_model for n in scores})
+    rows = [["task", "model", *(_length(scored, n) for n in lengths), "n"]]
+    for task, model, scores in by_model:
+        shown = proportion if looks_like_shares(scores.values()) else with_half_width
+        cells = [shown(scores.get(n)) for n in lengths]
+        rows.append([task, scored.name(model), *cells, _counts(scores)])
     return _table(rows, named=2)
 
 

@@ -110,6 +110,9 @@ def setting_rows(scored: Scored) -> list[Row]:
         sizes = sorted(documents.values())
         rows.append(("documents", f"{len(documents)}, {sizes[0]:,} to {sizes[-1]:,} tokens"))
     rows += [(name, _knobs(knobs)) for name, knobs in settings.get("tasks", {}).items()]
+    if harness := settings.get("harness"):
+        asked = f"{', '.join(harness['tasks'])}, {harness['samples']} samples at most"
+        rows.append((f"lm-eval {harness['lm_eval']}", asked))
     rows += [(name, str(version)) for name, version in results.get("versions", {}).items()]
     if "seconds" in results:
         rows.append(("time", format_seconds(results["seconds"])))

@@ -58,8 +58,7 @@ class EvaluationPart:
 
     def is_open(self, table: TaskTable) -> bool:
         """Whether the table stands open."""
-        few = len(self.tables) <= FEW
-        return few or not self.scored.is_share(self.scored.tasks[table.task][0])
+        return len(self.tables) <= FEW or not table.is_share
 
     @property
     def all_plots(self) -> Sequence[Plot]:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from giraffe_cli.report import numbers
 from giraffe_cli.report.figure import Plot
 from giraffe_cli.report.numbers import ABSENT, Score
-from giraffe_cli.report.scored import Scored, describe_task
+from giraffe_cli.report.scored import Scored, describe_task, looks_like_shares
 from giraffe_cli.units import format_length
 
 _CONTRASTS = {
@@ -61,12 +61,15 @@ class TaskTable:
     """What came out at the longest length, in one line."""
     headings: list[str]
     groups: list[Group]
+    is_share: bool
+    """Whether what it mainly measures is in percent."""
     plots: list[Plot] = field(default_factory=list)
 
 
 def task_tables(scored: Scored, plots: Mapping[str, list[Plot]]) -> list[TaskTable]:
-    """A table for every task, in the order they were run; `plots` by task."""
-    return [_table(scored, task, plots.get(task, [])) for task in scored.tasks]
+    """A table for every task, in the order they were run, and one of lm-eval's; `plots` by task."""
+    own = [_table(scored, task, plots.get(task, [])) for task in scored.tasks]
+    return [*own, *([_harness(scored)] if scored.harness else [])]
 
 
 def _table(scored: Scored, task: str, plots: list[Plot]) -> TaskTable:
@@ -88,7 +91,29 @@ def _table(scored: Scored, task: str, plots: list[Plot]) -> TaskTable:
             *(f"{scored.tested} − {model}" for model in against),
         ],
         groups=groups,
+        is_share=scored.is_share(measures[0]),
         plots=plots,
+    )
+
+
+def _harness(scored: Scored) -> TaskTable:
+    """lm-eval's tasks as the groups of one table; its samples are its own, so nothing is paired."""
+    models = [m for m in scored.models if any(m in found for found in scored.harness.values())]
+    settings = scored.results["settings"]["harness"]
+    groups = []
+    for task, found in scored.harness.items():
+        share = looks_like_shares(s for scores in found.values() for s in scores.values())
+        columns = [{n: level(s, share) for n, s in found.get(m, {}).items()} for m in models]
+        note = "lm-eval's score, by its own prompts"
+        groups.append(Group(task, note, _rows(columns)))
+    return TaskTable(
+        task="lm-eval",
+        summary=f"its own tasks on the same models, version {settings['lm_eval']}",
+        source="EleutherAI lm-evaluation-harness",
+        headline="",
+        headings=[scored.name(model) for model in models],
+        groups=groups,
+        is_share=True,
     )
 
 

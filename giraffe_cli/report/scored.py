@@ -9,7 +9,7 @@ What was not measured is absent: an empty mapping or None, never a zero.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,6 +130,15 @@ class Scored:
         found = [self._model(m).get("curves", {}).get(task, {}) for m in self.models]
         return sorted({int(length) for curves in found for length in curves})
 
+    @property
+    def harness(self) -> dict[str, dict[str, dict[int, Score]]]:
+        """What lm-eval's own tasks gave: task → model → length in tokens → score."""
+        found: dict[str, dict[str, dict[int, Score]]] = {}
+        for model in self.models:
+            for task, scores in self.results.get("harness", {}).get(model, {}).items():
+                found.setdefault(task, {})[model] = self._rising(scores)
+        return found
+
     def effective_length(self, measure: str, model: str) -> int | None:
         """Tokens, by the rule in the results; None when no length passes."""
         found = self._model(model).get("effective_length", {}).get(measure)
@@ -147,6 +156,11 @@ class Scored:
     def _rising(scores: Mapping[str, Score] | None) -> dict[int, Score]:
         found = scores or {}
         return {int(n): found[n] for n in sorted(found, key=int) if found[n]}
+
+
+def looks_like_shares(scores: Iterable[Score]) -> bool:
+    """Whether all lie in 0..1: lm-eval does not say what kind of number a metric is."""
+    return all(score["ci_low"] >= 0 and score["ci_high"] <= 1 for score in scores)
 
 
 def describe_task(task: str) -> tuple[str, str]:

@@ -52,10 +52,6 @@ class Hellaswag(AbstractTask):
     samples: int = 1000
     """Items, the first of a shuffle; all where the file holds fewer."""
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.samples, int) or self.samples < 1:
-            raise InvalidInput(f"task `hellaswag`: samples is {self.samples}, must be 1 or more")
-
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
         """One prompt an item, as short as it is; none at other lengths than the one asked at.
 

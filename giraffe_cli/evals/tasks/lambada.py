@@ -46,10 +46,6 @@ class Lambada(AbstractTask):
     samples: int = 1000
     """Passages, the first of a shuffle; all where the file holds fewer."""
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.samples, int) or self.samples < 1:
-            raise InvalidInput(f"task `lambada`: samples is {self.samples}, must be 1 or more")
-
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
         """One prompt a passage, as short as it is; none at other lengths than the one asked at.
 

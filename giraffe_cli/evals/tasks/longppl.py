@@ -24,7 +24,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from giraffe_cli.errors import InvalidInput, raise_together
+from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import (
     AbstractTask,
     Example,
@@ -63,6 +63,7 @@ class Longppl(AbstractTask):
         "more with --set longppl.anchors=16, or name a stronger --evaluator"
     )
     needs: ClassVar[tuple[str, ...]] = ("documents",)
+    least: ClassVar[Mapping[str, int]] = {"near": 0}
 
     alpha: float = 2.0
     """Nats that far context must gain."""
@@ -74,23 +75,6 @@ class Longppl(AbstractTask):
     """Blocks of targets in a document, those of `nll`."""
     targets: int = 256
     """Tokens in a block."""
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {value}, must be {least} or more"
-            for name, value, least in (
-                ("near", self.near, 0),
-                ("anchors", self.anchors, 1),
-                ("targets", self.targets, 1),
-            )
-            if not isinstance(value, int) or value < least
-        ]
-        problems += [
-            f"{name} is {value}, must be a number above 0"
-            for name, value in (("alpha", self.alpha), ("beta", self.beta))
-            if not isinstance(value, int | float) or not value > 0
-        ]
-        raise_together(problems, "task `longppl`")
 
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
         """The windows of `nll` at `length`, and under each length the same two readings of the

@@ -30,7 +30,6 @@ from giraffe_cli.evals.base import (
 from giraffe_cli.evals.haystack import Haystack, sentence_border
 from giraffe_cli.evals.needles import ask, needle
 from giraffe_cli.evals.prompt import (
-    check_counts,
     continuation,
     fill,
     ranked,
@@ -55,9 +54,6 @@ class Niah(AbstractTask):
     """Haystacks, each with its own needle."""
     answer_tokens: int = 24
     """Tokens generated greedily after the prompt."""
-
-    def __post_init__(self) -> None:
-        check_counts(self, "niah")
 
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
         """`samples * depths` prompts, haystacks and needles drawn from `seed`.
@@ -102,7 +98,7 @@ class Niah(AbstractTask):
                 lambda count, depth=depth: build(count, depth),  # type: ignore[misc]
                 length,
                 max(self.answer_tokens, *map(len, candidates)),
-                "niah",
+                self.name,
                 units,
             )
             name = f"sample {sample} depth {depth:.2f}"

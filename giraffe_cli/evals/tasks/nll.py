@@ -20,7 +20,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from giraffe_cli.errors import raise_together
 from giraffe_cli.evals.base import (
     AbstractTask,
     Example,
@@ -73,14 +72,6 @@ class Nll(AbstractTask):
     """Tokens in a block, K."""
     shuffled: bool = True
     """Whether beyond the native window a control with shuffled far context is read as well."""
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {value}, must be 1 or more"
-            for name, value in (("anchors", self.anchors), ("targets", self.targets))
-            if not isinstance(value, int) or value < 1
-        ]
-        raise_together(problems, "task `nll`")
 
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
         """One sample per document and anchor, each exactly `length` tokens, and its control.

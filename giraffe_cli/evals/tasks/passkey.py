@@ -32,7 +32,7 @@ from giraffe_cli.evals.base import (
     Value,
 )
 from giraffe_cli.evals.haystack import noise
-from giraffe_cli.evals.prompt import check_counts, continuation, fill, ranked, retrieval_scores
+from giraffe_cli.evals.prompt import continuation, fill, ranked, retrieval_scores
 from giraffe_cli.evals.words import five_digits
 
 TASK = (
@@ -58,9 +58,6 @@ class Passkey(AbstractTask):
     """Prompts at each depth, with different keys."""
     answer_tokens: int = 12
     """Tokens generated greedily after the prompt."""
-
-    def __post_init__(self) -> None:
-        check_counts(self, "passkey")
 
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
         """`depths * trials` prompts and one control without a key, keys drawn from `seed`.
@@ -103,7 +100,7 @@ class Passkey(AbstractTask):
         def build(count: int) -> list[int]:
             return material.prompt(_prompt(key, count, round(depth * count)), PREFIX)
 
-        return fill(build, length, self.answer_tokens, "passkey", sentences)
+        return fill(build, length, self.answer_tokens, self.name, sentences)
 
     def _example(self, name: str, ids: list[int], length: int) -> Example:
         return Example(

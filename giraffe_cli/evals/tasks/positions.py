@@ -40,10 +40,6 @@ class Positions(AbstractTask):
     bucket: int = 256
     """Tokens in one point of the curve."""
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.bucket, int) or self.bucket < 1:
-            raise InvalidInput(f"task `positions`: bucket is {self.bucket}, must be 1 or more")
-
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
         """The first window of each document that fills the longest length; none at the others.
 

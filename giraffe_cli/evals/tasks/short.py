@@ -21,7 +21,6 @@ from typing import ClassVar
 
 import numpy as np
 
-from giraffe_cli.errors import raise_together
 from giraffe_cli.evals.base import (
     AbstractTask,
     Example,
@@ -65,14 +64,6 @@ class Short(AbstractTask):
     """Blocks of targets in a document, evenly spaced; fewer where they would overlap."""
     targets: int = 256
     """Tokens in a block."""
-
-    def __post_init__(self) -> None:
-        problems = [
-            f"{name} is {value}, must be 1 or more"
-            for name, value in (("anchors", self.anchors), ("targets", self.targets))
-            if not isinstance(value, int) or value < 1
-        ]
-        raise_together(problems, "task `short`")
 
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
         """One window for each document and anchor, each exactly `length` tokens; none beyond the

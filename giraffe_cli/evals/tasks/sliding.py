@@ -57,18 +57,13 @@ class Sliding(AbstractTask):
         ),
     }
     needs: ClassVar[tuple[str, ...]] = ("documents",)
+    least: ClassVar[Mapping[str, int]] = {"tokens": 0}
 
     stride: int = 256
     """Tokens by which the window moves; those new in it are scored."""
     tokens: int = 0
     """Tokens of each document that are read at the most, from its beginning; 0: eight strides more
     than the longest length."""
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.stride, int) or self.stride < 1:
-            raise InvalidInput(f"task `sliding`: stride is {self.stride}, must be 1 or more")
-        if not isinstance(self.tokens, int) or self.tokens < 0:
-            raise InvalidInput(f"task `sliding`: tokens is {self.tokens}, must be 0 or more")
 
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
         """Every window of each document at least a stride longer than the longest length.

@@ -33,7 +33,6 @@ from giraffe_cli.evals.haystack import noise_lines
 from giraffe_cli.evals.needles import RULER
 from giraffe_cli.evals.prompt import (
     SPARE,
-    check_counts,
     continuation,
     fill,
     ranked,
@@ -70,9 +69,6 @@ class Vt(AbstractTask):
     answer_tokens: int = 30
     """Tokens generated greedily after the prompt."""
 
-    def __post_init__(self) -> None:
-        check_counts(self, "vt")
-
     def examples(self, length: int, seed: int, material: Material) -> list[Example]:
         """`samples` prompts drawn from `seed`: chains and depths are those of all lengths.
 
@@ -89,7 +85,7 @@ class Vt(AbstractTask):
             def build(sentences: int, before: str = before, chain: Chain = chain) -> list[int]:
                 return material.prompt(before + chain.text(sentences), chain.prefix)
 
-            ids, units = fill(build, length, reserved, "vt", units, length // SPARE)
+            ids, units = fill(build, length, reserved, self.name, units, length // SPARE)
             examples.append(
                 Example(
                     key=f"sample {sample}",
