@@ -85,13 +85,26 @@ def read_plan(
     reporter.info(
         f"{subject.name}: {tokens:,} tokens to read{whose}, about {format_seconds(seconds)}"
     )
-    tasks = {task for step in plan for prompt in step.prompts for task, _ in prompt.entries}
-    caches = {task: OutcomeCache(cache, subject, task, part.process) for task in tasks}
     with reporter.bar(f"evaluating {subject.name}", tokens, "tokens") as bar:
-        for step in plan:
-            if stop and stop.exists():
-                raise Interrupted("the evaluation was stopped", "the same command resumes it")
-            _take(step, subject, opened, caches, bar)
+        take_all(subject, opened, plan, cache, bar, part.process, stop)
+
+
+def take_all(
+    subject: Subject,
+    opened: OpenSubject,
+    plan: Sequence[Step],
+    cache: Path,
+    bar: Bar,
+    process: int = 0,
+    stop: Path | None = None,
+) -> None:
+    """Read and store `plan`, step by step; raises as `read_plan` does."""
+    tasks = {task for step in plan for prompt in step.prompts for task, _ in prompt.entries}
+    caches = {task: OutcomeCache(cache, subject, task, process) for task in tasks}
+    for step in plan:
+        if stop and stop.exists():
+            raise Interrupted("the evaluation was stopped", "the same command resumes it")
+        _take(step, subject, opened, caches, bar)
 
 
 def _take(

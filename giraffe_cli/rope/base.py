@@ -112,6 +112,11 @@ class AbstractStrategy(ABC):
         """Knobs for a demonstration on `head`; only a strategy without useful defaults has some."""
         return {}
 
+    @classmethod
+    def variants(cls, head: Head) -> list[dict[str, Any]]:
+        """Knobs worth comparing on `head`, the defaults first; `giraffe rope compare` reads all."""
+        return [cls.example(head)]
+
     @abstractmethod
     def inv_freq(self, head: Head) -> FloatArray:
         """`[head_dim/2]` scaled inverse frequencies, radians per token, from

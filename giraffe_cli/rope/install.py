@@ -16,7 +16,7 @@ from giraffe_cli.rundir import read_json, write_json
 
 if TYPE_CHECKING:
     import torch
-    from transformers import LlamaConfig
+    from transformers import LlamaConfig, LlamaForCausalLM
 
 ROPE_FILE = "rope.json"
 _FAST = ("TokenizersBackend", "PreTrainedTokenizerFast")
@@ -30,6 +30,19 @@ def apply_table(config: LlamaConfig, table: RopeTable) -> None:
     config.rope_parameters = dict(table.rope_parameters)
     config.max_position_embeddings = int(table.target_length)
     config.validate_rope()
+
+
+def swap_table(model: LlamaForCausalLM, table: RopeTable) -> None:
+    """Put `table` in the place of a loaded model's own; keys it has cached are void then.
+
+    Raises:
+        GiraffeError: the model's table is not `table` afterwards.
+    """
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    apply_table(model.config, table)
+    model.model.rotary_emb = LlamaRotaryEmbedding(model.config).to(model.device)
+    check_table(model, table)
 
 
 def check_table(model: torch.nn.Module, table: RopeTable | None) -> None:

@@ -54,6 +54,16 @@ class Abf(AbstractStrategy):
             return {"rope_theta": head.rope_theta * head.factor}
         return {}
 
+    @classmethod
+    def variants(cls, head: Head) -> list[dict[str, Any]]:
+        """The fit, and around it: published bases differ by such factors at equal targets."""
+        try:
+            fitted = fitted_theta(head)
+        except InvalidInput:
+            return [cls.example(head)]
+        near = [theta for theta in (fitted / 4, fitted * 4) if head.rope_theta < theta]
+        return [{}, *({"rope_theta": theta} for theta in near if theta <= LARGEST_THETA)]
+
     def theta(self, head: Head) -> float:
         """The new base.
 

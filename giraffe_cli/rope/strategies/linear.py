@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 from giraffe_cli.rope.base import AbstractStrategy, FloatArray, Head
+from giraffe_cli.rope.knobs import knob
 
 
 @final
@@ -24,8 +25,23 @@ class Linear(AbstractStrategy):
     source = "Chen et al. 2023, arXiv 2306.15595; kaiokendev; transformers `linear`"
     choose_when = "you fine-tune for long enough and want the simplest table, or as a baseline"
 
-    def inv_freq(self, head: Head) -> FloatArray:
-        return head.base_inv_freq() / head.factor
+    factor: float = knob(
+        0.0,
+        "every pair is divided by this; 0 means target/native",
+        1,
+        1e6,
+        or_zero=True,
+    )
 
-    def native(self, head: Head) -> dict[str, Any]:
+    @classmethod
+    def variants(cls, head: Head) -> list[dict[str, Any]]:
+        return [{}, {"factor": 2 * head.factor}]
+
+    def inv_freq(self, head: Head) -> FloatArray:
+        return head.base_inv_freq() / (self.factor or head.factor)
+
+    def native(self, head: Head) -> dict[str, Any] | None:
+        """None where the factor is not target/native: vLLM takes the window from it."""
+        if self.factor not in (0, head.factor):
+            return None
         return {"rope_type": "linear", "factor": head.factor}

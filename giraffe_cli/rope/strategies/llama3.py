@@ -47,6 +47,10 @@ class Llama3(AbstractStrategy):
                 f"{self.low_freq_factor:g}"
             )
 
+    @classmethod
+    def variants(cls, head: Head) -> list[dict[str, Any]]:
+        return [{}, {"factor": 2 * head.factor}]
+
     def inv_freq(self, head: Head) -> FloatArray:
         span = self.high_freq_factor - self.low_freq_factor
         kept = np.clip((head.turns() - self.low_freq_factor) / span, 0.0, 1.0)

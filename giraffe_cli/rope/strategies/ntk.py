@@ -36,6 +36,10 @@ class Ntk(AbstractStrategy):
         or_zero=True,
     )
 
+    @classmethod
+    def variants(cls, head: Head) -> list[dict[str, Any]]:
+        return [{}, {"alpha": 2 * head.factor}, {"alpha": 4 * head.factor}]
+
     def theta_ratio(self, head: Head) -> float:
         """base'/base."""
         return float((self.alpha or head.factor) ** (head.head_dim / (head.head_dim - 2)))

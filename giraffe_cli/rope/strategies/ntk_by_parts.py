@@ -34,6 +34,14 @@ class NtkByParts(AbstractStrategy):
     gamma_0: float = knob(16.0, "pairs turning more often than this stay", 1e-6)
     gamma_1: float = knob(2.0, "pairs turning less often than this are scaled in full", 1e-6)
 
+    factor: float = knob(
+        0.0,
+        "s, by which the slowest pairs are divided; 0 means target/native",
+        1,
+        1e6,
+        or_zero=True,
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         ends = {"beta": (self.beta_0, self.beta_1), "gamma": (self.gamma_0, self.gamma_1)}
@@ -56,7 +64,8 @@ class NtkByParts(AbstractStrategy):
     def inv_freq(self, head: Head) -> FloatArray:
         beta, gamma = (ramp(head, *ends) for ends in self.ramps(head))
         base, last = head.base_inv_freq(), head.head_dim / (head.head_dim - 2)
-        ntk = base * head.factor ** (-last * head.exponents())
-        scaled = base / head.factor * beta + ntk * (1 - beta)
+        scale = self.factor or head.factor
+        ntk = base * scale ** (-last * head.exponents())
+        scaled = base / scale * beta + ntk * (1 - beta)
         table: FloatArray = scaled * gamma + base * (1 - gamma)
         return table

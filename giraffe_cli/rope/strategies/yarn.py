@@ -40,12 +40,30 @@ class Yarn(AbstractStrategy):
         0.0, "and divided by 0.1·mscale_all_dim·ln s + 1; 0 divides by nothing", 0, 10
     )
 
+    factor: float = knob(
+        0.0,
+        "s, by which slow pairs are divided; 0 means target/native",
+        1,
+        1e6,
+        or_zero=True,
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.beta_fast <= self.beta_slow:
             raise InvalidInput(
                 f"beta_fast {self.beta_fast:g} must be larger than beta_slow {self.beta_slow:g}"
             )
+
+    @classmethod
+    def variants(cls, head: Head) -> list[dict[str, Any]]:
+        """128 and 2 turns are what was suggested for Mistral (microsoft/LongRoPE search.py)."""
+        return [
+            {},
+            {"beta_fast": 128.0, "beta_slow": 2.0},
+            {"beta_fast": 16.0},
+            {"factor": 2 * head.factor},
+        ]
 
     def ramp_ends(self, head: Head) -> tuple[float, float]:
         """Pair indices `(low, high)` between which frequencies blend.
@@ -55,16 +73,23 @@ class Yarn(AbstractStrategy):
         """
         return ramp_ends(head, self.beta_fast, self.beta_slow, truncate=self.truncate)
 
+    def scale(self, head: Head) -> float:
+        """s."""
+        return self.factor or head.factor
+
     def inv_freq(self, head: Head) -> FloatArray:
         divided, base = ramp(head, *self.ramp_ends(head)), head.base_inv_freq()
-        table: FloatArray = base * (1 - divided) + base / head.factor * divided
+        table: FloatArray = base * (1 - divided) + base / self.scale(head) * divided
         return table
 
     def attention_factor(self, head: Head) -> float:
-        numerator = sharpening(head.factor, self.mscale)
-        return numerator / sharpening(head.factor, self.mscale_all_dim)
+        numerator = sharpening(self.scale(head), self.mscale)
+        return numerator / sharpening(self.scale(head), self.mscale_all_dim)
 
-    def native(self, head: Head) -> dict[str, Any]:
+    def native(self, head: Head) -> dict[str, Any] | None:
+        """None where s is not target/native: transformers 4 computes it from the two lengths."""
+        if self.factor not in (0, head.factor):
+            return None
         return {
             "rope_type": "yarn",
             "factor": head.factor,

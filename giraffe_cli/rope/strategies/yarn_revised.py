@@ -11,7 +11,7 @@ YaRN's 1.6, so the pairs between are interpolated more and extrapolate less. The
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import final
+from typing import Any, final
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.base import AbstractStrategy, FloatArray, Head
@@ -31,6 +31,14 @@ class YarnRevised(AbstractStrategy):
     beta_fast: float = knob(32.0, "pairs turning more often than this in the window stay", 1e-6)
     beta_slow: float = knob(1.0, "pairs turning less often than this are divided by s", 1e-6)
 
+    factor: float = knob(
+        0.0,
+        "s, by which slow pairs are divided; 0 means target/native",
+        1,
+        1e6,
+        or_zero=True,
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.beta_fast <= self.beta_slow:
@@ -38,10 +46,15 @@ class YarnRevised(AbstractStrategy):
                 f"beta_fast {self.beta_fast:g} must be larger than beta_slow {self.beta_slow:g}"
             )
 
+    @classmethod
+    def variants(cls, head: Head) -> list[dict[str, Any]]:
+        return [{}, {"factor": 2 * head.factor}]
+
     def inv_freq(self, head: Head) -> FloatArray:
         divided = ramp(head, *ramp_ends(head, self.beta_fast, self.beta_slow))
-        table: FloatArray = head.base_inv_freq() / (1 - divided + head.factor * divided)
+        scale = self.factor or head.factor
+        table: FloatArray = head.base_inv_freq() / (1 - divided + scale * divided)
         return table
 
     def attention_factor(self, head: Head) -> float:
-        return sharpening(head.factor)
+        return sharpening(self.factor or head.factor)

@@ -1,0 +1,1 @@
+"""Choosing a RoPE table by measurement: the bake-off and the search."""

@@ -1,0 +1,208 @@
+"""The bake-off: tables on one loaded model, the hopeless ones dropped early, within a budget.
+
+    22 settings on 1 document → 11 on 2 → 6 on 4 → 3 on 8 → all lengths and look-ups of those 3
+
+Successive halving (Jamieson & Talwalkar 2016) over documents: each round doubles the documents and
+keeps the better half. A round that the budget does not pay for takes as many settings as it pays
+for, the likeliest first; what was left out is said. Every sample is cached, so that the same
+command goes on where it stopped, and with more minutes further.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.evals.order import Entry
+from giraffe_cli.evals.runner import versions
+from giraffe_cli.progress import Reporter
+from giraffe_cli.rope.base import Head, make_table
+from giraffe_cli.rundir import write_json
+from giraffe_cli.tune.evidence import Evidence
+from giraffe_cli.tune.reading import TableReader
+from giraffe_cli.tune.settings import Setting
+from giraffe_cli.tune.standing import (
+    describe,
+    ranked,
+    recommend,
+    standing_of,
+    warnings_of,
+)
+
+SCHEMA_VERSION = 1
+COMPARISON = "comparison.json"
+FINALISTS = 3
+"""Settings that are read on everything, where as many are affordable."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Wall-clock seconds from now on."""
+
+    seconds: float = math.inf
+    clock: Callable[[], float] = time.monotonic
+
+    def started(self) -> Callable[[], float]:
+        """A function that tells how many seconds are left."""
+        deadline = self.clock() + self.seconds
+        return lambda: deadline - self.clock()
+
+
+def compare(
+    reader: TableReader,
+    found: Sequence[Setting],
+    head: Head,
+    evidence: Evidence,
+    reporter: Reporter,
+    *,
+    budget: Budget = Budget(),  # noqa: B008  (frozen)
+    halves: bool = True,
+    seed: int = 0,
+    out: Path | None = None,
+) -> dict[str, Any]:
+    """Read `found`, likeliest first; the content of `comparison.json`, written to `out` if given.
+
+    Args:
+        halves: False reads every setting on everything, as far as the budget goes.
+
+    Returns:
+        `settings` best first, `recommendation` (None where the budget compared no two), `warnings`.
+
+    Raises:
+        GiraffeError: the model gave a loss that is no number.
+    """
+    begun, left, read_before = time.monotonic(), budget.started(), reader.read_tokens
+    bake_off = BakeOff(reader, evidence, left, reporter)
+    kept = bake_off.halve(found, halves)
+    reference = Setting("none", "none", {}, make_table("none", {}, head))
+    if len(kept) > 1 or len(found) == 1:
+        bake_off.finish(kept[:FINALISTS] if halves else kept, reference)
+    result = {
+        **conclude(found, reference, reader, evidence, seed),
+        "seconds": round(time.monotonic() - begun, 1),
+        "read_tokens": reader.read_tokens - read_before,
+        "budget_seconds": None if math.isinf(budget.seconds) else budget.seconds,
+    }
+    result["warnings"] = [*bake_off.warnings, *result["warnings"]]
+    for warning in result["warnings"]:
+        reporter.warn(warning)
+    if out is not None:
+        write_json(out / COMPARISON, result)
+    return result
+
+
+class BakeOff:
+    """The rounds, the clock, and what had to be left out."""
+
+    def __init__(
+        self,
+        reader: TableReader,
+        evidence: Evidence,
+        left: Callable[[], float],
+        reporter: Reporter,
+    ) -> None:
+        self.reader, self.evidence, self.left, self.reporter = reader, evidence, left, reporter
+        self.warnings: list[str] = []
+
+    def halve(self, found: Sequence[Setting], halves: bool) -> list[Setting]:
+        """Those left after the last round that the time was enough for, best first; none when it
+        was not enough for two on one sample."""
+        counts, kept = rounds(self.evidence.count, halves), list(found)
+        for number, count in enumerate(counts):
+            entries = self.evidence.deciding(count)
+            affordable = self.within(kept, entries, self.left() / (len(counts) - number + 1))
+            if len(affordable) < 2:  # a whole comparison of two is worth the time of later rounds
+                affordable = self.within(kept[:2], entries, self.left())
+            if len(affordable) < min(2, len(found)):
+                self._left_out(f"no two settings were read on {count} samples", [])
+                return kept if number else []
+            self._left_out(f"not read on {count} samples", kept[len(affordable) :])
+            self.read(affordable, entries, f"{count} of {self.evidence.count} samples")
+            kept = best_first(affordable, self.reader, self.evidence)
+            if count < self.evidence.count:
+                kept = kept[: max(FINALISTS, math.ceil(len(kept) / 2))]
+        return kept
+
+    def finish(self, kept: Sequence[Setting], reference: Setting) -> None:
+        """What it costs within the native window, then all lengths and look-ups."""
+        for entries, group, what in (
+            (self.evidence.within_native(), [reference, *kept], "the native window"),
+            (self.evidence.all(), kept, "all lengths and look-ups"),
+        ):
+            affordable = self.within(group, entries, self.left())
+            self._left_out(f"not read on {what}", group[len(affordable) :])
+            self.read(affordable, entries, what)
+
+    def within(
+        self, kept: Sequence[Setting], entries: Sequence[Entry], seconds: float
+    ) -> list[Setting]:
+        """As many of `kept`, from the first, as can be read on `entries` in `seconds`."""
+        if math.isinf(seconds):
+            return list(kept)
+        costs = itertools.accumulate(self.reader.seconds(s.table, entries) for s in kept)
+        return [setting for setting, cost in zip(kept, costs, strict=True) if cost <= seconds]
+
+    def read(self, kept: Sequence[Setting], entries: Sequence[Entry], what: str) -> None:
+        """Every setting on `entries`, with one bar."""
+        missing = [(setting, self.reader.missing(setting.table, entries)) for setting in kept]
+        tokens = sum(len(e.token_ids) for _, group in missing for _, e in group)
+        if not tokens:
+            return
+        with self.reporter.bar(f"{len(kept)} tables, {what}", tokens, "tokens") as bar:
+            for setting, group in missing:
+                self.reader.read(setting.table, group, bar)
+
+    def _left_out(self, what: str, left_out: Sequence[Setting]) -> None:
+        names = ", ".join(setting.label for setting in left_out)
+        if names or what.startswith("no two"):
+            self.warnings.append(f"for want of time {what}{': ' if names else ''}{names}")
+
+
+def rounds(count: int, halves: bool) -> list[int]:
+    """Samples read by the end of each round: 1, 2, 4, 8 of 8."""
+    if not halves:
+        return [count]
+    return [*(2**k for k in range(count.bit_length()) if 2**k < count), count]
+
+
+def best_first(kept: Sequence[Setting], reader: TableReader, evidence: Evidence) -> list[Setting]:
+    """By their loss so far."""
+    standings = [standing_of(setting, reader, evidence) for setting in kept]
+    return [standing.setting for standing in ranked(standings, evidence)]
+
+
+def conclude(
+    found: Sequence[Setting],
+    reference: Setting,
+    reader: TableReader,
+    evidence: Evidence,
+    seed: int,
+) -> dict[str, Any]:
+    """What has been read of `found`, whenever that was."""
+    standings = [standing_of(setting, reader, evidence) for setting in found]
+    read = [standing for standing in standings if standing.deciding(evidence)]
+    base = standing_of(reference, reader, evidence)
+    rows = describe(read, base, evidence, seed) if read else []
+    chosen = recommend(rows, evidence) if len(rows) > 1 or len(found) == 1 and rows else None
+    checkpoint = reader.checkpoint
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "model": checkpoint.source,
+        "sha256": checkpoint.digest,
+        "dtype": reader.dtype,
+        "seed": seed,
+        "native_length": evidence.native_length,
+        "target_length": evidence.target_length,
+        "fitness": evidence.fitness,
+        "documents": dict(evidence.documents),
+        "settings": rows,
+        "not_read": [s.setting.label for s in standings if not s.deciding(evidence)],
+        "recommendation": chosen,
+        "warnings": warnings_of(rows, evidence) if rows else [],
+        "versions": versions(),
+    }

@@ -1,0 +1,279 @@
+"""A search over tables in tens of evaluations: seeds, the critical pair, its tail, then all pairs.
+
+    2 seeds (YaRN, NTK) · 10 places of the critical pair · generations of 8 until 64 are read
+
+Fitness is the mean loss at the target on a few documents; what the search found is then held
+against its best seed on *other* documents, and either beats it there or is said not to. Proposals
+depend on the seed and on losses alone, so that the same command gives the same factors, and a
+stopped one replays itself out of the cache.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.evals.order import Entry
+from giraffe_cli.evals.runner import versions
+from giraffe_cli.progress import Reporter
+from giraffe_cli.rope.base import Head
+from giraffe_cli.rundir import write_json
+from giraffe_cli.tune.evidence import Evidence
+from giraffe_cli.tune.genome import (
+    Genome,
+    critical_pairs,
+    crossed,
+    mutated,
+    seed_of,
+    unseen,
+)
+from giraffe_cli.tune.reading import TableReader
+from giraffe_cli.tune.standing import difference, mean_of
+
+SCHEMA_VERSION = 1
+SEARCH, FACTORS = "search.json", "factors.json"
+SEEDS = ("yarn", "ntk")
+PARENTS = 8
+CHILDREN = 8
+MUTATIONS = 5
+"""Of the children of a generation; the others are crossings."""
+TAIL_SHARE = 1 / 3
+"""Of the generations that move pairs from the critical one on only."""
+HOPELESS = 0.05
+"""Nats by which a child may be behind the worst parent half-way through the documents."""
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A genome and its mean loss; `stopped` where it was not read to the end."""
+
+    number: int
+    genome: Genome
+    loss: float
+    stopped: bool = False
+
+
+def split(entries: Sequence[Entry], fitness: int) -> tuple[list[Entry], list[Entry]]:
+    """`fitness` of the samples, evenly out of all, and the others.
+
+    Raises:
+        InvalidInput: none would be left to prove the result on.
+    """
+    if not 0 < fitness < len(entries):
+        raise InvalidInput(
+            f"{len(entries)} documents reach the target, {fitness} are for the search: none is "
+            "left to prove its result on",
+            "give more long documents, or fewer --documents",
+        )
+    chosen = {round(k * len(entries) / fitness) for k in range(fitness)}
+    return (
+        [entry for place, entry in enumerate(entries) if place in chosen],
+        [entry for place, entry in enumerate(entries) if place not in chosen],
+    )
+
+
+def search(
+    reader: TableReader,
+    head: Head,
+    evidence: Evidence,
+    reporter: Reporter,
+    *,
+    evaluations: int = 64,
+    documents: int = 4,
+    seed: int = 0,
+    out: Path,
+) -> dict[str, Any]:
+    """Search, prove, and write `search.json` and `factors.json` in `out`.
+
+    Args:
+        evaluations: tables that are read, seeds among them.
+        documents: samples of the fitness; all others of `evidence` are for the proof.
+
+    Returns:
+        The content of `search.json`; `improved` says whether the interval lies below the seed.
+
+    Raises:
+        InvalidInput: no sample is left for the proof.
+    """
+    begun = time.monotonic()
+    deciding, proving = split(evidence.deciding(), documents)
+    hunt = Hunt(reader, head, evidence, deciding, seed)
+    tokens = evaluations * sum(len(example.token_ids) for _, example in deciding)
+    with reporter.bar("searching", evaluations, "tables") as bar:
+        for trial in hunt.run(evaluations):
+            bar.advance(1, loss=f"{trial.loss:.4f}", best=f"{hunt.best.loss:.4f}")
+    reporter.info(
+        f"best of {len(hunt.trials)}: {hunt.best.loss:.4f} nats ({hunt.best.genome.origin}), best "
+        f"seed {hunt.best_seed.loss:.4f} ({hunt.best_seed.genome.origin}); now on "
+        f"{len(proving)} other documents"
+    )
+    proof = prove(hunt, proving, reporter, seed)
+    improved = proof["minus_seed"]["ci_high"] < 0
+    result = {
+        "schema_version": SCHEMA_VERSION,
+        "model": reader.checkpoint.source,
+        "sha256": reader.checkpoint.digest,
+        "dtype": reader.dtype,
+        "seed": seed,
+        "fitness": evidence.fitness,
+        "native_length": evidence.native_length,
+        "target_length": evidence.target_length,
+        "trials": [_row(trial) for trial in hunt.trials],
+        "best": _row(hunt.best),
+        "best_seed": _row(hunt.best_seed),
+        "fitness_documents": [example.cluster for _, example in deciding],
+        "held_out_documents": [example.cluster for _, example in proving],
+        "held_out": proof,
+        "improved": improved,
+        "seconds": round(time.monotonic() - begun, 1),
+        "read_tokens": reader.read_tokens,
+        "most_tokens": tokens,
+        "versions": versions(),
+    }
+    write_json(out / FACTORS, factor_file(hunt.best.genome, head, result))
+    write_json(out / SEARCH, result)
+    return result
+
+
+class Hunt:
+    """The tables read so far and what is proposed next."""
+
+    def __init__(
+        self,
+        reader: TableReader,
+        head: Head,
+        evidence: Evidence,
+        entries: Sequence[Entry],
+        seed: int,
+    ) -> None:
+        self.reader, self.head, self.evidence, self.entries = reader, head, evidence, entries
+        self.generator = np.random.default_rng(seed)
+        self.trials: list[Trial] = []
+
+    @property
+    def best(self) -> Trial:
+        return min(self.trials, key=lambda trial: (trial.stopped, trial.loss))
+
+    @property
+    def best_seed(self) -> Trial:
+        seeds = [trial for trial in self.trials if trial.genome.origin in SEEDS]
+        return min(seeds, key=lambda trial: trial.loss)
+
+    def run(self, evaluations: int) -> Iterator[Trial]:
+        """One trial after the other."""
+        for genome in [*(seed_of(name, self.head) for name in SEEDS), *critical_pairs(self.head)]:
+            if len(self.trials) < evaluations and self._is_new(genome):
+                yield self._try(genome, halfway=genome.origin not in SEEDS)
+        evolved_from = len(self.trials)
+        while len(self.trials) < evaluations:
+            done = (len(self.trials) - evolved_from) / max(1, evaluations - evolved_from)
+            first = self._critical_pair() if done < TAIL_SHARE else 0
+            for genome in self._generation(first)[: evaluations - len(self.trials)]:
+                yield self._try(genome, halfway=True)
+
+    def _generation(self, first_pair: int) -> list[Genome]:
+        """`CHILDREN` genomes that nobody has read, fewer where no new ones are found."""
+        parents = self._parents()
+        children: list[Genome] = []
+        for attempt in range(20 * CHILDREN):
+            if len(children) == CHILDREN:
+                break
+            one, other = (parents[self._pick(len(parents))] for _ in range(2))
+            if attempt % CHILDREN < MUTATIONS or one is other:
+                made = mutated(one.genome, first_pair, self.head, self.generator, str(one.number))
+            else:
+                names = f"{one.number} and {other.number}"
+                made = crossed(one.genome, other.genome, self.head, self.generator, names)
+            if self._is_new(made) and unseen(made, children):
+                children.append(made)
+        return children
+
+    def _pick(self, count: int) -> int:
+        """A place in a ranking: the first half as likely again as the second."""
+        return int(count * self.generator.random() ** 1.5)
+
+    def _parents(self) -> list[Trial]:
+        whole = [trial for trial in self.trials if not trial.stopped]
+        return sorted(whole, key=lambda trial: trial.loss)[:PARENTS]
+
+    def _critical_pair(self) -> int:
+        """The first pair of the best table that is divided by nearly s."""
+        factors = np.array(self.best.genome.factors)
+        return int(np.argmax(factors >= 0.9 * factors[-1]))
+
+    def _is_new(self, genome: Genome) -> bool:
+        return unseen(genome, [trial.genome for trial in self.trials])
+
+    def _try(self, genome: Genome, halfway: bool) -> Trial:
+        """Read `genome`; `halfway` gives up on a hopeless one at half of the samples."""
+        half = len(self.entries) // 2
+        parents = self._parents()
+        stopped = False
+        if halfway and half and len(parents) >= 2:
+            worst = max(self._loss(parent.genome, self.entries[:half]) for parent in parents)
+            stopped = self._loss(genome, self.entries[:half]) > worst + HOPELESS
+        loss = self._loss(genome, self.entries[:half] if stopped else self.entries)
+        trial = Trial(len(self.trials), genome, loss, stopped)
+        self.trials.append(trial)
+        return trial
+
+    def _loss(self, genome: Genome, entries: Sequence[Entry]) -> float:
+        table = genome.table(self.head)
+        self.reader.read(table, entries, _NoBar())
+        task = self.evidence.tasks[self.evidence.fitness]
+        return mean_of(self.reader.values(table, task, entries))
+
+
+class _NoBar:
+    """The search's bar counts tables, not their tokens."""
+
+    def advance(self, amount: float = 1, **fields: str) -> None:
+        """Nothing to show."""
+
+
+def prove(hunt: Hunt, proving: Sequence[Entry], reporter: Reporter, seed: int) -> dict[str, Any]:
+    """What was found and its best seed on samples that the search has not seen."""
+    found = {"best": hunt.best.genome, "seed": hunt.best_seed.genome}
+    task, values = hunt.evidence.tasks[hunt.evidence.fitness], {}
+    tokens = len(found) * sum(len(example.token_ids) for _, example in proving)
+    with reporter.bar("proving", tokens, "tokens") as bar:
+        for name, genome in found.items():
+            table = genome.table(hunt.head)
+            hunt.reader.read(table, proving, bar)
+            values[name] = hunt.reader.values(table, task, proving)
+    clusters = hunt.evidence.clusters()
+    minus = difference(values["best"], values["seed"], clusters, seed)
+    return {
+        "best": mean_of(values["best"]),
+        "seed": mean_of(values["seed"]),
+        "minus_seed": minus,
+        "samples": len(values["best"]),
+    }
+
+
+def factor_file(genome: Genome, head: Head, result: dict[str, Any]) -> dict[str, Any]:
+    """What `--rope longrope --factors` reads, with where it is from."""
+    return {
+        "long_factor": list(genome.factors),
+        "attention_factor": genome.attention_factor,
+        "original_max_position_embeddings": head.original_max_position_embeddings,
+        "target_length": head.target_length,
+        "head_dim": head.head_dim,
+        "rope_theta": head.rope_theta,
+        "searched": {
+            key: result[key]
+            for key in ("model", "sha256", "fitness", "seed", "improved", "held_out")
+        },
+    }
+
+
+def _row(trial: Trial) -> dict[str, Any]:
+    return {"number": trial.number, "loss": trial.loss, "stopped": trial.stopped} | asdict(
+        trial.genome
+    )

@@ -1,0 +1,174 @@
+"""What was read, as numbers: losses with intervals, differences to the best, a recommendation.
+
+The setting with the lowest mean loss at the target is recommended. Those whose paired difference
+from it has an interval that holds 0 are named with it: on this text they are as good.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from giraffe_cli.evals.base import Value
+from giraffe_cli.evals.order import Entry
+from giraffe_cli.evals.paired import PairedScore, paired_difference
+from giraffe_cli.evals.statistics import FEWEST_CLUSTERS, Score, clustered_bootstrap
+from giraffe_cli.gates import MAX_LOSS_RISE
+from giraffe_cli.rope.base import RopeTable
+from giraffe_cli.tune.evidence import NLL, Evidence
+from giraffe_cli.tune.reading import TableReader
+from giraffe_cli.tune.settings import Setting
+from giraffe_cli.units import format_length
+
+Values = Mapping[str, Value]
+
+
+@dataclass(frozen=True)
+class Standing:
+    """A setting and what it has shown."""
+
+    setting: Setting
+    values: Mapping[str, Mapping[int, Values]]
+    """Task → length → pair → loss in nats; only what was read."""
+
+    def deciding(self, evidence: Evidence) -> Values:
+        """The fitness at the target."""
+        return self.values.get(evidence.fitness, {}).get(evidence.target_length, {})
+
+
+def standing_of(setting: Setting, reader: TableReader, evidence: Evidence) -> Standing:
+    """From the cache."""
+    return Standing(setting, losses(setting.table, reader, evidence, evidence.all()))
+
+
+def losses(
+    table: RopeTable, reader: TableReader, evidence: Evidence, entries: Iterable[Entry]
+) -> dict[str, dict[int, Values]]:
+    """Task → length → pair → loss of those of `entries` that have been read under `table`."""
+    groups: dict[str, dict[int, list[Entry]]] = {}
+    for entry in entries:
+        groups.setdefault(entry[0], {}).setdefault(entry[1].length, []).append(entry)
+    found: dict[str, dict[int, Values]] = {}
+    for name, by_length in groups.items():
+        for length, group in by_length.items():
+            values = reader.values(table, evidence.tasks[name], group)
+            if values:
+                found.setdefault(name, {})[length] = values
+    return found
+
+
+def mean_of(values: Values) -> float:
+    """Weighted, nats."""
+    return sum(v.value * v.weight for v in values.values()) / sum(v.weight for v in values.values())
+
+
+def ranked(standings: Sequence[Standing], evidence: Evidence) -> list[Standing]:
+    """Those read on most samples first, among them by their mean loss."""
+    return sorted(
+        standings,
+        key=lambda s: (-len(s.deciding(evidence)), mean_of(s.deciding(evidence))),
+    )
+
+
+def describe(
+    standings: Sequence[Standing], reference: Standing, evidence: Evidence, seed: int
+) -> list[dict[str, Any]]:
+    """A row for each setting, best first; scores as in `results.json`, lengths as texts.
+
+    Args:
+        reference: the unscaled base, of which what lies within the native window is used.
+    """
+    order = ranked(standings, evidence)
+    best, clusters = order[0], evidence.clusters()
+    rows = []
+    for standing in order:
+        rows.append(
+            {
+                "label": standing.setting.label,
+                "strategy": standing.setting.strategy,
+                "knobs": standing.setting.knobs,
+                "samples": len(standing.deciding(evidence)),
+                **{
+                    task: {
+                        str(length): _score(values, clusters, seed)
+                        for length, values in sorted(by_length.items())
+                    }
+                    for task, by_length in standing.values.items()
+                },
+                "minus_best": difference(
+                    standing.deciding(evidence), best.deciding(evidence), clusters, seed
+                ),
+                "short_context": difference(
+                    _native(standing, evidence), _native(reference, evidence), clusters, seed
+                ),
+            }
+        )
+    return rows
+
+
+def _native(standing: Standing, evidence: Evidence) -> Values:
+    return standing.values.get(NLL, {}).get(evidence.native_length, {})
+
+
+def _score(values: Values, clusters: Mapping[str, str], seed: int) -> Score:
+    return clustered_bootstrap(
+        [value.value for value in values.values()],
+        [clusters[pair] for pair in values],
+        seed,
+        weights=[value.weight for value in values.values()],
+    )
+
+
+def difference(
+    minuend: Values, subtrahend: Values, clusters: Mapping[str, str], seed: int
+) -> PairedScore | None:
+    """On what both have been read; None where that is nothing."""
+    if not {*minuend} & {*subtrahend}:
+        return None
+    return paired_difference(minuend, subtrahend, clusters, seed)
+
+
+def recommend(rows: Sequence[Mapping[str, Any]], evidence: Evidence) -> dict[str, Any]:
+    """The best row, those that are not told apart from it, and a sentence of reason."""
+    best = rows[0]
+    tied = [
+        row["label"]
+        for row in rows[1:]
+        if row["samples"] == best["samples"] > 1 and row["minus_best"]["ci_low"] <= 0
+    ]
+    target = format_length(evidence.target_length)
+    loss = best[evidence.fitness][str(evidence.target_length)]
+    what = "loss" if evidence.fitness == NLL else "loss of looked-up numbers"
+    reason = (
+        f"the lowest {what} at {target}: {loss['mean']:.3f} nats on {loss['n']} "
+        + ("document" if evidence.fitness == NLL else "prompt")
+        + ("s" if loss["n"] > 1 else "")
+        + f", of {len(rows)} settings"
+    )
+    if tied:
+        reason += f"; not told apart from it: {', '.join(tied)}"
+    return {
+        "label": best["label"],
+        "strategy": best["strategy"],
+        "knobs": best["knobs"],
+        "tied": tied,
+        "reason": reason,
+    }
+
+
+def warnings_of(rows: Sequence[Mapping[str, Any]], evidence: Evidence) -> list[str]:
+    """What a reader of the recommendation should know."""
+    best, found = rows[0], []
+    if best["samples"] < FEWEST_CLUSTERS:
+        found.append(
+            f"the best was read on {best['samples']} of at least {FEWEST_CLUSTERS} documents that "
+            "intervals need to be relied on"
+        )
+    cost = best["short_context"]
+    if cost and cost["mean"] > MAX_LOSS_RISE:
+        found.append(
+            f"{best['label']} costs {cost['mean']:+.3f} nats within the native window before "
+            "training"
+        )
+    return found
