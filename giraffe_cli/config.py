@@ -31,6 +31,8 @@ from giraffe_cli.evals.suites import SUITES
 from giraffe_cli.gates import parse_gate
 from giraffe_cli.units import parse_bytes, parse_length
 
+AUTO = "auto"
+"""The strategy that is chosen by measurement."""
 LORA_TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
@@ -72,13 +74,28 @@ class Section(BaseModel):
 class RopeConfig(Section):
     """How positions are rescaled."""
 
-    strategy: str = "yarn"
-    """Name of the strategy; `giraffe rope list` shows them."""
+    strategy: str = AUTO
+    """Name of the strategy, see `giraffe rope list`; auto: the best of all on the training text,
+    compared before anything is trained."""
     knobs: Knobs = Field(default_factory=dict)
     """Knobs of the strategy, such as `beta_fast`."""
+    minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """Time limit of that comparison; default: a tenth of the predicted training time, five minutes
+    where nothing is trained."""
     on_existing: Literal["refuse", "compose", "replace"] = "refuse"
     """A base that is scaled already: refuse it, scale its real table further, or put the strategy
     in the place of its scaling."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> RopeConfig:
+        if self.strategy == AUTO and self.knobs:
+            raise ValueError(
+                f"knobs {', '.join(sorted(self.knobs))} need a strategy; name it, or leave them "
+                "out: auto tries several"
+            )
+        if self.strategy != AUTO and self.minutes is not None:
+            raise ValueError(f"minutes has no effect on strategy {self.strategy}, only on auto")
+        return self
 
 
 class PackConfig(Section):
@@ -460,9 +477,16 @@ class ExtendConfig(Section):
             problems.append("train.control needs train.steps: without a step it is the base")
         if any(stage.steps is None for stage in self.stages) and self.train.steps == 0:
             problems.append("stages: a stage of 0 steps trains nothing; raise train.steps")
+        if any(stage.strategy == AUTO for stage in self.stages):
+            problems.append("stages: auto is chosen once for the run, set rope.strategy to it")
         if problems:
             raise ValueError("; ".join(problems))
         return self
+
+    def with_rope(self, strategy: str, knobs: Mapping[str, Any]) -> ExtendConfig:
+        """The same run under a strategy that is settled."""
+        settled = {"strategy": strategy, "knobs": dict(knobs), "minutes": None}
+        return self.model_copy(update={"rope": self.rope.model_copy(update=settled)})
 
     @property
     def trains(self) -> bool:

@@ -1,6 +1,6 @@
 """`giraffe extend` as a story: a stage is a function from a config slice and folders to a folder.
 
-    inspect → rope → pack → train → merge → verify → eval → report
+    inspect → rope (compared under `auto`) → pack → train → merge → verify → eval → report
 
 A stage whose manifest names the same inputs is not run again, so the same command resumes a run
 that was stopped anywhere; a different config in the same folder is refused with the keys named.
@@ -48,6 +48,7 @@ from giraffe_cli.training import (
     train_stages,
     training_stages,
 )
+from giraffe_cli.tune.choice import budget_seconds, choose_rope, chooses_rope, predicted_seconds
 from giraffe_cli.units import format_bytes, format_length, format_seconds
 
 
@@ -93,9 +94,22 @@ def extend(
     refuse_what_does_not_fit(the_plan)
     with claimed(config, run_dir):
         write_json(run_dir / "plan.json", the_plan)
-        write_json(run_dir / "rope.json", stages[-1].table.to_json())
         timings = Timings.kept(run_dir / "timings.json")
-        work = Work(config, checkpoint, stages, controls, run_dir, timings, options, reporter)
+
+        # ── rope ─────────────────────────────────────────────────────────────────────────────
+        choice: dict[str, Any] = {}
+        if chooses_rope(config):
+            with timings.stage("compare rope"):
+                seconds = budget_seconds(config, predicted_seconds(the_plan, checkpoint, config))
+                choice = choose_rope(config, checkpoint, run_dir, seconds, reporter)
+            config = config.with_rope(choice["chosen"]["strategy"], choice["chosen"]["knobs"])
+            stages = training_stages(config, checkpoint, run_dir)
+            controls = control_stages(stages, checkpoint, run_dir)
+            write_json(run_dir / "plan.json", plan_stages(stages, checkpoint, controls))
+        write_json(run_dir / "rope.json", stages[-1].table.to_json())
+        work = Work(
+            config, checkpoint, stages, controls, choice, run_dir, timings, options, reporter
+        )
         return run_stages(work)
 
 
@@ -108,6 +122,8 @@ class Work:
     stages: list[TrainingStage]
     controls: list[TrainingStage]
     """One for each of `stages`, or none."""
+    rope_choice: dict[str, Any]
+    """What `rope.strategy: auto` compared and chose; empty for a strategy that was named."""
     run_dir: Path
     timings: Timings
     options: Options
@@ -156,6 +172,7 @@ def run_stages(work: Work) -> dict[str, Any]:
     gates = default_gates(results, work.native_length, work.config.target_length)
     gates += [Gate(**gate) for gate in results.get("gates", [])]
     report = compose_report(work.config, checkpoint, table, trained, proof, results, gates, run_dir)
+    report["rope_choice"] = work.rope_choice
     if compared:
         report["control"] = describe_control(work.controls[-1], compared, models["control"])
     report["seconds"] = {**timings.seconds, "total": round(sum(timings.seconds.values()), 2)}

@@ -15,6 +15,7 @@ import yaml
 
 from giraffe_cli.checkpoint import Checkpoint, head_to_extend, inspect
 from giraffe_cli.config import (
+    AUTO,
     EvalConfig,
     ExtendConfig,
     differing_keys,
@@ -45,6 +46,7 @@ from giraffe_cli.rundir import (
     read_json,
     write_json,
 )
+from giraffe_cli.tune.settings import settings
 from giraffe_cli.units import format_length
 from giraffe_cli.verify import verify_directory
 
@@ -117,7 +119,7 @@ def claim(config: ExtendConfig, run_dir: Path) -> None:
 
 
 def choose_table(config: ExtendConfig, checkpoint: Checkpoint) -> RopeTable:
-    """The table of the configured strategy.
+    """The table of the configured strategy; of `auto` the likeliest, to plan with.
 
     Raises:
         InvalidInput: the base reaches the target, or is scaled and `rope.on_existing` refuses;
@@ -125,6 +127,8 @@ def choose_table(config: ExtendConfig, checkpoint: Checkpoint) -> RopeTable:
     """
     make_positions(config.positions, config.train.position_knobs)
     head = head_to_extend(checkpoint, config.target_length, config.rope.on_existing)
+    if config.rope.strategy == AUTO:
+        return settings(head)[0][0].table
     return make_table(config.rope.strategy, config.rope.knobs, head)
 
 
@@ -142,7 +146,7 @@ def make_plan(
     """
     return {
         "model": checkpoint.to_json(),
-        "strategy": table.strategy,
+        "strategy": config.rope.strategy,
         "native_length": table.original_max_position_embeddings,
         "target_length": config.target_length,
         "window": config.window,

@@ -13,7 +13,7 @@ from giraffe_cli.errors import InvalidInput
 
 def test_a_target_is_all_a_config_needs():
     config = build({"target_length": "16k"})
-    assert (config.model, config.data, config.rope.strategy) == ("calf", ["python-stdlib"], "yarn")
+    assert (config.model, config.data, config.rope.strategy) == ("calf", ["python-stdlib"], "auto")
     assert (config.target_length, config.window, config.positions) == (16384, 16384, "plain")
 
 

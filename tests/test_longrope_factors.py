@@ -64,7 +64,16 @@ def test_the_numbers_are_kept_when_the_file_goes(tmp_path):
 def test_a_directory_of_giraffes_own_gives_its_factors_again(tmp_path):
     table = make_table("longrope", {"factors": FACTORS}, FOUR_PAIRS)
     (tmp_path / "rope.json").write_text(json.dumps(table.to_json()))
-    assert make_table("longrope", {"factors": str(tmp_path / "rope.json")}, FOUR_PAIRS) == table
+    again = make_table("longrope", {"factors": str(tmp_path / "rope.json")}, FOUR_PAIRS)
+    assert (again.inv_freq, again.attention_factor) == (table.inv_freq, table.attention_factor)
+
+
+def test_the_attention_factor_beside_them_is_taken_unless_another_is_given(tmp_path):
+    file = tmp_path / "factors.json"
+    file.write_text(json.dumps({"long_factor": FACTORS, "attention_factor": 1.25}))
+    assert make_table("longrope", {"factors": str(file)}, FOUR_PAIRS).attention_factor == 1.25
+    own = {"factors": str(file), "attention": 1.5}
+    assert make_table("longrope", own, FOUR_PAIRS).attention_factor == 1.5
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`giraffe rope list|show`: the strategies and the tables they make."""
+"""`giraffe rope list|show|compare|search`: the strategies, their tables, and which to take."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import typer
 import yaml
 
 from giraffe_cli.cli.console import Console
+from giraffe_cli.cli.rope_compare import COMPARE_EXAMPLES, compare
+from giraffe_cli.cli.rope_search import SEARCH_EXAMPLES, search
 from giraffe_cli.cli.rope_text import (
     describe,
     render_list,
@@ -35,7 +37,11 @@ giraffe rope show all --target-len 16k --plot rope.png"""
 
 EVERY = "all"
 
-app = typer.Typer(help="The RoPE strategies and their tables.", no_args_is_help=True)
+app = typer.Typer(
+    help="The RoPE strategies, their tables, and which of them to take.", no_args_is_help=True
+)
+app.command("compare", epilog=COMPARE_EXAMPLES)(compare)
+app.command("search", epilog=SEARCH_EXAMPLES)(search)
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 

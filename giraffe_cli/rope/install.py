@@ -40,7 +40,9 @@ def swap_table(model: LlamaForCausalLM, table: RopeTable) -> None:
     """
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-    apply_table(model.config, table)
+    # not validated, which warns of keys that others read; the check of the result says more
+    model.config.rope_parameters = dict(table.rope_parameters)
+    model.config.max_position_embeddings = int(table.target_length)
     model.model.rotary_emb = LlamaRotaryEmbedding(model.config).to(model.device)
     check_table(model, table)
 

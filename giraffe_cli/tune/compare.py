@@ -40,6 +40,10 @@ FINALISTS = 3
 """Settings that are read on everything, where as many are affordable."""
 
 
+ROUND_SHARE = 0.5
+"""Of the time that is left, for each round: the first looks at many, some is kept for proving."""
+
+
 @dataclass(frozen=True)
 class Budget:
     """Wall-clock seconds from now on."""
@@ -115,7 +119,7 @@ class BakeOff:
         counts, kept = rounds(self.evidence.count, halves), list(found)
         for number, count in enumerate(counts):
             entries = self.evidence.deciding(count)
-            affordable = self.within(kept, entries, self.left() / (len(counts) - number + 1))
+            affordable = self.within(kept, entries, self.left() * ROUND_SHARE)
             if len(affordable) < 2:  # a whole comparison of two is worth the time of later rounds
                 affordable = self.within(kept[:2], entries, self.left())
             if len(affordable) < min(2, len(found)):

@@ -61,7 +61,11 @@ def settings(
         )
     found, left_out = list[Setting](), list[str]()
     for name in chosen:
-        own = [dict(given[name])] if name in given else known[name].variants(head)
+        try:
+            own = [dict(given[name])] if name in given else known[name].variants(head)
+        except InvalidInput as problem:  # no knobs that suit this head
+            left_out.append(f"{name}: {problem.message}")
+            continue
         for knobs in own:
             label = label_of(name, knobs)
             try:

@@ -1,6 +1,7 @@
 """Per-pair divisors from a file, in the forms in which they are published.
 
 [1.0, 1.02, …]                                             a JSON list
+{"long_factor": [1.0, …], "attention_factor": 1.08}        what `giraffe rope search` writes
 {"rope_scaling": {"long_factor": [1.0, …]}}                a config.json
 1.0,1.02,…⏎1.0,1.02,…                                      LongRoPE: the same row for each layer
 """
@@ -10,48 +11,58 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from giraffe_cli.errors import InvalidInput
 
 FORMS = "a JSON list, a JSON object with long_factor such as a config.json, or numbers as text"
 
 
-def read_factors(path: Path) -> tuple[Any, ...]:
-    """The numbers in `path`, unchecked but for being a list; text is made of floats.
+class Published(NamedTuple):
+    """What a file holds, unchecked but for being a list."""
+
+    factors: tuple[Any, ...]
+    attention: Any = 0.0
+    """The `attention_factor` beside them; 0 where there is none."""
+
+
+def read_factors(path: Path) -> Published:
+    """The numbers in `path`; text is made of floats.
 
     Raises:
-        InvalidInput: no readable file, or a content of none of the three forms.
+        InvalidInput: no readable file, or a content of none of the forms.
     """
     try:
         text = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"factors: {path} cannot be read: {error}", f"give {FORMS}") from error
     if text.startswith(("[", "{")):
-        return tuple(_from_json(text, path))
-    return _from_text(text, path)
+        return _from_json(text, path)
+    return Published(_from_text(text, path))
 
 
-def _from_json(text: str, path: Path) -> list[Any]:
+def _from_json(text: str, path: Path) -> Published:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise InvalidInput(f"factors: {path} is not JSON: {error}", f"give {FORMS}") from error
+    attention = 0.0
     if isinstance(value, Mapping):
-        value = _long_factor(value)
+        group = _with_factors(value)
+        value, attention = group.get("long_factor"), group.get("attention_factor") or 0.0
     if not isinstance(value, list):
         raise InvalidInput(
             f"factors: {path} has no long_factor at its top, in rope_parameters or in rope_scaling",
             f"give {FORMS}",
         )
-    return value
+    return Published(tuple(value), attention)
 
 
-def _long_factor(value: Mapping[str, Any]) -> Any:
+def _with_factors(value: Mapping[str, Any]) -> Mapping[str, Any]:
     """The first found; `rope_scaling` before `rope_parameters`, as transformers reads them."""
     groups = [value, value.get("rope_scaling"), value.get("rope_parameters")]
-    held = (g["long_factor"] for g in groups if isinstance(g, Mapping) and "long_factor" in g)
-    return next(held, None)
+    held = (g for g in groups if isinstance(g, Mapping) and "long_factor" in g)
+    return next(held, {})
 
 
 def _from_text(text: str, path: Path) -> tuple[float, ...]:

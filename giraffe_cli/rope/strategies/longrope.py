@@ -1,7 +1,7 @@
 """LongRoPE: a divisor for each pair, found by search and given as numbers or as a file.
 
     θ'_i = θ_i / factors_i
-    cos and sin times √(1 + ln s / ln L0), unless `attention` gives another number
+    cos and sin times √(1 + ln s / ln L0), unless `attention` or the file gives another number
 
 `factors` is a list of head_dim/2 numbers, or a file: a JSON list; a JSON object with `long_factor`,
 at its top or in `rope_parameters` or `rope_scaling` (a `config.json` is one); or numbers between
@@ -51,7 +51,8 @@ class Longrope(AbstractStrategy):
     )
     attention: float = knob(
         0.0,
-        "cos and sin are multiplied by this; 0 means √(1 + ln s / ln L0)",
+        "cos and sin are multiplied by this; 0 means the file's attention_factor, else "
+        "√(1 + ln s / ln L0)",
         0.1,
         10,
         or_zero=True,
@@ -60,7 +61,9 @@ class Longrope(AbstractStrategy):
     def __post_init__(self) -> None:
         given: Any = self.factors
         if isinstance(given, str) and given:
-            object.__setattr__(self, "factors", read_factors(Path(given).expanduser()))
+            published = read_factors(Path(given).expanduser())
+            object.__setattr__(self, "factors", published.factors)
+            object.__setattr__(self, "attention", self.attention or published.attention)
         super().__post_init__()
         if not self.factors:
             raise InvalidInput("longrope has no factors", GIVE)

@@ -1,0 +1,125 @@
+"""`giraffe rope compare`: which table suits this checkpoint, this text and this length."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from giraffe_cli.cli.console import Console
+from giraffe_cli.cli.options import AsJson
+from giraffe_cli.cli.tuning import (
+    Data,
+    Dtype,
+    Fitness,
+    OnExisting,
+    Seed,
+    Target,
+    default_out,
+    extend_line,
+    knobs_by_strategy,
+    open_for_tuning,
+)
+from giraffe_cli.errors import UsageError
+
+COMPARE_EXAMPLES = """[bold]Examples[/]\n
+giraffe rope compare --target-len 16k --minutes 5\n
+giraffe rope compare yarn ntk --model ./smollm2 --data books.jsonl.gz --target-len 16k --all\n
+giraffe rope compare yarn longrope --set longrope.factors=factors.json --target-len 16k --json"""
+
+
+def compare(
+    target_len: Target,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Strategies of `giraffe rope list`. Default: all."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(help="Local directory, .gguf file or Hugging Face id.")
+    ] = "calf",
+    data: Data = None,
+    documents: Annotated[
+        int, typer.Option(help="Documents at the most, the longest; look-ups likewise.")
+    ] = 8,
+    minutes: Annotated[
+        float, typer.Option(help="Time limit; run again with more, and it goes on.")
+    ] = 30.0,
+    every: Annotated[
+        bool,
+        typer.Option("--all", help="Drop nothing early: every setting on every document."),
+    ] = False,
+    no_needles: Annotated[
+        bool, typer.Option("--no-needles", help="Leave the look-ups out.")
+    ] = False,
+    fitness: Fitness = "nll",
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            help="Knobs of a strategy instead of those that are tried: yarn.beta_fast=64; "
+            "repeatable.",
+        ),
+    ] = None,
+    on_existing_rope: OnExisting = "refuse",
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder. Default: runs/compare-MODEL-TARGET.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Hold every RoPE strategy against your text before any training, and recommend one.
+
+    The model is loaded once and only its table changes. Loss of the same tokens at the native
+    window, its doublings and the target, what it costs within the native window, and the loss of
+    looked-up numbers; settings that are hopeless are dropped after a document or two.
+    """
+    from giraffe_cli.cli.tuning_text import comparison_table
+    from giraffe_cli.report.comparison import write_comparison
+    from giraffe_cli.tune.compare import COMPARISON, Budget
+    from giraffe_cli.tune.compare import compare as bake_off
+    from giraffe_cli.tune.settings import settings as make_settings
+
+    console = Console(as_json)
+    if minutes <= 0:
+        raise UsageError(f"--minutes {minutes:g}", "a time above 0")
+    if no_needles and fitness != "nll":
+        raise UsageError(f"--no-needles and --fitness {fitness}", "leave one of them out")
+    folder = out or default_out("compare", model, target_len)
+    opened = open_for_tuning(
+        model, data, target_len, on_existing_rope, dtype, folder, console,
+        documents=documents, seed=seed, fitness=fitness, needles=not no_needles,
+    )  # fmt: skip
+    found, left_out = make_settings(opened.head, names or [], knobs_by_strategy(settings or []))
+    for problem in left_out:
+        console.warn(f"left out: {problem}")
+    console.info(
+        f"{len(found)} tables on up to {opened.evidence.count} samples of {target_len}, within "
+        f"{minutes:g} min; {folder} keeps what is read"
+    )
+    result = bake_off(
+        opened.reader, found, opened.head, opened.evidence, console,
+        budget=Budget(60 * minutes), halves=not every, seed=seed, out=folder,
+    )  # fmt: skip
+    write_comparison(result, folder)
+    where = f"\nresults  {folder / COMPARISON}, pictures beside it"
+    console.result(
+        {**result, "out": str(folder)},
+        [*comparison_table(result), where, *_next(result, model, target_len, folder)],
+    )
+
+
+def _next(result: dict[str, Any], model: str, target_len: str, folder: Path) -> list[str]:
+    """The command that uses what is recommended; factors go through a file."""
+    chosen = result["recommendation"]
+    if chosen is None:
+        return ["next: the same command with more --minutes"]
+    knobs = dict(chosen["knobs"])
+    if isinstance(knobs.get("factors"), list | tuple):
+        from giraffe_cli.rundir import write_json
+
+        write_json(folder / "factors.json", {"long_factor": list(knobs.pop("factors"))})
+        line = extend_line(model, target_len, chosen["strategy"], knobs)
+        return [f"next: {line} --factors {folder / 'factors.json'}"]
+    return [f"next: {extend_line(model, target_len, chosen['strategy'], knobs)}"]

@@ -1,0 +1,94 @@
+"""`giraffe rope search`: divisors of its own for each pair, searched in tens of evaluations."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from giraffe_cli.cli.console import Console
+from giraffe_cli.cli.options import AsJson
+from giraffe_cli.cli.tuning import (
+    Data,
+    Dtype,
+    Fitness,
+    OnExisting,
+    Seed,
+    Target,
+    default_out,
+    extend_line,
+    open_for_tuning,
+)
+from giraffe_cli.errors import UsageError
+
+SEARCH_EXAMPLES = """[bold]Examples[/]\n
+giraffe rope search --target-len 16k --evaluations 32\n
+giraffe rope search --model ./smollm2 --data books.jsonl.gz --target-len 16k --documents 2\n
+giraffe extend --target-len 16k --factors runs/search-calf-16k/factors.json"""
+
+
+def search(
+    target_len: Target,
+    model: Annotated[
+        str, typer.Option(help="Local directory, .gguf file or Hugging Face id.")
+    ] = "calf",
+    data: Data = None,
+    evaluations: Annotated[
+        int, typer.Option(help="Tables that are read, the seeds among them.")
+    ] = 64,
+    documents: Annotated[
+        int, typer.Option(help="Documents (or prompts of look-ups) that the search reads.")
+    ] = 4,
+    held_out: Annotated[
+        int, typer.Option(help="Other documents, on which its result is proven.")
+    ] = 8,
+    fitness: Fitness = "nll",
+    on_existing_rope: OnExisting = "refuse",
+    seed: Seed = 0,
+    dtype: Dtype = "auto",
+    out: Annotated[
+        Path | None, typer.Option(help="Folder. Default: runs/search-MODEL-TARGET.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Search a divisor for each pair, from YaRN and NTK on, in the manner of LongRoPE.
+
+    First where the critical pair lies, then the slow pairs, then all, under the rule that divisors
+    never fall. What is found is held against its best seed on documents that the search has not
+    read, and it says so when it is no better. The same command resumes a stopped search.
+    """
+    from giraffe_cli.cli.tuning_text import search_text
+    from giraffe_cli.report.comparison import write_search
+    from giraffe_cli.tune.search import FACTORS, SEARCH
+    from giraffe_cli.tune.search import search as hunt
+
+    console = Console(as_json)
+    if evaluations < 2:
+        raise UsageError(f"--evaluations {evaluations}", "2 or more: the seeds alone are two")
+    if held_out < 1:
+        raise UsageError(f"--held-out {held_out}", "one or more")
+    folder = out or default_out("search", model, target_len)
+    opened = open_for_tuning(
+        model, data, target_len, on_existing_rope, dtype, folder, console,
+        documents=documents + held_out, seed=seed, fitness=fitness, needles=False,
+    )  # fmt: skip
+    console.info(
+        f"{evaluations} tables on {documents} samples of {target_len}, then the best and its seed "
+        f"on {opened.evidence.count - documents} others; {folder} keeps what is read"
+    )
+    result = hunt(
+        opened.reader, opened.head, opened.evidence, console,
+        evaluations=evaluations, documents=documents, seed=seed, out=folder,
+    )  # fmt: skip
+    write_search(result, folder)
+    factors = folder / FACTORS
+    line = extend_line(model, target_len, "longrope", {}).replace(" --rope longrope", "")
+    if not result["improved"]:
+        line = extend_line(model, target_len, result["best_seed"]["origin"], {})
+    where = f"\nfactors  {factors}\nresults  {folder / SEARCH}, pictures beside it"
+    use = f" --factors {factors}" if result["improved"] else ""
+    console.result(
+        {**result, "out": str(folder), "factors": str(factors)},
+        [*search_text(result), where, f"next: {line}{use}"],
+    )

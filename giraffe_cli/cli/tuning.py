@@ -1,0 +1,135 @@
+"""What `giraffe rope compare` and `giraffe rope search` have in common: options, and opening."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+import typer
+import yaml
+
+from giraffe_cli.errors import InvalidInput, UsageError
+
+if TYPE_CHECKING:
+    from giraffe_cli.progress import Reporter
+    from giraffe_cli.rope.base import Head
+    from giraffe_cli.tune.evidence import Evidence
+    from giraffe_cli.tune.reading import TableReader
+
+DEFAULT_DATA = "python-stdlib"
+
+Target = Annotated[str, typer.Option("--target-len", help="Window to reach, such as 16k.")]
+Data = Annotated[
+    list[str] | None,
+    typer.Option(help=f"Corpus to compare on; repeatable. Default: {DEFAULT_DATA}."),
+]
+OnExisting = Annotated[
+    str, typer.Option(help="A model that is scaled already: refuse, compose, replace.")
+]
+Fitness = Annotated[
+    str,
+    typer.Option(help="What decides: nll, or needle-nll (the loss of looked-up numbers alone)."),
+]
+Dtype = Annotated[
+    str, typer.Option(help="float32, bfloat16, or auto: as the checkpoint is stored.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of samples, intervals and proposals.")]
+
+
+class Opened(NamedTuple):
+    """A checkpoint and what its tables are judged on."""
+
+    reader: TableReader
+    head: Head
+    evidence: Evidence
+
+
+def default_out(kind: str, model: str, target_len: str) -> Path:
+    """`runs/compare-calf-16k`."""
+    from giraffe_cli.units import format_length, parse_length
+
+    name = Path(model).name.removesuffix(".gguf")
+    return Path("runs") / f"{kind}-{name}-{format_length(parse_length(target_len))}"
+
+
+def open_for_tuning(
+    model: str,
+    data: list[str] | None,
+    target_len: str,
+    on_existing: str,
+    dtype: str,
+    out: Path,
+    reporter: Reporter,
+    **wanted: Any,
+) -> Opened:
+    """The checkpoint's head, a reader with its cache in `out`, and samples of the longest texts.
+
+    Args:
+        wanted: `documents`, `seed`, `fitness`, `needles`, as `gather_evidence` takes them.
+
+    Raises:
+        InvalidInput: checkpoint or corpus cannot be used, or no document reaches the target.
+        UsageError: an option of no known value.
+    """
+    from giraffe_cli.checkpoint import head_to_extend, inspect
+    from giraffe_cli.config import resolve_dtype
+    from giraffe_cli.evals.samples import Texts
+    from giraffe_cli.rundir import make_folder
+    from giraffe_cli.tune.evidence import FITNESSES, gather_evidence
+    from giraffe_cli.tune.reading import TableReader
+    from giraffe_cli.tune.texts import longest_documents
+    from giraffe_cli.units import parse_length
+
+    _check_choice("--fitness", wanted["fitness"], FITNESSES)
+    _check_choice("--on-existing-rope", on_existing, ("refuse", "compose", "replace"))
+    _check_choice("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
+    if wanted["documents"] < 1:
+        raise UsageError(f"--documents {wanted['documents']}", "one or more")
+    checkpoint = inspect(model, out)
+    head = head_to_extend(checkpoint, parse_length(target_len), on_existing)
+    documents = longest_documents(data or [DEFAULT_DATA], wanted["documents"])
+    if not documents:
+        raise InvalidInput(f"no documents in {', '.join(data or [DEFAULT_DATA])}")
+    evidence = gather_evidence(
+        checkpoint,
+        head.original_max_position_embeddings,
+        head.target_length,
+        Texts(documents, documents),
+        reporter,
+        **wanted,
+    )
+    computed = resolve_dtype(dtype, checkpoint.dtype)
+    return Opened(TableReader(checkpoint, computed, make_folder(out / "cache")), head, evidence)
+
+
+def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise UsageError(f"{option} {value}", f"choose {', '.join(known)}")
+
+
+def knobs_by_strategy(settings: list[str]) -> dict[str, dict[str, Any]]:
+    """`["yarn.beta_fast=64"]` → `{"yarn": {"beta_fast": 64}}`.
+
+    Raises:
+        UsageError: no `NAME.knob=value`.
+    """
+    found: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        path, separator, text = setting.partition("=")
+        name, dot, knob = path.strip().partition(".")
+        if not (separator and dot and name and knob):
+            raise UsageError(
+                f"--set {setting}: no `STRATEGY.knob=value`", "write --set yarn.beta_fast=64"
+            )
+        try:
+            found.setdefault(name, {})[knob] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise UsageError(f"--set {setting}: the value is not YAML") from error
+    return found
+
+
+def extend_line(model: str, target_len: str, strategy: str, knobs: dict[str, Any]) -> str:
+    """The command that uses a table."""
+    named = "" if model == "calf" else f" --model {model}"
+    told = "".join(f" --set rope.knobs.{key}={value!r}" for key, value in knobs.items())
+    return f"giraffe extend{named} --target-len {target_len} --rope {strategy}{told}"

@@ -1,0 +1,189 @@
+"""`--rope auto`: the bake-off inside a run, on its training text and within a part of its time.
+
+    training predicted at 60 min → 6 min of comparing on up to 8 documents → rope_choice.json
+
+The documents are of the training text, never of what the evaluation reads. Where no comparison can
+be made, for want of time or of long documents, the likeliest setting is taken, and that is said.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.checkpoint import Checkpoint, head_to_extend
+from giraffe_cli.config import AUTO, ExtendConfig, resolve_dtype
+from giraffe_cli.corpus.base import Document
+from giraffe_cli.corpus.holdout import is_held_out
+from giraffe_cli.corpus.store import held_out, is_packed
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.evals.samples import Texts
+from giraffe_cli.plan.estimate import estimate
+from giraffe_cli.plan.machine import this_machine
+from giraffe_cli.plan.trial import pace_of
+from giraffe_cli.progress import Reporter
+from giraffe_cli.rope.base import Head
+from giraffe_cli.rundir import make_folder, read_json, write_json
+from giraffe_cli.tune.compare import Budget, compare
+from giraffe_cli.tune.evidence import Evidence, gather_evidence
+from giraffe_cli.tune.reading import TableReader
+from giraffe_cli.tune.settings import Setting, settings
+from giraffe_cli.tune.texts import longest_documents
+from giraffe_cli.units import format_seconds
+
+CHOICE = "rope_choice.json"
+DOCUMENTS = 8
+SHARE = 0.1
+"""Of the predicted training time."""
+UNTRAINED_MINUTES = 5.0
+"""Where nothing is trained: the table is all there is."""
+
+
+def chooses_rope(config: ExtendConfig) -> bool:
+    """Whether any stage leaves its strategy to the comparison."""
+    return any(stage.rope.strategy == AUTO for stage in config.stage_configs())
+
+
+def predicted_seconds(
+    the_plan: Mapping[str, Any], checkpoint: Checkpoint, config: ExtendConfig
+) -> float:
+    """Of the training in `plan.json`, at what this machine is measured to sustain."""
+    assumed = [stage["estimate"] for stage in (*the_plan["stages"], *the_plan["control"])]
+    if not config.trains:
+        return 0.0
+    pace = pace_of(this_machine(), checkpoint, config)
+    measured = estimate(checkpoint, config.stage_configs()[-1], pace=pace)
+    slower = measured["seconds_per_step"] / the_plan["stages"][-1]["estimate"]["seconds_per_step"]
+    return float(slower * sum(one["seconds"] for one in assumed))
+
+
+def budget_seconds(config: ExtendConfig, training_seconds: float) -> float:
+    """What the comparison may take: what was given, else a tenth of the training."""
+    if config.rope.minutes is not None:
+        return 60 * config.rope.minutes
+    return SHARE * training_seconds if config.trains else 60 * UNTRAINED_MINUTES
+
+
+def choose_rope(
+    config: ExtendConfig,
+    checkpoint: Checkpoint,
+    run_dir: Path,
+    seconds: float,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    """The content of `rope_choice.json`: the comparison, and `chosen` with its `reason`; that of an
+    earlier call of the same run, where there is one.
+
+    Raises:
+        InvalidInput: a corpus that cannot be read, or a base that cannot be extended so.
+    """
+    path = run_dir / CHOICE
+    if path.exists():
+        kept: dict[str, Any] = read_json(path)
+        return kept
+    head = head_to_extend(checkpoint, config.target_length, config.rope.on_existing)
+    found, _ = settings(head)
+    compared: dict[str, Any] = {}
+    try:
+        evidence = evidence_of(config, checkpoint, head, reporter)
+    except NoText as problem:
+        reason = f"{problem.message}: nothing to compare on"
+    else:
+        compared = _compared(config, checkpoint, run_dir, seconds, found, head, evidence, reporter)
+        reason = f"{format_seconds(seconds)} were too little to compare two"
+    choice = _record(compared, found[0], reason)
+    reporter.info(f"rope: {choice['chosen']['label']}, {choice['reason']}")
+    write_json(path, choice)
+    return choice
+
+
+def _compared(
+    config: ExtendConfig,
+    checkpoint: Checkpoint,
+    run_dir: Path,
+    seconds: float,
+    found: Sequence[Setting],
+    head: Head,
+    evidence: Evidence,
+    reporter: Reporter,
+) -> dict[str, Any]:
+    reporter.info(
+        f"rope auto: comparing {len(found)} tables on up to {evidence.count} training documents "
+        f"within {format_seconds(seconds)}"
+    )
+    dtype = resolve_dtype(config.dtype, checkpoint.dtype)
+    reader = TableReader(checkpoint, dtype, make_folder(run_dir / "tune" / "cache"))
+    budget = Budget(seconds)
+    return compare(reader, found, head, evidence, reporter, budget=budget, seed=config.seed)
+
+
+def _record(compared: Mapping[str, Any], likeliest: Setting, reason: str) -> dict[str, Any]:
+    """What was chosen and why; by rule of thumb where nothing was compared."""
+    chosen = compared.get("recommendation")
+    if chosen:
+        reason = chosen["reason"]
+    else:
+        reason = f"{reason}; {likeliest.label} by rule of thumb"
+        chosen = {
+            "label": likeliest.label,
+            "strategy": likeliest.strategy,
+            "knobs": likeliest.knobs,
+        }
+    named = {key: chosen[key] for key in ("label", "strategy", "knobs")}
+    return {
+        "settings": [],
+        "warnings": [],
+        **compared,
+        "asked": "auto",
+        "chosen": named,
+        "reason": reason,
+    }
+
+
+class NoText(InvalidInput):
+    """No document that tables could be compared on."""
+
+
+def evidence_of(
+    config: ExtendConfig, checkpoint: Checkpoint, head: Head, reporter: Reporter
+) -> Evidence:
+    """Samples of the training text.
+
+    Raises:
+        NoText: no document of it reaches the target.
+        InvalidInput: it cannot be read.
+    """
+    documents = training_documents(config)
+    texts, window = Texts(documents, documents), head.original_max_position_embeddings
+    try:
+        return gather_evidence(
+            checkpoint,
+            window,
+            head.target_length,
+            texts,
+            reporter,
+            documents=DOCUMENTS,
+            seed=config.seed,
+            needles=False,
+        )
+    except InvalidInput as problem:
+        raise NoText(problem.message, problem.hint) from problem
+
+
+def training_documents(config: ExtendConfig) -> list[Document]:
+    """The longest that are not held out; of packed windows, which are no documents any more, the
+    longest held-out ones that the evaluation leaves alone.
+
+    Raises:
+        InvalidInput: a corpus is missing or unreadable.
+    """
+    packed = [Path(source) for source in config.data if is_packed(Path(source))]
+    if packed:
+        ordered = sorted(held_out(packed[0]), key=lambda d: (-len(d.text), d.source, d.id))
+        own = 0 if config.eval.data else config.eval.documents
+        return ordered[own : own + DOCUMENTS]
+    share = config.pack.hold_out
+    return longest_documents(
+        config.data, DOCUMENTS, config.pack, lambda d: not is_held_out(d.id, share)
+    )

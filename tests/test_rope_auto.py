@@ -1,0 +1,159 @@
+"""`--rope auto`: what is compared inside a run, on what text, and what is recorded."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import prose
+
+from giraffe_cli.checkpoint import inspect
+from giraffe_cli.config import build, read_yaml
+from giraffe_cli.corpus.holdout import is_held_out
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.progress import SilentReporter
+from giraffe_cli.tune.choice import (
+    UNTRAINED_MINUTES,
+    budget_seconds,
+    choose_rope,
+    training_documents,
+)
+
+
+def config_of(tiny_llama, corpus, **changes):
+    values = {
+        "model": str(tiny_llama),
+        "data": [str(corpus)],
+        "target_length": 512,
+        "train": {"steps": 2, "window": 128, "warmup_steps": 0, "lora": {"rank": 2}},
+        "eval": {"tasks": ["nll"], "documents": 2, "knobs": {"nll": {"targets": 16}}},
+    }
+    return build({**values, **changes})
+
+
+def extend_arguments(tiny_llama, corpus, out):
+    return (
+        "extend", "--model", tiny_llama, "--data", corpus, "--target-len", "512", "--steps", "0",
+        "--set", "eval.tasks=[nll]", "--set", "eval.knobs={nll: {targets: 16}}", "--out", out,
+    )  # fmt: skip
+
+
+def test_the_default_compares_and_takes_the_best(giraffe, tiny_llama, corpus, tmp_path):
+    run = tmp_path / "run"
+    done = giraffe(*extend_arguments(tiny_llama, corpus, run), "--json")
+    assert done.code == 0, done.stderr
+    choice = json.loads((run / "rope_choice.json").read_text())
+    best = choice["settings"][0]
+    assert len(choice["settings"]) > 15
+    assert choice["chosen"] == {key: best[key] for key in ("label", "strategy", "knobs")}
+    table = json.loads((run / "rope.json").read_text())
+    assert table["strategy"] == best["strategy"]
+    report = json.loads(done.stdout)
+    assert report["strategy"] == best["strategy"]
+    assert report["rope_choice"] == choice
+    assert report["verify"]["ok"]
+    assert read_yaml(run / "run.yaml")["rope"]["strategy"] == "auto"
+    assert json.loads((run / "plan.json").read_text())["strategy"] == best["strategy"]
+    assert "rope auto: comparing" in done.stderr
+    assert f"rope: {best['label']}, the lowest loss at 512" in done.stderr
+
+    again = giraffe(*extend_arguments(tiny_llama, corpus, run))
+    assert again.code == 0
+    assert "comparing" not in again.stderr
+
+
+def test_what_is_compared_on_is_not_what_is_evaluated(giraffe, tiny_llama, corpus, tmp_path):
+    config = config_of(tiny_llama, corpus, pack={"hold_out": 0.4})
+    compared = {document.id for document in training_documents(config)}
+    assert len(compared) == 8
+    assert not any(is_held_out(identity, 0.4) for identity in compared)
+
+
+def test_packed_windows_leave_the_documents_of_the_evaluation_alone(
+    giraffe, tiny_llama, corpus, tmp_path
+):
+    packed = tmp_path / "packed"
+    done = giraffe("pack-data", corpus, "--tokenizer", tiny_llama, "--window", "128",
+                   "--hold-out", "0.6", "--out", packed)  # fmt: skip
+    assert done.code == 0, done.stderr
+    config = config_of(tiny_llama, packed)
+    others = [document.id for document in training_documents(config)]
+    evaluated = [d.id for d in training_documents(config_of(
+        tiny_llama, packed, eval={"tasks": ["nll"], "documents": 2, "data": [str(corpus)]}))]  # fmt: skip
+    assert len(others) >= 2
+    assert evaluated[2 : 2 + len(others)] == others[: len(evaluated) - 2]
+
+
+def test_short_documents_leave_the_rule_of_thumb_and_say_so(tiny_llama, tmp_path):
+    short = tmp_path / "short.jsonl"
+    short.write_text(json.dumps({"id": "a", "text": prose(1, 8)}) + "\n")
+    reporter = SilentReporter()
+    config = config_of(tiny_llama, short, pack={"hold_out": 0})
+    checkpoint = inspect(str(tiny_llama), tmp_path)
+    choice = choose_rope(config, checkpoint, tmp_path, 60.0, reporter)
+    assert choice["chosen"] == {"label": "yarn", "strategy": "yarn", "knobs": {}}
+    assert choice["settings"] == []
+    assert "none of 1 documents has 512 tokens" in choice["reason"]
+    assert choice["reason"].endswith("yarn by rule of thumb")
+    assert reporter.lines[-1] == f"rope: yarn, {choice['reason']}"
+
+
+def test_too_little_time_leaves_the_rule_of_thumb(tiny_llama, corpus, tmp_path):
+    checkpoint = inspect(str(tiny_llama), tmp_path)
+    choice = choose_rope(
+        config_of(tiny_llama, corpus), checkpoint, tmp_path, 1e-9, SilentReporter()
+    )
+    assert choice["chosen"]["strategy"] == "yarn"
+    assert "were too little to compare two" in choice["reason"]
+
+
+def test_the_choice_of_an_earlier_call_stands(tiny_llama, corpus, tmp_path):
+    kept = {"chosen": {"label": "x", "strategy": "linear", "knobs": {}}, "reason": "kept"}
+    (tmp_path / "rope_choice.json").write_text(json.dumps(kept))
+    checkpoint = inspect(str(tiny_llama), tmp_path)
+    assert choose_rope(
+        config_of(tiny_llama, corpus), checkpoint, tmp_path, 1.0, SilentReporter()
+    ) == kept  # fmt: skip
+
+
+def test_the_budget_is_a_tenth_of_the_training(tiny_llama, corpus):
+    config = config_of(tiny_llama, corpus)
+    assert budget_seconds(config, 600.0) == pytest.approx(60.0)
+    own = config_of(tiny_llama, corpus, rope={"minutes": 3})
+    assert budget_seconds(own, 600.0) == 180.0
+    untrained = config_of(tiny_llama, corpus, train={"steps": 0})
+    assert budget_seconds(untrained, 0.0) == 60 * UNTRAINED_MINUTES
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rope": {"knobs": {"beta_fast": 16}}}, "knobs beta_fast need a strategy"),
+        ({"rope": {"strategy": "yarn", "minutes": 3}}, "minutes has no effect on strategy yarn"),
+        (
+            {"stages": [{"target_length": 512, "strategy": "auto"}]},
+            "auto is chosen once for the run",
+        ),
+    ],
+)
+def test_refuses_what_would_have_no_effect(tiny_llama, corpus, changes, message):
+    with pytest.raises(InvalidInput, match=message):
+        config_of(tiny_llama, corpus, **changes)
+
+
+def test_factors_of_a_file_are_written_into_the_run(giraffe, tiny_llama, corpus, tmp_path):
+    file = tmp_path / "factors.json"
+    divisors = [1.0, 1.1, 1.3, 2.0, 3.0, 4.0, 4.0, 4.0]
+    file.write_text(json.dumps({"long_factor": divisors, "attention_factor": 1.125}))
+    run = tmp_path / "run"
+    done = giraffe(*extend_arguments(tiny_llama, corpus, run), "--factors", file, "--no-eval")
+    assert done.code == 0, done.stderr
+    written = read_yaml(run / "run.yaml")["rope"]
+    assert written["strategy"] == "longrope"
+    assert written["knobs"] == {"factors": divisors, "attention": 1.125}
+    config = json.loads((run / "model" / "config.json").read_text())
+    assert config["rope_scaling"]["long_factor"] == pytest.approx(divisors)
+    refused = giraffe(*extend_arguments(tiny_llama, corpus, tmp_path / "r2"), "--factors", file,
+                      "--rope", "yarn")  # fmt: skip
+    assert refused.code == 3
+    assert "is no knob of `yarn`" in refused.stderr

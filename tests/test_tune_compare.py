@@ -1,0 +1,167 @@
+"""The bake-off: who is read on what, what a budget leaves out, and what is recommended."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+
+import pytest
+from tuning import HEAD, LENGTHS, PlantedReader, planted_evidence
+
+from giraffe_cli.progress import SilentReporter
+from giraffe_cli.tune.compare import BakeOff, Budget, compare, rounds
+from giraffe_cli.tune.evidence import nested_lengths
+from giraffe_cli.tune.settings import settings
+from giraffe_cli.tune.standing import recommend
+
+FOUND = settings(HEAD)[0]
+RANKS = {setting.table.inv_freq + (setting.table.attention_factor,): n
+         for n, setting in enumerate(reversed(FOUND))}  # fmt: skip
+
+
+def planted(table, example):
+    """The likeliest setting is the worst; documents differ by more than settings do."""
+    document = int(example.key[4])
+    return 3.0 + 0.1 * RANKS.get(table.inv_freq + (table.attention_factor,), 0) + document
+
+
+def run(reader, **changes):
+    reporter = SilentReporter()
+    evidence = changes.pop("evidence", planted_evidence())
+    found = changes.pop("found", FOUND)
+    return compare(reader, found, HEAD, evidence, reporter, **changes), reporter
+
+
+def test_rounds_double_the_documents():
+    assert rounds(8, halves=True) == [1, 2, 4, 8]
+    assert rounds(6, halves=True) == [1, 2, 4, 6]
+    assert rounds(1, halves=True) == [1]
+    assert rounds(8, halves=False) == [8]
+
+
+def test_lengths_double_up_to_the_target():
+    assert nested_lengths(1024, 16384) == [1024, 2048, 4096, 8192, 16384]
+    assert nested_lengths(1024, 3072) == [1024, 2048, 3072]
+    assert nested_lengths(1024, 2048) == [1024, 2048]
+
+
+def test_the_worse_half_is_dropped_and_the_best_wins():
+    result, _ = run(PlantedReader(planted))
+    rows = result["settings"]
+    assert rows[0]["label"] == FOUND[-1].label == result["recommendation"]["label"]
+    assert [row["samples"] for row in rows[:3]] == [8, 8, 8]
+    first = len(FOUND)
+    assert Counter(row["samples"] for row in rows) == {
+        1: first - -(-first // 2), 2: 5, 4: 3, 8: 3
+    } or sum(row["samples"] >= 1 for row in rows) == first  # fmt: skip
+    assert [row["samples"] for row in rows] == sorted((r["samples"] for r in rows), reverse=True)
+    assert {*rows[0]["nll"]} == {str(length) for length in LENGTHS}
+    assert {*rows[-1]["nll"]} == {"512"}
+
+
+def test_halving_reads_a_fraction_and_all_reads_everything():
+    halved, whole = PlantedReader(planted), PlantedReader(planted)
+    run(halved)
+    result, _ = run(whole, halves=False)
+    assert {row["samples"] for row in result["settings"]} == {8}
+    assert whole.read_tokens == len(FOUND) * 8 * sum(LENGTHS)
+    assert halved.read_tokens < 0.4 * whole.read_tokens
+
+
+def test_differences_are_paired_so_that_documents_cancel():
+    result, _ = run(PlantedReader(planted), halves=False)
+    for place, row in enumerate(result["settings"]):
+        minus = row["minus_best"]
+        assert minus["mean"] == pytest.approx(0.1 * place)
+        assert (minus["ci_low"], minus["ci_high"]) == pytest.approx((0.1 * place, 0.1 * place))
+    assert result["recommendation"]["tied"] == []
+
+
+def test_what_cannot_be_told_apart_is_named():
+    def close(table, example):
+        sign = -1 if int(example.key[4]) % 2 else 1
+        return 3.0 + (0.5 * sign + 0.01 if table == FOUND[0].table else 0.0)
+
+    result, _ = run(PlantedReader(close), found=FOUND[:2], halves=False)
+    assert result["recommendation"]["label"] == FOUND[1].label
+    assert result["recommendation"]["tied"] == [FOUND[0].label]
+    assert f"not told apart from it: {FOUND[0].label}" in result["recommendation"]["reason"]
+
+
+def test_the_cost_within_the_native_window_is_told_against_the_base():
+    def costly(table, example):
+        is_base = table.strategy == "none"
+        return 2.0 if is_base and example.length == 128 else 2.25 if example.length == 128 else 3.0
+
+    result, reporter = run(PlantedReader(costly), found=FOUND[:3])
+    assert result["settings"][0]["short_context"]["mean"] == pytest.approx(0.25)
+    assert any("costs +0.250 nats within the native window" in w for w in reporter.warnings)
+
+
+class TestBudget:
+    def timed(self, seconds, pace=0.001, **changes):
+        reader = PlantedReader(planted, pace)
+        budget = Budget(seconds, clock=lambda: reader.now)
+        result, reporter = run(reader, budget=budget, **changes)
+        return result, reader, reporter
+
+    @pytest.mark.parametrize("seconds", [1.1, 2.0, 5.0, 12.0, 40.0, 1000.0])
+    def test_is_never_exceeded(self, seconds):
+        result, reader, _ = self.timed(seconds)
+        assert reader.now <= seconds
+        assert result["budget_seconds"] == seconds
+        assert result["recommendation"] is not None
+
+    def test_leaves_out_the_unlikeliest_and_names_them(self):
+        result, _, reporter = self.timed(5.0)
+        read = {row["label"] for row in result["settings"]}
+        assert read == {setting.label for setting in FOUND[: len(read)]}
+        assert result["not_read"] == [setting.label for setting in FOUND[len(read) :]]
+        assert any(FOUND[-1].label in warning for warning in reporter.warnings)
+
+    def test_too_little_for_two_recommends_none(self):
+        result, reader, reporter = self.timed(0.9)
+        assert (result["recommendation"], reader.read_tokens) == (None, 0)
+        assert "for want of time no two settings were read on 1 samples" in reporter.warnings
+
+    def test_a_second_call_goes_on_where_the_first_stopped(self):
+        reader = PlantedReader(planted, 0.001)
+        for _ in range(60):
+            begun = reader.now
+            run(reader, budget=Budget(6.0, clock=lambda: reader.now))
+            if reader.now == begun:
+                break
+        result, _ = run(reader, budget=Budget(6.0, clock=lambda: reader.now))
+        assert result["settings"][0]["label"] == FOUND[-1].label
+        assert result["settings"][0]["samples"] == 8
+
+
+def test_the_file_is_what_is_returned(tmp_path):
+    result, _ = run(PlantedReader(planted), out=tmp_path)
+    assert json.loads((tmp_path / "comparison.json").read_text()) == json.loads(json.dumps(result))
+
+
+def test_one_setting_alone_is_measured_all_the_same():
+    result, _ = run(PlantedReader(planted), found=FOUND[:1])
+    assert result["recommendation"]["label"] == FOUND[0].label
+    assert result["settings"][0]["samples"] == 8
+
+
+def test_a_loss_of_one_document_ties_nothing():
+    evidence = planted_evidence(1)
+    rows = [
+        {"label": name, "strategy": name, "knobs": {}, "samples": 1,
+         "nll": {"512": {"mean": 3.0, "n": 1}}, "minus_best": {"ci_low": 0.0}}
+        for name in ("a", "b")
+    ]  # fmt: skip
+    assert recommend(rows, evidence)["tied"] == []
+
+
+def test_nothing_is_read_twice():
+    reader = PlantedReader(planted)
+    run(reader)
+    once = reader.read_tokens
+    run(reader)
+    assert reader.read_tokens == once
+    bake_off = BakeOff(reader, planted_evidence(), lambda: 1e9, SilentReporter())
+    assert bake_off.within(FOUND, [], 0.0) == FOUND
