@@ -24,6 +24,7 @@ def settings(model, data, **changes):
         "model": str(model),
         "data": [str(data)],
         "target_length": TARGET,
+        "rope": {"strategy": "yarn"},
         "pack": {"hold_out": 0.3},
         "train": {
             "steps": 3,

@@ -110,6 +110,7 @@ SUBSTITUTES = {
     "--target-len": "512",
     "--window": "128",
     "--lengths": "128,512",
+    "--evaluations": "14",
 }
 
 
@@ -140,6 +141,7 @@ def substituted(line: str) -> list[str]:
             *("--set", "eval.knobs={nll: {anchors: 1, targets: 32}}", "--set", "eval.tasks=[nll]"),
         ],
         "eval": ["--tasks", "nll", "--documents", "2"],
+        "rope": ["--documents", "2"],
     }
     if "--config" in words:
         words += ["--model", "models/smollm2-135m", "--window", "128", "--target-len", "512"]
@@ -150,7 +152,7 @@ def test_the_commands_of_daily_use_run_in_the_order_they_stand(workplace, giraff
     monkeypatch.chdir(workplace)
     lines = [line for line in COMMANDS if line.startswith("giraffe ")]
     names = [shlex.split(line)[1] for line in lines]
-    assert names == ["extend", "extend", "plan", "pack-data", "eval"]
+    assert names == ["extend", "extend", "plan", "pack-data", "eval", "rope", "rope"]
     for line in lines:
         result = giraffe(*substituted(line))
         assert result.code == 0, f"{line}\n{result.stderr}"

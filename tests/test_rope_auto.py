@@ -78,8 +78,9 @@ def test_packed_windows_leave_the_documents_of_the_evaluation_alone(
     assert done.code == 0, done.stderr
     config = config_of(tiny_llama, packed)
     others = [document.id for document in training_documents(config)]
-    evaluated = [d.id for d in training_documents(config_of(
-        tiny_llama, packed, eval={"tasks": ["nll"], "documents": 2, "data": [str(corpus)]}))]  # fmt: skip
+    own_text = {"tasks": ["nll"], "documents": 2, "data": [str(corpus)]}
+    free = config_of(tiny_llama, packed, eval=own_text)
+    evaluated = [document.id for document in training_documents(free)]
     assert len(others) >= 2
     assert evaluated[2 : 2 + len(others)] == others[: len(evaluated) - 2]
 
