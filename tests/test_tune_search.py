@@ -93,6 +93,19 @@ def test_finds_better_tables_than_its_seeds_and_proves_it(tmp_path):
     )
 
 
+def test_the_cost_within_the_native_window_is_told_of_both(tmp_path):
+    def costly(table, example):
+        near = example.length == 128
+        return towards(table, example) + (0.5 if near and table.strategy != "none" else 0.0)
+
+    result, _ = hunt(tmp_path, costly)
+    base = np.mean((0 - TRUTH) ** 2)
+    for name in ("best", "seed"):
+        own = np.log(np.array(result["best" if name == "best" else "best_seed"]["factors"]))
+        expected = 0.5 + np.mean((own - TRUTH) ** 2) - base
+        assert result["short_context"][name]["mean"] == pytest.approx(expected)
+
+
 def test_says_when_it_is_no_better_on_other_documents(tmp_path):
     def overfitted(table, example):
         own = int(example.key[4]) in (0, 4)  # the two documents that the search reads

@@ -74,6 +74,8 @@ def search_text(result: dict[str, Any]) -> list[RenderableType]:
         f"on {proof['samples']} samples that the search has not read: {proof['best']:.4f} against "
         f"{proof['seed']:.4f}, {_difference(proof['minus_seed'])}: [bold]{verdict}[/] than "
         f"{escape(seed['origin'])}",
+        f"within the native window it costs {_difference(result['short_context']['best'])} against "
+        f"the base, its seed {_difference(result['short_context']['seed'])}",
         "divisors: " + " ".join(f"{factor:.3g}" for factor in best["factors"]),
         f"attention factor: {best['attention_factor']:.4f}",
         f"took {format_seconds(result['seconds'])}, {result['read_tokens']:,} tokens read",

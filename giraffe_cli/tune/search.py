@@ -20,11 +20,12 @@ import numpy as np
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.order import Entry
+from giraffe_cli.evals.paired import PairedScore
 from giraffe_cli.evals.runner import versions
 from giraffe_cli.progress import Reporter
-from giraffe_cli.rope.base import Head
+from giraffe_cli.rope.base import Head, make_table
 from giraffe_cli.rundir import write_json
-from giraffe_cli.tune.evidence import Evidence
+from giraffe_cli.tune.evidence import NLL, Evidence
 from giraffe_cli.tune.genome import (
     Genome,
     critical_pairs,
@@ -114,6 +115,7 @@ def search(
         f"{len(proving)} other documents"
     )
     proof = prove(hunt, proving, reporter, seed)
+    cost = native_cost(hunt, reporter, seed)
     improved = proof["minus_seed"]["ci_high"] < 0
     result = {
         "schema_version": SCHEMA_VERSION,
@@ -130,6 +132,7 @@ def search(
         "fitness_documents": [example.cluster for _, example in deciding],
         "held_out_documents": [example.cluster for _, example in proving],
         "held_out": proof,
+        "short_context": cost,
         "improved": improved,
         "seconds": round(time.monotonic() - begun, 1),
         "read_tokens": reader.read_tokens,
@@ -254,6 +257,26 @@ def prove(hunt: Hunt, proving: Sequence[Entry], reporter: Reporter, seed: int) -
         "seed": mean_of(values["seed"]),
         "minus_seed": minus,
         "samples": len(values["best"]),
+    }
+
+
+def native_cost(hunt: Hunt, reporter: Reporter, seed: int) -> dict[str, PairedScore | None]:
+    """What the best and its seed lose to the unscaled base within the native window."""
+    evidence = hunt.evidence
+    entries = evidence.entries[NLL].get(evidence.native_length, [])
+    tables = {
+        "best": hunt.best.genome.table(hunt.head),
+        "seed": hunt.best_seed.genome.table(hunt.head),
+        "base": make_table("none", {}, hunt.head),
+    }
+    tokens, values = len(tables) * sum(len(e.token_ids) for _, e in entries), {}
+    with reporter.bar("the native window", tokens, "tokens") as bar:
+        for name, table in tables.items():
+            hunt.reader.read(table, entries, bar)
+            values[name] = hunt.reader.values(table, evidence.tasks[NLL], entries)
+    clusters = evidence.clusters()
+    return {
+        name: difference(values[name], values["base"], clusters, seed) for name in ("best", "seed")
     }
 
 
