@@ -25,6 +25,8 @@ LOOKS = {
     "checkpoint": Look(EXTENDED_COLOUR, "o"),
 }
 _NOTE = "#6f685d"
+LONGER = 3
+"""Times by which an axis may be longer than what its nearer half of values takes."""
 
 
 def context_axis(axes: Axes, lengths: Sequence[int], room: float = 0.0) -> None:
@@ -71,6 +73,22 @@ def band(axes: Axes, scores: Mapping[int, Score], look: Look, line: str = "-") -
         markersize=5.5,
         markerfacecolor=axes.get_facecolor() if dashed else look.colour,
     )
+
+
+def readable_end(values: Sequence[float], shown: Sequence[float] = ()) -> float:
+    """Where an axis of `values` ends so that the far ones do not squash the others; what lies
+    beyond is drawn at the end, with its number.
+
+    Example: `readable_end([0.0, 0.1, 0.2, 0.3, 5.0])` → `0.3`
+
+    Args:
+        shown: values that must not lie beyond, whatever the others are.
+    """
+    ordered = sorted(values)
+    low, middle = ordered[0], ordered[(len(ordered) - 1) // 2]
+    # an axis three times as long still tells the nearer half apart
+    reach = low + LONGER * (max([middle, *shown]) - low)
+    return max([*(value for value in ordered if value <= reach), *shown])
 
 
 class Name(NamedTuple):

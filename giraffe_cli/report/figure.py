@@ -63,6 +63,12 @@ def finish(figure: Figure, name: str, alt: str) -> Plot:
     return Plot(name, alt, rendered["svg"], rendered["png"], _shape(figure))
 
 
+def literal(text: str) -> str:
+    """`text` for a legend or a title on one line, where `$` would begin a formula and a leading `_`
+    hide the entry."""
+    return f" {' '.join(text.split())}".replace("$", r"\$")
+
+
 def _shape(figure: Figure) -> str:
     width = figure.get_figwidth()
     return "wide" if width > WIDE else "narrow" if width < NARROW else ""
