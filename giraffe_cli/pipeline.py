@@ -171,8 +171,17 @@ def run_stages(work: Work) -> dict[str, Any]:
     # ── report ───────────────────────────────────────────────────────────────────────────────
     gates = default_gates(results, work.native_length, work.config.target_length)
     gates += [Gate(**gate) for gate in results.get("gates", [])]
-    report = compose_report(work.config, checkpoint, table, trained, proof, results, gates, run_dir)
-    report["rope_choice"] = work.rope_choice
+    report = compose_report(
+        work.config,
+        checkpoint,
+        table,
+        trained,
+        proof,
+        results,
+        gates,
+        run_dir,
+        work.rope_choice,
+    )
     if compared:
         report["control"] = describe_control(work.controls[-1], compared, models["control"])
     report["seconds"] = {**timings.seconds, "total": round(sum(timings.seconds.values()), 2)}

@@ -13,6 +13,7 @@ from huggingface_hub import ModelCard, ModelCardData
 from giraffe_cli import __version__
 from giraffe_cli.report import facts
 from giraffe_cli.report.card_tables import markdown_tables
+from giraffe_cli.report.choice import documents, documents_read, was_measured
 from giraffe_cli.report.page import all_warnings, model_name, page_title
 from giraffe_cli.report.scored import Scored
 from giraffe_cli.report.serve import serve_lines
@@ -94,11 +95,21 @@ def _body(report: Mapping[str, Any], model_dir: Path) -> str:
         "```\n" + "\n".join(serve_lines(model_dir)) + "\n```",
         "## RoPE",
         _listed(facts.rope_rows(report, {})),
+        *_chosen_by(report.get("rope_choice") or {}),
         "## Training",
         _listed([*facts.training_rows(report), *facts.data_rows(report, {})]),
         f"Made by giraffe {__version__}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _chosen_by(choice: Mapping[str, Any]) -> list[str]:
+    """How the table was chosen, where tables were compared."""
+    if not was_measured(choice):
+        return []
+    read = documents(documents_read(choice))
+    reason = " ".join(str(choice["reason"]).split())
+    return [f"The table was chosen by measurement on {read} of the training text: {reason}."]
 
 
 def _listed(rows: list[facts.Row]) -> str:

@@ -25,12 +25,15 @@ def compose_report(
     results: dict[str, Any],
     gates: list[Gate],
     run_dir: Path,
+    rope_choice: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """`report.json`: the keys that DESIGN promises, from what the stages returned.
 
     Args:
         trained: of each target in turn; empty where nothing was trained. Steps, tokens and memory
             are told of all of them together, each one's under `stages`.
+        rope_choice: content of `rope_choice.json`: a comparison and what came of it, where the
+            table was left to giraffe; `settings` are empty where nothing was compared.
     """
     models, last = results.get("models", {}), config.stage_configs()[-1]
     scores: dict[str, Any] = {
@@ -67,6 +70,7 @@ def compose_report(
             "attention_factor": table.attention_factor,
             "rope_parameters": table.rope_parameters,
         },
+        "rope_choice": rope_choice or {},
         "train": last.train.model_dump(mode="json"),
         "verify": proof,
         **scores,

@@ -26,6 +26,8 @@ _CONTENTS = {
     "run.yaml": "the fully resolved config",
     "plan.json": "what was predicted before the run",
     "rope.json": "the RoPE table, number by number",
+    "rope_choice.json": "the tables that were compared, and the one that was chosen",
+    "tune/": "what was read of them, for a comparison that goes on",
     "metrics.jsonl": "one line for each training step",
     "timings.json": "seconds by stage",
     "verify.json": "every check of the written directory",

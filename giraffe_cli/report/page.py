@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.report import facts
+from giraffe_cli.report.choice import Choice
 from giraffe_cli.report.evaluation_part import EvaluationPart
 from giraffe_cli.report.figure import Plot
 from giraffe_cli.report.serve import serve_lines
@@ -23,6 +24,7 @@ def render_page(
     training: Sequence[Plot],
     run_dir: Path,
     artefacts: Mapping[str, Any],
+    choice: Choice | None = None,
 ) -> str:
     """The page's HTML.
 
@@ -33,6 +35,7 @@ def render_page(
         run_dir: whose files are listed.
         artefacts: `rope` (rope.json), `stats` (packed/stats.json) and `run` (run.yaml), each may be
             empty.
+        choice: why the run has its RoPE table; None where the user named it.
     """
     results = part.scored.results
     return render(
@@ -45,6 +48,7 @@ def render_page(
             "plots": [*part.plots, *training],
             "checks": (report.get("verify") or {}).get("checks", {}),
             "runtimes": (report.get("verify") or {}).get("runtimes", {}),
+            "choice": choice,
             "rope_rows": facts.rope_rows(report, artefacts["rope"]),
             "training_rows": facts.training_rows(report),
             "progressive": facts.progressive_rows(report),

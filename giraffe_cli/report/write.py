@@ -10,6 +10,7 @@ from typing import Any
 
 from giraffe_cli.config import read_yaml
 from giraffe_cli.report.card import write_card
+from giraffe_cli.report.choice import Choice
 from giraffe_cli.report.evaluation_part import EvaluationPart
 from giraffe_cli.report.loss_plot import Border, joined
 from giraffe_cli.report.page import render_page
@@ -38,14 +39,16 @@ def write_report(report: Mapping[str, Any], run_dir: Path, model_dir: Path) -> N
     """
     part = EvaluationPart.of(Scored.of_run(report))
     training = training_plots(*all_metrics(report, run_dir))
-    write_plots([*part.all_plots, *training], make_folder(run_dir / "eval"))
+    choice = Choice.of(report.get("rope_choice") or {})
+    plots = [*part.all_plots, *training, *(choice.plots if choice else [])]
+    write_plots(plots, make_folder(run_dir / "eval"))
     write_card(report, model_dir, _optional(run_dir / "plan.json"))
     artefacts = {
         "rope": _optional(run_dir / "rope.json"),
         "stats": _optional(run_dir / "packed" / "stats.json"),
         "run": read_yaml(run_dir / "run.yaml") if (run_dir / "run.yaml").exists() else {},
     }
-    page = render_page(report, part, training, run_dir, artefacts)
+    page = render_page(report, part, training, run_dir, artefacts, choice)
     verdicts = [asdict(verdict) for verdict in run_verdicts(report)]
     write_json(run_dir / "report.json", {**report, "verdicts": verdicts})
     with atomic_open(run_dir / "report.html", "w") as handle:

@@ -1,0 +1,65 @@
+"""Why a run has the RoPE table it has, as a part of its page and for its card."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from giraffe_cli.report.comparison import ComparisonTable, comparison_plots, comparison_table
+from giraffe_cli.report.figure import Plot
+from giraffe_cli.units import format_seconds
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Why a run has the table it has: prepared values of `choice.html.j2`."""
+
+    reason: str
+    about: str
+    """What was compared, on how much, in what time; empty where nothing was."""
+    table: ComparisonTable
+    plots: list[Plot]
+    warnings: list[str]
+    open_rows: int = 12
+    """Of the table; the others are behind a click."""
+
+    @classmethod
+    def of(cls, choice: Mapping[str, Any]) -> Choice | None:
+        """From `rope_choice` of `report.json`; None where the table was named by the user."""
+        if not choice:
+            return None
+        compared = was_measured(choice)
+        return cls(
+            reason=str(choice["reason"]),
+            about=_about(choice) if compared else "",
+            table=comparison_table(choice) if compared else ComparisonTable([], []),
+            plots=comparison_plots(choice) if compared else [],
+            warnings=[str(warning) for warning in choice.get("warnings", [])],
+        )
+
+
+def was_measured(choice: Mapping[str, Any]) -> bool:
+    """Whether the chosen table is the best of several, and not a rule of thumb."""
+    return bool(choice.get("settings") and choice.get("recommendation"))
+
+
+def documents_read(comparison: Mapping[str, Any]) -> int:
+    """Documents that the best was read on at the target."""
+    best = comparison["settings"][0]
+    return int(best[comparison["fitness"]][str(comparison["target_length"])]["clusters"])
+
+
+def documents(count: int) -> str:
+    """`1 document`, `8 documents`."""
+    return f"{count} document{'s' * (count != 1)}"
+
+
+def _about(choice: Mapping[str, Any]) -> str:
+    count, budget = len(choice["settings"]), choice.get("budget_seconds")
+    allowed = f" of {format_seconds(budget)} allowed" if budget is not None else ""
+    return (
+        f"{count} setting{'s' * (count != 1)} of the strategies were compared on the base, before "
+        f"training, on up to {documents(documents_read(choice))} of the training text, in "
+        f"{format_seconds(choice['seconds'])}{allowed}."
+    )
