@@ -160,9 +160,9 @@ def test_the_interval_and_the_samples_decide_how_a_setting_is_drawn(comparison):
 
 
 def test_the_axis_says_where_it_ends(comparison):
-    assert b"lies beyond" in comparison_plot(comparison).svg
+    assert b"beyond +" in comparison_plot(comparison).svg
     comparison["settings"].pop()
-    assert b"lies beyond" not in comparison_plot(comparison).svg
+    assert b"beyond +" not in comparison_plot(comparison).svg
 
 
 @pytest.mark.parametrize(

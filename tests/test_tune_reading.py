@@ -117,3 +117,27 @@ def test_the_longest_documents_of_a_corpus(corpus):
     assert [len(d.text) for d in found] == whole[:3]
     odd = longest_documents([str(corpus)], 30, keep=lambda d: d.id.endswith("2"))
     assert sorted(d.id for d in odd) == ["doc-12", "doc-2", "doc-22"]
+
+
+class TestLookUps:
+    def gather(self, checkpoint, corpus, **wanted):
+        documents = [d for d in read_source(str(corpus), BadRecords()) if len(d.text) > 2000]
+        reporter = SilentReporter()
+        texts = Texts(documents, documents)
+        evidence = gather_evidence(checkpoint, 128, texts=texts, reporter=reporter, **wanted)
+        return evidence, reporter
+
+    def test_are_read_at_both_ends_where_they_fit(self, checkpoint, corpus):
+        evidence, reporter = self.gather(checkpoint, corpus, target_length=1344, documents=2)
+        assert {*evidence.entries["nll"]} == {128, 256, 512, 1024, 1344}
+        assert {*evidence.entries["needle-nll"]} == {1344}  # 128 tokens hold no eight numbers
+        assert reporter.warnings == []
+
+    def test_are_left_out_with_a_warning_where_they_do_not(self, checkpoint, corpus):
+        evidence, reporter = self.gather(checkpoint, corpus, target_length=512, documents=2)
+        assert {*evidence.entries} == {"nll"}
+        assert reporter.warnings[0].startswith("look-ups are left out: task `needle-nll`: length")
+
+    def test_must_fit_where_they_decide(self, checkpoint, corpus):
+        with pytest.raises(InvalidInput, match="needle-nll"):
+            self.gather(checkpoint, corpus, target_length=512, documents=2, fitness="needle-nll")

@@ -116,7 +116,7 @@ def _axis_title(comparison: Mapping[str, Any], key: str, end: float | None) -> s
         "minus_best": "nats per token (right: worse)",
         "short_context": f"nats at {native},\nminus unscaled",
     }
-    clipped = f"\n▷ lies beyond {number(end, 2, sign=True)}" if end is not None else ""
+    clipped = f"\n▷ beyond {number(end, 2, sign=True)}" if end is not None else ""
     return known[key] + clipped
 
 

@@ -9,19 +9,18 @@ settings that are still there at the end.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config import EvalConfig
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.evals.base import AbstractTask, Example, TokenDocument
+from giraffe_cli.evals.base import AbstractTask
 from giraffe_cli.evals.order import Entry
-from giraffe_cli.evals.samples import Texts, gather_material, prepare
+from giraffe_cli.evals.samples import Batch, Texts, gather_material, prepare
 from giraffe_cli.evals.subject import Subject
-from giraffe_cli.progress import Reporter
-from giraffe_cli.units import format_length
+from giraffe_cli.progress import Reporter, SilentReporter
 
 NLL, NEEDLES = "nll", "needle-nll"
 FITNESSES = (NLL, NEEDLES)
@@ -86,58 +85,56 @@ def gather_evidence(
     seed: int = 0,
     fitness: str = NLL,
     needles: bool = True,
-    tokenised: Sequence[TokenDocument] = (),
 ) -> Evidence:
-    """The `documents` longest texts as samples, or those of `tokenised`.
+    """The `documents` longest texts as samples.
 
     Args:
-        needles: whether look-ups are read as well, when they do not decide.
+        needles: whether look-ups are read as well, when they do not decide; left out with a warning
+            where they do not fit.
 
     Raises:
-        InvalidInput: no document reaches the target.
+        InvalidInput: no document reaches the target, or look-ups decide and do not fit.
     """
     lengths = nested_lengths(native_length, target_length)
     names = [NLL, NEEDLES] if needles or fitness == NEEDLES else [NLL]
-    config = EvalConfig(
-        tasks=names,
-        lengths=lengths,
-        documents=documents,
-        knobs={
-            NLL: {
-                "anchors": 1,
-                "targets": max(1, min(MOST_TARGETS, native_length // 2)),
-                "shuffled": False,
-            },
-            **({NEEDLES: {"samples": documents}} if NEEDLES in names else {}),
-        },
-    )
+    config = _samples(names, lengths, documents, native_length)
     subject = Subject("checkpoint", checkpoint.path, checkpoint.digest, "float32")
     material = gather_material([subject], texts, config, lengths, native_length)
-    if tokenised:
-        material = dataclasses.replace(material, documents=list(tokenised))
-    batches, _ = prepare(config, lengths, seed, material, reporter)
-    entries: dict[str, dict[int, list[Entry]]] = {}
-    for batch in batches:
-        kept = [e for e in batch.examples if batch.name == NLL or _at_an_end(e, lengths)]
-        by_length = entries.setdefault(batch.name, {})
-        for example in kept:
-            by_length.setdefault(example.length, []).append((batch.name, example))
-    _check_filled(entries, target_length)
+    batches = []
+    for name in names:
+        try:
+            only = _samples([name], lengths, documents, native_length)
+            batches += prepare(only, lengths, seed, material, SilentReporter())[0]
+        except InvalidInput as problem:
+            if name in (NLL, fitness):
+                raise
+            reporter.warn(f"look-ups are left out: {problem.message}")
+    entries = {batch.name: _by_length(batch, lengths) for batch in batches}
+    if NEEDLES in entries and target_length not in entries[NEEDLES]:
+        del entries[NEEDLES]
     read = {example.cluster for _, example in entries[NLL][target_length]}
     sizes = {d.id: len(d.token_ids) for d in material.documents if d.id in read}
     tasks = {batch.name: batch.task for batch in batches}
     return Evidence(native_length, target_length, fitness, tasks, entries, sizes)
 
 
-def _at_an_end(example: Example, lengths: Sequence[int]) -> bool:
-    """Look-ups cost as much as text and say less between the native window and the target."""
-    return example.length in (lengths[0], lengths[-1])
+def _samples(
+    names: list[str], lengths: list[int], documents: int, native_length: int
+) -> EvalConfig:
+    """One block of targets a document, and as many prompts of look-ups."""
+    targets = max(1, min(MOST_TARGETS, native_length // 2))
+    knobs: dict[str, dict[str, Any]] = {
+        NLL: {"anchors": 1, "targets": targets, "shuffled": False},
+        NEEDLES: {"samples": documents},
+    }
+    own = {name: knobs[name] for name in names}
+    return EvalConfig(tasks=names, lengths=lengths, documents=documents, knobs=own)
 
 
-def _check_filled(entries: Mapping[str, Mapping[int, object]], target_length: int) -> None:
-    lacking = [name for name, by_length in entries.items() if target_length not in by_length]
-    if lacking:
-        raise InvalidInput(
-            f"{', '.join(lacking)}: nothing fills {format_length(target_length)} tokens",
-            "give longer documents, or leave the look-ups out with --no-needles",
-        )
+def _by_length(batch: Batch, lengths: Sequence[int]) -> dict[int, list[Entry]]:
+    """Look-ups at both ends only: they cost as much as text and say less in between."""
+    found: dict[int, list[Entry]] = {}
+    for example in batch.examples:
+        if batch.name == NLL or example.length in (lengths[0], lengths[-1]):
+            found.setdefault(example.length, []).append((batch.name, example))
+    return found
