@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint, inspect
-from giraffe_cli.config import ExtendConfig, resolve_dtype
+from giraffe_cli.config import AUTO, ExtendConfig, resolve_dtype
 from giraffe_cli.control import control_stages, describe_control
 from giraffe_cli.errors import GateFailed, InvalidInput
 from giraffe_cli.evals.runner import Subject, evaluate
@@ -262,10 +262,12 @@ def evaluate_models(work: Work, models: dict[str, Path], texts: Texts) -> dict[s
 
 def announce(the_plan: dict[str, Any], reporter: Reporter) -> None:
     """The plan in a few lines, before the money is spent."""
-    model, estimate = the_plan["model"], the_plan["estimate"]
+    model, estimate, strategy = the_plan["model"], the_plan["estimate"], the_plan["strategy"]
+    if strategy == AUTO:
+        strategy = "the table that a comparison on the training text finds best"
     reporter.info(
         f"{model['source']}: {format_length(the_plan['native_length'])} → "
-        f"{format_length(the_plan['target_length'])} tokens by {the_plan['strategy']}"
+        f"{format_length(the_plan['target_length'])} tokens by {strategy}"
     )
     for number, stage in enumerate(the_plan["stages"], start=1):
         name = f"stage {number}, {format_length(stage['target_length'])}"
