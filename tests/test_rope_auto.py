@@ -11,6 +11,7 @@ from giraffe_cli.checkpoint import inspect
 from giraffe_cli.config import build, read_yaml
 from giraffe_cli.corpus.holdout import is_held_out
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.pipeline import Options, extend
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.tune.choice import (
     UNTRAINED_MINUTES,
@@ -158,3 +159,19 @@ def test_factors_of_a_file_are_written_into_the_run(giraffe, tiny_llama, corpus,
                       "--rope", "yarn")  # fmt: skip
     assert refused.code == 3
     assert "is no knob of `yarn`" in refused.stderr
+
+
+def test_one_choice_serves_every_stage_and_the_control_stays_unscaled(tiny_llama, corpus, tmp_path):
+    run = tmp_path / "run"
+    train = {"steps": 1, "window": 128, "warmup_steps": 0, "lora": {"rank": 2}, "control": True}
+    config = config_of(tiny_llama, corpus, stages=[256, 512], train=train, rope={"minutes": 1})
+    report = extend(config, run, Options(evaluate=False), SilentReporter())
+    chosen = json.loads((run / "rope_choice.json").read_text())["chosen"]["strategy"]
+    first = json.loads((run / "stages" / "1-256" / "rope.json").read_text())
+    last = json.loads((run / "rope.json").read_text())
+    assert first["strategy"] == last["strategy"] == report["strategy"] == chosen
+    assert (first["target_length"], last["target_length"]) == (256, 512)
+    assert [stage["strategy"] for stage in report["stages"]] == [chosen, chosen]
+    control = json.loads((run / "control" / "model" / "config.json").read_text())
+    assert control["rope_parameters"]["rope_type"] == "default"
+    assert control["max_position_embeddings"] == 128
