@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from conftest import prose
 
 from giraffe_cli.checkpoint import inspect
@@ -107,6 +108,18 @@ def test_too_little_time_leaves_the_rule_of_thumb(tiny_llama, corpus, tmp_path):
     )
     assert choice["chosen"]["strategy"] == "yarn"
     assert "were too little to compare two" in choice["reason"]
+
+
+def test_too_little_memory_leaves_the_rule_of_thumb(tiny_llama, corpus, tmp_path, monkeypatch):
+    def exhausted(*arguments, **options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("giraffe_cli.tune.choice.compare", exhausted)
+    reporter = SilentReporter()
+    checkpoint = inspect(str(tiny_llama), tmp_path)
+    choice = choose_rope(config_of(tiny_llama, corpus), checkpoint, tmp_path, 60.0, reporter)
+    assert choice["reason"] == "512 tokens do not fit into memory at once; yarn by rule of thumb"
+    assert reporter.warnings == ["rope auto: 512 tokens do not fit into memory at once"]
 
 
 def test_the_choice_of_an_earlier_call_stands(tiny_llama, corpus, tmp_path):

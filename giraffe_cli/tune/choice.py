@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from giraffe_cli.checkpoint import Checkpoint, head_to_extend
 from giraffe_cli.config import AUTO, ExtendConfig, resolve_dtype
 from giraffe_cli.corpus.base import Document
@@ -30,7 +32,7 @@ from giraffe_cli.tune.evidence import Evidence, gather_evidence
 from giraffe_cli.tune.reading import TableReader
 from giraffe_cli.tune.settings import Setting, settings
 from giraffe_cli.tune.texts import longest_documents
-from giraffe_cli.units import format_seconds
+from giraffe_cli.units import format_length, format_seconds
 
 CHOICE = "rope_choice.json"
 DOCUMENTS = 8
@@ -90,8 +92,14 @@ def choose_rope(
     except NoText as problem:
         reason = f"{problem.message}: nothing to compare on"
     else:
-        compared = _compared(config, checkpoint, run_dir, seconds, found, head, evidence, reporter)
         reason = f"{format_seconds(seconds)} were too little to compare two"
+        try:
+            compared = _compared(
+                config, checkpoint, run_dir, seconds, found, head, evidence, reporter
+            )
+        except (MemoryError, torch.OutOfMemoryError):
+            reason = f"{format_length(head.target_length)} tokens do not fit into memory at once"
+            reporter.warn(f"rope auto: {reason}")
     choice = _record(compared, found[0], reason)
     reporter.info(f"rope: {choice['chosen']['label']}, {choice['reason']}")
     write_json(path, choice)
@@ -115,7 +123,10 @@ def _compared(
     dtype = resolve_dtype(config.dtype, checkpoint.dtype)
     reader = TableReader(checkpoint, dtype, make_folder(run_dir / "tune" / "cache"))
     budget = Budget(seconds)
-    return compare(reader, found, head, evidence, reporter, budget=budget, seed=config.seed)
+    try:
+        return compare(reader, found, head, evidence, reporter, budget=budget, seed=config.seed)
+    finally:
+        reader.close()
 
 
 def _record(compared: Mapping[str, Any], likeliest: Setting, reason: str) -> dict[str, Any]:

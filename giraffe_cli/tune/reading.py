@@ -90,6 +90,14 @@ class TableReader:
                 found[example.pair] = task.scores(example, outcome, {})[""]
         return found
 
+    def close(self) -> None:
+        """Give the model's memory back; the next reading loads it again."""
+        import torch
+
+        self._opened = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
     def _model(self) -> OpenSubject:
         if self._opened is None:
             path, digest = self.checkpoint.path, self.checkpoint.digest
