@@ -1,0 +1,139 @@
+"""`giraffe rope compare` and `giraffe rope search` as typed: streams, exit codes, files."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from giraffe_cli.cli.tuning import knobs_by_strategy
+from giraffe_cli.errors import UsageError
+
+
+@pytest.fixture
+def compare(giraffe, tiny_llama, corpus):
+    def run(*options):
+        return giraffe("rope", "compare", "--model", tiny_llama, "--data", corpus,
+                       "--target-len", "512", "--documents", "3", *options)  # fmt: skip
+
+    return run
+
+
+@pytest.fixture
+def search(giraffe, tiny_llama, corpus):
+    def run(*options):
+        return giraffe("rope", "search", "--model", tiny_llama, "--data", corpus, "--target-len",
+                       "512", "--documents", "2", "--held-out", "3", "--evaluations", "14",
+                       *options)  # fmt: skip
+
+    return run
+
+
+def test_compare_tells_a_table_a_reason_and_the_next_command(compare, tmp_path):
+    out = tmp_path / "c"
+    done = compare("yarn", "ntk", "none", "--no-needles", "--all", "--out", out)
+    assert done.code == 0, done.stderr
+    assert "128 → 512 tokens, without training" in done.stdout
+    assert "not told apart from it" in done.stdout or "the lowest loss at 512" in done.stdout
+    assert "next: giraffe extend --model" in done.stdout
+    assert f"results  {out / 'comparison.json'}, pictures beside it" in done.stdout
+    assert "6 tables on up to 3 samples of 512, within 30 min" in done.stderr
+    assert {"comparison.json", "rope_comparison.png", "rope_comparison.svg", "cache"} <= {
+        path.name for path in out.iterdir()
+    }
+    first = json.loads((out / "comparison.json").read_text())
+
+    again = compare("yarn", "ntk", "none", "--no-needles", "--all", "--out", out, "--json")
+    result = json.loads(again.stdout)
+    assert (result["read_tokens"], first["read_tokens"]) == (0, 6 * 3 * (128 + 256 + 512))
+    assert result["settings"] == first["settings"]
+    assert result["out"] == str(out)
+
+
+def test_compare_takes_knobs_in_the_place_of_variants(compare, tmp_path):
+    done = compare(
+        "yarn", "--set", "yarn.beta_fast=24", "--no-needles", "--out", tmp_path, "--json"
+    )
+    assert done.code == 0, done.stderr
+    (row,) = json.loads(done.stdout)["settings"]
+    assert (row["label"], row["knobs"]) == ("yarn beta_fast=24", {"beta_fast": 24})
+
+
+def test_factors_that_win_are_written_where_extend_takes_them(compare, giraffe, tmp_path):
+    file = tmp_path / "given.json"
+    file.write_text(json.dumps([1.0, 1.2, 1.5, 2.0, 3.0, 4.0, 4.0, 4.0]))
+    done = compare("longrope", "--no-needles", "--out", tmp_path / "c")
+    assert done.code == 0, done.stderr
+    written = json.loads((tmp_path / "c" / "factors.json").read_text())
+    assert len(written["long_factor"]) == 8
+    assert f"--factors {tmp_path / 'c' / 'factors.json'}" in done.stdout.replace("\n", "")
+
+
+def test_search_writes_factors_that_extend_takes(search, giraffe, tiny_llama, tmp_path):
+    out = tmp_path / "s"
+    done = search("--out", out)
+    assert done.code == 0, done.stderr
+    assert "on 3 samples that the search has not read" in done.stdout
+    assert "within the native window it costs" in done.stdout
+    assert "14 tables on 2 samples of 512, then the best and its seed on 3 others" in done.stderr
+    assert {"search.json", "factors.json", "rope_search.png", "cache"} <= {
+        path.name for path in out.iterdir()
+    }
+    result = json.loads((out / "search.json").read_text())
+    better = "better" if result["improved"] else "not shown to be better"
+    assert f": {better} than" in done.stdout
+    extended = giraffe(
+        "extend", "--model", tiny_llama, "--target-len", "512", "--steps", "0", "--no-eval",
+        "--factors", out / "factors.json", "--out", tmp_path / "run",
+    )  # fmt: skip
+    assert extended.code == 0, extended.stderr
+    table = json.loads((tmp_path / "run" / "rope.json").read_text())
+    assert table["attention_factor"] == result["best"]["attention_factor"]
+
+    again = search("--out", out, "--json")
+    repeated = json.loads(again.stdout)
+    assert repeated["best"] == json.loads(json.dumps(result["best"]))
+    assert repeated["read_tokens"] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        (("--minutes", "0"), 2, "--minutes 0"),
+        (("--documents", "0"), 2, "--documents 0"),
+        (("--fitness", "ppl"), 2, "choose nll, needle-nll"),
+        (("--fitness", "needle-nll", "--no-needles"), 2, "leave one of them out"),
+        (("--dtype", "int3"), 2, "--dtype int3"),
+        (("--on-existing-rope", "ignore"), 2, "choose refuse, compose, replace"),
+        (("yarm",), 3, "did you mean `yarn`?"),
+        (("yarn", "--set", "ntk.alpha=8"), 3, "knobs of ntk have no effect"),
+        (("yarn", "--set", "beta_fast=8"), 2, "no `STRATEGY.knob=value`"),
+        (("--target-len", "64"), 3, "already reaches 128 tokens"),
+        (("--target-len", "8k"), 3, "none of 3 documents has 8192 tokens"),
+    ],
+)
+def test_compare_refuses_what_it_cannot_do(compare, tmp_path, options, code, text):
+    done = compare("--out", tmp_path / "c", *options)
+    assert (done.code, text in done.stderr) == (code, True), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "text"),
+    [
+        (("--evaluations", "1"), 2, "the seeds alone are two"),
+        (("--held-out", "0"), 2, "--held-out 0"),
+        (("--documents", "30"), 3, "none is left to prove its result on"),
+    ],
+)
+def test_search_refuses_what_it_cannot_do(search, tmp_path, options, code, text):
+    done = search("--out", tmp_path / "s", *options)
+    assert (done.code, text in done.stderr) == (code, True), done.stderr
+
+
+def test_knobs_of_several_strategies():
+    assert knobs_by_strategy(["yarn.beta_fast=64", "yarn.truncate=false", "ntk.alpha=8"]) == {
+        "yarn": {"beta_fast": 64, "truncate": False},
+        "ntk": {"alpha": 8},
+    }
+    with pytest.raises(UsageError, match="not YAML"):
+        knobs_by_strategy(["yarn.beta_fast=["])
