@@ -28,9 +28,14 @@ def test_every_strategy_is_compared_and_the_likeliest_is_first():
     assert left_out == []
     assert {setting.strategy for setting in found} == {*strategies()}
     assert (found[0].label, found[0].strategy) == ("yarn", "yarn")
-    away = [distance(setting.table, found[0].table) for setting in found]
-    assert away == sorted(away)
-    assert away[0] == 0
+    away = {setting.label: distance(setting.table, found[0].table) for setting in found}
+    order = list(dict.fromkeys(setting.strategy for setting in found))
+    nearest = [min(away[s.label] for s in found if s.strategy == name) for name in order]
+    assert nearest == sorted(nearest)
+    for name in order:
+        own = [s.label for s in found if s.strategy == name]
+        assert [away[label] for label in own] == sorted(away[label] for label in own)
+    assert [setting.strategy for setting in found[:4]] == ["yarn"] * 4
 
 
 def test_equal_tables_are_one_setting():

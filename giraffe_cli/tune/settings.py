@@ -1,10 +1,10 @@
 """What is compared: strategies under a few knobs each, likeliest first.
 
-    settings(head, ["yarn", "ntk"])   → yarn · yarn factor=32 · ntk · yarn beta_fast=16 · …
+    settings(head, ["yarn", "ntk"])   → yarn · yarn beta_fast=16 · yarn factor=32 · ntk alpha=32 · …
 
-The order is the prior: how near a table is to YaRN's on a log scale, since YaRN is the best
-published closed formula without training. It decides what is read first and what a short budget
-leaves out, and nothing else.
+The order is the prior: how near a strategy's tables come to YaRN's on a log scale, since YaRN is
+the best published closed formula without training, and within a strategy how near each is. It
+decides what is read first and what a short budget leaves out, and nothing else.
 """
 
 from __future__ import annotations
@@ -91,12 +91,18 @@ def _short(value: Any) -> str:
 
 
 def by_prior(found: Sequence[Setting], head: Head) -> list[Setting]:
-    """Nearest to YaRN's table first; where YaRN has none on this head, as they are."""
+    """Of the strategy that comes nearest to YaRN's table first, among its own the nearest first;
+    where YaRN has none on this head, as they are."""
     try:
         centre = make_table(PRIOR, {}, head)
     except InvalidInput:
         return list(found)
-    return sorted(found, key=lambda setting: distance(setting.table, centre))
+    away = {setting.label: distance(setting.table, centre) for setting in found}
+    nearest = {
+        name: min(away[setting.label] for setting in found if setting.strategy == name)
+        for name in {setting.strategy for setting in found}
+    }
+    return sorted(found, key=lambda s: (nearest[s.strategy], s.strategy, away[s.label]))
 
 
 def distance(table: RopeTable, other: RopeTable) -> float:
