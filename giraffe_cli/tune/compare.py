@@ -40,8 +40,8 @@ FINALISTS = 3
 """Settings that are read on everything, where as many are affordable."""
 
 
-ROUND_SHARE = 0.5
-"""Of the time that is left, for each round: the first looks at many, some is kept for proving."""
+ROUND_SHARE = 2 / 3
+"""Of the time that is left, for each round: the first looks at many, some is kept to look closer."""
 
 
 @dataclass(frozen=True)
