@@ -41,7 +41,7 @@ FINALISTS = 3
 
 
 ROUND_SHARE = 2 / 3
-"""Of the time that is left, for each round: the first looks at many, some is kept to look closer."""
+"""Of the time left, for each round: the first looks at many, some is kept to look closer."""
 
 
 @dataclass(frozen=True)
