@@ -13,10 +13,11 @@ from evaluated import build_other_llama, subject
 
 from giraffe_cli.config import EvalConfig
 from giraffe_cli.corpus.base import Document
-from giraffe_cli.errors import InvalidInput
+from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.evals.runner import evaluate
 from giraffe_cli.evals.samples import Texts, default_lengths, gather_material
 from giraffe_cli.evals.subject import Subject
+from giraffe_cli.evals.tasks.passkey import Passkey
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rundir import digest_bytes
 
@@ -247,6 +248,59 @@ def test_documents_of_one_name_are_told_apart_by_their_source(tiny_llama):
     material = material_of([subject("base", tiny_llama)], twins, 2)
     assert {document.id for document in material.documents} == {"here:same", "there:same"}
     assert material.bos_token_ids == (0,)
+
+
+class TestDocumentsOfOneId:
+    def ids(self, tiny_llama, *named):
+        documents = [Document(name, "word " * (60 - i), src) for i, (src, name) in named]
+        material = material_of([subject("base", tiny_llama)], documents, 9)
+        return [document.id for document in material.documents]
+
+    def test_what_still_repeats_is_numbered(self, tiny_llama):
+        named = enumerate([("a", "x"), ("a", "x"), ("b", "x"), ("a", "y"), ("a", "x")])
+        assert self.ids(tiny_llama, *named) == ["a:x", "a:x#2", "b:x", "y", "a:x#3"]
+
+    def test_a_number_that_is_taken_is_passed_over(self, tiny_llama):
+        named = enumerate([("a", "x"), ("a", "x"), ("c", "a:x#2"), ("c", "a:x")])
+        assert self.ids(tiny_llama, *named) == ["a:x#3", "a:x#4", "a:x#2", "a:x"]
+
+    def test_each_has_its_own_loss(self, tiny_llama, tmp_path):
+        """Eight texts under one id: the losses of the same eight under ids of their own."""
+        config = EvalConfig(tasks=["nll"], knobs={"nll": KNOBS["nll"]})
+        alike = [Document("x", document.text, "one") for document in DOCUMENTS]
+        tested = subject("checkpoint", tiny_llama)
+        for folder, documents in (("apart", DOCUMENTS), ("alike", alike)):
+            run([tested], tmp_path / folder, config, documents=documents)
+        apart, same = (
+            [json.loads(x) for x in (tmp_path / n / "out/samples.jsonl").read_text().splitlines()]
+            for n in ("apart", "alike")
+        )
+        losses = [[line["mean_nll"] for line in lines if "far" not in line["details"]]
+                  for lines in (apart, same)]  # fmt: skip
+        assert sorted(losses[0]) == sorted(losses[1])
+        assert len({line["cluster"] for line in same}) == 8
+
+
+def test_two_samples_under_one_key_are_our_fault_and_said(tiny_llama, monkeypatch, tmp_path):
+    made = Passkey.examples
+    monkeypatch.setattr(Passkey, "examples", lambda *given: made(*given) * 2)
+    config = EvalConfig(tasks=["passkey"], knobs={"passkey": KNOBS["passkey"]})
+    with pytest.raises(
+        GiraffeError, match="task `passkey` makes 2 samples `depth 0 trial 0` at 384"
+    ) as caught:
+        run([subject("checkpoint", tiny_llama)], tmp_path, config)
+    assert "fault of the task" in caught.value.hint
+
+
+def test_a_task_named_twice_is_evaluated_once(tiny_llama, tmp_path):
+    tested = subject("checkpoint", tiny_llama)
+    knobs = {"passkey": KNOBS["passkey"]}
+    once, twice = (
+        run([tested], tmp_path / str(len(names)), EvalConfig(tasks=names, knobs=knobs))[0]
+        for names in (["passkey"], ["passkey"] * 2)
+    )
+    assert once["models"]["checkpoint"]["tasks"]["passkey"]["384"]["n"] == 2
+    assert twice["models"] == once["models"]
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ def needs_of(names: Sequence[str]) -> set[str]:
 
 
 def runnable(config: EvalConfig) -> tuple[list[str], list[str]]:
-    """Names of the tasks that have what they need, and a sentence for each that is left out.
+    """Names of the tasks that have what they need, each once however often it was named, and a
+    sentence for each that is left out.
 
     Raises:
         InvalidInput: an unknown task, one that the user named and that has no file, or a setting
@@ -50,7 +51,7 @@ def runnable(config: EvalConfig) -> tuple[list[str], list[str]]:
         for name, file in missing.items()
         if file
     ]
-    return [name for name in config.tasks if not missing[name]], left_out
+    return [name for name in missing if not missing[name]], left_out
 
 
 def check_asked(config: EvalConfig, examples: Sequence[Example]) -> None:

@@ -9,7 +9,7 @@ import dataclasses
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
+from itertools import chain, count, takewhile
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ import numpy as np
 from giraffe_cli.checkpoint import load_tokenizer
 from giraffe_cli.config import EvalConfig
 from giraffe_cli.corpus.base import Document
-from giraffe_cli.errors import InvalidInput
+from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.evals.base import (
     AbstractTask,
     Example,
@@ -30,6 +30,7 @@ from giraffe_cli.evals.haystack import python_documentation
 from giraffe_cli.evals.other_text import documentation
 from giraffe_cli.evals.subject import EVALUATOR, Subject
 from giraffe_cli.progress import Reporter
+from giraffe_cli.units import format_length
 
 
 @dataclass(frozen=True)
@@ -112,14 +113,26 @@ def _tokenised(
 ) -> list[TokenDocument]:
     """The `most` longest, under ids of their own."""
     longest = sorted(documents, key=lambda d: (-len(d.text), d.source, d.id))[:most]
-    seen = Counter(document.id for document in longest)
     return [
-        TokenDocument(
-            d.id if seen[d.id] == 1 else f"{d.source}:{d.id}",
-            np.asarray(encode(d.text), np.int32),
-        )
-        for d in longest
+        TokenDocument(name, np.asarray(encode(document.text), np.int32))
+        for name, document in zip(_own_ids(longest), longest, strict=True)
     ]
+
+
+def _own_ids(documents: Sequence[Document]) -> list[str]:
+    """`id` where no other document has it, else `source:id`, else `source:id#2` and so on: samples
+    are known by them, so that of two alike one would get the other's loss."""
+    repeated = Counter(document.id for document in documents)
+    names, taken = list[str](), {name for name in repeated if repeated[name] == 1}
+    for document in documents:
+        name = document.id
+        if repeated[name] > 1:
+            plain = f"{document.source}:{document.id}"
+            numbered = (f"{plain}#{place}" for place in count(2))
+            name = next(n for n in chain([plain], numbered) if n not in taken)
+        taken.add(name)
+        names.append(name)
+    return names
 
 
 def _chat(tokenizer: Any) -> Callable[[str], list[int]]:
@@ -156,6 +169,7 @@ def prepare(
 
     Raises:
         InvalidInput: a task fills no length at all, or is unknown, or so is a knob.
+        GiraffeError: two samples of a task and length have one key.
     """
     names, warnings = runnable(config)
     for warning in warnings:
@@ -169,9 +183,25 @@ def prepare(
         for problem in problems:
             warnings.append(f"left out: {problem.message}")
             reporter.warn(warnings[-1])
+        _check_keys(name, examples)
         batches.append(Batch(name, task, examples))
     check_asked(config, [example for batch in batches for example in batch.examples])
     return batches, warnings
+
+
+def _check_keys(task: str, examples: Sequence[Example]) -> None:
+    """Outcomes are known by length and key.
+
+    Raises:
+        GiraffeError: two samples have both in common.
+    """
+    found = Counter((example.length, example.key) for example in examples)
+    (length, key), number = found.most_common(1)[0]
+    if number > 1:
+        raise GiraffeError(
+            f"task `{task}` makes {number} samples `{key}` at {format_length(length)}",
+            "this is a fault of the task; please report it",
+        )
 
 
 def with_defaults(names: Sequence[str], material: Material, most: int) -> Material:
