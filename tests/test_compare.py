@@ -6,6 +6,7 @@ import json
 import shutil
 
 import pytest
+from conftest import build_tiny_llama
 from synthetic_results import make_results, only, without_base
 from test_stages import staged
 
@@ -99,13 +100,94 @@ def test_whatever_bears_on_a_score_is_called_out(path, value, named):
     assert differing([protocol(first), protocol(first)]) == []
 
 
-def test_the_evaluator_is_called_out_only_where_it_chose_something():
-    first, second = make_results(), make_results()
-    second["models"]["base"]["sha256"] = "e" * 64
-    assert differing([protocol(first), protocol(second)]) == []
-    for results in (first, second):
-        results["settings"]["tasks"]["longppl"] = {}
-    assert differing([protocol(first), protocol(second)]) == ["evaluator"]
+def with_tasks(*names, **changes):
+    """Synthetic results of these tasks, with `changes` among the settings."""
+    results = make_results()
+    results["settings"]["tasks"] = {name: {} for name in names}
+    results["settings"].update(changes)
+    return results
+
+
+REFERENCE = {"subject": "base", "sha256": "b" * 64, "dtype": "float32", "tokens": 1024}
+
+
+@pytest.mark.parametrize(
+    ("task", "other", "settings", "named"),
+    [
+        ("longppl", "nll", {"reference": {**REFERENCE, "sha256": "e" * 64}}, "evaluator"),
+        ("longppl", "nll", {"reference": {**REFERENCE, "tokens": 4096}}, "evaluator"),
+        ("niah", "passkey", {"digests": {"haystack": "2"}}, "haystack"),
+        ("niah-single-2", "nll", {"digests": {"haystack": "2"}}, "haystack"),
+        ("nll", "passkey", {"digests": {"documents": "2"}}, "documents"),
+        ("short", "nll", {"digests": {"other_text": "2"}}, "other text"),
+        ("short", "nll", {"other_text": {"topic": 9}}, "other text"),
+        ("lambada", "nll", {"files": {"lambada": "2"}}, "the data file of lambada"),
+    ],
+)
+def test_what_a_shared_task_reads_is_called_out_and_only_there(task, other, settings, named):
+    plain = {
+        "reference": REFERENCE,
+        "digests": {"documents": "1", "haystack": "1", "other_text": "1"},
+        "other_text": {"topic": 8},
+        "files": {"lambada": "1"},
+    }
+    first, second = (protocol(with_tasks(task, **given)) for given in (plain, plain | settings))
+    assert differing([first, second]) == [named]
+    assert differing([first, first]) == []
+    assert differing([first, protocol(with_tasks(other, **plain | settings))]) == []
+    older = with_tasks(task)
+    for key in plain:
+        older["settings"].pop(key, None)
+    assert differing([first, protocol(older)]) == [], "what is not known is not held against it"
+
+
+@pytest.mark.parametrize(
+    ("task", "change", "named"),
+    [
+        ("nll", {"lengths": [1024, 4096]}, ["longest length"]),
+        ("sliding", {"lengths": [1024, 4096]}, ["longest length"]),
+        ("longppl", {"lengths": [1024, 4096]}, ["longest length"]),
+        ("positions", {"lengths": [1024, 4096]}, ["longest length"]),
+        ("passkey", {"lengths": [1024, 4096]}, []),
+        ("short", {"lengths": [1024, 4096]}, []),
+        ("short", {"lengths": [512, 16384]}, ["longest length within the native window"]),
+        ("nll", {"native_length": 2048}, ["native window"]),
+        ("passkey", {"native_length": 2048}, []),
+    ],
+)
+def test_lengths_are_called_out_where_they_decide_what_is_scored(task, change, named):
+    first, second = with_tasks(task), with_tasks(task) | change
+    assert differing([protocol(first), protocol(second)]) == named
+
+
+def test_the_protocol_is_what_evaluations_write(giraffe, tiny_llama, corpus, tmp_path):
+    """Real results, so that no key is looked for that none has."""
+    plain = ("eval", tiny_llama, "--tasks", "nll,longppl,needle-nll", "--data", corpus,
+             "--set", "nll.targets=16", "--set", "longppl.targets=16", "--set",
+             "needle-nll.needles=2", "--samples", "1")  # fmt: skip
+    other = tmp_path / "other.txt"
+    other.write_text("A giraffe sleeps for two hours a day. " * 40)
+    longer, wider = ("--lengths", "128,512"), ("--lengths", "128,384")
+    ways = {
+        "plain": longer,
+        "shorter": wider,
+        "based": (*longer, "--evaluator", build_tiny_llama(tmp_path / "m", num_hidden_layers=1)),
+        "hidden": (*longer, "--haystack", other),
+    }
+    found = {}
+    for name, options in ways.items():
+        done = giraffe(*plain, *options, "--out", tmp_path / name)
+        assert done.code == 0, done.stderr
+        found[name] = protocol(json.loads((tmp_path / name / "results.json").read_text()))
+    assert None not in found["plain"]["documents"] + found["plain"]["evaluator"]
+    assert [differing([found["plain"], found[name]]) for name in ways] == [
+        [],
+        ["longest length"],
+        ["evaluator"],
+        ["haystack"],
+    ]
+    told = giraffe("report", tmp_path / "plain", tmp_path / "shorter")
+    assert "not scored alike, what differs: longest length;" in " ".join(told.stderr.split())
 
 
 def test_evaluations_of_any_tasks_stand_side_by_side(tmp_path):

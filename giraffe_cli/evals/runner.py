@@ -33,7 +33,15 @@ from giraffe_cli.evals.samples import Batch, Texts, gather_material, prepare
 from giraffe_cli.evals.subject import EVALUATOR, Subject
 from giraffe_cli.evals.worker import request_of
 from giraffe_cli.progress import Reporter, SilentReporter
-from giraffe_cli.rundir import atomic_open, digest_file, make_folder, read_json, write_json
+from giraffe_cli.rundir import (
+    atomic_open,
+    digest_bytes,
+    digest_file,
+    digest_value,
+    make_folder,
+    read_json,
+    write_json,
+)
 from giraffe_cli.train.parallel import launch
 from giraffe_cli.units import format_length
 
@@ -285,8 +293,21 @@ def settings(
         "documents": {doc.id: len(doc.token_ids) for doc in material.documents},
         "other_text": {doc.id: len(doc.token_ids) for doc in material.other_text},
         "files": {name: digest_file(Path(path)) for name, path in material.files.items()},
+        "digests": digests(material),
         "chunk": chunk_here(),
     }
+
+
+def digests(material: Material) -> dict[str, str]:
+    """sha256 over the token ids of the documents and of the other text, and over the texts of the
+    haystack: ids and sizes may stay where texts change."""
+    tokenised = {"documents": material.documents, "other_text": material.other_text}
+    held: dict[str, list[str]] = {
+        name: [digest_bytes(doc.token_ids.astype("<i4").tobytes()) for doc in documents]
+        for name, documents in tokenised.items()
+    }
+    held["haystack"] = [digest_bytes(text.encode()) for text in material.haystack]
+    return {name: digest_value(parts) for name, parts in held.items() if parts}
 
 
 def describe_reference(reference: Subject, material: Material) -> dict[str, Any]:

@@ -86,6 +86,32 @@ class TestedGate(TypedDict):
 
 
 @with_config(DOCUMENTED)
+class Settings(TypedDict):
+    """All that must be repeated to get the same numbers."""
+
+    reference: NotRequired[dict[str, str | int]]
+    """Whose reading chose the tokens of `longppl`: subject, sha256, dtype, and the tokens that it
+    read."""
+    chat: bool
+    """Whether questions went through the chat template."""
+    tasks: dict[str, dict[str, Any]]
+    """Task → knobs."""
+    documents: dict[str, int]
+    """Held-out document → tokens."""
+    other_text: NotRequired[dict[str, int]]
+    """Document of another domain → tokens."""
+    files: NotRequired[dict[str, str]]
+    """Data file of a task → sha256."""
+    digests: NotRequired[dict[str, str]]
+    """sha256 of what was read by name: `documents` and `other_text` over token ids, `haystack` over
+    texts."""
+    chunk: int
+    """Tokens that were read at one time."""
+    harness: NotRequired[dict[str, Any]]
+    """lm-eval's version, tasks, samples of each, and longest prompts."""
+
+
+@with_config(DOCUMENTED)
 class Results(TypedDict):
     """`results.json`; equal for equal models, samples and seed but for `seconds`."""
 
@@ -108,8 +134,7 @@ class Results(TypedDict):
     harness: NotRequired[dict[str, dict[str, dict[str, Score]]]]
     """lm-eval's tasks: subject → task → length → score; a task that is none of RULER's stands as
     `task.metric` under the tokens of its longest prompt. Only where they were asked for."""
-    settings: dict[str, Any]
-    """All that must be repeated to get the same numbers."""
+    settings: Settings
     rules: dict[str, str]
     """How intervals, p-values and effective lengths are made."""
     versions: dict[str, str]
