@@ -239,3 +239,31 @@ def test_bad_paths_are_named_together(runs, giraffe, tmp_path):
     assert "holds neither run.yaml nor results.json" in told.stderr
     assert "giraffe extend --out" in told.stderr
     assert giraffe("report", runs / "cut", "--out", runs / "staged").code == 3
+
+
+class TestDamaged:
+    @pytest.mark.parametrize(
+        "content",
+        [
+            "{}",
+            "[]",
+            "3",
+            json.dumps(make_results() | {"lengths": []}),
+            json.dumps(make_results() | {"models": []}),
+            json.dumps(make_results() | {"models": {"checkpoint": {"tasks": {"nll": {"8": 1}}}}}),
+        ],
+    )
+    def test_what_is_no_results_json_is_refused_by_name(self, giraffe, tmp_path, content):
+        (tmp_path / "results.json").write_text(content)
+        told = giraffe("report", tmp_path)
+        assert told.code == 3
+        assert f"{tmp_path}/results.json is no results.json of giraffe eval" in told.stderr
+        assert f"hint: giraffe eval CHECKPOINT --out {tmp_path}" in told.stderr
+
+    @pytest.mark.parametrize("content", ["[]", "{}", '{"command": "eval"}', '{"command": [1]}'])
+    def test_what_is_no_command_is_refused_by_name(self, giraffe, tmp_path, content):
+        (tmp_path / "results.json").write_text(json.dumps(make_results()))
+        (tmp_path / "command.json").write_text(content)
+        told = giraffe("report", tmp_path)
+        assert told.code == 3
+        assert "command.json is no command.json of giraffe eval" in told.stderr

@@ -57,9 +57,9 @@ def report(
         parts += ["", f"page  {page}"]
     elif len(entries) == 1 and entries[0].kind == "evaluation":
         from giraffe_cli.report.evaluation import write_evaluation
-        from giraffe_cli.rundir import read_json
+        from giraffe_cli.report.scored import read_results
 
-        page = write_evaluation(read_json(runs[0] / "results.json"), runs[0])
+        page = write_evaluation(read_results(runs[0] / "results.json"), runs[0])
         value["page"] = str(page)
         parts += ["", f"page  {page}"]
     console.result(value, parts)

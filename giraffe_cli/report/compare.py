@@ -17,7 +17,7 @@ from giraffe_cli.errors import InvalidInput, raise_together
 from giraffe_cli.report.loss_plot import Border
 from giraffe_cli.report.numbers import ABSENT, Score, number, proportion, with_half_width
 from giraffe_cli.report.protocol import differing, protocol
-from giraffe_cli.report.scored import MODELS, Scored
+from giraffe_cli.report.scored import MODELS, Scored, read_results
 from giraffe_cli.report.write import all_metrics
 from giraffe_cli.rundir import read_json
 from giraffe_cli.units import format_bytes, format_length, format_seconds
@@ -159,7 +159,7 @@ def _unfinished(path: Path, name: str) -> Entry:
 
 
 def _evaluation(path: Path, name: str) -> Entry:
-    results = read_json(path / "results.json")
+    results = read_results(path / "results.json")
     return Entry(
         name=name,
         path=str(path),

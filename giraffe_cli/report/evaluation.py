@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from giraffe_cli.errors import InvalidInput
 from giraffe_cli.report.evaluation_part import EvaluationPart
 from giraffe_cli.report.plots import write_plots
 from giraffe_cli.report.scored import Scored
@@ -43,9 +44,22 @@ def write_evaluation(
 
 
 def kept_command(out: Path) -> list[str]:
-    """The words of the command line that made an evaluation; empty where they were not kept."""
+    """The words of the command line that made an evaluation; empty where they were not kept.
+
+    Raises:
+        InvalidInput: the file that should hold them is damaged or another one.
+    """
     path = out / COMMAND
-    return list(read_json(path)["command"]) if path.exists() else []
+    if not path.exists():
+        return []
+    kept = read_json(path)
+    words = kept.get("command") if isinstance(kept, dict) else None
+    if not isinstance(words, list) or not all(isinstance(word, str) for word in words):
+        raise InvalidInput(
+            f"{path} is no {COMMAND} of giraffe eval: it holds no list `command` of words",
+            "delete it; the page then names no command",
+        )
+    return words
 
 
 def evaluation_page(part: EvaluationPart, out: Path, command: Sequence[str]) -> str:

@@ -11,15 +11,66 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, NotRequired
 
+from pydantic import Field, TypeAdapter, ValidationError
+from typing_extensions import TypedDict
+
+from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import AbstractTask, measure_name, tasks
 from giraffe_cli.report.numbers import Score
+from giraffe_cli.rundir import read_json
 
 MODELS = ("base", "control", "checkpoint")
 """In the order in which they are shown; an evaluator is scored on nothing."""
 OF_A_RUN = "extended"
 """What a run of `extend` calls the checkpoint that it made."""
+
+
+class _Figures(TypedDict):
+    mean: float
+    ci_low: float
+    ci_high: float
+    n: int
+
+
+class _Model(TypedDict):
+    dtype: NotRequired[str]
+    tasks: NotRequired[dict[str, dict[str, _Figures]]]
+
+
+class _Form(TypedDict):
+    """What pages and tables cannot do without; `evals/schema.py` has the whole."""
+
+    suite: str
+    seed: int
+    native_length: int
+    lengths: Annotated[list[int], Field(min_length=1)]
+    models: dict[str, _Model]
+    measures: dict[str, dict[str, Any]]
+    paired: dict[str, dict[str, dict[str, Any]]]
+    settings: dict[str, Any]
+    seconds: float
+
+
+def read_results(path: Path) -> dict[str, Any]:
+    """The content of a `results.json`.
+
+    Raises:
+        InvalidInput: the file is missing, damaged or another one.
+    """
+    results: dict[str, Any] = read_json(path)
+    try:
+        TypeAdapter(_Form).validate_python(results)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or "its content"
+        raise InvalidInput(
+            f"{path} is no results.json of giraffe eval: {place}: {first['msg']}",
+            f"giraffe eval CHECKPOINT --out {path.parent}",
+        ) from error
+    return results
 
 
 @dataclass(frozen=True)
