@@ -201,8 +201,7 @@ def evaluation_documents(config: ExtendConfig, packed: Path | None) -> list[Docu
         InvalidInput: there are none.
     """
     if config.eval.data:
-        bad = BadRecords(config.pack.on_bad)
-        return [d for s in config.eval.data for d in read_source(s, bad)]
+        return documents_of(config.eval.data, "--eval-data", BadRecords(config.pack.on_bad))
     documents = held_out(packed) if packed else []
     if not documents:
         raise InvalidInput(
@@ -246,15 +245,32 @@ def evaluation_texts(
     """The documents, what needles are hidden in, and how far the evaluator reads; see `EvalConfig`.
 
     Raises:
-        InvalidInput: a corpus is missing or unreadable.
+        InvalidInput: a corpus is missing, unreadable or without text.
     """
-
-    def read(sources: list[str]) -> list[Document]:
-        return [document for source in sources for document in read_source(source, BadRecords())]
-
-    haystack = read(config.haystack) if config.haystack else documents if config.data else []
+    haystack = documents_of(config.haystack, "--haystack")
+    other = documents_of(config.other_data, "--other-data")
     reach = evaluator.reach if evaluator else 0
-    return Texts(documents, haystack, read(config.other_data), reach)
+    return Texts(documents, haystack or (documents if config.data else []), other, reach)
+
+
+def documents_of(sources: list[str], option: str, bad: BadRecords | None = None) -> list[Document]:
+    """The documents of corpora, of a folder that `pack-data` wrote those that it holds out; none
+    where no source is named.
+
+    Raises:
+        InvalidInput: a source is missing or unreadable, or all of them hold no text.
+    """
+    found: list[Document] = []
+    for source in sources:
+        if is_packed(Path(source)):
+            found += held_out(Path(source))
+        else:
+            found += read_source(source, bad or BadRecords())
+    if sources and not any(document.text.strip() for document in found):
+        raise InvalidInput(
+            f"{option}: no text in {', '.join(sources)}", "name a corpus that holds text"
+        )
+    return found
 
 
 def open_evaluator(config: ExtendConfig, run_dir: Path) -> Checkpoint | None:

@@ -117,6 +117,40 @@ def test_needles_are_hidden_in_the_corpus_that_is_named(giraffe, tiny_llama, cor
     assert "special magic number" in text
 
 
+@pytest.mark.parametrize("blank", [[], ["", "  \n"]])
+@pytest.mark.parametrize(
+    ("option", "task"), [("--haystack", "niah"), ("--other-data", "short"), ("--data", "nll")]
+)
+def test_a_corpus_without_text_is_refused_not_replaced(
+    giraffe, tiny_llama, tmp_path, option, task, blank
+):
+    path = tmp_path / "blank.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in blank))
+    done = giraffe("eval", tiny_llama, "--tasks", task, "--lengths", "128",
+                   option, path, "--out", tmp_path / "e")  # fmt: skip
+    assert done.code == 3
+    assert f"{option}: no text in {path}" in done.stderr
+    assert not (tmp_path / "e" / "results.json").exists()
+
+
+def test_needles_and_other_text_come_from_what_a_packed_folder_holds_out(
+    giraffe, tiny_llama, corpus, tmp_path
+):
+    packed = tmp_path / "packed"
+    done = giraffe("pack-data", corpus, "--tokenizer", tiny_llama, "--window", "128",
+                   "--hold-out", "0.5", "--out", packed)  # fmt: skip
+    assert done.code == 0, done.stderr
+    with gzip.open(packed / "held_out.jsonl.gz", "rt") as lines:
+        held_out = {json.loads(line)["id"] for line in lines}
+    done = giraffe("eval", tiny_llama, "--tasks", "niah,short", "--lengths", "128,512",
+                   "--data", corpus, "--haystack", packed, "--other-data", packed, "--samples", "1",
+                   "--set", "short.targets=16", "--out", tmp_path / "e")  # fmt: skip
+    assert done.code == 0, done.stderr
+    read = json.loads((tmp_path / "e" / "results.json").read_text())["settings"]["other_text"]
+    assert {*read} <= held_out
+    assert len(read) == min(8, len(held_out))
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

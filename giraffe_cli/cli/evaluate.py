@@ -85,15 +85,15 @@ def evaluate(
     haystack: Annotated[
         list[str] | None,
         typer.Option(
-            help="Corpus that needles are hidden in; repeatable. Default: --data, else the "
-            "documentation inside Python."
+            help="Corpus that needles are hidden in, or a directory of `pack-data`; repeatable. "
+            "Default: --data, else the documentation inside Python."
         ),
     ] = None,
     other_data: Annotated[
         list[str] | None,
         typer.Option(
-            help="Corpus of another domain, to see what was lost there; repeatable. Default: the "
-            "help topics inside Python."
+            help="Corpus of another domain, or a directory of `pack-data`, to see what was lost "
+            "there; repeatable. Default: the help topics inside Python."
         ),
     ] = None,
     file: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from giraffe_cli.errors import InvalidInput, raise_together
+from giraffe_cli.errors import InvalidInput
 
 if TYPE_CHECKING:
     from giraffe_cli.config import EvalConfig
@@ -97,7 +97,7 @@ def documents_for(config: EvalConfig, run: Path) -> list[Document]:
     none where no task reads any.
 
     Raises:
-        InvalidInput: a source is missing or unreadable, or holds nothing.
+        InvalidInput: a source is missing or unreadable, or all hold no text.
     """
     from giraffe_cli.config import PackConfig
     from giraffe_cli.corpus.base import BadRecords
@@ -105,6 +105,7 @@ def documents_for(config: EvalConfig, run: Path) -> list[Document]:
     from giraffe_cli.corpus.sources import check_distinct, read_source
     from giraffe_cli.corpus.store import held_out, is_packed
     from giraffe_cli.evals.chosen import needs_of
+    from giraffe_cli.stages import documents_of
 
     needed, packed = needs_of(config.tasks), run / "packed"
     if "documents" not in needed and not (config.data and "haystack" in needed):
@@ -116,12 +117,4 @@ def documents_for(config: EvalConfig, run: Path) -> list[Document]:
         kept = choose_held_out([d.id for d in found], PackConfig().hold_out)
         return [document for document in found if document.id in kept]
     check_distinct(config.data)
-    documents: list[Document] = []
-    for source in config.data:
-        if is_packed(Path(source)):
-            documents += held_out(Path(source))
-        else:
-            documents += read_source(source, BadRecords())
-    problems = [] if documents else [f"no documents in {', '.join(config.data)}"]
-    raise_together(problems, "--data", "name a corpus that holds text")
-    return documents
+    return documents_of(config.data, "--data")
