@@ -61,7 +61,7 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
         options.out.with_suffix(".responses"),
         length=options.length,
         limit=options.samples,
-        chat=False,
+        chat=None,
         seed=0,
     )
     between = time.monotonic()

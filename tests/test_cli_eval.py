@@ -175,7 +175,7 @@ def test_needles_and_other_text_come_from_what_a_packed_folder_holds_out(
         (("--tasks", "nll", "--haystack", "x"), "--haystack has no effect"),
         (("--tasks", "nll", "--other-data", "python-stdlib"), "--other-data has no effect"),
         (("--tasks", "vt", "--lengths", "2k"), "--data has no effect"),
-        (("--tasks", "nll", "--lengths", "512", "--chat"), "has no chat template"),
+        (("--tasks", "nll", "--lengths", "512", "--chat"), "has a chat template"),
         (("--tasks", "short", "--lengths", "512"), "beyond the native window of 128 tokens"),
     ],
 )

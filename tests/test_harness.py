@@ -7,6 +7,7 @@ the real one).
 from __future__ import annotations
 
 import json
+import shutil
 import types
 from pathlib import Path
 
@@ -121,7 +122,7 @@ class Played:
     """Stands for lm-eval: task objects are their names, every sample of `longest` tokens."""
 
     def __init__(self, monkeypatch, fails=(), cut=()) -> None:
-        self.loads, self.runs, self.opens = [], [], []
+        self.loads, self.runs, self.opens, self.asked = [], [], [], []
         self.fails, self.cut = fails, cut
         for name in ("load_task", "run_task", "open_subject", "load_tokenizer"):
             monkeypatch.setattr(harness_jobs, name, getattr(self, name))
@@ -142,6 +143,7 @@ class Played:
         return {name: name}
 
     def run_task(self, task, opened, kept, *, length, limit, chat, seed):
+        self.asked.append((opened, chat, kept.name))
         if (task, length) in self.cut:
             raise InvalidInput("too long")
         self.runs.append((opened, task, length))
@@ -160,6 +162,23 @@ def run(subjects, names, folder, reporter=None, lengths=(1024, 2048), limit=3):
         out=folder,
         cache=folder,
         reporter=reporter or SilentReporter(),
+    )
+
+
+def asked_of(subjects, name, folder, chat=False):
+    """`run_harness` of one task at 1k, its scores kept in `folder`."""
+    subjects = subjects if isinstance(subjects, list) else [subjects]
+    folder.mkdir(exist_ok=True)
+    return run_harness(
+        subjects,
+        [name],
+        lengths=[1024],
+        limit=3,
+        chat=chat,
+        seed=0,
+        out=folder,
+        cache=folder,
+        reporter=SilentReporter(),
     )
 
 
@@ -207,6 +226,66 @@ class TestRun:
         assert len(played.runs) == len(played.loads) == 2
         run([("base",)], ["niah_single_1"], tmp_path, limit=4)
         assert len(played.runs) == 4
+
+    def test_another_tokenizer_config_is_run_again(self, monkeypatch, tmp_path):
+        played, model = Played(monkeypatch), shutil.copytree(CALF, tmp_path / "model")
+        tested = Subject("checkpoint", model, "m" * 16, "float32")
+        asked_of(tested, "niah_single_1", tmp_path)
+        asked_of(tested, "niah_single_1", tmp_path)
+        assert len(played.runs) == 1
+        config = json.loads((model / "tokenizer_config.json").read_text())
+        config["clean_up_tokenization_spaces"] = not config.get("clean_up_tokenization_spaces")
+        (model / "tokenizer_config.json").write_text(json.dumps(config))
+        asked_of(tested, "niah_single_1", tmp_path)
+        assert len(played.runs) == 2
+        assert len({kept for _, _, kept in played.asked}) == 2, "responses are of a tokenizer"
+
+    def test_another_chat_template_is_run_again(self, monkeypatch, tmp_path):
+        played = Played(monkeypatch)
+        for folder, chat in (("base", ""), ("checkpoint", "{{ 1 }}"), ("later", "{{ 2 }}")):
+            shutil.copytree(CALF, tmp_path / folder)
+            (tmp_path / folder / "chat_template.jinja").write_text(chat)
+        base, one, other = (
+            Subject(name, tmp_path / folder, name * 8, "float32")
+            for name, folder in (("base", "base"), ("checkpoint", "checkpoint"),
+                                 ("checkpoint", "later"))
+        )  # fmt: skip
+        asked_of(base, "niah_single_1", tmp_path)
+        for tested in (one, one, other):
+            asked_of([base, tested], "niah_single_1", tmp_path, chat=True)
+        assert [(who, chat) for who, chat, _ in played.asked] == [
+            ("base", None),
+            # the base, which has none, is asked through the template of the other
+            ("base", "{{ 1 }}"),
+            ("checkpoint", "{{ 1 }}"),
+            ("base", "{{ 2 }}"),
+            ("checkpoint", "{{ 2 }}"),
+        ]
+
+    def test_a_file_is_run_again_when_what_it_names_changes(self, monkeypatch, tmp_path):
+        played = Played(monkeypatch)
+        parts = {
+            "t.yaml": "include: common.yaml\ntask: t\ndataset_path: json\n"
+            f"dataset_kwargs: {{data_files: {{test: {tmp_path}/rows*.jsonl}}}}\n"
+            "process_docs: !function utils.process_docs\n",
+            "common.yaml": f"include: t.yaml\nfewshot: x\ndataset_kwargs: {{a: {tmp_path}/dir}}",
+            "rows1.jsonl": "1",
+            "utils.py": "2",
+            "dir/deep/x.csv": "3",
+        }
+        for name, text in parts.items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(text)
+        tested = Subject("checkpoint", CALF, "c" * 16, "float32")
+        for count, name in enumerate(parts, start=2):
+            asked_of(tested, str(tmp_path / "t.yaml"), tmp_path / "cache")
+            assert len(played.runs) == count - 1
+            (tmp_path / name).write_text(parts[name] + "\n# changed")
+            asked_of(tested, str(tmp_path / "t.yaml"), tmp_path / "cache")
+            assert len(played.runs) == count, name
+        (tmp_path / "elsewhere.jsonl").write_text("4")
+        asked_of(tested, str(tmp_path / "t.yaml"), tmp_path / "cache")
+        assert len(played.runs) == len(parts) + 1
 
     def test_of_ruler_what_cannot_run_is_left_out_and_named(self, monkeypatch, tmp_path):
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -47,7 +47,7 @@ def kept(tmp_path_factory):
 def single(calf, kept):
     """Two prompts of niah_single_1 at 512 tokens."""
     task = load_task("niah_single_1", 512, calf.tokenizer, CALF, 0)["niah_single_1"]
-    return run_task(task, calf, kept, length=512, limit=2, chat=False, seed=0)
+    return run_task(task, calf, kept, length=512, limit=2, chat=None, seed=0)
 
 
 @pytest.fixture
@@ -94,17 +94,27 @@ def test_a_generator_that_would_not_end_is_not_started():
 def test_prompts_that_leave_most_of_the_length_empty_are_refused(calf, kept):
     task = load_task("ruler_cwe", 1024, calf.tokenizer, CALF, 0)["ruler_cwe"]
     with pytest.raises(InvalidInput, match="fill as little as 227 tokens"):
-        run_task(task, calf, kept, length=1024, limit=1, chat=False, seed=0)
+        run_task(task, calf, kept, length=1024, limit=1, chat=None, seed=0)
 
 
 def test_another_task_runs_from_a_file_and_is_not_cut(calf, kept, colours):
     task = load_task(str(colours), 512, calf.tokenizer, CALF, 0)["colours"]
-    found = run_task(task, calf, kept, length=512, limit=4, chat=False, seed=0)
+    found = run_task(task, calf, kept, length=512, limit=4, chat=None, seed=0)
     assert found.means.keys() == {"acc"}
     assert found.means["acc"] == np.mean([sample.scores["acc"] for sample in found.samples])
     assert 300 < found.longest < 512
     with pytest.raises(InvalidInput, match="more than 256; lm-eval would"):
-        run_task(task, calf, kept, length=256, limit=4, chat=False, seed=0)
+        run_task(task, calf, kept, length=256, limit=4, chat=None, seed=0)
+
+
+def test_requests_are_asked_through_the_template_that_is_given(calf, kept, colours):
+    """Of a model that has none of its own."""
+    assert not calf.tokenizer.chat_template
+    task = load_task(str(colours), 512, calf.tokenizer, CALF, 0)["colours"]
+    template = "{% for m in messages %}<{{ m.role }}> {{ m.content }}{% endfor %}"
+    found = run_task(task, calf, kept, length=512, limit=1, chat=template, seed=0)
+    assert found.samples[0].requests[0][0] == "<user> the grass is"
+    assert not calf.tokenizer.chat_template
 
 
 def test_an_unknown_task_is_named_with_its_near_misses(giraffe, tmp_path):

@@ -281,6 +281,20 @@ class TestDocumentsOfOneId:
         assert len({line["cluster"] for line in same}) == 8
 
 
+def test_all_are_asked_through_the_first_template_there_is(tiny_llama, tmp_path):
+    template = "{% for m in messages %}[{{ m.content }}]{% endfor %}"
+    asking = shutil.copytree(tiny_llama, tmp_path / "asking")
+    (asking / "chat_template.jinja").write_text(template)
+    config = EvalConfig(tasks=["nll"], chat=True)
+    names = ("base", "checkpoint")
+    subjects = [subject(n, f) for n, f in zip(names, (tiny_llama, asking), strict=True)]
+    material = gather_material(subjects, Texts(DOCUMENTS), config, [128], 128)
+    assert material.decode(material.chat("what is green")) == "[what is green]"
+    chooser = [subjects[0], subject("evaluator", asking)]
+    with pytest.raises(InvalidInput, match="no tokenizer of the evaluated models"):
+        gather_material(chooser, Texts(DOCUMENTS), config, [128], 128)
+
+
 def test_two_samples_under_one_key_are_our_fault_and_said(tiny_llama, monkeypatch, tmp_path):
     made = Passkey.examples
     monkeypatch.setattr(Passkey, "examples", lambda *given: made(*given) * 2)

@@ -395,6 +395,11 @@ class TestChosen:
         with pytest.raises(InvalidInput, match="2 problems"):
             check_asked(EvalConfig(evaluator="x", chat=True), [])
 
+    def test_a_template_has_something_to_do_for_lm_evals_tasks(self):
+        check_asked(EvalConfig(chat=True, harness=["ruler"]), [])
+        with pytest.raises(InvalidInput, match="a chat template has no effect"):
+            check_asked(EvalConfig(chat=True), [])
+
 
 class TestShortContext:
     def test_the_percentile_is_the_least_value_that_enough_do_not_exceed(self):

@@ -65,7 +65,8 @@ def check_asked(config: EvalConfig, examples: Sequence[Example]) -> None:
         problems.append(
             "an evaluator has no effect: no evaluated task reads with a reference model"
         )
-    if config.chat and not any(example.max_new_tokens for example in examples):
+    asked = config.harness or any(example.max_new_tokens for example in examples)
+    if config.chat and not asked:
         problems.append("a chat template has no effect: no evaluated task asks a question")
     raise_together(problems, "evaluation", "leave it out, or add a task to --tasks")
 

@@ -1,16 +1,22 @@
-"""Data files of tasks: JSON lines, gzipped or not, checked field by field.
+"""Data files of tasks: JSON lines, gzipped or not, checked field by field; and what a task's YAML
+file of lm-eval names.
 
 read_rows(material, "lambada", {"text": str})    → [{"text": "In my palm is a clear stone ..."}]
+local_files(Path("t.yaml"))                      → [t.yaml, utils.py, rows.jsonl]
 """
 
 from __future__ import annotations
 
+import glob
 import gzip
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import Material
@@ -66,6 +72,62 @@ def check_room(task: str, place: int, used: int, length: int) -> None:
             f"task `{task}`: row {place} takes {used} tokens, the length is {length}",
             "evaluate at a longer length within the native window, or leave the task out",
         )
+
+
+FUNCTION = "!function"
+"""lm-eval's tag of a Python function beside the file: `!function utils.process_docs`."""
+
+
+def local_files(path: Path) -> list[Path]:
+    """A YAML file of lm-eval and all files of this machine that decide what it asks: those it
+    includes, functions beside it, and its data, be it by path, glob or folder."""
+    found, unread = list[Path](), [path]
+    while unread:
+        current = unread.pop()
+        if current not in found:
+            named = [*_texts(_parsed(current))]
+            data = (text for key, text in named if key.startswith("dataset_"))
+            functions = (text.split()[-1] for _, text in named if text.startswith(FUNCTION))
+            code = (current.parent / f"{name.rpartition('.')[0]}.py" for name in functions)
+            found += [current, *filter(Path.is_file, code), *chain(*map(_existing, data))]
+            included = (current.parent / text for key, text in named if key == "include")
+            unread += filter(Path.is_file, included)
+    return [*dict.fromkeys(found)]
+
+
+def _parsed(path: Path) -> Any:
+    """The content, lm-eval's tags as `!tag value`; None where it is no YAML: lm-eval says so."""
+
+    class Loader(yaml.SafeLoader):
+        """Knows every tag."""
+
+    Loader.add_multi_constructor("!", lambda _, tag, node: f"!{tag} {node.value}")
+    try:
+        return yaml.load(path.read_text(encoding="utf-8"), Loader)
+    except (yaml.YAMLError, ValueError):
+        return None
+
+
+def _texts(value: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    """Every string in `value` with the outermost key that says what it is."""
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, list):
+        for item in value:
+            yield from _texts(item, key)
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            inside = key if key.startswith("dataset_") else str(name)
+            yield from _texts(item, inside)
+
+
+def _existing(named: str) -> list[Path]:
+    """The files that a path or glob stands for; of a folder all below it."""
+    # Path.glob takes no absolute pattern
+    names = glob.glob(named, recursive=True) or glob.glob(glob.escape(named))  # noqa: PTH207
+    paths = [Path(name) for name in sorted(names)]
+    below = [[path] if path.is_file() else sorted(path.rglob("*")) for path in paths]
+    return [path for part in below for path in part if path.is_file()]
 
 
 def _lines(path: str, task: str) -> list[bytes]:

@@ -23,6 +23,7 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.harness_jobs import Bench, Job
 from giraffe_cli.evals.harness_scores import longest_prompts, scores_of, write_samples
 from giraffe_cli.evals.lm_eval_tasks import MADE, RULER, Run, all_tasks, installed_version
+from giraffe_cli.evals.samples import chat_tokenizer
 from giraffe_cli.evals.statistics import Score
 from giraffe_cli.evals.subject import EVALUATOR, Subject
 from giraffe_cli.progress import Reporter
@@ -100,18 +101,19 @@ def run_harness(
         names: `ruler`, lm-eval's names of tasks or groups, or paths of its YAML files.
         lengths: context lengths in tokens.
         limit: samples of each task at each length at the most; the first ones.
+        chat: whether they are asked through the chat template that giraffe's own tasks use.
         cache: folder of finished tasks, which are not run again.
 
     Raises:
         InvalidInput: what was asked for by name runs at no length.
     """
     scored = [subject for subject in subjects if subject.name != EVALUATOR]
-    jobs = plan(names, lengths)
+    jobs, template = plan(names, lengths), chat_tokenizer(scored).chat_template if chat else None
     announce(jobs, limit, len(scored), reporter)
     found: dict[tuple[str, Job], dict[str, Run]] = {}
     problems: dict[Job, InvalidInput] = {}
     for length in sorted({job.length for job in jobs}):
-        bench = Bench(limit=limit, chat=chat, seed=seed, cache=cache, reporter=reporter)
+        bench = Bench(limit=limit, chat=template, seed=seed, cache=cache, reporter=reporter)
         for subject in scored:
             if subject.longest is None or length <= subject.longest:
                 due = [job for job in jobs if job.length == length]

@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 from giraffe_cli.checkpoint import load_tokenizer
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.evals.data_files import local_files
 from giraffe_cli.evals.lm_eval_tasks import (
     MADE,
     RULER,
+    ChatTemplate,
     Run,
     installed_version,
     load_task,
@@ -46,7 +48,7 @@ class Bench:
     """The jobs of one length on one model after the other."""
 
     def __init__(
-        self, *, limit: int, chat: bool, seed: int, cache: Path, reporter: Reporter
+        self, *, limit: int, chat: ChatTemplate, seed: int, cache: Path, reporter: Reporter
     ) -> None:
         self.limit, self.chat, self.seed = limit, chat, seed
         self.cache, self.reporter = cache, reporter
@@ -86,7 +88,7 @@ class Bench:
                 runs[name] = run_task(
                     task,
                     opened,
-                    self.cache / f"{_name(subject)}-responses",
+                    self.cache / f"{_name(subject)}-{_tokenizer(subject)[:16]}-responses",
                     length=job.length,
                     limit=self.limit,
                     chat=self.chat,
@@ -99,17 +101,25 @@ class Bench:
 
     def _kept(self, subject: Subject, job: Job) -> Path:
         """The file of the finished job, named by all that decides its content."""
-        is_file = Path(job.name).is_file()
+        path = Path(job.name)
         identity = {
             "format": FORMAT,
             "lm_eval": installed_version(),
-            "task": digest_file(Path(job.name)) if is_file else job.name,
+            "task": [*map(digest_file, local_files(path))] if path.is_file() else job.name,
+            "tokenizer": _tokenizer(subject),
             "length": job.length,
             "limit": self.limit,
             "chat": self.chat,
             "seed": self.seed,
         }
         return self.cache / f"{_name(subject)}-{digest_value(identity)[:16]}.json"
+
+
+def _tokenizer(subject: Subject) -> str:
+    """Digest of what decides about tokens beside the model's own digest."""
+    names = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+    found = [subject.path / name for name in names]
+    return digest_value([digest_file(path) for path in found if path.is_file()])
 
 
 def _name(subject: Subject) -> str:

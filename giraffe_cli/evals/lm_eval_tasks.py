@@ -41,6 +41,10 @@ FULL_ENOUGH = 0.5
 and fills 71 % of 1024, a list of no words 10 %."""
 
 
+ChatTemplate = str | dict[str, str] | None
+"""As a tokenizer holds it; None: the bare text."""
+
+
 class Logged(NamedTuple):
     """One sample as lm-eval logged it."""
 
@@ -121,13 +125,21 @@ def load_task(name: str, length: int, tokenizer: Any, path: Path, seed: int) -> 
 
 
 def run_task(
-    task: Any, opened: OpenSubject, kept: Path, *, length: int, limit: int, chat: bool, seed: int
+    task: Any,
+    opened: OpenSubject,
+    kept: Path,
+    *,
+    length: int,
+    limit: int,
+    chat: ChatTemplate,
+    seed: int,
 ) -> Run:
     """The first `limit` samples of `task` through lm-eval's `simple_evaluate`, one at a time: the
     model's attention takes no padding.
 
     Args:
         kept: where lm-eval keeps its responses, by request; of this model in this type alone.
+        chat: what requests are asked through, whatever template the model itself has.
 
     Raises:
         InvalidInput: a prompt with its answer is longer than `length` (of RULER: by more than
@@ -137,21 +149,24 @@ def run_task(
         from lm_eval import simple_evaluate
         from lm_eval.models.huggingface import HFLM
 
-    is_ruler = task.task_name in RULER
+    is_ruler, asked = task.task_name in RULER, chat is not None
+    tokenizer = copy.deepcopy(opened.tokenizer)  # lm-eval gives it a padding token
+    if asked:
+        tokenizer.chat_template = chat
     room = length + UNCOUNTED if is_ruler else length
     with quiet():
         model = HFLM(
             pretrained=opened.model,
-            tokenizer=copy.deepcopy(opened.tokenizer),  # lm-eval gives it a padding token
+            tokenizer=tokenizer,
             max_length=room,
             batch_size=1,
         )
         task.set_fewshot_seed(seed)
         task.build_all_requests(
             limit=limit,
-            apply_chat_template=chat,
+            apply_chat_template=asked,
             fewshot_as_multiturn=True,
-            chat_template=model.apply_chat_template if chat else None,
+            chat_template=model.apply_chat_template if asked else None,
         )
     planned = _sizes(task.instances, model)
     check_sizes(planned, room, FULL_ENOUGH * length if is_ruler else 0)
@@ -161,7 +176,7 @@ def run_task(
             tasks=[task],
             limit=limit,
             bootstrap_iters=0,
-            apply_chat_template=chat,
+            apply_chat_template=asked,
             random_seed=seed,
             fewshot_random_seed=seed,
             use_cache=str(kept),

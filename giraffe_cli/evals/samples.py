@@ -103,7 +103,7 @@ def gather_material(
         reference_length=texts.reference_length or native_length,
         other_text=_tokenised(texts.other, config.documents, encode),
         files=config.files,
-        chat=_chat(tokenizer) if config.chat else None,
+        chat=_chat(chat_tokenizer(subjects)) if config.chat else None,
     )
     return with_defaults(config.tasks, material, config.documents)
 
@@ -135,16 +135,25 @@ def _own_ids(documents: Sequence[Document]) -> list[str]:
     return names
 
 
-def _chat(tokenizer: Any) -> Callable[[str], list[int]]:
-    """A question in the tokenizer's chat template, up to where the assistant begins.
+def chat_tokenizer(subjects: Sequence[Subject]) -> Any:
+    """The tokenizer of the first scored model that has a chat template, which all are asked
+    through: the base of a model for chat often has none.
 
     Raises:
-        InvalidInput: it has none.
+        InvalidInput: none has one.
     """
-    if not tokenizer.chat_template:
-        raise InvalidInput(
-            "--chat: the tokenizer has no chat template", "leave --chat out for a base model"
-        )
+    scored = (subject for subject in subjects if subject.name != EVALUATOR)
+    for tokenizer in (load_tokenizer(subject.path) for subject in scored):
+        if tokenizer.chat_template:
+            return tokenizer
+    raise InvalidInput(
+        "--chat: no tokenizer of the evaluated models has a chat template",
+        "leave --chat out for a base model",
+    )
+
+
+def _chat(tokenizer: Any) -> Callable[[str], list[int]]:
+    """A question in the tokenizer's chat template, up to where the assistant begins."""
 
     def ask(text: str) -> list[int]:
         rendered = tokenizer.apply_chat_template(
