@@ -330,9 +330,45 @@ class TestHellaswag:
         found = Outcome(np.zeros(0), "", nll, (False,) * 4)
         assert Hellaswag().scores(example, found, {}) == {"": (score, 1)}
 
+    def test_a_row_as_published_is_rendered_as_lm_eval_renders_it(self, tmp_path):
+        row = {
+            "ctx": "not read",
+            "activity_label": "Home",
+            "ctx_a": "[header] How to paint [title] Cover it.",
+            "ctx_b": "then the Man",
+            "label": 1,
+            "endings": [
+                "dips a brush [substeps] slowly.",
+                "[step]  waits.",
+                " rests ",
+                "x [title]",
+            ],
+        }
+        path, wide = lines(tmp_path / "h.jsonl", [row]), {"lengths": (128,), "native_length": 128}
+        (example,) = Hellaswag().examples(128, 0, with_file("hellaswag", path, **wide))
+        assert bytes(example.token_ids.tolist()) == (b"Home: How to paint. Cover it. Then the man")
+        assert [bytes(c) for c in example.candidates] == [
+            b"  waits.", b" dips a brush slowly.", b" rests", b" x. "
+        ]  # fmt: skip
+        assert example.details["characters"] == [7, 20, 5, 3]
+
+    def test_a_space_at_the_end_of_the_prompt_begins_the_endings(self, tmp_path):
+        row = {"ctx": "", "activity_label": "Home", "ctx_a": "Paint [title] [step]", "label": 0,
+               "endings": ["a", "b", "c", "d"]}  # fmt: skip
+        path = lines(tmp_path / "h.jsonl", [row])
+        (example,) = Hellaswag().examples(32, 0, with_file("hellaswag", path))
+        assert bytes(example.token_ids.tolist()) == b"Home: Paint."
+        assert bytes(example.candidates[0]) == b"  a"
+
     @pytest.mark.parametrize(
         "changes",
-        [{"label": 4}, {"label": -1}, {"endings": ["a", "b"]}, {"endings": ["a"] * 3 + [""]}],
+        [
+            {"label": 4},
+            {"label": -1},
+            {"label": True},
+            {"endings": ["a", "b"]},
+            {"endings": ["a"] * 3 + [""]},
+        ],
     )
     def test_rows_of_another_form_are_named(self, tmp_path, changes):
         row = {"ctx": "it", "label": 0, "endings": ["a", "b", "c", "d"], **changes}

@@ -3,6 +3,9 @@
     Personal Care and Style: How to paint jeans. Cover your work area. ...
     + " Cover the top areas of your work area with paper towels ..."     -1.9 a character → chosen
 
+Rows as they were published (`activity_label`, `ctx_a`, `ctx_b`) are rendered as lm-eval renders
+them; of rows with `ctx` alone that is the prompt as it stands.
+
 An ending's log-probability is divided by its characters, the usual `acc_norm`; without it short
 endings win. Chance is one in four. A test of short context: some 100 tokens, asked once, at the
 longest evaluated length within the native window. The text is read bare, also under `--chat`.
@@ -10,6 +13,7 @@ longest evaluated length within the native window. The text is read bare, also u
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -75,17 +79,18 @@ class Hellaswag(AbstractTask):
         return {"": Value(float(losses[0] < min(losses[1:])))}
 
     def _example(self, place: int, row: dict[str, Any], length: int, material: Material) -> Example:
-        endings = [ending for ending in row["endings"] if isinstance(ending, str) and ending]
-        if len(endings) != ENDINGS or row["label"] not in range(ENDINGS):
+        before, endings = rendered(row)
+        if len(endings) != ENDINGS or not is_place(row["label"]):
             raise InvalidInput(
                 f"task `hellaswag`: row {place} has not {ENDINGS} endings and the place of one",
                 "--file hellaswag=PATH of another file",
             )
         true_first = [endings.pop(row["label"]), *endings]
-        ids = [*material.bos_token_ids, *material.encode(row["ctx"])]
-        candidates = tuple(
-            continuation(material, row["ctx"], f" {ending}") for ending in true_first
-        )
+        # a prompt never ends in a space: it belongs to the first token of what follows
+        text = before.rstrip()
+        gap = f"{before[len(text) :]} "
+        ids = [*material.bos_token_ids, *material.encode(text)]
+        candidates = tuple(continuation(material, text, gap + ending) for ending in true_first)
         check_room("hellaswag", place, len(ids) + max(map(len, candidates)), length)
         return Example(
             key=f"row {place}",
@@ -96,3 +101,26 @@ class Hellaswag(AbstractTask):
             candidates=candidates,
             details={"row": place, "characters": [len(ending) for ending in true_first]},
         )
+
+
+def rendered(row: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """Prompt and those endings that are text, as lm-eval's `process_docs` makes them."""
+    endings = [ending for ending in row["endings"] if isinstance(ending, str)]
+    before, label, first = row["ctx"], row.get("activity_label"), row.get("ctx_a")
+    if isinstance(label, str) and isinstance(first, str):
+        second = str(row.get("ctx_b") or "").capitalize()
+        before = without_markup(f"{label}: {first} {second}")
+        endings = [without_markup(ending) for ending in endings]
+    return before, [ending for ending in endings if ending]
+
+
+def without_markup(text: str) -> str:
+    """`Paint jeans [title] Cover it. [step] Mind  it.` → `Paint jeans. Cover it. Mind it.`: marks
+    that WikiHow's layout left in the rows go by lm-eval's rule."""
+    plain = text.strip().replace(" [title]", ". ")
+    return re.sub(r"\[.*?\]", "", plain).replace("  ", " ")
+
+
+def is_place(label: Any) -> bool:
+    """Whether it tells one of the endings; true and false are no places."""
+    return not isinstance(label, bool) and label in range(ENDINGS)
