@@ -236,7 +236,7 @@ def check_samples(
     tested = [subjects[0], dataclasses.replace(subjects[0], name="checkpoint")]
     if config.train.control:
         tested.append(dataclasses.replace(subjects[0], name="control", longest=native_length))
-    check_gates(config.eval, batches, tested)
+    check_gates(config.eval, batches, tested, native_length)
 
 
 def evaluation_texts(

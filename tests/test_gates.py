@@ -18,8 +18,10 @@ from giraffe_cli.evals.gating import check_gates, settle
 from giraffe_cli.evals.samples import Batch
 from giraffe_cli.evals.scoreboard import Entry, Scoreboard
 from giraffe_cli.evals.subject import Subject
+from giraffe_cli.evals.tasks.longppl import Longppl
 from giraffe_cli.evals.tasks.nll import Nll
 from giraffe_cli.evals.tasks.passkey import Passkey
+from giraffe_cli.evals.tasks.short import Short as ShortTask
 from giraffe_cli.gates import (
     OPERATORS,
     Difference,
@@ -129,7 +131,7 @@ class TestBounds:
 # ── tested on samples ────────────────────────────────────────────────────────────────────────
 
 
-def board(name, measure, rows):
+def board_of(name, measure, rows):
     """`{("base", 8): [1.0, 2.0]}`: a value per document."""
     entries = [
         Entry(subject, Example(f"d{d}", f"d{d}", length, np.zeros(1, np.int32)), Value(value))
@@ -143,7 +145,7 @@ def board(name, measure, rows):
 def boards():
     hard = np.linspace(1.0, 8.0, 8)
     return {
-        "nll": board(
+        "nll": board_of(
             "nll",
             Nll.measures[""],
             {
@@ -154,10 +156,10 @@ def boards():
                 ("checkpoint", 32): hard - 0.2,
             },
         ),
-        "nll.shuffled": board(
+        "nll.shuffled": board_of(
             "nll.shuffled", Nll.measures["shuffled"], {("checkpoint", 32): hard + 0.3}
         ),
-        "passkey": board(
+        "passkey": board_of(
             "passkey",
             Passkey.measures[""],
             {("base", 8): [1.0] * 15 + [0.0] * 5, ("checkpoint", 8): [1.0] * 20,
@@ -221,16 +223,24 @@ def test_what_was_not_scored_after_all_fails_and_says_why(boards, text, note):
 # ── refused before a model is opened ─────────────────────────────────────────────────────────
 
 
-def batch(name, task, lengths):
-    return Batch(name, task, [Example("a", "a", n, np.zeros(1, np.int32)) for n in lengths])
+def batch(name, task, lengths, **changes):
+    made = [Example("a", "a", n, np.zeros(1, np.int32), **changes) for n in lengths]
+    return Batch(name, task, made)
+
+
+def losses(*lengths):
+    """Of `nll`, beyond 8 tokens with its shuffled control."""
+    plain, beyond = (batch("nll", Nll(), n) for n in (lengths, [n for n in lengths if n > 8]))
+    shuffled = [dataclasses.replace(e, details={"far": "shuffled"}) for e in beyond.examples]
+    return Batch("nll", plain.task, [*plain.examples, *shuffled])
 
 
 @pytest.fixture
 def evaluated(tmp_path):
     subjects = [Subject(name, tmp_path, "", "float32") for name in ("base", "checkpoint")]
     control = Subject("control", tmp_path, "", "float32", longest=8)
-    batches = [batch("nll", Nll(), (8, 16, 32)), batch("passkey", Passkey(), (8, 32))]
-    return batches, [*subjects, control]
+    batches = [losses(8, 16, 32), batch("passkey", Passkey(), (8, 32))]
+    return batches, [*subjects, control], 8
 
 
 @pytest.mark.parametrize(
@@ -248,6 +258,17 @@ def evaluated(tmp_path):
          "or nll and nll.shuffled"),
         ("nll@8-nll@8<0", "nll@8 and nll@8 have no paired difference", "at two lengths"),
         ("nll@8-nll.bits-per-byte@8<0", "have no paired difference", "or nll and nll.shuffled"),
+        ("nll.shuffled@8<1", "`checkpoint` is not scored on `nll.shuffled` at 8",
+         "scored at 16, 32"),
+        ("effective_length.nll.shuffled>=16",
+         "`nll.shuffled` is held against the native window of 8, at which `checkpoint` is not",
+         "scored at 16, 32"),
+        ("short_context.lambada>0", "is given by lambada within the native window of 8",
+         "add lambada to --tasks"),
+        ("short_context.hellaswag>0", "is given by hellaswag", "add hellaswag to --tasks"),
+        ("short_context.delta_nll_other<1", "is given by short", "add short to --tasks"),
+        ("short_context.kl_mean<1", "is given by short", "add short to --tasks"),
+        ("short_context.kl_p99<1", "is given by short", "and 8 to --lengths"),
     ],
 )  # fmt: skip
 def test_names_are_checked_against_what_will_be_evaluated(evaluated, text, message, hint):
@@ -265,16 +286,85 @@ def test_what_will_be_evaluated_passes_the_check(evaluated):
 
 
 def test_short_context_needs_a_base(evaluated):
-    batches, subjects = evaluated
+    batches, subjects, native = evaluated
     with pytest.raises(InvalidInput, match="held against the base") as caught:
-        check_gates(EvalConfig(gates=["short_context.delta_nll<1"]), batches, subjects[1:2])
+        check_gates(EvalConfig(gates=["short_context.delta_nll<1"]), batches, subjects[1:2], native)
     assert caught.value.hint == "pass --base"
 
 
-def test_a_threshold_that_bears_on_no_measure_is_refused(evaluated):
-    batches, subjects = evaluated
+def refusal(gate, batches, subjects, **settings):
+    """Message and hint; None where the gate passes the check."""
+    try:
+        check_gates(EvalConfig(gates=[gate], **settings), batches, subjects, 8)
+    except InvalidInput as found:
+        return f"{found.message} ({found.hint})"
+    return None
+
+
+def test_what_short_context_is_taken_from_must_lie_within_the_native_window(evaluated):
+    _, subjects, _ = evaluated
+    delta, kl, compared = "short_context.delta_nll<1", "short_context.kl_mean<1", {"compared": True}
+    assert refusal(delta, [losses(8, 16)], subjects) is None
+    assert "given by nll or short within the native window of 8" in refusal(
+        delta, [losses(16, 32)], subjects
+    )
+    # at another length than the native one nll scores other tokens than it does there
+    assert "given by nll or short" in refusal(delta, [losses(4, 16)], subjects)
+    assert refusal(delta, [batch("short", ShortTask(), [4], **compared)], subjects) is None
+    assert refusal(kl, [batch("short", ShortTask(), [4], **compared)], subjects) is None
+    other = batch("short", ShortTask(), [4])
+    assert "given by short" in refusal(kl, [other], subjects)
+    assert refusal("short_context.delta_nll_other<1", [other], subjects) is None
+
+
+def test_a_divergence_needs_a_base_and_another_model(evaluated):
+    _, subjects, _ = evaluated
+    batches = [batch("short", ShortTask(), [8], compared=True)]
+    assert refusal("short.kl@8<1", batches, subjects) is None
+    assert refusal("control:short.kl@8<1", batches, subjects) is None
+    assert "`short.kl` holds a model against the base, and none is given (pass --base)" in refusal(
+        "short.kl@8<1", batches, subjects[1:]
+    )
+    assert "`base` is not scored on `short.kl`" in refusal("base:short.kl@8<1", batches, subjects)
+
+
+def test_an_effective_length_needs_what_it_is_held_against(evaluated):
+    _, subjects, _ = evaluated
+    reach, found = "effective_length.nll>=16", "effective_length.passkey>=16"
+    assert refusal(reach, [losses(8, 16)], subjects) is None
+    assert "`nll` is held against the native window of 8, at which `checkpoint` is not" in refusal(
+        reach, [losses(4, 16)], subjects
+    )
+    beyond = [batch("passkey", Passkey(), [16])]
+    assert "held against the base's score within the native window of 8" in refusal(
+        found, beyond, subjects
+    )
+    assert "held against the checkpoint's score" in refusal(found, beyond, subjects[1:])
+    assert refusal(found, beyond, subjects, threshold=0.5) is None
+    assert refusal(found, [batch("passkey", Passkey(), [4, 16])], subjects) is None
+
+
+def test_the_share_of_key_tokens_is_no_merit_of_a_model(evaluated):
+    _, subjects, _ = evaluated
+    batches = [batch("longppl", Longppl(), [8, 16])]
+    assert "tells nothing of the model" in refusal(
+        "effective_length.longppl.key-tokens>=8", batches, subjects
+    )
     with pytest.raises(InvalidInput, match=r"threshold 0\.8 has no effect"):
-        check_gates(EvalConfig(threshold=0.8), batches[:1], subjects)
+        check_gates(EvalConfig(threshold=0.8), batches, subjects, 8)
+    shares = {("base", 8): [0.5] * 9, ("checkpoint", 8): [0.5] * 9}
+    board = board_of("longppl.key-tokens", Longppl.measures["key-tokens"], shares)
+    assert board.requirement == (None, "none: it tells nothing of the model")
+    assert board.warnings() == []
+    unreached = dataclasses.replace(Nll.measures[""], reaches=False)
+    board = board_of("x", unreached, {("checkpoint", 8): [3.0] * 9})
+    assert board.effective_length("checkpoint") is None
+
+
+def test_a_threshold_that_bears_on_no_measure_is_refused(evaluated):
+    batches, subjects, native = evaluated
+    with pytest.raises(InvalidInput, match=r"threshold 0\.8 has no effect"):
+        check_gates(EvalConfig(threshold=0.8), batches[:1], subjects, native)
 
 
 # ── defaults, config, command ────────────────────────────────────────────────────────────────
@@ -319,6 +409,8 @@ def test_the_command_prints_gates_and_fails_with_5(giraffe, tiny_llama, corpus, 
         (("--gate", "nll@64k<9"), "is not scored on `nll` at 64k"),
         (("--gate", "nli@128<9"), "did you mean `nll`"),
         (("--gate", "short_context.delta_nll<1"), "held against the base"),
+        (("--gate", "nll.shuffled@128<9"), "is not scored on `nll.shuffled` at 128"),
+        (("--gate", "effective_length.passkey>=384"), "score within the native window of 128"),
         (("--threshold", "85.6"), "threshold"),
     ],
 )

@@ -23,6 +23,7 @@ def results(giraffe, tiny_llama, corpus, tmp_path):
         *("--tasks", "nll,positions,passkey", "--set", "nll.targets=16", "--out", out),
         *("--set", "passkey.depths=2", "--set", "passkey.trials=1"),
         *("--gate", "nll@384-nll@128<9", "--gate", "effective_length.passkey<1m"),
+        *("--threshold", "0.5"),
     )
     assert done.code == 5, done.stderr  # no passkey is found by a random model
     return json.loads((out / "results.json").read_text())

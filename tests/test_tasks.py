@@ -124,6 +124,11 @@ class TestEveryTask:
             keys = [example.key for example in task.examples(length, 0, material)]
             assert len({*keys}) == len(keys)
 
+    def test_says_beforehand_what_each_example_bears_on(self, task, material):
+        given = [e for n in LENGTHS for e in task.examples(n, 0, material)]
+        for example, found in score(task, keyed(given), oracle, material):
+            assert {*found} == {*task.bears_on(example)}
+
     def test_an_oracle_scores_best_on_every_measure_and_a_constant_on_none(self, task, material):
         examples = [e for n in LENGTHS for e in task.examples(n, 0, material)]
         best, worse = (score(task, keyed(examples), stub, material) for stub in (oracle, constant))

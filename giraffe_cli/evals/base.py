@@ -13,7 +13,7 @@ The same examples go to the base and to the extended model, so that differences 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -40,11 +40,20 @@ class Measure:
     """What a model that knows nothing gets."""
     unit: str = ""
     """`nats`, `bits`; empty for shares."""
+    against_base: bool = False
+    """It holds a model against the base, so that the base itself has no score."""
+    reaches: bool = True
+    """Whether an effective length can be told by it; false for what tells nothing of the model."""
 
     @property
     def bounded(self) -> bool:
         """Whether scores lie in 0..1."""
         return self.kind != "mean"
+
+    @property
+    def has_threshold(self) -> bool:
+        """Whether its effective length asks for a share of right answers; else for no loss."""
+        return self.bounded and self.higher_is_better and self.reaches
 
 
 RANKED_AGAINST = 9
@@ -241,6 +250,11 @@ class AbstractTask(ABC):
         self, example: Example, outcome: Outcome, reference: Reference
     ) -> Mapping[str, Value]:
         """What one sample says of the measures it bears on."""
+
+    def bears_on(self, example: Example) -> Collection[str]:
+        """The measures that `example` may give, known before a model has read it: all but of a
+        task that reads some examples for another purpose."""
+        return self.measures
 
     def curve(self, example: Example, outcome: Outcome) -> Mapping[str, Value]:
         """Scores along the positions of one sample, for plots; most tasks have none."""

@@ -7,14 +7,14 @@ measure can be held against each other; two means are never subtracted.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 from giraffe_cli.config import EvalConfig
 from giraffe_cli.errors import InvalidInput, near_misses
 from giraffe_cli.evals.base import AbstractTask, Measure, measure_name
 from giraffe_cli.evals.samples import Batch
 from giraffe_cli.evals.scoreboard import Scoreboard, difference
-from giraffe_cli.evals.short_context import KEYS
+from giraffe_cli.evals.short_context import AT_NATIVE_EXACTLY, GIVEN_BY, KEYS
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.gates import (
     OPERATORS,
@@ -30,21 +30,62 @@ from giraffe_cli.gates import (
 from giraffe_cli.units import format_length
 
 
-def check_gates(config: EvalConfig, batches: Sequence[Batch], subjects: Sequence[Subject]) -> None:
+def check_gates(
+    config: EvalConfig,
+    batches: Sequence[Batch],
+    subjects: Sequence[Subject],
+    native_length: int,
+) -> None:
     """Gates and threshold bear on models, measures and lengths that are about to be evaluated.
 
     Raises:
         InvalidInput: one does not; with near misses and what is evaluated.
     """
     _check_threshold(config.threshold, batches)
+    coming = Coming(batches, {subject.name: subject for subject in subjects}, native_length)
     for claim in map(parse_gate, config.gates):
         quantity = claim.quantity
         for side in sides(quantity):
-            _check_side(side, claim, batches, subjects)
+            _check_side(side, claim, coming)
+            if isinstance(side, Reach):
+                _check_reach(side, claim, coming, config.threshold)
         if isinstance(quantity, Short):
-            _check_short(quantity.key, claim, {subject.name for subject in subjects})
+            _check_short(quantity.key, claim, coming)
         if isinstance(quantity, Difference):
             _check_difference(quantity, claim, {batch.name: batch.task for batch in batches})
+
+
+class Coming(NamedTuple):
+    """What is about to be evaluated."""
+
+    batches: Sequence[Batch]
+    subjects: Mapping[str, Subject]
+    native_length: int
+
+    def measured(self) -> dict[str, tuple[Batch, str]]:
+        """Measure → the batch that gives it, and what its task calls it."""
+        return {
+            measure_name(batch.name, key): (batch, key)
+            for batch in self.batches
+            for key in batch.task.measures
+        }
+
+    def lengths(self, measure: str, subject: str) -> list[int]:
+        """The lengths at which `subject` gets a score by `measure`, rising."""
+        if measure not in self.measured() or subject not in self.subjects:
+            return []
+        batch, key = self.measured()[measure]
+        if batch.task.measures[key].against_base and (
+            subject == "base" or "base" not in self.subjects
+        ):
+            return []
+        takes = self.subjects[subject].takes
+        found = (e for e in batch.examples if takes(e) and not e.for_reference)
+        return sorted({e.length for e in found if key in batch.task.bears_on(e)})
+
+    def within_native(self, measure: str, subject: str) -> list[int]:
+        """Those of `lengths` within the native window."""
+        return [n for n in self.lengths(measure, subject) if n <= self.native_length]
 
 
 def sides(quantity: Side | Difference | Reach | Short) -> tuple[Side | Reach, ...]:
@@ -128,7 +169,7 @@ def _check_threshold(threshold: float | None, batches: Sequence[Batch]) -> None:
     Raises:
         InvalidInput: only losses are evaluated, whose effective length asks for no threshold.
     """
-    if threshold is not None and not any(measure.bounded for measure in _measures(batches)):
+    if threshold is not None and not any(m.has_threshold for m in _measures(batches)):
         raise InvalidInput(
             f"threshold {threshold:g} has no effect: {', '.join(b.name for b in batches)} "
             "measure no share of right answers",
@@ -136,41 +177,98 @@ def _check_threshold(threshold: float | None, batches: Sequence[Batch]) -> None:
         )
 
 
-def _check_side(
-    side: Side | Reach, claim: Claim, batches: Sequence[Batch], subjects: Sequence[Subject]
-) -> None:
-    by_name = {subject.name: subject for subject in subjects}
-    if side.subject not in by_name:
+def _check_side(side: Side | Reach, claim: Claim, coming: Coming) -> None:
+    """The model is evaluated, by that measure, at that length.
+
+    Raises:
+        InvalidInput: it is not.
+    """
+    if side.subject not in coming.subjects:
         raise InvalidInput(
             f"gate `{claim.text}`: no model `{side.subject}` is evaluated",
-            near_misses(side.subject, by_name),
+            near_misses(side.subject, coming.subjects),
         )
-    task = next((b for b in batches if side.measure in _names(b)), None)
-    if task is None:
-        known = [name for batch in batches for name in _names(batch)]
+    measured = coming.measured()
+    if side.measure not in measured:
         raise InvalidInput(
             f"gate `{claim.text}`: no measure `{side.measure}` is evaluated",
-            near_misses(side.measure, known),
+            near_misses(side.measure, measured),
         )
-    taken = {e.length for e in task.examples if by_name[side.subject].takes(e)}
-    if isinstance(side, Side) and side.length not in taken:
-        scored = ", ".join(map(format_length, sorted(taken)))
+    batch, key = measured[side.measure]
+    if batch.task.measures[key].against_base and "base" not in coming.subjects:
         raise InvalidInput(
-            f"gate `{claim.text}`: `{side.subject}` is not scored on `{task.name}` at "
-            f"{format_length(side.length)}",
-            f"scored at {scored}; lengths are chosen with --lengths",
+            f"gate `{claim.text}`: `{side.measure}` holds a model against the base, and none is "
+            "given",
+            "pass --base",
         )
+    if isinstance(side, Side) and side.length not in coming.lengths(side.measure, side.subject):
+        where = f"`{side.subject}` is not scored on `{side.measure}` at "
+        _refuse_length(claim, where + format_length(side.length), side, coming)
 
 
-def _check_short(key: str, claim: Claim, names: Iterable[str]) -> None:
+def _check_reach(side: Reach, claim: Claim, coming: Coming, threshold: float | None) -> None:
+    """There is something to hold the lengths beyond the native window against.
+
+    Raises:
+        InvalidInput: there is not, so that no effective length can be shown.
+    """
+    batch, key = coming.measured()[side.measure]
+    measure, native = batch.task.measures[key], format_length(coming.native_length)
+    if not measure.reaches:
+        raise InvalidInput(
+            f"gate `{claim.text}`: `{side.measure}` tells nothing of the model that is tested",
+            f"known: {', '.join(_reaching(coming))}",
+        )
+    if not measure.has_threshold:
+        if coming.native_length not in coming.lengths(side.measure, side.subject):
+            what = f"`{side.measure}` is held against the native window of {native}, at which "
+            _refuse_length(claim, f"{what}`{side.subject}` is not scored", side, coming)
+    elif threshold is None:
+        reference = "base" if coming.lengths(side.measure, "base") else "checkpoint"
+        if not coming.within_native(side.measure, reference):
+            what = f"`{side.measure}` is held against the {reference}'s score within the native "
+            _refuse_length(claim, f"{what}window of {native}, which it has not", side, coming)
+
+
+def _reaching(coming: Coming) -> list[str]:
+    return [n for n, (batch, key) in coming.measured().items() if batch.task.measures[key].reaches]
+
+
+def _refuse_length(claim: Claim, fact: str, side: Side | Reach, coming: Coming) -> NoReturn:
+    """Raises InvalidInput: `fact`, and what is scored instead."""
+    lengths = coming.lengths(side.measure, side.subject)
+    scored = ", ".join(map(format_length, lengths)) or "no length"
+    raise InvalidInput(
+        f"gate `{claim.text}`: {fact}", f"scored at {scored}; lengths are chosen with --lengths"
+    )
+
+
+def _check_short(key: str, claim: Claim, coming: Coming) -> None:
+    """A measure that gives the entry is evaluated within the native window, beside a base.
+
+    Raises:
+        InvalidInput: none is.
+    """
     if key not in KEYS:
         raise InvalidInput(
             f"gate `{claim.text}`: short_context has no `{key}`", near_misses(key, KEYS)
         )
-    if "base" not in names:
+    if "base" not in coming.subjects:
         raise InvalidInput(
             f"gate `{claim.text}`: short context is held against the base, and none is given",
             "pass --base",
+        )
+    native, measures = coming.native_length, GIVEN_BY[key]
+    within = {name: coming.within_native(name, "checkpoint") for name in measures}
+    if not any(
+        native in lengths if name in AT_NATIVE_EXACTLY else lengths
+        for name, lengths in within.items()
+    ):
+        tasks = [name.partition(".")[0] for name in measures]
+        raise InvalidInput(
+            f"gate `{claim.text}`: short_context.{key} is given by {' or '.join(tasks)} within "
+            f"the native window of {format_length(native)}, and none is evaluated there",
+            f"add {tasks[-1]} to --tasks, and {native} to --lengths",
         )
 
 
@@ -196,10 +294,6 @@ def _check_difference(
             "subtract the same measure at two lengths or of two models, such as "
             f"nll@16k-nll@8k{listed}",
         )
-
-
-def _names(batch: Batch) -> list[str]:
-    return [measure_name(batch.name, key) for key in batch.task.measures]
 
 
 def _measures(batches: Sequence[Batch]) -> list[Measure]:

@@ -86,7 +86,7 @@ def evaluate(
     material = gather_material(subjects, texts, config, lengths, native_length)
     batches, warnings = prepare(config, lengths, seed, material, reporter)
     scored = [subject for subject in subjects if subject.name != EVALUATOR]
-    check_gates(config, batches, scored)
+    check_gates(config, batches, scored, native_length)
     make_folder(cache)
     reference = reference_subject(subjects)
     entries = {s.name: entries_of(s, batches, s is reference) for s in subjects}

@@ -110,7 +110,9 @@ class Scoreboard:
     @cached_property
     def requirement(self) -> Requirement:
         """What the effective length of this measure asks for; see `RULES`."""
-        if not (self.measure.bounded and self.measure.higher_is_better):
+        if not self.measure.reaches:
+            return Requirement(None, "none: it tells nothing of the model")
+        if not self.measure.has_threshold:
             side = "lower" if self.measure.higher_is_better else "upper"
             least = "at least" if self.measure.higher_is_better else "at most"
             return Requirement(
@@ -126,7 +128,9 @@ class Scoreboard:
 
     def effective_length(self, subject: str) -> int | None:
         """The last of the leading lengths that pass the bar; None when there is none."""
-        if self.measure.bounded and self.measure.higher_is_better:
+        if not self.measure.reaches:
+            return None
+        if self.measure.has_threshold:
             least, scores = self.requirement.threshold, self.by_length(subject)
             passing = {n: least is not None and s["ci_low"] >= least for n, s in scores.items()}
         else:

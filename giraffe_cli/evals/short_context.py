@@ -35,6 +35,15 @@ ABOUT = {
 }
 """Every entry in words."""
 KEYS = tuple(ABOUT)
+AT_NATIVE_EXACTLY = ("nll",)
+"""Measures that count at the native length itself alone."""
+GIVEN_BY = {
+    "delta_nll": ("nll", "short"),
+    **{name: (measure,) for name, measure in PAIRED_MEASURES},
+    "kl_mean": ("short.kl",),
+    "kl_p99": ("short.kl",),
+}
+"""Entry → the measures that it may come from."""
 _BLOCK = 100
 """Resamples weighed at one time: 14 MB for 17,000 targets."""
 

@@ -56,6 +56,7 @@ class Longppl(AbstractTask):
             "share of all target tokens that need far context, by the reference model",
             True,  # of the reference; of the models under test it is the same, whatever they do
             "share",
+            reaches=False,
         ),
     }
     when_empty: ClassVar[str] = (

@@ -101,6 +101,10 @@ class Nll(AbstractTask):
         bits = bits_per_byte(example, float(np.sum(outcome.target_nll)))
         return {"": Value(nats), "bits-per-byte": Value(bits, example.details["bytes"])}
 
+    def bears_on(self, example: Example) -> tuple[str, ...]:
+        """The control has a measure of its own."""
+        return (example.details["far"],) if "far" in example.details else ("", "bits-per-byte")
+
 
 def shuffle_far(sample: Example, seed: int, material: Material) -> Example:
     """The sample with the tokens beyond its native window in another order."""

@@ -56,6 +56,7 @@ class Short(AbstractTask):
             "mean",
             0,
             "nats",
+            against_base=True,
         ),
     }
     needs: ClassVar[tuple[str, ...]] = ("documents", "other_text")
@@ -102,3 +103,7 @@ class Short(AbstractTask):
         if outcome.divergence is None:
             return {"": nats}
         return {"": nats, "kl": Value(float(np.mean(outcome.divergence)))}
+
+    def bears_on(self, example: Example) -> tuple[str, ...]:
+        """Text of another domain has a measure of its own."""
+        return ("", "kl") if example.compared else ("other",)
