@@ -31,7 +31,7 @@ from giraffe_cli.report.evaluation import repeat_commands, subject_name, write_e
 from giraffe_cli.report.evaluation_facts import reach_rows, short_rows
 from giraffe_cli.report.heatmap import gathered
 from giraffe_cli.report.plots import depth_plots, evaluation_plots
-from giraffe_cli.report.score_tables import Cell, task_tables
+from giraffe_cli.report.score_tables import Cell, difference, level, task_tables
 from giraffe_cli.report.scored import Scored
 from giraffe_cli.report.verdicts import evaluation_verdicts
 from giraffe_cli.report.verdicts_retrieval import found_up_to
@@ -319,7 +319,16 @@ def test_one_document_answers_nothing(results):
     results["short_context"]["delta_nll"] = alone
     verdicts = evaluation_verdicts(Scored.of_evaluation(results))
     assert [verdict.answer for verdict in verdicts[:4]] == ["not shown"] * 4
-    assert "one document has no interval" in verdicts[0].meaning
+    for verdict in verdicts[:4]:
+        assert verdict.meaning == "One document has no interval: nothing follows from it."
+        assert "±" not in verdict.figures
+    gains = paired["length_minus_native"]["checkpoint"]
+    for length in gains:
+        gains[length] = alone
+    told = evaluation_verdicts(Scored.of_evaluation(results))[0]
+    assert "A gain is shown" not in told.meaning
+    assert level(alone, share=False) == Cell("−0.20", ("no interval", "n 4"))
+    assert difference(alone, share=False) == Cell("−0.20", ("no interval", "n 4, p 1.00"))
 
 
 def test_text_of_another_domain_has_an_answer_of_its_own(results):

@@ -38,16 +38,26 @@ def digits_for(score: Score, sign: bool = False) -> int:
     return min(4, max(fewest, math.ceil(-math.log10(width) - 1e-9)))
 
 
+def without_interval(score: Score) -> bool:
+    """Whether it comes from one document, which has no interval: nothing follows from it."""
+    return score.get("clusters", 2) < 2 and bool(score["ci_low"] == score["ci_high"])
+
+
 def with_half_width(score: Score | None, sign: bool = False) -> str:
-    """`2.95 ± 0.03`, or `–`."""
+    """`2.95 ± 0.03`, `2.95` where there is no interval, or `–`."""
     if score is None:
         return ABSENT
     digits = digits_for(score, sign)
+    if without_interval(score):
+        return number(score["mean"], digits, sign)
     return f"{number(score['mean'], digits, sign)} ± {number(half_width(score), digits)}"
 
 
 def interval(score: Score, sign: bool = False) -> str:
-    """`−0.060 to −0.040`: the 95 % interval itself, which need not be symmetric."""
+    """`−0.060 to −0.040`: the 95 % interval itself, which need not be symmetric; `no interval` of
+    one document."""
+    if without_interval(score):
+        return "no interval"
     digits = digits_for(score, sign)
     return f"{number(score['ci_low'], digits, sign)} to {number(score['ci_high'], digits, sign)}"
 

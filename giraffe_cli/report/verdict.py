@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from giraffe_cli.report.numbers import Score, interval, p_value
+from giraffe_cli.report.numbers import Score, interval, p_value, without_interval
 
 Answer = Literal["yes", "no", "not shown", "not measured"]
 
@@ -36,11 +36,6 @@ def bounds(score: Score) -> str:
         return "(one document has no interval)"
     p = f", {p_value(score)}" if p_value(score) else ""
     return f"(95% interval {interval(score, sign=True)} nats, n = {score['n']}{p})"
-
-
-def without_interval(score: Score) -> bool:
-    """Whether it comes from one document, which has no interval: nothing follows from it."""
-    return score.get("clusters", 2) < 2 and bool(score["ci_low"] == score["ci_high"])
 
 
 def below_zero(score: Score) -> Answer:

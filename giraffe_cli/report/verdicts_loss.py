@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from giraffe_cli.gates import MAX_LOSS_RISE
-from giraffe_cli.report.numbers import Score, perplexity_change, with_half_width
+from giraffe_cli.report.numbers import (
+    Score,
+    perplexity_change,
+    with_half_width,
+    without_interval,
+)
 from giraffe_cli.report.scored import Scored
-from giraffe_cli.report.verdict import Answer, Verdict, below_zero, bounds, without_interval
+from giraffe_cli.report.verdict import Answer, Verdict, below_zero, bounds
 from giraffe_cli.units import format_length
 
 COLLAPSE = 1.0
 """Nats that the base must lose beyond its window, by the lower bound, to be called collapsed."""
+ALONE = "One document has no interval: nothing follows from it."
 
 
 def _reach(scored: Scored) -> tuple[int, int]:
@@ -38,7 +44,9 @@ def uses_context(scored: Scored) -> Verdict:
         return Verdict(claim, "not measured", "", reason)
     answer, figures = below_zero(score), f"{_nats(score)} over {short}"
     subject = scored.subject[0].upper() + scored.subject[1:]
-    if answer == "yes":
+    if without_interval(score):
+        meaning = ALONE
+    elif answer == "yes":
         meaning = (
             f"{subject} predicts the same words better with {long} tokens of text "
             f"before them than with {short}: {perplexity_change(score['mean'])} {bounds(score)}."
@@ -66,6 +74,9 @@ def far_text_used(scored: Scored) -> Verdict:
     score = scored.paired("nll", "real_minus_shuffled", "checkpoint", at=longest)
     if score is None:
         return Verdict(claim, "not measured", "", "No prompt with shuffled far text was read.")
+    figures = f"{_nats(score)}, real − shuffled at {long}"
+    if without_interval(score):
+        return Verdict(claim, "not shown", figures, ALONE)
     meaning = {
         "yes": f"What lies further back than {short} tokens helps more in its true order than "
         f"with its words shuffled {bounds(score)}: it is read, and not only put up with.",
@@ -77,7 +88,7 @@ def far_text_used(scored: Scored) -> Verdict:
         f"difference that the interval shows {bounds(score)}: a long context that does no harm "
         f"need not be a context that is read.",
     )
-    return Verdict(claim, below_zero(score), f"{_nats(score)}, real − shuffled at {long}", meaning)
+    return Verdict(claim, below_zero(score), figures, meaning)
 
 
 def short_context_kept(scored: Scored, other: bool = False) -> Verdict:
@@ -88,11 +99,12 @@ def short_context_kept(scored: Scored, other: bool = False) -> Verdict:
     if not score:
         reason = f"The loss within {short} was not compared with a base."
         return Verdict(claim, "not measured", "", reason)
+    figures = f"{_nats(score)} against the base within {short}"
+    if without_interval(score):
+        return Verdict(claim, "not shown", figures, ALONE)
     answer: Answer = "not shown"
     effect = f"The interval reaches past the {MAX_LOSS_RISE} nats that short context may cost"
-    if without_interval(score):
-        effect = "Nothing follows from one document"
-    elif score["ci_low"] > MAX_LOSS_RISE:
+    if score["ci_low"] > MAX_LOSS_RISE:
         answer, effect = "no", f"Text of up to {short} tokens is predicted worse now"
     elif score["ci_high"] < 0:
         answer = "yes"
@@ -101,7 +113,6 @@ def short_context_kept(scored: Scored, other: bool = False) -> Verdict:
         answer = "yes"
         effect = f"Inside the native window extending cost at most {MAX_LOSS_RISE} nats"
     told = answer != "no" and not other and "control" not in scored.models
-    figures = f"{_nats(score)} against the base within {short}"
     domain = _domain(score) if told else ""
     return Verdict(claim, answer, figures, f"{effect} {bounds(score)}.{domain}")
 
@@ -160,9 +171,11 @@ def base_beyond_window(scored: Scored) -> Verdict:
             collapses, "not measured", "", "The base was not scored beyond its window.", True
         )
     figures = f"{_nats(score)} at {long} compared with {short}"
+    if without_interval(score):
+        return Verdict("base gets worse beyond its window", "not shown", figures, ALONE, True)
     change = f"Without the extension, {long} tokens of context mean "
     change += f"{perplexity_change(score['mean'])} {bounds(score)}."
-    if score["ci_low"] > COLLAPSE and not without_interval(score):
+    if score["ci_low"] > COLLAPSE:
         return Verdict(collapses, "yes", figures, change, True)
     worse = "base gets worse beyond its window"
     gains = below_zero(score)
