@@ -21,6 +21,7 @@ from giraffe_cli.evals.prompt import (
     retrieval_scores,
     share_found,
     usual,
+    usual_first,
 )
 
 LENGTHS = st.integers(600, 5000)
@@ -187,6 +188,17 @@ class TestUsual:
             return "rare-one" if generator.random() < 0.2 else letters(3)(generator)
 
         assert {len(usual(draw, spell, rng(seed))) for seed in range(50)} == {3}
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_the_first_one_drawn_stays_where_it_has_that_count(self, seed):
+        def draw(generator):
+            return "rare-one" if generator.random() < 0.2 else letters(3)(generator)
+
+        plain, generator = rng(seed), rng(seed)
+        first, found = draw(plain), usual_first(draw, spell, generator)
+        assert len(found) == 3
+        assert first in (found, "rare-one")
+        assert generator.random() == plain.random(), "what is drawn next is what was"
 
 
 class TestContinuation:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
-from eval_stubs import byte_material, visible, wrong
+from eval_stubs import byte_material, real_material, visible, wrong
 
+import giraffe_cli
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import Material, Outcome, make_task
 from giraffe_cli.evals.haystack import NOISE
 from giraffe_cli.evals.needles import Hidden, Needles
+from giraffe_cli.rundir import digest_value
 
 NEEDLE = re.compile(r"One of the special magic (number|uuid)s for (\S+) is: (\S+)\.")
 
@@ -41,6 +44,44 @@ def shared(one, other):
     both = min(len(one.token_ids), len(other.token_ids))
     differing = np.flatnonzero(one.token_ids[:both] != other.token_ids[:both])
     return int(differing[0]) if len(differing) else both
+
+
+CALF = Path(giraffe_cli.__file__).parent / "calf"
+
+
+@pytest.mark.parametrize(
+    ("task", "seed", "answers", "digest"),
+    [
+        ("passkey", 0, ["36209", "98347", "95408", "98679", "61175", "11761"], "16914e92b4fb87e7"),
+        ("passkey", 1, ["92980", "77193", "48250", "98877", "12318", "60202"], "63455942c543c4ff"),
+        ("niah", 0, ["3428080", "6014242", "4621940"], "adb4815a54fff664"),
+        ("niah", 1, ["9554173", "6507063", "4877937"], "63e0891d851209bf"),
+    ],
+)
+def test_prompts_keys_and_candidates_are_those_that_were_published(task, seed, answers, digest):
+    """Recorded when keys were the first ones drawn, whatever their token count."""
+    knobs = {"passkey": {"depths": 3, "trials": 2}, "niah": {"depths": 2, "samples": 3}}[task]
+    found = make_task(task, knobs).examples(1024, seed, real_material(CALF))
+    keyed = [e.answers[0] for e in found if not e.details.get("control")]
+    assert [*dict.fromkeys(keyed)] == answers
+    parts = [[e.key, e.digest, e.answers, e.candidates] for e in found]
+    assert digest_value(parts)[:16] == digest
+
+
+@pytest.mark.parametrize("task", ["passkey", "niah"])
+def test_a_key_of_an_unusual_token_count_is_not_asked_for(task):
+    """A tokenizer that has one number as a token of its own, and it is drawn first."""
+    knobs = {"passkey": {"depths": 1, "trials": 1}, "niah": {"depths": 1, "samples": 1}}[task]
+    plain = byte_material()
+    first = make_task(task, knobs).examples(2048, 0, plain)[0].answers[0]
+
+    def encode(text):
+        head, found, tail = text.partition(first)
+        return [*plain.encode(head), *([300] if found else []), *plain.encode(tail)]
+
+    example = make_task(task, knobs).examples(2048, 0, byte_material(encode=encode))[0]
+    assert example.answers[0] != first
+    assert {len(candidate) for candidate in example.candidates} == {1 + len(first)}
 
 
 class TestPasskey:

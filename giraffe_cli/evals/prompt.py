@@ -9,6 +9,7 @@ Nothing is ever truncated: a prompt that does not fit is built smaller, or refus
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
@@ -201,6 +202,18 @@ def usual(
     drawn = [draw(generator) for _ in range(PROBES)]
     sizes = [len(encode(value)) for value in drawn]
     return drawn[sizes.index(max(sizes, key=sizes.count))]
+
+
+def usual_first(
+    draw: Callable[[np.random.Generator], str],
+    encode: Callable[[str], tuple[int, ...]],
+    generator: np.random.Generator,
+) -> str:
+    """The first answer drawn where it has the usual token count, as it always has where digits are
+    split, else one that has; `generator` moves on by one draw either way."""
+    first = draw(generator)
+    other = usual(draw, encode, copy.deepcopy(generator))
+    return first if len(encode(first)) == len(encode(other)) else other
 
 
 def retrieval_scores(example: Example, outcome: Outcome, generated: float) -> dict[str, Value]:

@@ -35,6 +35,7 @@ from giraffe_cli.evals.prompt import (
     ranked,
     retrieval_scores,
     share_found,
+    usual_first,
 )
 from giraffe_cli.evals.words import number, random_key
 
@@ -76,8 +77,11 @@ class Niah(AbstractTask):
         self, length: int, sample: int, seed: int, haystack: Haystack, material: Material
     ) -> list[Example]:
         generator = np.random.default_rng([seed, sample])
-        start, key, value = haystack.start(generator), random_key(generator), number(generator)
-        hidden, asked = needle("number", key, value), ask("number", [key], several=False)
+        start, key = haystack.start(generator), random_key(generator)
+        asked = ask("number", [key], several=False)
+        encode = lambda text: continuation(material, asked.prefix, f" {text}")  # noqa: E731
+        value = usual_first(number, encode, generator)
+        hidden = needle("number", key, value)
 
         def build(count: int, depth: float) -> list[int]:
             words = haystack.cut(start, count)
@@ -85,13 +89,7 @@ class Niah(AbstractTask):
             context = " ".join([*words[:place], hidden, *words[place:]])
             return material.prompt(asked.before + context + asked.after, asked.prefix)
 
-        candidates = ranked(
-            [value],
-            [],
-            number,
-            lambda text: continuation(material, asked.prefix, f" {text}"),
-            generator,
-        )
+        candidates = ranked([value], [], number, encode, generator)
         examples, units = [], 0
         for depth in np.linspace(0, 1, self.depths):
             ids, units = fill(

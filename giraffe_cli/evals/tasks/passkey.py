@@ -32,7 +32,7 @@ from giraffe_cli.evals.base import (
     Value,
 )
 from giraffe_cli.evals.haystack import noise
-from giraffe_cli.evals.prompt import continuation, fill, ranked, retrieval_scores
+from giraffe_cli.evals.prompt import continuation, fill, ranked, retrieval_scores, usual_first
 from giraffe_cli.evals.words import five_digits
 
 TASK = (
@@ -66,13 +66,13 @@ class Passkey(AbstractTask):
             InvalidInput: the template does not fit into `length`, or filler cannot fill it.
         """
         keyed, sentences = list[Example](), 0
+        encode = lambda text: continuation(material, PREFIX, f" {text}")  # noqa: E731
         for index, depth in enumerate(np.linspace(0, 1, self.depths)):
             for trial in range(self.trials):
                 generator = np.random.default_rng([seed, length, index, trial])
-                key = five_digits(generator)
+                key = usual_first(five_digits, encode, generator)
                 ids, sentences = self._fill(key, float(depth), length, sentences, material)
                 found = self._example(f"depth {index} trial {trial}", ids, length)
-                encode = lambda text: continuation(material, PREFIX, f" {text}")  # noqa: E731
                 keyed.append(
                     replace(
                         found,
