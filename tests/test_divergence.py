@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -139,6 +141,30 @@ class TestResuming:
         assert OutcomeCache(tmp_path, base, "nll").get(key) is not None
         states_path(tmp_path, key).unlink()
         assert OutcomeCache(tmp_path, base, "nll").get(key) is None
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"key": "other"},
+            {"token_ids": IDS[::-1].copy()},
+            {"num_targets": 39},
+            {"max_new_tokens": 1},
+            {"candidates": ((1, 2),)},
+            {"answers": ("x",), "stops_when_found": True},
+        ],
+    )
+    def test_whatever_decides_an_outcome_is_in_its_key(self, tiny_llama, changes):
+        base = subject("base", tiny_llama)
+        key = sample_key(base, "nll", COMPARED)
+        assert sample_key(base, "nll", dataclasses.replace(COMPARED, **changes)) != key
+
+    @pytest.mark.parametrize("changes", [{"digest": "0" * 64}, {"dtype": "bfloat16"}])
+    def test_so_is_the_model_and_the_type_it_computes_in(self, tiny_llama, changes):
+        base = subject("base", tiny_llama)
+        key = sample_key(base, "nll", COMPARED)
+        assert sample_key(dataclasses.replace(base, **changes), "nll", COMPARED) != key
+        assert sample_key(dataclasses.replace(base, name="checkpoint"), "nll", COMPARED) == key
+        assert sample_key(base, "positions", COMPARED) != key
 
     def test_a_sample_that_was_not_compared_does_not_stand_for_one_that_is(self, tiny_llama):
         base = subject("base", tiny_llama)

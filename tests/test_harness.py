@@ -112,6 +112,14 @@ class TestScores:
         narrow, wide = (ruler_score("ruler_vt", 1024, run) for run in (five, one))
         assert wide["ci_low"] < narrow["ci_low"] < 0.6 < narrow["ci_high"] < wide["ci_high"]
 
+    def test_alternatives_of_one_question_do_not_narrow_it(self):
+        found = {"1024": 0.6}
+        five, one = (
+            Run([logged(i, answers, **found) for i in range(4)], found, 9)
+            for answers in (list("abcde"), ["a"])
+        )
+        assert ruler_score("ruler_qa_squad", 1024, five) == ruler_score("ruler_qa_squad", 1024, one)
+
     def test_a_metric_that_is_no_mean_of_samples_is_left_out(self):
         samples = [logged(i, [], acc=i % 2, ppl=3.0 + i) for i in range(4)]
         found = metric_scores(Run(samples, {"acc": 0.5, "ppl": 4.4, "f1": 0.3}, 9), seed=0)

@@ -166,6 +166,15 @@ def test_pairing_cancels_how_hard_a_document_is():
     assert score["p_value"] == 0.5
 
 
+@pytest.mark.parametrize("kind", ["mean", "proportion", "share"])
+def test_a_pair_of_twice_the_weight_counts_twice(kind):
+    """One pair of three tokens that gains, one of one that loses: (3 - 1) / 4, not 0."""
+    first = {"a": Value(1.0, 3.0), "b": Value(0.0, 1.0)}
+    second = {"a": Value(0.0, 3.0), "b": Value(1.0, 1.0)}
+    score = paired_difference(first, second, {"a": "a", "b": "b"}, 0, kind)
+    assert score["mean"] == pytest.approx(0.5)
+
+
 def test_pairing_needs_a_shared_sample():
     with pytest.raises(ValueError, match="0 values"):
         paired_difference(values(a=1.0), values(b=1.0), {}, seed=0)

@@ -245,6 +245,15 @@ class TestRetrievalScores:
         scores = retrieval_scores(several, outcome([1, 6, 2, 5, 9], [1, 1, 0, 0, 0]), 0.5)
         assert (scores[""].value, scores["ranked"].value, scores["exact"].value) == (0.5, 0.5, 0)
 
+    def test_it_is_not_ranked_with_wrong_ones_of_another_size(self):
+        """Two tokens are less probable than one: it would lose to any of one token, 1 < 6, and a
+        wrong one of three that happens to be probable is no rival either."""
+        one = example(("bb",), (2, 2, 1, 3))
+        scores = retrieval_scores(one, outcome([6, 7, 1, 5], [False] * 4), 0.0)
+        assert scores["ranked"].value == 1
+        scores = retrieval_scores(one, outcome([6, 5, 9, 9], [False] * 4), 0.0)
+        assert scores["ranked"].value == 0
+
     def test_without_candidates_there_is_the_generated_measure_alone(self):
         assert {*retrieval_scores(example((), ()), outcome([], []), 1.0)} == {""}
 

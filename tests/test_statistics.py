@@ -121,6 +121,11 @@ def test_samples_are_worth_what_their_clusters_bear_out():
     worth = 0.25 / (3 / 16) * (student_t(3) / student_t(1)) ** 2
     assert worth < 1  # but one sample at the least
     assert effective_samples(gathered, 4, 0.25) == 1
+    # 2, 1, 1 and 0 of 2 in four clusters: variance 4/3 * 7/8 * (1 + 1)/64 = 7/192
+    four = gather([1, 1, 1, 0, 1, 0, 0, 0], [*"aabbccdd"])
+    worth = 0.25 / (7 / 192) * (student_t(7) / student_t(3)) ** 2
+    assert worth == pytest.approx(3.786, abs=1e-3)
+    assert effective_samples(four, 8, 0.25) == pytest.approx(worth)
     many = gather([1, 1, 0, 0] * 50, [str(i // 2) for i in range(200)])
     assert effective_samples(many, 200, 0.25) == pytest.approx(99, abs=1.5)
 

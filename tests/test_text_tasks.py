@@ -438,6 +438,16 @@ class TestChosen:
 
 
 class TestShortContext:
+    def test_the_percentile_is_of_the_longest_length_within_the_native_window(self):
+        def compared(length, nats):
+            example = Short(targets=2, anchors=1).examples(length, 0, material((16,), (4, 8)))[0]
+            return example, read(example, divergence=np.full(2, nats))
+
+        moved = [compared(4, 9.0), compared(8, 1.0)]
+        scores = {"short.kl": {"8": "kl@8"}}
+        found = short_context({}, scores, moved, 8, 0)["kl_p99"]
+        assert (found["mean"], found["ci_high"], found["n"]) == (1.0, 1.0, 1)
+
     def test_the_percentile_is_the_least_value_that_enough_do_not_exceed(self):
         values = [np.arange(1, 51) / 1.0, np.arange(51, 101) / 1.0]
         score = clustered_percentile(values, ["a", "b"], 0.99, 0)
