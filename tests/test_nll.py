@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -14,15 +15,16 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import Material, Outcome, TokenDocument, Value
 from giraffe_cli.evals.tasks.nll import Nll
 from giraffe_cli.evals.tasks.positions import Positions
+from giraffe_cli.evals.windows import spelt_bytes
 
 BOS = 7
 
 
 def material(documents=2, tokens=3000, bos=(BOS,), native=0, lengths=(), **changes):
     """Documents of numbers that tell their place; a token spells a byte for each of its digits."""
+    changes.setdefault("decode", lambda ids: "".join(map(str, ids)))
     return Material(
         encode=lambda text: [int(word) for word in text.split()],
-        decode=lambda ids: "".join(map(str, ids)),
         bos_token_ids=bos,
         documents=[
             TokenDocument(f"doc-{d}", np.arange(tokens, dtype=np.int32) + 10_000 * d)
@@ -90,6 +92,27 @@ class TestNll:
             "": Value(2.5),
             "bits-per-byte": Value(pytest.approx(5.0 / math.log(2) / 8), 8),
         }
+
+
+class TestBytes:
+    @given(
+        st.text(alphabet="aé日😀 ", min_size=4, max_size=40),
+        st.lists(st.integers(0, 10**6), min_size=1, max_size=6),
+    )
+    def test_blocks_share_the_bytes_of_a_text_wherever_it_is_cut(self, text, places):
+        """Tokens are bytes: of `é` two, of an emoji four."""
+        tokens = [*text.encode()]
+        cuts = sorted({0, len(tokens), *(place % len(tokens) for place in places)})
+        given_bytes = material(decode=lambda ids: bytes(ids).decode(errors="replace"))
+        found = [spelt_bytes(tokens[:b], b - a, given_bytes) for a, b in itertools.pairwise(cuts)]
+        assert sum(found) == len(tokens)
+        ends = [len(bytes(tokens[:cut]).decode(errors="ignore").encode()) for cut in cuts]
+        assert found == [after - before for before, after in itertools.pairwise(ends)]
+
+    def test_a_cut_character_is_not_counted_as_three_bytes(self):
+        tokens = [*"日本".encode()]
+        given_bytes = material(decode=lambda ids: bytes(ids).decode(errors="replace"))
+        assert spelt_bytes(tokens[:5], 4, given_bytes) == 3  # it ends 日; 本 is the next one's
 
 
 class TestShuffledControl:

@@ -269,6 +269,12 @@ class TestLambada:
         assert sorted(many) == sorted(other)
         assert many != other
 
+    def test_space_at_the_end_is_no_word(self, tmp_path):
+        path = lines(tmp_path / "l.jsonl", [{"text": "say the word \n"}])
+        (example,) = Lambada().examples(32, 0, with_file("lambada", path))
+        assert bytes(example.token_ids.tolist()) == b"say the"
+        assert (example.answers, bytes(example.candidates[0])) == (("word",), b" word")
+
     def test_the_word_counts_when_it_is_greedy(self, path):
         (example,) = Lambada(samples=1).examples(32, 0, with_file("lambada", path))
         for greedy in (True, False):
@@ -280,7 +286,7 @@ class TestLambada:
         ("rows", "message"),
         [
             ([{"text": "oneword"}], "row 0 has no last word"),
-            ([{"text": "ends in a space "}], "row 0 has no last word"),
+            ([{"text": "oneword "}], "row 0 has no last word"),
             ([{"text": "x" * 40 + " y"}], "row 0 takes 42 tokens, the length is 32"),
             ([{"txt": "a b"}], "line 1 of .* is no JSON object with `text`"),
             ([{"text": "a b"}, {"text": 3}], "line 2 of"),

@@ -119,7 +119,7 @@ def evaluate(
     ] = None,
     chat: Annotated[
         bool,
-        typer.Option("--chat", help="Ask through the tokenizer's chat template; default: bare."),
+        typer.Option("--chat", help="Ask through the models' chat template; default: bare."),
     ] = False,
     documents: Annotated[
         int | None,
@@ -145,7 +145,8 @@ def evaluate(
             "--processes",
             "--gpus",
             min=1,
-            help="Processes that share the samples: one for each GPU, or so many on a CPU.",
+            help="Processes that share the samples: one for each GPU, or so many on a CPU. "
+            "--harness is read by one.",
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of samples and intervals.")] = 0,

@@ -36,7 +36,11 @@ def eval_config(given: dict[str, Any], assignments: list[str], samples: int | No
     def built() -> EvalConfig:
         return build({"target_length": 1, "eval": {**values, "knobs": knobs}}, "eval").eval
 
+    if given.get("documents") is not None and given["documents"] < 1:
+        raise InvalidInput(f"--documents is {given['documents']}, must be 1 or more")
     config = built()
+    if given.get("documents") is not None:
+        _check_documents(config, given["documents"])
     if samples is not None:
         for task, knob in _counted(config, samples).items():
             knobs[task] = {knob: samples, **knobs.get(task, {})}
@@ -45,6 +49,20 @@ def eval_config(given: dict[str, Any], assignments: list[str], samples: int | No
         config = built()
     runnable(config)  # refuses before anything is read
     return config
+
+
+def _check_documents(config: EvalConfig, documents: int) -> None:
+    """Raises InvalidInput where no evaluated task reads any."""
+    from giraffe_cli.evals.base import tasks
+    from giraffe_cli.evals.chosen import needs_of
+
+    read = {"documents", "other_text"}
+    if not read & needs_of(config.tasks):
+        readers = [name for name in tasks() if read & needs_of([name])]
+        raise InvalidInput(
+            f"--documents {documents} has no effect on {', '.join(config.tasks)}",
+            f"add one of {', '.join(readers)} to --tasks",
+        )
 
 
 def _counted(config: EvalConfig, samples: int) -> dict[str, str]:

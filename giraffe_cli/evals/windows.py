@@ -16,6 +16,11 @@ import numpy as np
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import Example, Material, TokenDocument
 
+CUT = "\N{REPLACEMENT CHARACTER}"
+"""What a tokenizer makes of bytes that are no whole character: three bytes in the place of one."""
+REACH = 8
+"""Tokens that surely hold the beginning of a character, which is four bytes at the most."""
+
 
 def longest_length(length: int, material: Material) -> int:
     """The longest of all lengths that are evaluated, `length` among them."""
@@ -82,7 +87,6 @@ def window(
     `details["bytes"]` are those of the text that the targets spell."""
     bos = np.asarray(material.bos_token_ids, np.int32)
     tokens = document.token_ids[end - length + len(bos) : end]
-    text = material.decode(tokens[-targets:].tolist())
     return Example(
         key=f"{document.id}@{end}",
         cluster=document.id,
@@ -92,9 +96,20 @@ def window(
         details={
             "document": document.id,
             "anchor": end,
-            "bytes": max(1, len(text.encode())),
+            "bytes": max(1, spelt_bytes(tokens.tolist(), targets, material)),
         },
     )
+
+
+def spelt_bytes(tokens: Sequence[int], targets: int, material: Material) -> int:
+    """Bytes of the text that the last `targets` of `tokens` spell; a character whose bytes two
+    blocks of targets share counts in the one that ends it."""
+    text = material.decode(tokens[-targets:])
+    if CUT not in text:
+        return len(text.encode())
+    before = tokens[-targets - REACH : -targets]
+    whole, head = (material.decode(ids) for ids in ([*before, *tokens[-targets:]], before))
+    return len(whole.rstrip(CUT).encode()) - len(head.rstrip(CUT).encode())
 
 
 def bits_per_byte(example: Example, nats: float) -> float:

@@ -69,7 +69,7 @@ class Lambada(AbstractTask):
         }
 
     def _example(self, place: int, row: dict[str, Any], length: int, material: Material) -> Example:
-        context, space, word = row["text"].rpartition(" ")
+        context, space, word = row["text"].rstrip().rpartition(" ")
         if not context or not word:
             raise InvalidInput(
                 f"task `lambada`: row {place} has no last word after a space: {row['text']!r}",
