@@ -50,6 +50,14 @@ def test_compare_tells_a_table_a_reason_and_the_next_command(compare, tmp_path):
     assert result["out"] == str(out)
 
 
+def test_a_narrow_terminal_shows_the_target_whole(compare, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    done = compare("yarn", "ntk", "none", "--no-needles", "--all", "--out", tmp_path / "c")
+    (head,) = [line for line in done.stdout.splitlines() if line.startswith("setting")]
+    assert head.split() == ["setting", "read", "nll", "512", "minus", "best", "short"]
+    assert "…" not in done.stdout
+
+
 def test_compare_takes_knobs_in_the_place_of_variants(compare, tmp_path):
     done = compare(
         "yarn", "--set", "yarn.beta_fast=24", "--no-needles", "--out", tmp_path, "--json"

@@ -163,5 +163,25 @@ def test_nothing_is_read_twice():
     once = reader.read_tokens
     run(reader)
     assert reader.read_tokens == once
-    bake_off = BakeOff(reader, planted_evidence(), lambda: 1e9, SilentReporter())
-    assert bake_off.within(FOUND, [], 0.0) == FOUND
+    bake_off = BakeOff(reader, planted_evidence(), lambda: 0.0, SilentReporter())
+    assert bake_off.read(FOUND[:1], planted_evidence().deciding(1), "nothing", 0.0) == FOUND[:1]
+
+
+def test_a_prediction_that_is_far_off_is_mended_by_what_the_first_takes():
+    class Pessimist(PlantedReader):
+        """Predicts ten times what it takes until it has read something."""
+
+        def seconds(self, table, entries):
+            real = super().seconds(table, entries)
+            return real if self.read_tokens else 10 * real
+
+        def read(self, table, entries, bar):
+            self.now += PlantedReader.seconds(self, table, entries)
+            pace, self.pace = self.pace, 0.0
+            super().read(table, entries, bar)
+            self.pace = pace
+
+    reader = Pessimist(planted, 0.001)
+    result, _ = run(reader, budget=Budget(12.0, clock=lambda: reader.now))
+    assert len(result["settings"]) > 10
+    assert reader.now <= 12.0

@@ -10,31 +10,42 @@ from rich.table import Table
 
 from giraffe_cli.units import format_length, format_seconds
 
+WIDE = 130
+"""Columns of a terminal that hold every length and both intervals."""
 
-def comparison_table(result: dict[str, Any]) -> list[RenderableType]:
-    """A row for each setting, best first; differences are on the samples that both have read."""
-    lengths = sorted({int(n) for row in result["settings"] for n in row.get("nll", {})})
-    needles = sorted({int(n) for row in result["settings"] for n in row.get("needle-nll", {})})
+
+def comparison_table(result: dict[str, Any], width: int = WIDE) -> list[RenderableType]:
+    """A row for each setting, best first; differences are on the samples that both have read.
+
+    Below `WIDE` columns the target's losses are shown and one interval; the file holds all.
+    """
+    target, is_wide = str(result["target_length"]), width >= WIDE
+    lengths = {task: _lengths(result, task) for task in ("nll", "needle-nll")}
+    shown_lengths = {task: [n for n in found if is_wide or n == target]
+                     for task, found in lengths.items()}  # fmt: skip
     heads = [
         "setting",
         "read",
-        *(f"nll {format_length(n)}" for n in lengths),
+        *(f"nll {format_length(int(n))}" for n in shown_lengths["nll"]),
         "minus best",
-        "short context",
-        *(f"look-up {format_length(n)}" for n in needles),
+        "short context" if is_wide else "short",
+        *(f"look-up {format_length(int(n))}" for n in shown_lengths["needle-nll"] if is_wide),
     ]
     shown = Table(*heads, box=None, padding=(0, 1, 0, 0))
     for place, column in enumerate(shown.columns):
-        column.no_wrap, column.justify = True, "left" if place == 0 else "right"
+        column.no_wrap, column.justify = place > 0, "left" if place == 0 else "right"
     for row in result["settings"]:
+        short = row["short_context"]
+        is_best = row is result["settings"][0]
         shown.add_row(
             escape(row["label"]),
             str(row["samples"]),
-            *(_mean(row.get("nll", {}).get(str(n))) for n in lengths),
-            _difference(row["minus_best"]) if row is not result["settings"][0] else "best",
-            _difference(row["short_context"]),
-            *(_mean(row.get("needle-nll", {}).get(str(n))) for n in needles),
-        )
+            *(_mean(row.get("nll", {}).get(n)) for n in shown_lengths["nll"]),
+            "best" if is_best else _difference(row["minus_best"]),
+            _difference(short) if is_wide else f"{short['mean']:+.3f}" if short else "",
+            *(_mean(row.get("needle-nll", {}).get(n)) for n in shown_lengths["needle-nll"]
+              if is_wide),
+        )  # fmt: skip
     native, target = (format_length(result[k]) for k in ("native_length", "target_length"))
     chosen = result["recommendation"]
     closing = (
@@ -44,11 +55,17 @@ def comparison_table(result: dict[str, Any]) -> list[RenderableType]:
     )
     return [
         f"{native} → {target} tokens, without training; nats per token, 95 % intervals over "
-        f"documents; read: samples at {target}",
+        f"documents; read: samples at {target}; short: within the native window, minus the base",
         shown,
         f"\n{closing}",
         f"took {format_seconds(result['seconds'])}, {result['read_tokens']:,} tokens read",
     ]
+
+
+def _lengths(result: dict[str, Any], task: str) -> list[str]:
+    """At which any setting was read, rising."""
+    found = {int(n) for row in result["settings"] for n in row.get(task, {})}
+    return [str(n) for n in sorted(found)]
 
 
 def _mean(score: dict[str, Any] | None) -> str:

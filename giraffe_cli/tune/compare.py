@@ -10,7 +10,6 @@ command goes on where it stopped, and with more minutes further.
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -116,18 +115,20 @@ class BakeOff:
     def halve(self, found: Sequence[Setting], halves: bool) -> list[Setting]:
         """Those left after the last round that the time was enough for, best first; none when it
         was not enough for two on one sample."""
-        counts, kept = rounds(self.evidence.count, halves), list(found)
-        for number, count in enumerate(counts):
-            entries = self.evidence.deciding(count)
-            affordable = self.within(kept, entries, self.left() * ROUND_SHARE)
-            if len(affordable) < 2:  # a whole comparison of two is worth the time of later rounds
-                affordable = self.within(kept[:2], entries, self.left())
-            if len(affordable) < min(2, len(found)):
+        kept = list(found)
+        for number, count in enumerate(rounds(self.evidence.count, halves)):
+            entries, what = (
+                self.evidence.deciding(count),
+                f"{count} of {self.evidence.count} samples",
+            )
+            two = sum(self.reader.seconds(setting.table, entries) for setting in kept[:2])
+            if two > self.left():
                 self._left_out(f"no two settings were read on {count} samples", [])
                 return kept if number else []
-            self._left_out(f"not read on {count} samples", kept[len(affordable) :])
-            self.read(affordable, entries, f"{count} of {self.evidence.count} samples")
-            kept = best_first(affordable, self.reader, self.evidence)
+            # a whole comparison of two is worth the time of later rounds
+            read = self.read(kept, entries, what, max(two, self.left() * ROUND_SHARE))
+            self._left_out(f"not read on {count} samples", kept[len(read) :])
+            kept = best_first(read, self.reader, self.evidence)
             if count < self.evidence.count:
                 kept = kept[: max(FINALISTS, math.ceil(len(kept) / 2))]
         return kept
@@ -138,28 +139,29 @@ class BakeOff:
             (self.evidence.within_native(), [reference, *kept], "the native window"),
             (self.evidence.all(), kept, "all lengths and look-ups"),
         ):
-            affordable = self.within(group, entries, self.left())
-            self._left_out(f"not read on {what}", group[len(affordable) :])
-            self.read(affordable, entries, what)
+            read = self.read(group, entries, what, self.left())
+            self._left_out(f"not read on {what}", group[len(read) :])
 
-    def within(
-        self, kept: Sequence[Setting], entries: Sequence[Entry], seconds: float
+    def read(
+        self, kept: Sequence[Setting], entries: Sequence[Entry], what: str, seconds: float
     ) -> list[Setting]:
-        """As many of `kept`, from the first, as can be read on `entries` in `seconds`."""
-        if math.isinf(seconds):
-            return list(kept)
-        costs = itertools.accumulate(self.reader.seconds(s.table, entries) for s in kept)
-        return [setting for setting, cost in zip(kept, costs, strict=True) if cost <= seconds]
+        """As many of `kept`, from the first, as `seconds` are enough for, read on `entries`.
 
-    def read(self, kept: Sequence[Setting], entries: Sequence[Entry], what: str) -> None:
-        """Every setting on `entries`, with one bar."""
-        missing = [(setting, self.reader.missing(setting.table, entries)) for setting in kept]
-        tokens = sum(len(e.token_ids) for _, group in missing for _, e in group)
+        The time that the next one takes is predicted anew after each, by what the others took.
+        """
+        ends, done = self.left() - seconds if math.isfinite(seconds) else 0.0, list[Setting]()
+        missing = [self.reader.missing(setting.table, entries) for setting in kept]
+        tokens = sum(len(e.token_ids) for group in missing for _, e in group)
         if not tokens:
-            return
+            return list(kept)
         with self.reporter.bar(f"{len(kept)} tables, {what}", tokens, "tokens") as bar:
-            for setting, group in missing:
+            for setting, group in zip(kept, missing, strict=True):
+                # a rounding must not refuse the two that were found affordable
+                if self.reader.seconds(setting.table, group) > self.left() - ends + 1e-6:
+                    break
                 self.reader.read(setting.table, group, bar)
+                done.append(setting)
+        return done
 
     def _left_out(self, what: str, left_out: Sequence[Setting]) -> None:
         names = ", ".join(setting.label for setting in left_out)
