@@ -103,7 +103,6 @@ def compare(
         budget=Budget(60 * minutes), halves=not every, seed=seed, out=folder,
     )  # fmt: skip
     write_comparison(result, folder)
-    table = comparison_table(result, console.out.width)
     where = f"\nresults  {folder / COMPARISON}, pictures beside it"
     console.result(
         {**result, "out": str(folder)},
