@@ -112,6 +112,11 @@ class TestBudget:
         assert result["budget_seconds"] == seconds
         assert result["recommendation"] is not None
 
+    def test_time_that_would_not_pay_for_the_next_round_is_spent_in_this_one(self):
+        result, reader, _ = self.timed(1.6)  # 0.512 s a table: two thirds would be two of them
+        assert [row["samples"] for row in result["settings"]] == [1, 1, 1]
+        assert reader.now == pytest.approx(3 * 0.512)
+
     def test_leaves_out_the_unlikeliest_and_names_them(self):
         result, _, reporter = self.timed(5.0)
         read = {row["label"] for row in result["settings"]}

@@ -10,6 +10,7 @@ command goes on where it stopped, and with more minutes further.
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -41,6 +42,10 @@ FINALISTS = 3
 
 ROUND_SHARE = 2 / 3
 """Of the time left, for each round: the first looks at many, some is kept to look closer."""
+
+
+ROUNDING = 1e-6
+"""Seconds: must not refuse the two that were found affordable."""
 
 
 @dataclass(frozen=True)
@@ -115,18 +120,18 @@ class BakeOff:
     def halve(self, found: Sequence[Setting], halves: bool) -> list[Setting]:
         """Those left after the last round that the time was enough for, best first; none when it
         was not enough for two on one sample."""
-        kept = list(found)
-        for number, count in enumerate(rounds(self.evidence.count, halves)):
-            entries, what = (
-                self.evidence.deciding(count),
-                f"{count} of {self.evidence.count} samples",
-            )
+        kept, counts = list(found), rounds(self.evidence.count, halves)
+        for count, earlier, later in zip(counts, [0, *counts], [*counts[1:], 0], strict=False):
+            entries = self.evidence.deciding(count)
             two = sum(self.reader.seconds(setting.table, entries) for setting in kept[:2])
             if two > self.left():
                 self._left_out(f"no two settings were read on {count} samples", [])
-                return kept if number else []
-            # a whole comparison of two is worth the time of later rounds
-            read = self.read(kept, entries, what, max(two, self.left() * ROUND_SHARE))
+                return kept if earlier else []
+            share = self.left() * ROUND_SHARE
+            if later and self.left() - share < two * (later - count) / (count - earlier):
+                share = self.left()  # the rest would not pay for two in the next round
+            what = f"{count} of {self.evidence.count} samples"
+            read = self.read(kept, entries, what, max(two, share))
             self._left_out(f"not read on {count} samples", kept[len(read) :])
             kept = best_first(read, self.reader, self.evidence)
             if count < self.evidence.count:
@@ -151,13 +156,17 @@ class BakeOff:
         """
         ends, done = self.left() - seconds if math.isfinite(seconds) else 0.0, list[Setting]()
         missing = [self.reader.missing(setting.table, entries) for setting in kept]
-        tokens = sum(len(e.token_ids) for group in missing for _, e in group)
-        if not tokens:
-            return list(kept)
-        with self.reporter.bar(f"{len(kept)} tables, {what}", tokens, "tokens") as bar:
+        costs = [self.reader.seconds(setting.table, entries) for setting in kept]
+        expected = [
+            sum(len(example.token_ids) for _, example in group)
+            for group, spent in zip(missing, itertools.accumulate(costs), strict=True)
+            if spent <= seconds + ROUNDING
+        ]
+        if not sum(expected):
+            return list(kept[: len(expected)])
+        with self.reporter.bar(f"{len(expected)} tables, {what}", sum(expected), "tokens") as bar:
             for setting, group in zip(kept, missing, strict=True):
-                # a rounding must not refuse the two that were found affordable
-                if self.reader.seconds(setting.table, group) > self.left() - ends + 1e-6:
+                if self.reader.seconds(setting.table, group) > self.left() - ends + ROUNDING:
                     break
                 self.reader.read(setting.table, group, bar)
                 done.append(setting)
