@@ -6,9 +6,9 @@ import torch
 from conftest import build_tiny_llama
 
 from giraffe_cli.checkpoint import inspect, load_model, load_tokenizer
-from giraffe_cli.evals.order import CHUNKS
 from giraffe_cli.evals.subject import OpenSubject, Subject
 from giraffe_cli.model.attention import register_attention
+from giraffe_cli.model.reading import CHUNKS
 
 
 def build_other_llama(folder):

@@ -11,14 +11,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from giraffe_cli.evals.base import Example
 from giraffe_cli.evals.prompt import share_found
+from giraffe_cli.model.reading import wide_logits
 
 if TYPE_CHECKING:
     import torch
 
 LOGITS = 1 << 23
 """Logits that exist at one time: 32 MB."""
-HEAD_ROWS = 8192
-"""Rows of a 16-bit head that are widened at one time."""
 
 
 class Ranking(NamedTuple):
@@ -30,20 +29,6 @@ class Ranking(NamedTuple):
     """Whether each one's every token is the most probable."""
     begun: tuple[int, ...] = ()
     """The longest start of one whose tokens all are: greedy generation begins with them."""
-
-
-def wide_logits(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """`[n, V]` float32 of states `[n, d]` and a head `[V, d]`, never widened as a whole."""
-    import torch
-
-    hidden = hidden.float()
-    if weight.dtype == torch.float32:
-        return hidden @ weight.T
-    out = torch.empty(len(hidden), len(weight), device=hidden.device)
-    for start in range(0, len(weight), HEAD_ROWS):
-        rows = weight[start : start + HEAD_ROWS]
-        torch.mm(hidden, rows.float().T, out=out[:, start : start + HEAD_ROWS])
-    return out
 
 
 def judged(

@@ -21,11 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from giraffe_cli.evals.base import Example
+from giraffe_cli.model.reading import CHUNKS
 
-CHUNKS = {"cpu": 256, "cuda": 512}
-"""Tokens fed at a time. On a CPU within 2 % of the speed of 512 and 1024 (SmolLM2-135M, 4k), and
-finer to share: a grid of 11 depths reads 16 % fewer tokens at 1k and 5 % at 2k. No GPU has been
-measured."""
 SHORT = 512
 """Tokens of the longest prompts that are read in rows."""
 ATTENTION_MATCHES = 4096

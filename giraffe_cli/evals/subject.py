@@ -20,11 +20,12 @@ import numpy.typing as npt
 
 from giraffe_cli.checkpoint import load_model, load_tokenizer, torch_dtype
 from giraffe_cli.errors import GiraffeError, InvalidInput
-from giraffe_cli.evals.answers import Ranking, generated, judged, ranking, wide_logits
+from giraffe_cli.evals.answers import Ranking, generated, judged, ranking
 from giraffe_cli.evals.base import Example, Outcome
-from giraffe_cli.evals.order import CHUNKS, Prompt, shared_tokens
+from giraffe_cli.evals.order import Prompt, shared_tokens
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.key_values import KeyValues
+from giraffe_cli.model.reading import CHUNKS, feed, read_chunks, wide_logits
 
 if TYPE_CHECKING:
     import torch
@@ -155,16 +156,9 @@ class OpenSubject:
         self, start: int, token_ids: npt.NDArray[np.int32], keep: int, kept: KeyValues
     ) -> torch.Tensor:
         """Final states `[keep, d]` of the last tokens; the first `start` are in `kept`."""
-        import torch
-
-        first_kept, states = len(token_ids) - keep, []
-        while start < len(token_ids):
-            piece = token_ids[start : start + self.chunk]
-            hidden = self.feed(piece.tolist(), kept)
-            if start + len(piece) > first_kept:
-                states.append(hidden[max(0, first_kept - start) :].clone())
-            start += len(piece)
-        return torch.cat(states)
+        return read_chunks(
+            self.feed, token_ids.tolist(), kept, chunk=self.chunk, keep=keep, start=start
+        )
 
     def _read_row(self, prompts: Sequence[Prompt]) -> list[ReadPrompt]:
         """Prompts side by side; each sees itself alone."""
@@ -190,20 +184,9 @@ class OpenSubject:
     def feed(
         self, token_ids: list[int], kept: KeyValues | None, **placed: torch.Tensor
     ) -> torch.Tensor:
-        """Append tokens to what is kept; their final hidden states `[len(token_ids), d]`."""
-        import torch
-
-        device = self.model.device
-        if "position_ids" in placed:
-            placed["position_ids"] = placed["position_ids"].to(device)
-        output = self.model.model(
-            torch.tensor([token_ids], device=device),
-            past_key_values=kept,
-            use_cache=kept is not None,
-            **placed,
-        )
+        """`reading.feed`, counted."""
         self.fed_tokens += len(token_ids)
-        return output.last_hidden_state[0]  # type: ignore[no-any-return]
+        return feed(self.model, token_ids, kept, **placed)
 
     def nothing_kept(self) -> KeyValues:
         """An empty cache of this model's layers."""
