@@ -27,7 +27,7 @@ LEVELS = [
     ("verify_*", 4),
     ("export.*", 4),
     ("evals.runner", 4),
-    ("inference", 4),
+    ("inference.*", 4),
     ("report.*", 4),
     ("corpus.executors.*", 4),
     ("config", 2),

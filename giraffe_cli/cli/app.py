@@ -22,6 +22,7 @@ COMMANDS = {
     "plan": "plan.plan",
     "pack-data": "pack_data.pack_data",
     "eval": "evaluate.evaluate",
+    "generate": "generate.generate",
     "report": "report.report",
     "merge": "merge.merge",
     "export": "export.export",

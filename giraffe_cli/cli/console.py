@@ -74,6 +74,12 @@ class Console:
         for part in rendered if isinstance(rendered, list) else [rendered]:
             self.out.print(part)
 
+    def stream(self, text: str) -> None:
+        """A piece of a result that comes bit by bit, as it stands; nothing under `--json`."""
+        if not self.as_json:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+
     @contextlib.contextmanager
     def bar(self, description: str, total: float, unit: str, done: float = 0) -> Iterator[Bar]:
         # Counts, eta and the seven fields of a training fill 100 columns; a bar takes what is left.

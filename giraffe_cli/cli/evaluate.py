@@ -13,7 +13,8 @@ from rich.markup import escape
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.evaluate_input import documents_for, eval_config, named_files
 from giraffe_cli.cli.evaluate_text import render, render_gates
-from giraffe_cli.errors import GateFailed, InvalidInput, UsageError
+from giraffe_cli.cli.options import Dtype, check_dtype
+from giraffe_cli.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:
     from giraffe_cli.config import EvalConfig
@@ -150,9 +151,7 @@ def evaluate(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of samples and intervals.")] = 0,
-    dtype: Annotated[
-        str, typer.Option(help="float32, bfloat16, or auto: as the checkpoint is stored.")
-    ] = "auto",
+    dtype: Dtype = "auto",
     out: Annotated[
         Path | None, typer.Option(help="Folder of the results. Default: runs/eval-CHECKPOINT.")
     ] = None,
@@ -191,7 +190,7 @@ def evaluate(
         "processes": processes,
     }
     config = eval_config(given, assignments or [], samples)
-    _check_dtype(dtype)
+    check_dtype(dtype)
     _check_processes(config.processes)
     folder = out or _default_out(checkpoint)
     results = _run(checkpoint, base, config, seed, dtype, folder, console)
@@ -202,12 +201,6 @@ def evaluate(
     parts = [*render(results), "", *render_gates(results), where]
     console.result({**results, "out": str(folder)}, parts)
     _fail_on_gates(results, folder)
-
-
-def _check_dtype(dtype: str) -> None:
-    known = ("auto", "float32", "bfloat16", "float16")
-    if dtype not in known:
-        raise InvalidInput(f"unknown --dtype `{dtype}`", f"known: {', '.join(known)}")
 
 
 def _check_processes(processes: int | None) -> None:

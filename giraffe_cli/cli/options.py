@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from giraffe_cli.errors import InvalidInput
+
 TargetLen = Annotated[
     str | None, typer.Option(help="Window the model is to reach: 16k, 1m, 16384.")
 ]
@@ -36,3 +38,13 @@ SequenceParallel = Annotated[
     typer.Option(help="Processes that share each window, its tokens and heads. Default: 1."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
+Dtype = Annotated[
+    str, typer.Option(help="float32, bfloat16, or auto: as the checkpoint is stored.")
+]
+
+
+def check_dtype(dtype: str) -> None:
+    """Raises InvalidInput for what is no computation type."""
+    known = ("auto", "float32", "bfloat16", "float16")
+    if dtype not in known:
+        raise InvalidInput(f"unknown --dtype `{dtype}`", f"known: {', '.join(known)}")

@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.options import AsJson
+from giraffe_cli.cli.options import AsJson, Dtype
 from giraffe_cli.cli.tuning import (
     Data,
-    Dtype,
     Fitness,
     OnExisting,
     Seed,

@@ -30,9 +30,6 @@ Fitness = Annotated[
     str,
     typer.Option(help="What decides: nll, or needle-nll (the loss of looked-up numbers alone)."),
 ]
-Dtype = Annotated[
-    str, typer.Option(help="float32, bfloat16, or auto: as the checkpoint is stored.")
-]
 Seed = Annotated[int, typer.Option(help="Seed of samples, intervals and proposals.")]
 
 

@@ -23,7 +23,9 @@ from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from giraffe_cli.model.flash import AttentionTape, attend
+from giraffe_cli.model.past import causal, lower_right, merged, whole
 from giraffe_cli.model.sequence_parallel import SequenceGroup
+from giraffe_cli.model.stored import StoredKeyValues
 
 ATTENTION_NAME = "giraffe"
 
@@ -56,6 +58,7 @@ def document_attention(
     cu_seqlens: Tensor | None = None,
     tape: AttentionTape | None = None,
     sequence_group: SequenceGroup | None = None,
+    past: StoredKeyValues | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query [B, H, Q, D], key and value [B, K, N, D].
@@ -64,7 +67,8 @@ def document_attention(
     documents' boundaries; beside a KV cache the pieces are continuations of what it holds, each of
     which sees the cache and itself. `tape` records the outputs or plays them back
     (`model/flash.py`). Under `sequence_group` the Q tokens are this process's slice of the row that
-    cu_seqlens describes. Returns [B, Q, H, D] and no weights.
+    cu_seqlens describes. `past` is the cache where key and value are only its open tokens: the
+    closed ones are read from it in pieces. Returns [B, Q, H, D] and no weights.
 
     Raises:
         ValueError: a padding mask, documents beside a batch of several rows, or beside a KV cache
@@ -80,6 +84,10 @@ def document_attention(
             module, query, key, value, None, dropout, scaling, cu_seqlens, tape
         )
         return sequence_group.to_tokens(attended), None
+    if past is not None:
+        _refuse_gradient(query, key)
+        closed = past.layers[module.layer_idx].pieces(query.dtype)
+        return lower_right(query, key, value, scaling, closed).transpose(1, 2).contiguous(), None
     if cu_seqlens is not None and key.shape[2] > query.shape[2]:
         return _branches(query, key, value, cu_seqlens, scaling).transpose(1, 2).contiguous(), None
     if cu_seqlens is not None and len(cu_seqlens) > 2:
@@ -147,12 +155,11 @@ def _by_document(
 
 def _lower_right(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
     """Q new tokens after a cache of N - Q: new token i sees the first N - Q + i + 1 tokens."""
+    if query.device.type == "cpu":
+        _refuse_gradient(query, key)
+        return lower_right(query, key, value, scaling)
     is_gqa = query.shape[1] != key.shape[1]
     num_new, num_all = query.shape[2], key.shape[2]
-    if query.device.type == "cpu":
-        if num_new == 1:
-            return _of_the_past(query, key, value, scaling)[0]
-        return _merged_lower_right(query, key, value, scaling)
     if num_new == 1:
         return functional.scaled_dot_product_attention(
             query, key, value, scale=scaling, enable_gqa=is_gqa
@@ -165,54 +172,27 @@ def _lower_right(query: Tensor, key: Tensor, value: Tensor, scaling: float | Non
     )
 
 
-def _merged_lower_right(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-    """New tokens after a cache, as one continuation of it."""
-    boundaries = torch.tensor([0, query.shape[2]], dtype=torch.int32)
-    return _branches(query, key, value, boundaries, scaling)
-
-
 def _branches(
     query: Tensor, key: Tensor, value: Tensor, cu_seqlens: Tensor, scaling: float | None
 ) -> Tensor:
     """Full attention on the cached part and causal on the new one, piece by piece, merged by their
-    log-sum-exps.
-
-    softmax over both parts = Σ partᵢ · exp(lseᵢ - lse), lse = log(e^lse₁ + e^lse₂). The CPU kernel
-    returns the log-sum-exp but no gradient for it.
-    """
+    log-sum-exps."""
     if query.device.type != "cpu":
         raise ValueError("continuations of a KV cache are told apart on a CPU only")
-    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
-        raise ValueError("attention over a KV cache gives no gradient; run it under torch.no_grad")
+    _refuse_gradient(query, key)
     past, lengths = key.shape[2] - query.shape[2], cu_seqlens.diff().tolist()
     if int(cu_seqlens[0]) != 0 or sum(lengths) != query.shape[2] or min(lengths) < 1:
         raise ValueError(f"cu_seqlens {cu_seqlens.tolist()} do not tile {query.shape[2]} tokens")
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    seen, seen_lse = _of_the_past(query, key[:, :, :past], value[:, :, :past], scaling)
     pieces = zip(
         *(torch.split(part, lengths, 2) for part in (query, key[:, :, past:], value[:, :, past:])),
         strict=True,
     )
-    parts = [flash(q, k, v, 0.0, True, scale=scaling) for q, k, v in pieces]
-    new = torch.cat([part for part, _ in parts], 2)
-    new_lse = torch.cat([lse for _, lse in parts], 2)
-    total_lse = torch.logaddexp(seen_lse, new_lse)
-    merged: Tensor = seen.float() * (seen_lse - total_lse).exp().unsqueeze(-1)
-    merged += new.float() * (new_lse - total_lse).exp().unsqueeze(-1)
-    return merged.to(query.dtype)
+    parts = [causal(q, k, v, scaling) for q, k, v in pieces]
+    new = torch.cat([part for part, _ in parts], 2), torch.cat([lse for _, lse in parts], 2)
+    seen = whole(query, key[:, :, :past], value[:, :, :past], scaling)
+    return merged([seen, new], query.dtype)
 
 
-def _of_the_past(
-    query: Tensor, key: Tensor, value: Tensor, scaling: float | None
-) -> tuple[Tensor, Tensor]:
-    """Attention of every query to every key: [B, H, Q, D] and the log-sum-exps [B, H, Q].
-
-    The heads that share keys are laid one after the other as more queries of one head, so that
-    keys and values are read once for all of them: a single bfloat16 query over 4096 keys takes
-    0.35 ms instead of 3.0 ms (9 heads, 3 of keys).
-    """
-    batch, heads, num_new, width = query.shape
-    together = query.reshape(batch, key.shape[1], -1, width)
-    flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    out, lse = flash(together, key, value, 0.0, False, scale=scaling)
-    return out.reshape(batch, heads, num_new, width), lse.reshape(batch, heads, num_new)
+def _refuse_gradient(query: Tensor, key: Tensor) -> None:
+    if torch.is_grad_enabled() and (query.requires_grad or key.requires_grad):
+        raise ValueError("attention over a KV cache gives no gradient; run it under torch.no_grad")

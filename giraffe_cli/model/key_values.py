@@ -35,6 +35,24 @@ class KeyValues(Cache):  # type: ignore[misc]
         for layer in self.layers:
             layer.cut(tokens)
 
+    def clear(self) -> None:
+        """Forget everything; the room stays."""
+        self.cut(0)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of everything that is held, room that was reserved included."""
+        rooms = [part for layer in self.layers for part in layer.room or ()]
+        return sum(room.numel() * room.element_size() for room in rooms)
+
+    def mark(self) -> int:
+        """What `rewind` goes back to."""
+        return int(self.get_seq_length())
+
+    def rewind(self, mark: int) -> None:
+        """As it was at `mark`."""
+        self.cut(mark)
+
     def part(self, start: int, stop: int, room_after: int) -> KeyValues:
         """A copy of tokens `start` to `stop`, with room for so many more."""
         found = KeyValues(len(self.layers))

@@ -1,0 +1,235 @@
+"""`giraffe generate`: a long prompt continued, or questions about one long document answered."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from giraffe_cli.cli.console import Console
+from giraffe_cli.cli.options import AsJson, Dtype, check_dtype
+from giraffe_cli.errors import InvalidInput, UsageError
+
+if TYPE_CHECKING:
+    from giraffe_cli.checkpoint import Checkpoint
+    from giraffe_cli.inference.caches import CacheChoice
+    from giraffe_cli.inference.prompts import Prompt
+    from giraffe_cli.inference.session import Answer, Answering, Session
+
+EXAMPLES = """
+Examples:
+
+giraffe generate runs/calf-16k/model --prompt-file prompt.txt
+
+giraffe generate ./smollm2-16k --document book.txt --question 'Question: Who is Ishmael? Answer:'
+
+giraffe generate ./llama-64k --chat --document report.md --question 'What changed in 2024?' \
+--question 'Who signed it?' --kv-dtype int8
+
+cat notes.txt | giraffe generate calf --prompt-file - --temperature 0.8 --top-p 0.95 --json
+"""
+
+
+def generate(
+    checkpoint: Annotated[
+        str,
+        typer.Argument(
+            help="Any Llama: a directory, .gguf file or Hugging Face id, calf; a run's folder, or "
+            "an adapter's."
+        ),
+    ],
+    prompt_file: Annotated[
+        str | None, typer.Option(help="Text to continue; - reads standard input.")
+    ] = None,
+    document: Annotated[
+        list[str] | None,
+        typer.Option(help="Text that questions are about; repeatable, in this order."),
+    ] = None,
+    question: Annotated[
+        list[str] | None,
+        typer.Option(help="Asked after the documents, which are read once for all; repeatable."),
+    ] = None,
+    chat: Annotated[
+        bool,
+        typer.Option("--chat", help="Ask through the tokenizer's chat template; default: bare."),
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,
+    stop: Annotated[
+        list[str] | None,
+        typer.Option(help="Text that ends an answer and is no part of it; repeatable."),
+    ] = None,
+    temperature: Annotated[
+        float, typer.Option(help="Above 0: draw tokens; 0: always the most probable one.")
+    ] = 0.0,
+    top_k: Annotated[int, typer.Option(help="Draw from so many tokens; 0: from all.")] = 0,
+    top_p: Annotated[
+        float, typer.Option(help="Draw from the most probable that together reach this.")
+    ] = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
+    dtype: Dtype = "auto",
+    kv_dtype: Annotated[
+        str,
+        typer.Option(help="Of keys and values: bfloat16, int8, int4, or auto: as computed."),
+    ] = "auto",
+    kv_offload: Annotated[
+        bool,
+        typer.Option("--kv-offload", help="Keep them in host memory, read piece by piece (GPU)."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Continue a long prompt, or answer questions about a long document, as text on stdout.
+
+    The prompt is read in chunks, so memory is the weights, its keys and values, and little else.
+    What several questions begin with, the documents, is read once. A prompt that with its answer
+    is longer than the checkpoint's window is refused before anything is loaded.
+    """
+    console = Console(as_json)
+    from giraffe_cli.inference.caches import CacheChoice
+    from giraffe_cli.inference.sampling import Sampling
+    from giraffe_cli.inference.session import Answering
+
+    cache = CacheChoice(kv_dtype, kv_offload)
+    cache.check_device(_device())
+    check_dtype(dtype)
+    text = _text_of(prompt_file, document, question)
+    stops = tuple(stop or ())
+    if not all(stops):
+        raise UsageError("--stop with an empty text", "give the text that ends an answer")
+    how = Answering(max_new_tokens, Sampling(temperature, top_k, top_p, seed), stops)
+    with tempfile.TemporaryDirectory() as scratch:
+        opened = _opened(checkpoint, Path(scratch), console)
+        tokenizer, asked = _asked(opened, text, question or [], chat, how)
+        session = _session(opened, tokenizer, dtype, cache)
+    answers = _answers(session, asked, how, console)
+    console.result(_to_json(opened, session, cache, answers), [])
+
+
+def _text_of(
+    prompt_file: str | None, documents: list[str] | None, questions: list[str] | None
+) -> str:
+    """The prompt, or the documents one after the other.
+
+    Raises:
+        UsageError: neither or both, or one of documents and questions without the other.
+        InvalidInput: a file that is missing or no UTF-8 text.
+    """
+    if bool(prompt_file) == bool(documents or questions):
+        raise UsageError(
+            "a prompt is one file, or documents with questions about them",
+            "give --prompt-file FILE, or --document FILE --question TEXT",
+        )
+    if prompt_file:
+        return _read(prompt_file)
+    if not documents or not questions:
+        missing = "--question" if documents else "--document"
+        raise UsageError(f"{missing} is missing", "documents and questions go together")
+    return "\n\n".join(_read(name) for name in documents)
+
+
+def _read(name: str) -> str:
+    try:
+        if name == "-":
+            return sys.stdin.read()
+        return Path(name).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInput(
+            f"{name} cannot be read as text: {error}", "name a UTF-8 file"
+        ) from error
+
+
+def _opened(checkpoint: str, scratch: Path, console: Console) -> Checkpoint:
+    from giraffe_cli.evals.opening import open_checkpoint
+
+    return open_checkpoint(checkpoint, None, scratch, console)
+
+
+def _asked(
+    opened: Checkpoint, text: str, questions: list[str], chat: bool, how: Answering
+) -> tuple[Any, list[Prompt]]:
+    """The tokenizer, and every prompt, all of which fit into the window."""
+    from giraffe_cli.checkpoint import load_tokenizer
+    from giraffe_cli.inference.prompts import check_window, prompts
+
+    tokenizer = load_tokenizer(opened.path)
+    asked = prompts(tokenizer, text, questions, chat=chat)
+    check_window(asked, how.max_new_tokens, opened.reach, opened.source)
+    return tokenizer, asked
+
+
+def _device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _session(opened: Checkpoint, tokenizer: Any, dtype: str, cache: CacheChoice) -> Session:
+    from giraffe_cli.checkpoint import load_model, torch_dtype
+    from giraffe_cli.config import resolve_dtype
+    from giraffe_cli.inference.session import Session
+    from giraffe_cli.model.attention import register_attention
+    from giraffe_cli.model.reading import CHUNKS
+
+    model = load_model(
+        opened.path,
+        dtype=torch_dtype(resolve_dtype(dtype, opened.dtype)),
+        attn_implementation=register_attention(),
+    )
+    model.to(_device())
+    return Session(model, tokenizer, cache.empty(model), CHUNKS[model.device.type])
+
+
+def _answers(
+    session: Session, asked: list[Prompt], how: Answering, console: Console
+) -> list[Answer]:
+    """Every answer as it comes: on stdout its text and a line break, on stderr its question."""
+    last = -1
+
+    def show(number: int, text: str) -> None:
+        nonlocal last
+        if number != last:
+            if last >= 0:
+                console.stream("\n")
+            if asked[number].question is not None:
+                console.info(f"{asked[number].question}")
+            last = number
+        console.stream(text)
+
+    answers = session.answers(asked, how, console, show)
+    console.stream("\n")
+    for answer in answers:
+        console.info(_told(answer))
+    return answers
+
+
+def _told(answer: Answer) -> str:
+    """`12,000 tokens read, first token after 3.2 s, 40 tokens at 21.3 tokens/s, stopped by ...`."""
+    speed = answer.to_json()["decode_tokens_per_second"]
+    pace = f" at {speed:.1f} tokens/s" if speed else ""
+    ended = {"end": "end of text", "stop": "stop string", "length": "--max-new-tokens"}
+    return (
+        f"{answer.read_tokens:,} of {answer.prompt_tokens:,} prompt tokens read, first token after "
+        f"{answer.seconds_to_first_token:.2f} s, {len(answer.token_ids)} tokens{pace}, ended by "
+        f"{ended[answer.finish_reason]}"
+    )
+
+
+def _to_json(
+    opened: Checkpoint, session: Session, cache: CacheChoice, answers: list[Answer]
+) -> dict[str, Any]:
+    return {
+        "model": opened.source,
+        "window": opened.reach,
+        "dtype": str(session.model.dtype).removeprefix("torch."),
+        "device": str(session.model.device),
+        "chunk": session.chunk,
+        "kv_cache": {
+            "dtype": cache.dtype,
+            "offload": cache.offload,
+            "bytes": session.kept.num_bytes,
+            "tokens": session.kept.get_seq_length(),
+        },
+        "answers": [answer.to_json() for answer in answers],
+    }

@@ -1,0 +1,166 @@
+"""Questions answered one after the other, what they begin with read once.
+
+    read the tokens that all prompts share  →  mark
+    for each prompt:  back to the mark  →  read the rest  →  answer, token by token
+
+A prompt's first token comes from the state of its last; no logits exist for any other.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from giraffe_cli.errors import GiraffeError
+from giraffe_cli.inference.prompts import Prompt, common_tokens
+from giraffe_cli.inference.sampling import Sampling
+from giraffe_cli.inference.text import AnswerText
+from giraffe_cli.model.reading import feed, read_chunks, wide_logits
+from giraffe_cli.progress import Bar, Reporter
+
+if TYPE_CHECKING:
+    import torch
+
+Show = Callable[[str], None]
+"""Takes text of the answer as it comes."""
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How answers are made."""
+
+    max_new_tokens: int = 256
+    sampling: Sampling = Sampling()  # noqa: RUF009  (frozen)
+    stop_strings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What followed one prompt; seconds of the wall clock."""
+
+    question: str | None
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    """`end` of text, `stop` string or `length`."""
+    prompt_tokens: int
+    read_tokens: int
+    """Of them, those that went through the model for this answer; the first answer counts what
+    all prompts share."""
+    seconds_to_first_token: float
+    seconds_of_decoding: float
+    """After the first token."""
+
+    def to_json(self) -> dict[str, Any]:
+        after_first = len(self.token_ids) - 1
+        speed = after_first / self.seconds_of_decoding if after_first > 0 else None
+        return {**vars(self), "decode_tokens_per_second": speed}
+
+
+class Session:
+    """A loaded model with room for the keys and values of one prompt and its answer."""
+
+    def __init__(self, model: Any, tokenizer: Any, kept: Any, chunk: int) -> None:
+        """`kept` is an empty cache: `KeyValues` or `StoredKeyValues`; `chunk` tokens are fed at a
+        time."""
+        self.model, self.tokenizer, self.kept, self.chunk = model, tokenizer, kept, chunk
+        self.feed = partial(feed, model)
+        self.ends = _end_tokens(model)
+
+    def answers(
+        self,
+        prompts: Sequence[Prompt],
+        how: Answering,
+        reporter: Reporter,
+        show: Callable[[int, str], None] = lambda number, text: None,
+    ) -> list[Answer]:
+        """Answer every prompt; `show` hears which one (from 0) and its text as it comes.
+
+        Raises:
+            GiraffeError: the model gave logits that are no numbers.
+        """
+        import torch
+
+        shared = common_tokens(prompts)
+        self.kept.clear()
+        self.kept.reserve(max(len(p.token_ids) for p in prompts) + how.max_new_tokens)
+        with torch.inference_mode():
+            started = time.perf_counter()
+            if shared:
+                self._read(prompts[0].token_ids[:shared], 0, reporter)
+            mark, found = self.kept.mark(), []
+            for number, prompt in enumerate(prompts):
+                started = time.perf_counter() if number else started
+                self.kept.rewind(mark)
+                state = self._read(prompt.token_ids, shared, reporter)
+                read = len(prompt.token_ids) - (shared if number else 0)
+                found.append(self._answer(prompt, state, read, started, how, partial(show, number)))
+        return found
+
+    def _read(self, token_ids: list[int], start: int, reporter: Reporter) -> torch.Tensor:
+        """The state `[1, d]` of the last token; progress with tokens a second."""
+        began = time.perf_counter()
+        done = 0
+        with reporter.bar("reading", len(token_ids) - start, "tokens") as bar:
+
+            def told(tokens: int, bar: Bar = bar) -> None:
+                nonlocal done
+                done += tokens
+                bar.advance(tokens, speed=f"{done / (time.perf_counter() - began):,.0f} tokens/s")
+
+            return read_chunks(
+                self.feed, token_ids, self.kept, chunk=self.chunk, keep=1, start=start, told=told
+            )
+
+    def _answer(
+        self,
+        prompt: Prompt,
+        state: torch.Tensor,
+        read: int,
+        started: float,
+        how: Answering,
+        show: Show,
+    ) -> Answer:
+        choose, text = how.sampling.chooser(), AnswerText(self.tokenizer, how.stop_strings)
+        tokens, reason, first = [self._choose(state, choose)], "length", time.perf_counter()
+        while True:
+            if tokens[-1] in self.ends:
+                tokens.pop()
+                reason = "end"
+                break
+            show(text.add(tokens[-1]))
+            if text.stopped:
+                reason = "stop"
+            if text.stopped or len(tokens) == how.max_new_tokens:
+                break
+            tokens.append(self._choose(self.feed(tokens[-1:], self.kept), choose))
+        show(text.rest())
+        return Answer(
+            question=prompt.question,
+            text=text.shown,
+            token_ids=tokens,
+            finish_reason=reason,
+            prompt_tokens=len(prompt.token_ids),
+            read_tokens=read,
+            seconds_to_first_token=first - started,
+            seconds_of_decoding=time.perf_counter() - first,
+        )
+
+    def _choose(self, state: torch.Tensor, choose: Callable[[torch.Tensor], int]) -> int:
+        logits = wide_logits(state[-1:], self.model.lm_head.weight)[0]
+        if not bool(logits.isfinite().all()):
+            raise GiraffeError(
+                "the model gives logits that are not finite numbers",
+                "generate with --dtype float32; if it stays, the checkpoint is damaged",
+            )
+        return choose(logits)
+
+
+def _end_tokens(model: Any) -> set[int]:
+    """The ids that end a text, as `generation_config.json` names them, else `config.json`."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    ends = model.config.eos_token_id if named is None else named
+    return set(ends if isinstance(ends, list) else [ends])

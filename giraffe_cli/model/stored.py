@@ -1,0 +1,166 @@
+"""Keys and values of a long past, written small, here or in host memory; the last ones as they are.
+
+    tokens 0 ............................ closed | closed ..... all
+           written in a format, by whole groups  | open: as the model gave them, at least 64
+
+Tokens are closed when the next ones come, so what is closed has been attended to in full at least
+by its own chunk. Attention reads the closed ones in pieces (`model/past.py`), which is all of them
+that ever exists in the model's type. A mark remembers the open ones, because closing loses them:
+
+    mark = kept.mark()      # after a document
+    ...                     # a question and its answer
+    kept.rewind(mark)       # bit for bit as it was
+
+KIVI keeps the last 32 to 128 tokens in full for the same reason: answers depend most on them.
+B batch, K key/value heads, N tokens, D head_dim.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+from giraffe_cli.model.kv_formats import GROUP, AbstractFormat
+
+OPEN = 64
+"""Tokens at least that stay as they are."""
+PIECES = {"cpu": 2048, "cuda": 16384}
+"""Closed tokens that are read at a time: what stays in a CPU's cache; on a GPU few launches."""
+
+
+class Mark(NamedTuple):
+    """A place to come back to: closed tokens, and the open ones of each layer."""
+
+    closed: int
+    opened: list[tuple[Tensor, Tensor]]
+
+
+class StoredKeyValues(Cache):  # type: ignore[misc]
+    """A cache of every layer's `[B, K, N, D]` in a format."""
+
+    def __init__(self, num_layers: int, form: AbstractFormat, *, on_host: bool = False) -> None:
+        """`on_host` keeps the closed tokens in the host's memory, not the device's."""
+        super().__init__(layers=[StoredLayer(form, on_host) for _ in range(num_layers)])
+
+    def reserve(self, tokens: int) -> None:
+        """Make room for `tokens` in all."""
+        for layer in self.layers:
+            layer.wanted = max(layer.wanted, tokens)
+
+    def clear(self) -> None:
+        """Forget everything; the room stays."""
+        self.rewind(Mark(0, []))
+
+    def mark(self) -> Mark:
+        """What `rewind` goes back to."""
+        for layer in self.layers:
+            layer.close()
+        opened = [layer.copied() for layer in self.layers if layer.is_initialized]
+        return Mark(self.layers[0].closed, opened)
+
+    def rewind(self, mark: Mark) -> None:
+        """As it was at `mark`; what has been written since is forgotten."""
+        for layer in self.layers:
+            layer.closed, layer.open = mark.closed, 0
+        for layer, (keys, values) in zip(self.layers, mark.opened, strict=False):
+            layer.append(keys, values)
+
+    @property
+    def num_bytes(self) -> int:
+        """Of everything that is held, room that was reserved included."""
+        return sum(layer.num_bytes for layer in self.layers)
+
+
+class StoredLayer(DynamicLayer):  # type: ignore[misc]
+    """One layer's."""
+
+    def __init__(self, form: AbstractFormat, on_host: bool) -> None:
+        super().__init__()
+        self.form, self.on_host = form, on_host
+        self.wanted = self.closed = self.open = 0
+        self.parts: tuple[Tensor, ...] = ()
+        """What the format wrote, `[B, K, G, ...]` each, with room behind it."""
+        self.tail: tuple[Tensor, ...] = ()
+        """Open keys and values, with room behind them."""
+
+    def get_seq_length(self) -> int:
+        return self.closed + self.open
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Close what has become old, append `[B, K, Q, D]`; the open ones `[B, K, N', D]`."""
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        self.close()
+        self.append(key_states, value_states)
+        keys, values = (room[:, :, : self.open] for room in self.tail)
+        return keys, values
+
+    def pieces(self, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
+        """The closed keys and values, in order, `[B, K, n, D]` each."""
+        groups = self.closed // GROUP
+        step = PIECES[self.device.type] // GROUP if groups else 1
+        for start in range(0, groups, step):
+            parts = (part[:, :, start : min(start + step, groups)] for part in self.parts)
+            yield self.form.read(tuple(part.to(self.device) for part in parts), dtype)
+
+    def close(self) -> None:
+        """Write whole groups of what is more than `OPEN` tokens back."""
+        count = (self.open - OPEN) // GROUP * GROUP
+        if count <= 0:
+            return
+        written = self.form.write(*(room[:, :, :count] for room in self.tail))
+        first, groups = self.closed // GROUP, count // GROUP
+        self._make_room(written, first + groups)
+        for part, new in zip(self.parts, written, strict=True):
+            part[:, :, first : first + groups] = new
+        for room in self.tail:
+            left = room[:, :, count : self.open].clone()
+            room[:, :, : self.open - count] = left
+        self.closed, self.open = self.closed + count, self.open - count
+
+    def append(self, keys: Tensor, values: Tensor) -> None:
+        after = self.open + keys.shape[2]
+        if not self.tail or after > self.tail[0].shape[2]:
+            rooms = tuple(
+                new.new_empty(*new.shape[:2], after, new.shape[3]) for new in (keys, values)
+            )
+            for room, old in zip(rooms, self.tail, strict=False):
+                room[:, :, : self.open] = old[:, :, : self.open]
+            self.tail = rooms
+        for room, new in zip(self.tail, (keys, values), strict=True):
+            room[:, :, self.open : after] = new
+        self.open = after
+
+    def copied(self) -> tuple[Tensor, Tensor]:
+        """The open keys and values."""
+        keys, values = (room[:, :, : self.open].clone() for room in self.tail)
+        return keys, values
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (*self.parts, *self.tail))
+
+    def _make_room(self, like: tuple[Tensor, ...], groups: int) -> None:
+        """Room for so many groups, or for all that is `wanted` where that is more."""
+        if self.parts and groups <= self.parts[0].shape[2]:
+            return
+        room = max(groups, (self.wanted - OPEN) // GROUP)
+        device = torch.device("cpu") if self.on_host else self.device
+        parts = tuple(
+            torch.empty(
+                (*new.shape[:2], room, *new.shape[3:]),
+                dtype=new.dtype,
+                device=device,
+                pin_memory=self.on_host and self.device.type == "cuda",
+            )
+            for new in like
+        )
+        for part, old in zip(parts, self.parts, strict=False):
+            part[:, :, : old.shape[2]] = old
+        self.parts = parts

@@ -1,0 +1,128 @@
+"""`giraffe generate` as people type it."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import pytest
+import torch
+from conftest import prose
+from evaluated import build_other_llama
+
+from giraffe_cli.checkpoint import load_model, load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory):
+    return build_other_llama(tmp_path_factory.mktemp("other-llama"))
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "prompt.txt"
+    path.write_text(prose(1, 8), encoding="utf-8")
+    return path
+
+
+def expected_text(folder, text, count):
+    """What transformers gives, without half a character at the end."""
+    tokenizer, model = load_tokenizer(folder), load_model(folder, dtype=torch.float32)
+    prompt = tokenizer(text, return_tensors="pt")
+    found = model.generate(**prompt, max_new_tokens=count, do_sample=False, pad_token_id=1)
+    new = found[0, prompt.input_ids.shape[1] :]
+    return tokenizer.decode(new, skip_special_tokens=True).rstrip("\ufffd"), new.tolist()
+
+
+def test_a_prompt_is_continued_on_stdout_and_told_about_on_stderr(giraffe, llama, text):
+    found = giraffe("generate", llama, "--prompt-file", text, "--max-new-tokens", 12)
+    expected, _ = expected_text(llama, text.read_text(), 12)
+    assert found.code == 0
+    assert found.stdout == expected + "\n"
+    assert "prompt tokens read, first token after" in found.stderr
+    assert "12 tokens at" in found.stderr
+
+
+def test_json_tells_the_same_and_how_it_went(giraffe, llama, text):
+    found = giraffe("generate", llama, "--prompt-file", text, "--max-new-tokens", 12, "--json")
+    told = json.loads(found.stdout)
+    expected, tokens = expected_text(llama, text.read_text(), 12)
+    (answer,) = told["answers"]
+    assert (answer["text"], answer["token_ids"]) == (expected, tokens)
+    assert answer["finish_reason"] == "length"
+    assert told["window"] == 128
+    assert told["kv_cache"]["tokens"] == answer["prompt_tokens"] + 11
+    # 2 layers, keys and values of 2 heads of 16, float32, room for all that was asked
+    assert told["kv_cache"]["bytes"] == (answer["prompt_tokens"] + 12) * 2 * 2 * 2 * 16 * 4
+
+
+def test_questions_are_asked_about_one_document(giraffe, llama, text):
+    asked = ("--document", text, "--question", "Who?", "--question", "What is green?")
+    found = giraffe("generate", llama, *asked, "--max-new-tokens", 5, "--json")
+    first, second = json.loads(found.stdout)["answers"]
+    assert (first["question"], second["question"]) == ("Who?", "What is green?")
+    assert first["read_tokens"] == first["prompt_tokens"]
+    assert second["read_tokens"] < second["prompt_tokens"] / 2
+    expected, _ = expected_text(llama, text.read_text() + "\n\nWhat is green?", 5)
+    assert second["text"] == expected
+    plain = giraffe("generate", llama, *asked, "--max-new-tokens", 5)
+    assert plain.stdout == f"{first['text']}\n{second['text']}\n"
+    assert plain.stderr.index("Who?") < plain.stderr.index("What is green?")
+
+
+def test_standard_input_is_a_prompt_too(giraffe, llama, text, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(text.read_text()))
+    found = giraffe("generate", llama, "--prompt-file", "-", "--max-new-tokens", 12)
+    assert found.stdout == expected_text(llama, text.read_text(), 12)[0] + "\n"
+
+
+def test_a_stop_string_is_left_out(giraffe, llama, text):
+    whole, _ = expected_text(llama, text.read_text(), 12)
+    stop = whole[5:7]
+    arguments = ("--prompt-file", text, "--max-new-tokens", 12, "--stop", stop)
+    found = giraffe("generate", llama, *arguments)
+    assert found.stdout == whole[: whole.index(stop)] + "\n"
+    assert "ended by stop string" in found.stderr
+
+
+@pytest.mark.parametrize("kept", ["bfloat16", "int8", "int4"])
+def test_keys_and_values_may_be_kept_smaller(giraffe, llama, text, kept):
+    arguments = ("--prompt-file", text, "--max-new-tokens", 3, "--kv-dtype", kept, "--json")
+    told = json.loads(giraffe("generate", llama, *arguments).stdout)
+    assert told["kv_cache"]["dtype"] == kept
+
+
+def test_more_than_the_window_is_refused_before_anything_is_loaded(
+    giraffe, llama, text, monkeypatch
+):
+    text.write_text(prose(1, 40), encoding="utf-8")
+    monkeypatch.setattr("giraffe_cli.checkpoint.load_model", None)
+    found = giraffe("generate", llama, "--prompt-file", text, "--max-new-tokens", 9)
+    count = len(load_tokenizer(llama)(text.read_text()).input_ids)
+    assert found.code == 3
+    assert f"has {count} tokens, with 9 new ones {count + 9}; the window" in found.stderr
+    assert f"hint: giraffe extend --model {llama} --target-len 1k\n" in found.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "said"),
+    [
+        ([], 2, "--prompt-file FILE, or --document FILE --question TEXT"),
+        (["--prompt-file", "FILE", "--question", "Who?"], 2, "a prompt is one file, or documents"),
+        (["--document", "FILE"], 2, "--question is missing"),
+        (["--question", "Who?"], 2, "--document is missing"),
+        (["--prompt-file", "absent.txt"], 3, "absent.txt cannot be read"),
+        (["--prompt-file", "FILE", "--kv-offload"], 2, "--kv-offload without effect"),
+        (["--prompt-file", "FILE", "--kv-dtype", "int9"], 2, "did you mean `int8`"),
+        (["--prompt-file", "FILE", "--top-p", "0.5"], 2, "add --temperature"),
+        (["--prompt-file", "FILE", "--stop", ""], 2, "--stop with an empty text"),
+        (["--prompt-file", "FILE", "--dtype", "int8"], 3, "unknown --dtype"),
+        (["--prompt-file", "FILE", "--chat"], 3, "no chat template"),
+    ],
+)
+def test_what_cannot_be_is_refused(giraffe, llama, text, arguments, code, said):
+    found = giraffe("generate", llama, *[text if a == "FILE" else a for a in arguments])
+    assert found.code == code, found.stderr
+    assert said in found.stderr
+    assert found.stdout == ""

@@ -1,0 +1,237 @@
+"""Answers against transformers' own `generate`, on the tiny model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from conftest import prose
+from evaluated import build_other_llama
+
+from giraffe_cli.checkpoint import load_model, load_tokenizer
+from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
+from giraffe_cli.inference.caches import CacheChoice
+from giraffe_cli.inference.prompts import (
+    Prompt,
+    check_window,
+    common_tokens,
+    next_length,
+    prompts,
+)
+from giraffe_cli.inference.sampling import Sampling
+from giraffe_cli.inference.session import Answering, Session
+from giraffe_cli.inference.text import AnswerText
+from giraffe_cli.model.attention import register_attention
+from giraffe_cli.progress import SilentReporter
+
+IDS = [token * 37 % 384 for token in range(301)]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Weights that disagree at every token, no end of text."""
+    return build_other_llama(tmp_path_factory.mktemp("other-llama"))
+
+
+@pytest.fixture(scope="module")
+def stock(folder):
+    return load_model(folder, dtype=torch.float32)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(folder):
+    return load_tokenizer(folder)
+
+
+@pytest.fixture
+def session(folder, tokenizer):
+    def opened(chunk=64, **kept):
+        model = load_model(folder, dtype=torch.float32, attn_implementation=register_attention())
+        return Session(model, tokenizer, CacheChoice(**kept).empty(model), chunk)
+
+    return opened
+
+
+def answer(session, ids, **how):
+    (found,) = session.answers([Prompt(ids)], Answering(**how), SilentReporter())
+    return found
+
+
+def by_transformers(stock, ids, count, **how):
+    prompt = torch.tensor([ids])
+    settings = {"max_new_tokens": count, "pad_token_id": 1, "do_sample": False, **how}
+    found = stock.generate(prompt, attention_mask=torch.ones_like(prompt), **settings)
+    return found[0, len(ids) :].tolist()
+
+
+class TestTokens:
+    """Which tokens come."""
+
+    @pytest.mark.parametrize("chunk", [1, 7, 64, 1000])
+    def test_greedy_tokens_are_those_of_transformers(self, session, stock, chunk):
+        expected = by_transformers(stock, IDS, 30)
+        found = answer(session(chunk), IDS, max_new_tokens=30)
+        assert found.token_ids == expected
+        assert len(set(expected)) > 5
+        assert found.finish_reason == "length"
+        assert (found.prompt_tokens, found.read_tokens) == (301, 301)
+
+    @pytest.mark.parametrize(
+        "knobs", [{}, {"top_k": 20}, {"top_p": 0.6}, {"top_k": 50, "top_p": 0.9}]
+    )
+    def test_drawn_tokens_are_those_of_transformers_from_the_same_seed(self, session, stock, knobs):
+        torch.manual_seed(5)
+        settings = {"do_sample": True, "temperature": 1.7, "top_k": 0, "top_p": 1.0, **knobs}
+        expected = by_transformers(stock, IDS, 25, **settings)
+        sampling = Sampling(temperature=1.7, seed=5, **knobs)
+        found = answer(session(), IDS, max_new_tokens=25, sampling=sampling)
+        assert found.token_ids == expected
+
+    def test_another_seed_draws_others(self, session):
+        opened = session()
+        drawn = [
+            answer(opened, IDS, max_new_tokens=12, sampling=Sampling(2.0, seed=seed)).token_ids
+            for seed in (1, 1, 2)
+        ]
+        assert drawn[0] == drawn[1] != drawn[2]
+
+    def test_an_end_of_text_ends_it_and_is_no_part_of_it(self, session, stock):
+        third = by_transformers(stock, IDS, 3)[-1]
+        opened = session()
+        opened.ends = {third}
+        found = answer(opened, IDS, max_new_tokens=9)
+        assert found.finish_reason == "end"
+        assert third not in found.token_ids
+        assert len(found.token_ids) == by_transformers(stock, IDS, 3).index(third)
+
+    @pytest.mark.parametrize("name", ["bfloat16", "int8"])
+    def test_a_smaller_cache_begins_with_the_same_token(self, session, stock, name):
+        found = answer(session(dtype=name), IDS, max_new_tokens=1)
+        assert found.token_ids == by_transformers(stock, IDS, 1)
+
+    def test_logits_that_are_no_numbers_are_an_error(self, session):
+        broken = session()
+        torch.nn.init.constant_(broken.model.model.norm.weight, float("nan"))
+        with pytest.raises(GiraffeError, match="logits that are not finite"):
+            answer(broken, IDS, max_new_tokens=2)
+
+
+class TestSeveralQuestions:
+    """What prompts share is read once."""
+
+    @pytest.mark.parametrize("name", ["auto", "int8", "int4"])
+    def test_each_answer_is_that_of_a_session_of_its_own(self, session, name):
+        asked = [Prompt([*IDS, *tail]) for tail in ([5, 6], [9, 8, 7, 300], [5, 7])]
+        found = session(dtype=name).answers(asked, Answering(12), SilentReporter())
+        assert [answer.read_tokens for answer in found] == [303, 4, 2]
+        again = session(dtype=name).answers([*reversed(asked)], Answering(12), SilentReporter())
+        assert [a.token_ids for a in again] == [a.token_ids for a in reversed(found)]
+        assert len({tuple(a.token_ids) for a in found}) > 1
+        if name == "auto":
+            for prompt, shared in zip(asked, found, strict=True):
+                alone = answer(session(), prompt.token_ids, max_new_tokens=12)
+                assert alone.token_ids == shared.token_ids
+
+    def test_a_session_answers_again_as_it_did(self, session):
+        opened = session(dtype="int4")
+        first = answer(opened, IDS, max_new_tokens=8)
+        answer(opened, [*reversed(IDS)], max_new_tokens=8)
+        assert answer(opened, IDS, max_new_tokens=8).token_ids == first.token_ids
+
+    @pytest.mark.parametrize(
+        ("rows", "count"),
+        [([[1, 2, 3]], 0), ([[1, 2, 3], [1, 2, 4, 5]], 2), ([[1, 2], [1, 2]], 1), ([[7], [8]], 0)],
+    )
+    def test_common_tokens_leave_one_to_read(self, rows, count):
+        assert common_tokens([Prompt(row) for row in rows]) == count
+
+
+class TestPrompts:
+    """Text to token ids."""
+
+    def test_a_text_begins_as_the_tokenizer_begins_it(self, tokenizer):
+        (found,) = prompts(tokenizer, "the sky")
+        assert found.token_ids == tokenizer("the sky").input_ids
+        assert found.token_ids[0] == tokenizer.bos_token_id
+
+    def test_questions_stand_behind_the_document(self, tokenizer):
+        first, second = prompts(tokenizer, "Sky.", ["Who?", "When?"])
+        assert first.token_ids == tokenizer("Sky.\n\nWho?").input_ids
+        assert second.question == "When?"
+
+    def test_a_chat_template_wraps_both(self, folder, tokenizer):
+        with_template = load_tokenizer(folder)
+        with_template.chat_template = "{% for m in messages %}[{{ m.content }}]{% endfor %} A:"
+        (found,) = prompts(with_template, "Sky.", ["Who?"], chat=True)
+        assert with_template.decode(found.token_ids) == "[Sky.\n\nWho?] A:"
+        with pytest.raises(InvalidInput, match="no chat template"):
+            prompts(tokenizer, "Sky.", ["Who?"], chat=True)
+
+    def test_what_exceeds_the_window_is_refused_with_the_line_that_helps(self):
+        asked = [Prompt([0] * 50), Prompt([0] * 120)]
+        check_window(asked, 8, 128, "m")
+        with pytest.raises(InvalidInput) as caught:
+            check_window(asked, 20, 128, "m")
+        assert "120 tokens, with 20 new ones 140; the window of m is 128" in caught.value.message
+        assert (
+            caught.value.hint == "giraffe extend --model m --target-len 1k, or --max-new-tokens 8"
+        )
+
+    @pytest.mark.parametrize(
+        ("tokens", "length"), [(5, 1024), (1025, 2048), (16384, 16384), (70000, 131072)]
+    )
+    def test_the_next_length_holds_the_tokens(self, tokens, length):
+        assert next_length(tokens) == length
+
+
+class TestText:
+    """Tokens to text while they come."""
+
+    def shown(self, tokenizer, text, stops):
+        answer_text = AnswerText(tokenizer, stops)
+        pieces = []
+        for token in tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids:
+            pieces.append(answer_text.add(token))
+            if answer_text.stopped:
+                break
+        pieces.append(answer_text.rest())
+        assert answer_text.shown == "".join(pieces)
+        return pieces, answer_text.stopped
+
+    def test_all_pieces_together_are_the_text(self, tokenizer):
+        text = prose(3, 9) + " größer 🦒 日本語\n\n  indented"
+        pieces, stopped = self.shown(tokenizer, text, [])
+        assert "".join(pieces) == text
+        assert not stopped
+        assert sum(bool(piece) for piece in pieces) > 20
+        assert "�" not in "".join(pieces)
+
+    @pytest.mark.parametrize("stop", ["sky", "s", "e sky b", "\n\n", "🦒"])
+    def test_a_stop_string_ends_it_wherever_tokens_are_cut(self, tokenizer, stop):
+        text = "the sky blue s and 🦒\n\nthere"
+        pieces, stopped = self.shown(tokenizer, text, ["never", stop])
+        assert stopped
+        assert "".join(pieces) == text[: text.index(stop)]
+
+    def test_the_first_of_two_stop_strings_counts(self, tokenizer):
+        pieces, _ = self.shown(tokenizer, "green and blue", ["blue", "and"])
+        assert "".join(pieces) == "green "
+
+    def test_what_only_begins_like_a_stop_string_is_shown_in_the_end(self, tokenizer):
+        pieces, stopped = self.shown(tokenizer, "the sky", ["sky blue"])
+        assert "".join(pieces) == "the sky"
+        assert not stopped
+
+
+@pytest.mark.parametrize(
+    ("knobs", "said"),
+    [
+        ({"top_p": 0.9}, "--top-p without effect"),
+        ({"top_k": 5, "seed": 3}, "--top-k, --seed without effect"),
+        ({"temperature": -1.0}, "--temperature -1"),
+        ({"temperature": 1.0, "top_p": 0.0}, "--top-p 0"),
+    ],
+)
+def test_sampling_refuses_what_means_nothing(knobs, said):
+    with pytest.raises(UsageError) as caught:
+        Sampling(**knobs)
+    assert said in caught.value.message
