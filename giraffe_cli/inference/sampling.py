@@ -42,8 +42,8 @@ class Sampling:
             flags = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
             raise UsageError(f"{flags} without effect: nothing is drawn", "add --temperature 0.7")
 
-    def chooser(self) -> Choose:
-        """A fresh one: it draws from the seed's first number on."""
+    def chooser(self) -> Choose | None:
+        """One that draws from the seed's first number on; None: nothing is drawn."""
         import torch
         from transformers.generation.logits_process import (
             TemperatureLogitsWarper,
@@ -52,7 +52,7 @@ class Sampling:
         )
 
         if self.temperature == 0:
-            return lambda logits: int(logits.argmax())
+            return None
         warpers = [TemperatureLogitsWarper(float(self.temperature))]
         warpers += [TopKLogitsWarper(self.top_k)] if self.top_k else []
         warpers += [TopPLogitsWarper(self.top_p)] if self.top_p < 1 else []

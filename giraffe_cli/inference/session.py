@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.inference.prompts import Prompt, common_tokens
-from giraffe_cli.inference.sampling import Sampling
+from giraffe_cli.inference.sampling import Choose, Sampling
 from giraffe_cli.inference.text import AnswerText
-from giraffe_cli.model.reading import feed, read_chunks, wide_logits
+from giraffe_cli.model.reading import feed, most_probable, read_chunks, wide_logits
 from giraffe_cli.progress import Bar, Reporter
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Session:
         show: Show,
     ) -> Answer:
         choose, text = how.sampling.chooser(), AnswerText(self.tokenizer, how.stop_strings)
-        tokens, reason, first = [self._choose(state, choose)], "length", time.perf_counter()
+        tokens, reason, first = [self._next(state, choose)], "length", time.perf_counter()
         while True:
             if tokens[-1] in self.ends:
                 tokens.pop()
@@ -136,7 +136,7 @@ class Session:
                 reason = "stop"
             if text.stopped or len(tokens) == how.max_new_tokens:
                 break
-            tokens.append(self._choose(self.feed(tokens[-1:], self.kept), choose))
+            tokens.append(self._next(self.feed(tokens[-1:], self.kept), choose))
         show(text.rest())
         return Answer(
             question=prompt.question,
@@ -149,14 +149,20 @@ class Session:
             seconds_of_decoding=time.perf_counter() - first,
         )
 
-    def _choose(self, state: torch.Tensor, choose: Callable[[torch.Tensor], int]) -> int:
-        logits = wide_logits(state[-1:], self.model.lm_head.weight)[0]
-        if not bool(logits.isfinite().all()):
+    def _next(self, state: torch.Tensor, choose: Choose | None) -> int:
+        """The token after a state; `choose` draws it, None takes the most probable one."""
+        weight = self.model.lm_head.weight
+        if choose is None:
+            token = most_probable(state[-1:], weight)
+        else:
+            logits = wide_logits(state[-1:], weight)[0]
+            token = choose(logits) if bool(logits.isfinite().all()) else -1
+        if token < 0:
             raise GiraffeError(
                 "the model gives logits that are not finite numbers",
                 "generate with --dtype float32; if it stays, the checkpoint is damaged",
             )
-        return choose(logits)
+        return token
 
 
 def _end_tokens(model: Any) -> set[int]:
