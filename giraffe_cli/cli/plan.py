@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from giraffe_cli.checkpoint import EMBEDDED
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.extend import gather
 from giraffe_cli.cli.options import (
@@ -22,6 +23,11 @@ from giraffe_cli.cli.options import (
     Steps,
     TargetLen,
     Window,
+)
+from giraffe_cli.cli.plan_inference import (
+    refuse_inference_options,
+    refuse_training_options,
+    show_inference,
 )
 from giraffe_cli.config import ExtendConfig, build
 from giraffe_cli.errors import UsageError, near_misses
@@ -39,6 +45,8 @@ giraffe plan --model ./smollm2-135m --target-len 16k --window 2k
 giraffe plan --shape llama3-8b --target-len 64k --device h100 --gpus 8
 
 giraffe plan --config configs/llama3-8b-128k.yaml --shape llama3-8b --device-memory 40GB --gpus 1
+
+giraffe plan --inference --shape llama3.2-1b --prompt-len 64k --device rtx4090
 """
 ASSUMED_GPU = "h100"
 
@@ -71,15 +79,39 @@ def plan(
         str | None, typer.Option(help="Memory of a device (of the host on a CPU): 80GB.")
     ] = None,
     gpus: Annotated[int | None, typer.Option(min=1, help="How many GPUs the machine has.")] = None,
+    inference: Annotated[
+        bool,
+        typer.Option("--inference", help="Plan `giraffe generate` instead of a training."),
+    ] = False,
+    prompt_len: Annotated[
+        str | None, typer.Option(help="--inference: tokens of the prompt. Default: the window.")
+    ] = None,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="--inference: tokens of an answer. Default: 256.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Predict memory by part, speed and hours; show the ladder of levers and the rung it takes.
 
-    Nothing is loaded or written; on this machine's CPU a trial step of seconds measures the speed.
-    Ends with 4 when no setting fits.
+    With --inference: bytes of keys and values by type, the longest prompt that fits, seconds of
+    reading it, tokens/s of the answer. Nothing is loaded or written; on this machine's CPU a trial
+    of seconds measures the speed. Ends with 4 when no setting fits.
     """
     console = Console(as_json)
     _refuse_two_models(model, shape, config_json)
+    if inference:
+        training = {
+            "target-len": target_len, "stages": stages, "steps": steps, "window": window,
+            "config": config, "set": assignments, "sequence-parallel": sequence_parallel,
+            "control": control, "gpus": gpus,
+        }  # fmt: skip
+        refuse_training_options(training)
+        machine = machine_of(device, device_memory, None)
+        with tempfile.TemporaryDirectory() as scratch:
+            checkpoint = _checkpoint(model or EMBEDDED, shape, config_json, Path(scratch))
+        show_inference(checkpoint, machine, dtype or "auto", prompt_len, max_new_tokens, console)
+        return
+    refuse_inference_options({"prompt-len": prompt_len, "max-new-tokens": max_new_tokens})
     flags = {
         "target_length": target_len,
         "stages": stages.split(",") if stages is not None else None,
@@ -94,7 +126,7 @@ def plan(
     resolved = build(gather(config, given, assignments or []))
     machine = machine_of(device, device_memory, gpus)
     with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = _checkpoint(resolved, shape, config_json, Path(scratch))
+        checkpoint = _checkpoint(resolved.model, shape, config_json, Path(scratch))
         found = plan_on(machine, checkpoint, resolved)
     _show(found, checkpoint, machine, console)
 
@@ -125,7 +157,7 @@ def machine_of(device: str | None, memory: str | None, gpus: int | None) -> Mach
 
 
 def _checkpoint(
-    config: ExtendConfig, shape: str | None, config_json: Path | None, scratch: Path
+    model: str, shape: str | None, config_json: Path | None, scratch: Path
 ) -> Checkpoint:
     from giraffe_cli.checkpoint import inspect
     from giraffe_cli.plan.shapes import named_shape, shape_of_config
@@ -134,7 +166,7 @@ def _checkpoint(
         return named_shape(shape)
     if config_json is not None:
         return shape_of_config(config_json)
-    return inspect(config.model, scratch)
+    return inspect(model, scratch)
 
 
 def plan_on(machine: Machine, checkpoint: Checkpoint, config: ExtendConfig) -> dict[str, Any]:

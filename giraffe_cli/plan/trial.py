@@ -58,7 +58,12 @@ def _linear_rate(
     per_token = step_per_token(one_layer, plain, 1, levers).linear
     tokens = _affordable(per_token, window)
     model = causal_model(
-        make_trainable(_random_model(one_layer, dtype, plain), plain, torch_dtype(dtype), seed=0)
+        make_trainable(
+            random_model(one_layer, "float32" if plain.method == "full" else dtype),
+            plain,
+            torch_dtype(dtype),
+            seed=0,
+        )
     ).train()
     hidden = torch.randn(1, tokens, shape.hidden_size, dtype=torch_dtype(dtype))
     rotary = model.model.rotary_emb(hidden, position_ids=torch.arange(tokens)[None])
@@ -76,7 +81,7 @@ def _linear_rate(
         torch.autograd.backward(out, torch.ones_like(out))
 
     of_attention = step_per_token(one_layer, plain, tokens, levers).attention * tokens
-    seconds = max(_seconds(step) - of_attention / attention, 1e-9)
+    seconds = max(trial_seconds(step) - of_attention / attention, 1e-9)
     return per_token * tokens / seconds
 
 
@@ -100,7 +105,7 @@ def _attention_rate(shape: Checkpoint, dtype: str, window: int) -> float:
         torch.autograd.backward(out, torch.ones_like(out))
 
     forward = forward_per_token(_one_layer(shape), tokens).attention * tokens
-    return 3.5 * forward / _seconds(step)
+    return 3.5 * forward / trial_seconds(step)
 
 
 def _head_rate(shape: Checkpoint, dtype: str, window: int) -> float:
@@ -112,7 +117,9 @@ def _head_rate(shape: Checkpoint, dtype: str, window: int) -> float:
     head = 0.02 * torch.randn(shape.vocab_size, shape.hidden_size, dtype=torch_dtype(dtype))
     labels = torch.zeros(tokens, dtype=torch.int64)
     chunk = min(tokens, Levers().loss_chunk)
-    seconds = _seconds(lambda: torch.autograd.backward(chunked_nll(hidden, head, labels, chunk)))
+    seconds = trial_seconds(
+        lambda: torch.autograd.backward(chunked_nll(hidden, head, labels, chunk))
+    )
     return per_token * tokens / seconds
 
 
@@ -125,8 +132,8 @@ def _one_layer(shape: Checkpoint) -> Checkpoint:
     return replace(shape, num_layers=1)
 
 
-def _random_model(shape: Checkpoint, dtype: str, train: TrainConfig) -> LlamaForCausalLM:
-    """A layer of `shape` under a vocabulary of 8."""
+def random_model(shape: Checkpoint, dtype: str) -> LlamaForCausalLM:
+    """Layers of `shape` under a vocabulary of 8."""
     config = LlamaConfig(
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
@@ -137,11 +144,10 @@ def _random_model(shape: Checkpoint, dtype: str, train: TrainConfig) -> LlamaFor
         vocab_size=8,
         attn_implementation=register_attention(),
     )
-    stored = torch.float32 if train.method == "full" else torch_dtype(dtype)
-    return LlamaForCausalLM(config).to(stored)
+    return LlamaForCausalLM(config).to(torch_dtype(dtype))
 
 
-def _seconds(step: Callable[[], None], repeats: int = 3) -> float:
+def trial_seconds(step: Callable[[], object], repeats: int = 3) -> float:
     """The least of `repeats` after one that is not timed, in CPU time over the threads in use."""
     step()
     spent = []
