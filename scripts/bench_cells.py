@@ -1,4 +1,4 @@
-"""What the training benchmarks share: cells in fresh processes, remembered once they are finished.
+"""What the benchmarks share: cells in fresh processes, remembered once they are finished.
 
 A cell is a JSON object that says what is measured. It runs as `python SCRIPT --cell JSON`, prints
 its figures as the last line, and is appended to a JSONL file, so that a benchmark that was stopped
@@ -70,13 +70,13 @@ class Ledger:
             handle.write(json.dumps({"cell": cell, "found": found}) + "\n")
 
 
-def run_cell(python: str, script: str, cell: dict[str, Any]) -> dict[str, Any]:
+def run_cell(python: str, script: str, cell: dict[str, Any], **environment: str) -> dict[str, Any]:
     """A fresh process, because a peak resident size never falls; its last line is the answer."""
     done = subprocess.run(
         [python, script, "--cell", json.dumps(cell)],
         capture_output=True,
         text=True,
-        env={**os.environ, **ENVIRONMENT},
+        env={**os.environ, **ENVIRONMENT, **environment},
     )
     if done.returncode:
         sys.stderr.write(done.stderr[-4000:])

@@ -24,6 +24,9 @@ from giraffe_cli.progress import Bar, Reporter
 if TYPE_CHECKING:
     import torch
 
+    from giraffe_cli.model.key_values import KeyValues
+    from giraffe_cli.model.stored import StoredKeyValues
+
 Show = Callable[[str], None]
 """Takes text of the answer as it comes."""
 
@@ -63,10 +66,17 @@ class Answer:
 class Session:
     """A loaded model with room for the keys and values of one prompt and its answer."""
 
-    def __init__(self, model: Any, tokenizer: Any, kept: Any, chunk: int) -> None:
-        """`kept` is an empty cache: `KeyValues` or `StoredKeyValues`; `chunk` tokens are fed at a
-        time."""
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        kept: KeyValues | StoredKeyValues,
+        chunk: int,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`kept` is an empty cache; `chunk` tokens are fed at a time; `clock` tells seconds."""
         self.model, self.tokenizer, self.kept, self.chunk = model, tokenizer, kept, chunk
+        self.clock = clock
         self.feed = partial(feed, model)
         self.ends = _end_tokens(model)
 
@@ -88,12 +98,12 @@ class Session:
         self.kept.clear()
         self.kept.reserve(max(len(p.token_ids) for p in prompts) + how.max_new_tokens)
         with torch.inference_mode():
-            started = time.perf_counter()
+            started = self.clock()
             if shared:
                 self._read(prompts[0].token_ids[:shared], 0, reporter)
             mark, found = self.kept.mark(), []
             for number, prompt in enumerate(prompts):
-                started = time.perf_counter() if number else started
+                started = self.clock() if number else started
                 self.kept.rewind(mark)
                 state = self._read(prompt.token_ids, shared, reporter)
                 read = len(prompt.token_ids) - (shared if number else 0)
@@ -102,14 +112,14 @@ class Session:
 
     def _read(self, token_ids: list[int], start: int, reporter: Reporter) -> torch.Tensor:
         """The state `[1, d]` of the last token; progress with tokens a second."""
-        began = time.perf_counter()
+        began = self.clock()
         done = 0
         with reporter.bar("reading", len(token_ids) - start, "tokens") as bar:
 
             def told(tokens: int, bar: Bar = bar) -> None:
                 nonlocal done
                 done += tokens
-                bar.advance(tokens, speed=f"{done / (time.perf_counter() - began):,.0f} tokens/s")
+                bar.advance(tokens, speed=f"{done / (self.clock() - began):,.0f} tokens/s")
 
             return read_chunks(
                 self.feed, token_ids, self.kept, chunk=self.chunk, keep=1, start=start, told=told
@@ -125,7 +135,7 @@ class Session:
         show: Show,
     ) -> Answer:
         choose, text = how.sampling.chooser(), AnswerText(self.tokenizer, how.stop_strings)
-        tokens, reason, first = [self._next(state, choose)], "length", time.perf_counter()
+        tokens, reason, first = [self._next(state, choose)], "length", self.clock()
         while True:
             if tokens[-1] in self.ends:
                 tokens.pop()
@@ -146,7 +156,7 @@ class Session:
             prompt_tokens=len(prompt.token_ids),
             read_tokens=read,
             seconds_to_first_token=first - started,
-            seconds_of_decoding=time.perf_counter() - first,
+            seconds_of_decoding=self.clock() - first,
         )
 
     def _next(self, state: torch.Tensor, choose: Choose | None) -> int:

@@ -13,10 +13,19 @@ B batch, K key/value heads, N tokens, D head_dim.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
+
+
+class Mark(NamedTuple):
+    """A place in a cache to come back to."""
+
+    tokens: int
+    """Those that stay where they are."""
+    copied: tuple[tuple[Tensor, Tensor], ...] = ()
+    """Keys and values behind them that would not stay, layer by layer."""
 
 
 class KeyValues(Cache):  # type: ignore[misc]
@@ -45,13 +54,13 @@ class KeyValues(Cache):  # type: ignore[misc]
         rooms = [part for layer in self.layers for part in layer.room or ()]
         return sum(room.numel() * room.element_size() for room in rooms)
 
-    def mark(self) -> int:
+    def mark(self) -> Mark:
         """What `rewind` goes back to."""
-        return int(self.get_seq_length())
+        return Mark(int(self.get_seq_length()))
 
-    def rewind(self, mark: int) -> None:
+    def rewind(self, mark: Mark) -> None:
         """As it was at `mark`."""
-        self.cut(mark)
+        self.cut(mark.tokens)
 
     def part(self, start: int, stop: int, room_after: int) -> KeyValues:
         """A copy of tokens `start` to `stop`, with room for so many more."""

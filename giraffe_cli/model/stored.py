@@ -18,25 +18,19 @@ B batch, K key/value heads, N tokens, D head_dim.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from giraffe_cli.model.key_values import Mark
 from giraffe_cli.model.kv_formats import GROUP, AbstractFormat
 
 OPEN = 64
 """Tokens at least that stay as they are."""
 PIECES = {"cpu": 2048, "cuda": 16384}
 """Closed tokens that are read at a time: what stays in a CPU's cache; on a GPU few launches."""
-
-
-class Mark(NamedTuple):
-    """A place to come back to: closed tokens, and the open ones of each layer."""
-
-    closed: int
-    opened: list[tuple[Tensor, Tensor]]
 
 
 class StoredKeyValues(Cache):  # type: ignore[misc]
@@ -53,20 +47,20 @@ class StoredKeyValues(Cache):  # type: ignore[misc]
 
     def clear(self) -> None:
         """Forget everything; the room stays."""
-        self.rewind(Mark(0, []))
+        self.rewind(Mark(0))
 
     def mark(self) -> Mark:
         """What `rewind` goes back to."""
         for layer in self.layers:
             layer.close()
-        opened = [layer.copied() for layer in self.layers if layer.is_initialized]
+        opened = tuple(layer.copied() for layer in self.layers if layer.is_initialized)
         return Mark(self.layers[0].closed, opened)
 
     def rewind(self, mark: Mark) -> None:
         """As it was at `mark`; what has been written since is forgotten."""
         for layer in self.layers:
-            layer.closed, layer.open = mark.closed, 0
-        for layer, (keys, values) in zip(self.layers, mark.opened, strict=False):
+            layer.closed, layer.open = mark.tokens, 0
+        for layer, (keys, values) in zip(self.layers, mark.copied, strict=False):
             layer.append(keys, values)
 
     @property
@@ -119,22 +113,21 @@ class StoredLayer(DynamicLayer):  # type: ignore[misc]
         self._make_room(written, first + groups)
         for part, new in zip(self.parts, written, strict=True):
             part[:, :, first : first + groups] = new
-        for room in self.tail:
-            left = room[:, :, count : self.open].clone()
-            room[:, :, : self.open - count] = left
-        self.closed, self.open = self.closed + count, self.open - count
+        left = tuple(room[:, :, count : self.open] for room in self.tail)
+        self.closed, self.open, self.tail = self.closed + count, 0, ()
+        self.append(*left)
 
     def append(self, keys: Tensor, values: Tensor) -> None:
         after = self.open + keys.shape[2]
         if not self.tail or after > self.tail[0].shape[2]:
-            rooms = tuple(
-                new.new_empty(*new.shape[:2], after, new.shape[3]) for new in (keys, values)
+            old, room = self.tail, max(after, OPEN + GROUP)
+            self.tail = tuple(
+                new.new_empty(*new.shape[:2], room, new.shape[3]) for new in (keys, values)
             )
-            for room, old in zip(rooms, self.tail, strict=False):
-                room[:, :, : self.open] = old[:, :, : self.open]
-            self.tail = rooms
-        for room, new in zip(self.tail, (keys, values), strict=True):
-            room[:, :, self.open : after] = new
+            for part, kept in zip(self.tail, old, strict=False):
+                part[:, :, : self.open] = kept[:, :, : self.open]
+        for part, new in zip(self.tail, (keys, values), strict=True):
+            part[:, :, self.open : after] = new
         self.open = after
 
     def copied(self) -> tuple[Tensor, Tensor]:
