@@ -125,13 +125,13 @@ def _giraffe(cell: dict[str, Any], kind: list[str]) -> Run:
     from giraffe_cli.inference.session import Answering, Session
     from giraffe_cli.model.attention import register_attention
     from giraffe_cli.model.key_values import KeyValues
-    from giraffe_cli.model.reading import CHUNKS
+    from giraffe_cli.model.reading import PROMPT_CHUNKS
     from giraffe_cli.progress import SilentReporter
 
     model, tokenizer = _loaded(cell, register_attention())
     dtype = next((name for name in kind if name in ("int8", "int4", "bfloat16")), "auto")
     kept = CacheChoice(dtype, "offloaded" in kind).empty(model)
-    chunk = cell["chunk"] or CHUNKS[cell["device"]]
+    chunk = cell["chunk"] or PROMPT_CHUNKS[cell["device"]]
     session = Session(model, tokenizer, kept, chunk, clock=_clock(cell["device"]))
     session.ends = set()
     asked: list[Any] = []

@@ -170,7 +170,7 @@ def _session(opened: Checkpoint, tokenizer: Any, dtype: str, cache: CacheChoice)
     from giraffe_cli.config import resolve_dtype
     from giraffe_cli.inference.session import Session
     from giraffe_cli.model.attention import register_attention
-    from giraffe_cli.model.reading import CHUNKS
+    from giraffe_cli.model.reading import PROMPT_CHUNKS
 
     model = load_model(
         opened.path,
@@ -178,7 +178,7 @@ def _session(opened: Checkpoint, tokenizer: Any, dtype: str, cache: CacheChoice)
         attn_implementation=register_attention(),
     )
     model.to(_device())
-    return Session(model, tokenizer, cache.empty(model), CHUNKS[model.device.type])
+    return Session(model, tokenizer, cache.empty(model), PROMPT_CHUNKS[model.device.type])
 
 
 def _answers(

@@ -92,14 +92,20 @@ class Grouped(AbstractFormat):
         """`[B, K, N, D]` of codes `[B, K, G, 64 or 32, D]`, scale and low."""
         codes, scale, low = coded
         batch, heads, groups, _, width = codes.shape
-        wide = codes.new_empty(batch, heads, groups, GROUP, width, dtype=dtype)
+        on_cpu = codes.device.type == "cpu"
+        # A CPU is four times as fast in float32, and a GPU computes addcmul in it.
+        middle = torch.float32 if on_cpu else dtype
+        wide = codes.new_empty(batch, heads, groups, GROUP, width, dtype=middle)
         if self.bits == 8:
             wide.copy_(codes)
         else:
             wide[:, :, :, : GROUP // 2] = codes & 15
             wide[:, :, :, GROUP // 2 :] = codes >> 4
-        torch.addcmul(low.to(dtype), wide, scale.to(dtype), out=wide)
-        return wide.view(batch, heads, groups * GROUP, width)
+        if on_cpu:
+            wide.mul_(scale.float()).add_(low.float())
+        else:
+            torch.addcmul(low.to(dtype), wide, scale.to(dtype), out=wide)
+        return wide.view(batch, heads, groups * GROUP, width).to(dtype)
 
 
 FORMATS: dict[str, AbstractFormat] = {

@@ -24,12 +24,13 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from giraffe_cli.model.fetching import fetched
 from giraffe_cli.model.key_values import Mark
 from giraffe_cli.model.kv_formats import GROUP, AbstractFormat
 
 OPEN = 64
 """Tokens at least that stay as they are."""
-PIECES = {"cpu": 2048, "cuda": 16384}
+PIECES = {"cpu": 2048, "cuda": 32768}
 """Closed tokens that are read at a time: what stays in a CPU's cache; on a GPU few launches."""
 
 
@@ -77,7 +78,8 @@ class StoredLayer(DynamicLayer):  # type: ignore[misc]
         self.form, self.on_host = form, on_host
         self.wanted = self.closed = self.open = 0
         self.parts: tuple[Tensor, ...] = ()
-        """What the format wrote, `[B, K, G, ...]` each, with room behind it."""
+        """What the format wrote, `[G, B, K, ...]` each, with room behind it: groups that follow one
+        another are one stretch of memory."""
         self.tail: tuple[Tensor, ...] = ()
         """Open keys and values, with room behind them."""
 
@@ -99,9 +101,12 @@ class StoredLayer(DynamicLayer):  # type: ignore[misc]
         """The closed keys and values, in order, `[B, K, n, D]` each."""
         groups = self.closed // GROUP
         step = PIECES[self.device.type] // GROUP if groups else 1
-        for start in range(0, groups, step):
-            parts = (part[:, :, start : min(start + step, groups)] for part in self.parts)
-            yield self.form.read(tuple(part.to(self.device) for part in parts), dtype)
+        pieces = (
+            tuple(part[start : min(start + step, groups)] for part in self.parts)
+            for start in range(0, groups, step)
+        )
+        for parts in fetched(pieces, self.device) if self.on_host else pieces:
+            yield self.form.read(tuple(part.movedim(0, 2) for part in parts), dtype)
 
     def close(self) -> None:
         """Write whole groups of what is more than `OPEN` tokens back."""
@@ -112,7 +117,7 @@ class StoredLayer(DynamicLayer):  # type: ignore[misc]
         first, groups = self.closed // GROUP, count // GROUP
         self._make_room(written, first + groups)
         for part, new in zip(self.parts, written, strict=True):
-            part[:, :, first : first + groups] = new
+            part[first : first + groups] = new.movedim(2, 0)
         left = tuple(room[:, :, count : self.open] for room in self.tail)
         self.closed, self.open, self.tail = self.closed + count, 0, ()
         self.append(*left)
@@ -141,13 +146,13 @@ class StoredLayer(DynamicLayer):  # type: ignore[misc]
 
     def _make_room(self, like: tuple[Tensor, ...], groups: int) -> None:
         """Room for so many groups, or for all that is `wanted` where that is more."""
-        if self.parts and groups <= self.parts[0].shape[2]:
+        if self.parts and groups <= len(self.parts[0]):
             return
         room = max(groups, (self.wanted - OPEN) // GROUP)
         device = torch.device("cpu") if self.on_host else self.device
         parts = tuple(
             torch.empty(
-                (*new.shape[:2], room, *new.shape[3:]),
+                (room, *new.shape[:2], *new.shape[3:]),
                 dtype=new.dtype,
                 device=device,
                 pin_memory=self.on_host and self.device.type == "cuda",
@@ -155,5 +160,5 @@ class StoredLayer(DynamicLayer):  # type: ignore[misc]
             for new in like
         )
         for part, old in zip(parts, self.parts, strict=False):
-            part[:, :, : old.shape[2]] = old
+            part[: len(old)] = old
         self.parts = parts

@@ -17,7 +17,7 @@ import torch
 
 from giraffe_cli.checkpoint import Checkpoint, torch_dtype
 from giraffe_cli.model.kv_formats import FORMATS, GROUP, AbstractFormat, Cast
-from giraffe_cli.model.reading import CHUNKS, HEAD_ROWS
+from giraffe_cli.model.reading import PROMPT_CHUNKS
 from giraffe_cli.model.stored import PIECES
 from giraffe_cli.plan.estimate import assumed_pace
 from giraffe_cli.plan.machine import Machine
@@ -71,7 +71,7 @@ def bytes_per_token(shape: Checkpoint, form: AbstractFormat, dtype: str) -> floa
 def working_bytes(shape: Checkpoint, dtype: str, kind: str) -> int:
     """What a chunk holds at one time at its widest: the MLP, or attention to a piece of the past;
     besides, the head's rows in float32 and one state's logits."""
-    width, chunk = DTYPE_BYTES[dtype], CHUNKS[kind]
+    width, chunk = DTYPE_BYTES[dtype], PROMPT_CHUNKS[kind]
     d, f = shape.hidden_size, shape.intermediate_size
     queries = shape.num_attention_heads * shape.head_dim
     keys = shape.num_key_value_heads * shape.head_dim
@@ -138,7 +138,7 @@ def prefill_seconds(
 ) -> float:
     """Until the state of the last of `tokens` is there."""
     per_token = forward_per_token(shape, tokens)
-    passes = -(-tokens // CHUNKS[machine.kind])
+    passes = -(-tokens // PROMPT_CHUNKS[machine.kind])
     seconds = tokens * (per_token.linear / pace.linear + per_token.attention / pace.attention)
     made = passes * tokens / 2 * numbers_per_token(shape)  # of all that was kept before a chunk
     seconds += made * pace.unpack_seconds[kept]

@@ -14,7 +14,7 @@ import torch
 from giraffe_cli.checkpoint import Checkpoint, torch_dtype
 from giraffe_cli.model.key_values import KeyValues
 from giraffe_cli.model.past import whole
-from giraffe_cli.model.reading import CHUNKS, feed
+from giraffe_cli.model.reading import PROMPT_CHUNKS, feed
 from giraffe_cli.model.stored import PIECES
 from giraffe_cli.plan.inference import (
     DTYPE_BYTES,
@@ -59,7 +59,7 @@ def _through_layers(shape: Checkpoint, dtype: str) -> tuple[float, float]:
     size = weights * DTYPE_BYTES[dtype]
     layers = max(1, min(shape.num_layers, round(TRIAL_BYTES / size)))
     model = random_model(replace(shape, num_layers=layers), dtype).eval()
-    chunk = max(16, min(CHUNKS["cpu"], int(OPERATIONS / (2 * weights * layers))))
+    chunk = max(16, min(PROMPT_CHUNKS["cpu"], int(OPERATIONS / (2 * weights * layers))))
     run = partial(feed, model, kept=None)
     read = trial_seconds(lambda: run([0] * chunk))
     one = trial_seconds(lambda: feed(model, [0], KeyValues(layers)))
@@ -70,7 +70,7 @@ def _through_layers(shape: Checkpoint, dtype: str) -> tuple[float, float]:
 def _to_a_past(shape: Checkpoint, dtype: str) -> tuple[float, float]:
     """Operations a second of many queries, seconds a number of one query."""
     heads, width = shape.num_attention_heads, shape.head_dim
-    past, chunk = PIECES["cpu"], CHUNKS["cpu"]
+    past, chunk = PIECES["cpu"], PROMPT_CHUNKS["cpu"]
     keys, values = (_random(shape.num_key_value_heads, past, width, dtype) for _ in range(2))
     many, one = _random(heads, chunk, width, dtype), _random(heads, 1, width, dtype)
     seconds = trial_seconds(lambda: whole(many, keys, values, None))
