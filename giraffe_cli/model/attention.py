@@ -19,7 +19,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from giraffe_cli.model.flash import AttentionTape, attend
@@ -94,7 +93,8 @@ def document_attention(
         return _by_document(query, key, value, cu_seqlens, dropout, scaling, tape), None
     if query.shape[2] == key.shape[2]:
         return _causal(query, key, value, dropout, scaling, tape).transpose(1, 2).contiguous(), None
-    return _lower_right(query, key, value, scaling).transpose(1, 2).contiguous(), None
+    _refuse_gradient(query, key)
+    return lower_right(query, key, value, scaling).transpose(1, 2).contiguous(), None
 
 
 def _no_mask(
@@ -151,25 +151,6 @@ def _by_document(
     pieces = zip(*(torch.split(part, lengths, 2) for part in (query, key, value)), strict=True)
     attended = [_causal(q, k, v, dropout, scaling, tape).transpose(1, 2) for q, k, v in pieces]
     return torch.cat(attended, 1)
-
-
-def _lower_right(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> Tensor:
-    """Q new tokens after a cache of N - Q: new token i sees the first N - Q + i + 1 tokens."""
-    if query.device.type == "cpu":
-        _refuse_gradient(query, key)
-        return lower_right(query, key, value, scaling)
-    is_gqa = query.shape[1] != key.shape[1]
-    num_new, num_all = query.shape[2], key.shape[2]
-    if num_new == 1:
-        return functional.scaled_dot_product_attention(
-            query, key, value, scale=scaling, enable_gqa=is_gqa
-        )
-    if is_gqa:
-        groups = query.shape[1] // key.shape[1]
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
-    return functional.scaled_dot_product_attention(
-        query, key, value, attn_mask=causal_lower_right(num_new, num_all), scale=scaling
-    )
 
 
 def _branches(

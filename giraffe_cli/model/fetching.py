@@ -17,7 +17,7 @@ def fetched(pieces: Iterable[Piece], device: torch.device) -> Iterator[Piece]:
     if device.type != "cuda":
         yield from (tuple(part.to(device) for part in piece) for piece in pieces)
         return
-    here, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)
+    here, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
     coming: deque[tuple[Piece, torch.cuda.Event]] = deque()
     for piece in pieces:
         with torch.cuda.stream(aside):

@@ -30,7 +30,7 @@ from giraffe_cli.model.kv_formats import GROUP, AbstractFormat
 
 OPEN = 64
 """Tokens at least that stay as they are."""
-PIECES = {"cpu": 2048, "cuda": 32768}
+PIECES = {"cpu": 2048, "cuda": 16384}
 """Closed tokens that are read at a time: what stays in a CPU's cache; on a GPU few launches."""
 
 

@@ -17,7 +17,7 @@ import torch
 
 from giraffe_cli.checkpoint import Checkpoint, torch_dtype
 from giraffe_cli.model.kv_formats import FORMATS, GROUP, AbstractFormat, Cast
-from giraffe_cli.model.reading import PROMPT_CHUNKS
+from giraffe_cli.model.reading import HEAD_ROWS, PROMPT_CHUNKS
 from giraffe_cli.model.stored import PIECES
 from giraffe_cli.plan.estimate import assumed_pace
 from giraffe_cli.plan.machine import Machine
