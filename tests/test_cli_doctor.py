@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +85,59 @@ def test_a_checkpoint_adds_its_serve_lines(giraffe, tiny_llama):
     assert result.code == 0
     assert f"vllm serve {tiny_llama} --max-model-len 128" in result.stdout
     assert f"llama-server -m {tiny_llama}.gguf -c 128" in result.stdout
+
+
+@pytest.fixture
+def served(tiny_llama, tmp_path):
+    """A copy that may be damaged."""
+    return Path(shutil.copytree(tiny_llama, tmp_path / "served"))
+
+
+def serve_checks(giraffe, folder, code):
+    result = giraffe("doctor", folder, "--json")
+    assert result.code == code, result.stderr
+    return json.loads(result.stdout)["serve_checks"]
+
+
+def test_serve_lines_are_held_against_the_directory(giraffe, served):
+    result = giraffe("doctor", served)
+    assert result.code == 0
+    assert "✓ weights: " in result.stdout
+    assert "✓ vllm: exact" in result.stdout
+    assert "✓ gguf: not exported yet" in result.stdout
+    assert giraffe("export", served, "--to", "gguf", "--out", f"{served}.gguf").code == 0
+    found = serve_checks(giraffe, served, 0)["gguf"]["found"]
+    assert "rope_freqs, attn_factor, context_length as in the directory" in found
+
+
+def change(path, **values):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}), encoding="utf-8")
+
+
+def test_a_line_that_does_not_fit_is_named(giraffe, served):
+    assert giraffe("export", served, "--to", "gguf", "--out", f"{served}.gguf").code == 0
+    change(served / "tokenizer_config.json", model_max_length=64)
+    change(served / "config.json", max_position_embeddings=512)
+    result = giraffe("doctor", served)
+    assert result.code == 3
+    assert "✗ tokenizer: model_max_length 64, needs no limit below 512" in result.stdout
+    assert "✗ gguf: context_length 128, needs the table and window" in result.stdout
+
+
+def test_a_table_that_the_file_for_llama_cpp_lacks_is_named(giraffe, served):
+    assert giraffe("export", served, "--to", "gguf", "--out", f"{served}.gguf").code == 0
+    change(served / "config.json", rope_parameters={"rope_type": "default", "rope_theta": 5e5})
+    found = serve_checks(giraffe, served, 3)["gguf"]
+    assert found["found"].startswith("rope_freqs ")
+    assert found["hint"] == f"giraffe export {served} --to gguf --out {served}.gguf"
+
+
+def test_a_file_older_than_the_weights_and_lost_weights_are_named(giraffe, served):
+    assert giraffe("export", served, "--to", "gguf", "--out", f"{served}.gguf").code == 0
+    os.utime(f"{served}.gguf", (1, 1))
+    assert "older than the weights" in serve_checks(giraffe, served, 3)["gguf"]["found"]
+    (served / "model.safetensors").unlink()
+    assert not serve_checks(giraffe, served, 3)["weights"]["ok"]
 
 
 def test_a_run_folder_stands_for_the_model_inside(giraffe, tmp_path):

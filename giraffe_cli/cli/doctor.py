@@ -30,31 +30,37 @@ giraffe doctor --json
 
 def doctor(
     checkpoint: Annotated[
-        Path | None, typer.Argument(help="A checkpoint or run folder: adds its serve lines.")
+        Path | None,
+        typer.Argument(help="A checkpoint or run folder: adds its serve lines, and checks them."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
 ) -> None:
     """Show versions, devices and disk, what is missing, and the command that adds it.
 
-    With a CHECKPOINT also the lines that serve it. Ends with 1 when a required package is missing
-    or too old.
+    With a CHECKPOINT also the lines that serve it with vLLM and llama.cpp, held against its files.
+    Ends with 1 when a required package is missing or too old, with 3 when a serve line and the
+    checkpoint do not fit.
     """
     console = Console(as_json)
     found = examine()
     if checkpoint is not None:
-        found["serve"] = serving(checkpoint)
+        found |= serving(checkpoint)
     console.result(found, [_table(found), *_closing(found)])
     if not found["ok"]:
         raise typer.Exit(1)
+    if not all(one["ok"] for one in found.get("serve_checks", {}).values()):
+        raise typer.Exit(3)
 
 
-def serving(checkpoint: Path) -> list[str]:
-    """The serve lines of a checkpoint, or of the `model/` inside a run folder.
+def serving(checkpoint: Path) -> dict[str, Any]:
+    """The serve lines of a checkpoint, or of the `model/` inside a run folder; whether they fit its
+    files, and which engines are installed here.
 
     Raises:
         InvalidInput: no checkpoint there.
     """
     from giraffe_cli.report.serve import serve_lines
+    from giraffe_cli.report.serve_check import check_serving, engines
 
     run = (checkpoint / "model" / "config.json").is_file()
     folder = checkpoint / "model" if run else checkpoint
@@ -63,7 +69,11 @@ def serving(checkpoint: Path) -> list[str]:
             f"{checkpoint} holds no config.json",
             "name a checkpoint directory, or a run folder with a model/ inside",
         )
-    return serve_lines(folder)
+    return {
+        "serve": serve_lines(folder),
+        "serve_checks": check_serving(folder),
+        "engines": engines(),
+    }
 
 
 def _table(found: dict[str, Any]) -> Table:
@@ -113,6 +123,18 @@ def _machine(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     yield "platform", f"{found['platform']}, {sys.executable}"
 
 
+def _checked(found: dict[str, Any]) -> Iterator[str]:
+    for name, one in found["serve_checks"].items():
+        if one["ok"]:
+            yield f"✓ {name}: {one['found']}"
+            continue
+        hint = f"; {one['hint']}" if "hint" in one else ""
+        yield f"✗ {name}: {one['found']}, needs {one['expected']}{hint}"
+    absent = [name for name, there in found["engines"].items() if not there]
+    if absent:
+        yield f"not installed here: {', '.join(absent)}"
+
+
 def _closing(found: dict[str, Any]) -> list[str]:
     from rich.markup import escape
 
@@ -123,7 +145,7 @@ def _closing(found: dict[str, Any]) -> list[str]:
         if entry["install"]
     ]
     if "serve" in found:
-        lines += ["", "serve it:", *found["serve"]]
+        lines += ["", "serve it:", *found["serve"], "", *_checked(found)]
     elif found["ok"]:
         lines += ["ready: giraffe extend --target-len 16k"]
     return [escape(line) for line in lines]

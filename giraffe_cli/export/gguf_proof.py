@@ -55,6 +55,23 @@ def prove(
     }
 
 
+def prove_header(path: Path, source: Source) -> dict[str, Check]:
+    """The part of the proof that needs no weight: names and shapes, table, attention factor, and
+    the window that the file names; raises as `prove` does."""
+    from gguf import GGUFReader
+
+    reader = GGUFReader(path)
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    stored = {name: field.contents() for name, field in reader.fields.items()}
+    window = stored.get("llama.context_length")
+    return {
+        "tensors": _check_shapes(tensors, source),
+        "rope_freqs": _check_table(tensors, stored, source),
+        "attn_factor": _check_attention_factor(stored, source),
+        "context_length": check(window == source.context_length, window, source.context_length),
+    }
+
+
 def _check_shapes(tensors: Mapping[str, Any], source: Source) -> Check:
     """Complete, in shape, and nothing else."""
     import gguf

@@ -23,9 +23,9 @@ CHUNKS = {"cpu": 256, "cuda": 512}
 finer to share: a grid of 11 depths reads 16 % fewer tokens at 1k and 5 % at 2k. No GPU has been
 measured."""
 PROMPT_CHUNKS = {"cpu": 256, "cuda": 3072}
-"""The same where one prompt is read as fast as little memory allows: on an H200 64k tokens of a 1B
-model take 2.5 s in chunks of 512, 1.48 s of 2048, 1.37 s of 4096, 1.31 s of 8192, and working memory
-grows with the chunk (72 MB for every 1024)."""
+"""The same where one prompt is read as fast as little memory allows. On an H200 64k tokens of a 1B
+model take 2.5 s in chunks of 512, 1.48 s of 2048, 1.37 s of 4096, 1.31 s of 8192, and working
+memory grows by 72 MB for every 1024."""
 HEAD_ROWS = 8192
 """Rows of a 16-bit head that are widened at one time."""
 

@@ -43,6 +43,11 @@ def serve_lines(model_dir: Path) -> list[str]:
     ]
 
 
+def gguf_path(model_dir: Path) -> Path:
+    """Where the printed lines put the file for llama.cpp, and look for it."""
+    return Path(f"{model_dir}.gguf")
+
+
 def _vllm_cautions(rope: Mapping[str, Any]) -> list[str]:
     if rope["rope_type"] == "linear":
         return [
@@ -59,7 +64,7 @@ def _llama_cpp(model_dir: Path, rope: Mapping[str, Any], length: int) -> list[st
             f"# llama.cpp: not served, {rope['rope_type']} here changes its table with the length "
             "and a GGUF holds one table"
         ]
-    gguf = shlex.quote(f"{model_dir}.gguf")
+    gguf = shlex.quote(str(gguf_path(model_dir)))
     return [
         f"giraffe export {shlex.quote(str(model_dir))} --to gguf --out {gguf}",
         f"llama-server -m {gguf} -c {length}",
