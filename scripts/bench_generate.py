@@ -264,7 +264,7 @@ def _loaded(cell: dict[str, Any], attention: str) -> tuple[Any, Any]:
 def _ids(count: int, seed: int) -> list[int]:
     import numpy as np
 
-    found: list[int] = np.random.default_rng(seed).integers(300, 3000, count).tolist()
+    found: list[int] = np.random.default_rng(seed).integers(100, 380, count).tolist()
     return found
 
 

@@ -182,3 +182,59 @@ def test_bench_attention_measures_and_checks(tmp_path):
         assert differences["dense"] < 1e-5
         # without a mask documents see each other, and the reference says so
         assert differences["causal"] > 0.1
+
+
+# ── generation ───────────────────────────────────────────────────────────────────────────────
+
+
+def loaded_script(name: str) -> ModuleType:
+    """A script as a module, its neighbour importable for as long as it loads."""
+    sys.path.insert(0, str(SCRIPTS))
+    try:
+        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(SCRIPTS))
+    return module
+
+
+@pytest.fixture(scope="module")
+def generation() -> ModuleType:
+    return loaded_script("bench_generate")
+
+
+def test_the_goals_of_generation_are_ratios_one_can_follow(generation):
+    path = {"first_seconds": 10.0, "second_seconds": 0.5, "net_bytes": 10, "kv_bytes": 100}
+    ours = {**path, "decode_tokens_per_second": 30.0}
+    theirs = {**path, "net_bytes": 80, "first_seconds": 8.0, "decode_tokens_per_second": 15.0}
+    paths = {"giraffe": ours, "transformers": theirs, "giraffe-int4": {**ours, "kv_bytes": 30}}
+    found = generation.goals([{"length": 7, "paths": paths}])
+    assert {name: goal["found"] for name, goal in found.items()} == {
+        "7_second_over_first": 0.05,
+        "7_first": 1.25,
+        "7_decode": 0.5,
+        "7_net": 0.125,
+        "7_kv_int4": 0.3,
+    }
+    assert [name for name, goal in found.items() if not goal["ok"]] == ["7_first"]
+
+
+@pytest.mark.parametrize("path", ["giraffe", "giraffe-int4", "transformers"])
+def test_a_cell_of_generation_runs(generation, tiny_llama, path):
+    cell = {"model": str(tiny_llama), "shape": "", "dtype": "float32", "device": "cpu"}
+    found = generation.measure({**cell, "new": 4, "chunk": 64, "path": path, "length": 300})
+    assert found["first_seconds"] > 0
+    assert found["decode_tokens_per_second"] > 0
+    whole = 303 * 2 * 2 * 2 * 16 * 4  # tokens, layers, keys and values, heads, width, bytes
+    assert found["kv_bytes"] == (pytest.approx(whole, rel=0.01) if path != "giraffe-int4" else
+                                 pytest.approx(0.6 * whole, rel=0.4))  # fmt: skip
+
+
+def test_generation_is_compared_with_stock_transformers(tiny_llama):
+    script = loaded_script("compare_generate")
+    found = script.compare(tiny_llama, 600, 64, 8)
+    assert found["prompt_tokens"] == 600 - 64 - 8
+    assert found["greedy_equal"]
+    assert found["top1"]["auto"] == 1
+    assert found["top1"]["int8"] > 0.9

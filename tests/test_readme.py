@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from conftest import prose
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -124,6 +125,7 @@ def workplace(tiny_llama, corpus, tmp_path_factory) -> Path:
     (folder / "books.jsonl").write_text(lines, encoding="utf-8")
     (folder / "notes").mkdir()
     (folder / "notes" / "a.md").write_text(json.loads(lines.splitlines()[1])["text"])
+    (folder / "notes" / "today.md").write_text(prose(2, 8))
     shutil.copytree(ROOT / "configs", folder / "configs")
     return folder
 
@@ -152,7 +154,8 @@ def test_the_commands_of_daily_use_run_in_the_order_they_stand(workplace, giraff
     monkeypatch.chdir(workplace)
     lines = [line for line in COMMANDS if line.startswith("giraffe ")]
     names = [shlex.split(line)[1] for line in lines]
-    assert names == ["extend", "extend", "plan", "pack-data", "eval", "rope", "rope"]
+    expected = ["extend", "extend", "plan", "pack-data", "eval", "rope", "rope", "generate"]
+    assert names == expected
     for line in lines:
         result = giraffe(*substituted(line))
         assert result.code == 0, f"{line}\n{result.stderr}"
