@@ -68,15 +68,18 @@ def _through_layers(shape: Checkpoint, dtype: str) -> tuple[float, float]:
 
 
 def _to_a_past(shape: Checkpoint, dtype: str) -> tuple[float, float]:
-    """Operations a second of many queries, seconds a number of one query."""
+    """Operations a second of many queries, seconds a number of one query over a past so long that
+    it comes from memory: twice those of one that a CPU's cache holds."""
     heads, width = shape.num_attention_heads, shape.head_dim
     past, chunk = PIECES["cpu"], PROMPT_CHUNKS["cpu"]
-    keys, values = (_random(shape.num_key_value_heads, past, width, dtype) for _ in range(2))
+    numbers = int(TRIAL_BYTES / 2 / DTYPE_BYTES[dtype])
+    tokens = max(past, numbers // (2 * shape.num_key_value_heads * width))
+    keys, values = (_random(shape.num_key_value_heads, tokens, width, dtype) for _ in range(2))
     many, one = _random(heads, chunk, width, dtype), _random(heads, 1, width, dtype)
-    seconds = trial_seconds(lambda: whole(many, keys, values, None))
+    some = keys[:, :, :past].contiguous(), values[:, :, :past].contiguous()
+    seconds = trial_seconds(lambda: whole(many, *some, None))
     alone = trial_seconds(lambda: whole(one, keys, values, None))
-    numbers = keys.numel() + values.numel()
-    return 4.0 * heads * width * chunk * past / seconds, alone / numbers
+    return 4.0 * heads * width * chunk * past / seconds, alone / (keys.numel() + values.numel())
 
 
 def _unpacking(shape: Checkpoint, dtype: str) -> dict[str, float]:
