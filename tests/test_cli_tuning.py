@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
-from giraffe_cli.cli.tuning import knobs_by_strategy
+from giraffe_cli.cli.tuning import Extending, knobs_by_strategy
 from giraffe_cli.errors import UsageError
 
 
@@ -130,12 +131,24 @@ def test_compare_refuses_what_it_cannot_do(compare, tmp_path, options, code, tex
     [
         (("--evaluations", "1"), 2, "the seeds alone are two"),
         (("--held-out", "0"), 2, "--held-out 0"),
+        (("--documents", "0"), 2, "--documents 0"),
         (("--documents", "30"), 3, "none is left to prove its result on"),
     ],
 )
 def test_search_refuses_what_it_cannot_do(search, tmp_path, options, code, text):
     done = search("--out", tmp_path / "s", *options)
     assert (done.code, text in done.stderr) == (code, True), done.stderr
+
+
+def test_the_next_command_takes_over_what_was_given():
+    plain = Extending("calf", None, "16k", "refuse")
+    assert plain.line("yarn", {}) == "giraffe extend --target-len 16k --rope yarn"
+    given = Extending("./my llama", ["a.jsonl", "b"], "1m", "compose")
+    assert given.line("ntk", {"alpha": 8.0}) == (
+        "giraffe extend --model './my llama' --data a.jsonl --data b --target-len 1m "
+        "--on-existing-rope compose --rope ntk --set rope.knobs.alpha=8.0"
+    )
+    assert plain.line("longrope", {}, Path("f.json")).endswith("16k --factors f.json")
 
 
 def test_knobs_of_several_strategies():

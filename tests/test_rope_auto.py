@@ -10,7 +10,7 @@ from conftest import prose
 
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.config import build, read_yaml
-from giraffe_cli.corpus.holdout import is_held_out
+from giraffe_cli.corpus.holdout import choose_held_out, is_held_out
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.pipeline import Options, extend
 from giraffe_cli.progress import SilentReporter
@@ -69,6 +69,16 @@ def test_what_is_compared_on_is_not_what_is_evaluated(giraffe, tiny_llama, corpu
     compared = {document.id for document in training_documents(config)}
     assert len(compared) == 8
     assert not any(is_held_out(identity, 0.4) for identity in compared)
+
+
+def test_the_one_document_that_a_small_corpus_holds_out_is_not_compared_on(tiny_llama, tmp_path):
+    small = tmp_path / "small.jsonl"
+    ids = ["a", "b", "c"]
+    assert not any(is_held_out(identity, 0.01) for identity in ids)
+    small.write_text("".join(json.dumps({"id": i, "text": prose(1, 160)}) + "\n" for i in ids))
+    compared = training_documents(config_of(tiny_llama, small, pack={"hold_out": 0.01}))
+    (kept_out,) = choose_held_out(ids, 0.01)
+    assert {document.id for document in compared} == {*ids} - {kept_out}
 
 
 def test_packed_windows_leave_the_documents_of_the_evaluation_alone(

@@ -11,12 +11,12 @@ from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.options import AsJson, Dtype
 from giraffe_cli.cli.tuning import (
     Data,
+    Extending,
     Fitness,
     OnExisting,
     Seed,
     Target,
     default_out,
-    extend_line,
     knobs_by_strategy,
     open_for_tuning,
 )
@@ -108,12 +108,12 @@ def compare(
         [
             *comparison_table(result, console.out.width),
             where,
-            *_next(result, model, target_len, folder),
+            *_next(result, Extending(model, data, target_len, on_existing_rope), folder),
         ],
     )
 
 
-def _next(result: dict[str, Any], model: str, target_len: str, folder: Path) -> list[str]:
+def _next(result: dict[str, Any], extending: Extending, folder: Path) -> list[str]:
     """The command that uses what is recommended; factors go through a file."""
     chosen = result["recommendation"]
     if chosen is None:
@@ -123,6 +123,5 @@ def _next(result: dict[str, Any], model: str, target_len: str, folder: Path) -> 
         from giraffe_cli.rundir import write_json
 
         write_json(folder / "factors.json", {"long_factor": list(knobs.pop("factors"))})
-        line = extend_line(model, target_len, chosen["strategy"], knobs)
-        return [f"next: {line} --factors {folder / 'factors.json'}"]
-    return [f"next: {extend_line(model, target_len, chosen['strategy'], knobs)}"]
+        return [f"next: {extending.line('longrope', knobs, folder / 'factors.json')}"]
+    return [f"next: {extending.line(chosen['strategy'], knobs)}"]

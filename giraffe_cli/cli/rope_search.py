@@ -11,12 +11,12 @@ from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.options import AsJson, Dtype
 from giraffe_cli.cli.tuning import (
     Data,
+    Extending,
     Fitness,
     OnExisting,
     Seed,
     Target,
     default_out,
-    extend_line,
     open_for_tuning,
 )
 from giraffe_cli.errors import UsageError
@@ -65,8 +65,9 @@ def search(
     console = Console(as_json)
     if evaluations < 2:
         raise UsageError(f"--evaluations {evaluations}", "2 or more: the seeds alone are two")
-    if held_out < 1:
-        raise UsageError(f"--held-out {held_out}", "one or more")
+    for option, count in (("--documents", documents), ("--held-out", held_out)):
+        if count < 1:
+            raise UsageError(f"{option} {count}", "one or more")
     folder = out or default_out("search", model, target_len)
     opened = open_for_tuning(
         model, data, target_len, on_existing_rope, dtype, folder, console,
@@ -82,12 +83,11 @@ def search(
     )  # fmt: skip
     write_search(result, folder)
     factors = folder / FACTORS
-    line = extend_line(model, target_len, "longrope", {}).replace(" --rope longrope", "")
-    if not result["improved"]:
-        line = extend_line(model, target_len, result["best_seed"]["origin"], {})
+    extending = Extending(model, data, target_len, on_existing_rope)
+    seed_line = extending.line(result["best_seed"]["origin"], {})
+    line = extending.line("longrope", {}, factors) if result["improved"] else seed_line
     where = f"\nfactors  {factors}\nresults  {folder / SEARCH}, pictures beside it"
-    use = f" --factors {factors}" if result["improved"] else ""
     console.result(
         {**result, "out": str(folder), "factors": str(factors)},
-        [*search_text(result), where, f"next: {line}{use}"],
+        [*search_text(result), where, f"next: {line}"],
     )

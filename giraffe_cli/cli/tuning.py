@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 import yaml
 
+from giraffe_cli.cli.evaluate_input import DEFAULT_DATA
 from giraffe_cli.errors import InvalidInput, UsageError
 
 if TYPE_CHECKING:
@@ -15,8 +17,6 @@ if TYPE_CHECKING:
     from giraffe_cli.rope.base import Head
     from giraffe_cli.tune.evidence import Evidence
     from giraffe_cli.tune.reading import TableReader
-
-DEFAULT_DATA = "python-stdlib"
 
 Target = Annotated[str, typer.Option("--target-len", help="Window to reach, such as 16k.")]
 Data = Annotated[
@@ -125,8 +125,23 @@ def knobs_by_strategy(settings: list[str]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def extend_line(model: str, target_len: str, strategy: str, knobs: dict[str, Any]) -> str:
-    """The command that uses a table."""
-    named = "" if model == "calf" else f" --model {model}"
-    told = "".join(f" --set rope.knobs.{key}={value!r}" for key, value in knobs.items())
-    return f"giraffe extend{named} --target-len {target_len} --rope {strategy}{told}"
+class Extending(NamedTuple):
+    """What the command that uses a table takes over from the one that found it."""
+
+    model: str
+    data: list[str] | None
+    target_len: str
+    on_existing: str
+
+    def line(self, strategy: str, knobs: dict[str, Any], factors: Path | None = None) -> str:
+        """`giraffe extend ...`, as it can be typed."""
+        words = ["giraffe", "extend"]
+        words += ["--model", self.model] if self.model != "calf" else []
+        words += [word for source in self.data or [] for word in ("--data", source)]
+        words += ["--target-len", self.target_len]
+        if self.on_existing != "refuse":
+            words += ["--on-existing-rope", self.on_existing]
+        words += ["--rope", strategy] if factors is None else ["--factors", str(factors)]
+        for key, value in knobs.items():
+            words += ["--set", f"rope.knobs.{key}={value}"]
+        return shlex.join(words)

@@ -17,7 +17,7 @@ import torch
 from giraffe_cli.checkpoint import Checkpoint, head_to_extend
 from giraffe_cli.config import AUTO, ExtendConfig, resolve_dtype
 from giraffe_cli.corpus.base import Document
-from giraffe_cli.corpus.holdout import is_held_out
+from giraffe_cli.corpus.holdout import choose_held_out, is_held_out
 from giraffe_cli.corpus.store import held_out, is_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.samples import Texts
@@ -194,7 +194,13 @@ def training_documents(config: ExtendConfig) -> list[Document]:
         ordered = sorted(held_out(packed[0]), key=lambda d: (-len(d.text), d.source, d.id))
         own = 0 if config.eval.data else config.eval.documents
         return ordered[own : own + DOCUMENTS]
-    share = config.pack.hold_out
-    return longest_documents(
-        config.data, DOCUMENTS, config.pack, lambda d: not is_held_out(d.id, share)
-    )
+    share, seen = config.pack.hold_out, set[str]()
+
+    def is_trained_on(document: Document) -> bool:
+        seen.add(document.id)
+        return not is_held_out(document.id, share)
+
+    found = longest_documents(config.data, DOCUMENTS + 1, config.pack, is_trained_on)
+    # of a small corpus packing holds one out though its hash would not say so
+    kept_out = choose_held_out(seen, share)
+    return [document for document in found if document.id not in kept_out][:DOCUMENTS]
