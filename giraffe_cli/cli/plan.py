@@ -57,7 +57,9 @@ def plan(
     model: Model = None,
     shape: Annotated[
         str | None,
-        typer.Option(help="Without weights: llama3-8b, llama3.2-1b, llama2-7b, smollm2-135m."),
+        typer.Option(
+            help="Without weights: llama3-8b, llama3.2-1b, llama2-13b, llama2-7b, smollm2-135m."
+        ),
     ] = None,
     config_json: Annotated[
         Path | None, typer.Option(help="Without weights: a model's config.json.")
