@@ -126,3 +126,69 @@ def test_what_cannot_be_is_refused(giraffe, llama, text, arguments, code, said):
     assert found.code == code, found.stderr
     assert said in found.stderr
     assert found.stdout == ""
+
+
+@pytest.fixture
+def small_machine(monkeypatch, llama, tmp_path):
+    """A CPU whose memory holds `extra` bytes of keys and values beside all else."""
+    from giraffe_cli.checkpoint import inspect
+    from giraffe_cli.plan.inference_memory import Demand
+    from giraffe_cli.plan.machine import Machine
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+
+    def with_room_for(extra: int) -> None:
+        fixed = Demand(inspect(str(llama), tmp_path), "float32", 1, 1, Machine("cpu", 1, 0)).fixed
+        memory = -(-(sum(fixed.values()) + extra) * 100 // 85)  # less the margin: what is asked for
+        monkeypatch.setattr("giraffe_cli.plan.machine.available_bytes", lambda: memory)
+
+    return with_room_for
+
+
+# 2 layers, keys and values of 2 heads of 16: 128 numbers a token
+def test_a_prompt_that_does_not_fit_is_refused_before_weights_are_read(
+    giraffe, llama, text, small_machine, monkeypatch
+):
+    small_machine(128 * 4 * 50)
+    monkeypatch.setattr("giraffe_cli.checkpoint.load_model", None)
+    count = len(load_tokenizer(llama)(text.read_text()).input_ids)
+    assert count + 12 > 50
+    found = giraffe("generate", llama, "--prompt-file", text, "--max-new-tokens", 12, "--json")
+    assert found.code == 4, found.stderr
+    assert found.stdout == ""
+    needed = f"{(count + 12) * 128 * 4 / 1000:.1f} kB for keys and values in float32"
+    assert f"a prompt of {count} tokens with 12 new ones needs" in found.stderr
+    assert needed in found.stderr
+    assert "this machine's cpu has" in found.stderr
+    assert "hint: --kv-dtype bfloat16 fits; --kv-dtype int8 fits; --kv-dtype int4" in found.stderr
+    assert "a prompt of 38 tokens fits in float32" in found.stderr
+
+
+def test_what_the_refusal_names_does_fit(giraffe, llama, text, small_machine):
+    small_machine(128 * 4 * 50)
+    arguments = ("--prompt-file", text, "--max-new-tokens", 12)
+    assert giraffe("generate", llama, *arguments, "--kv-dtype", "bfloat16").code == 0
+    text.write_text("go " * 30, encoding="utf-8")
+    assert len(load_tokenizer(llama)(text.read_text()).input_ids) <= 38
+    assert giraffe("generate", llama, *arguments).code == 0
+
+
+def test_where_weights_alone_do_not_fit_no_prompt_is_promised(giraffe, llama, text, small_machine):
+    small_machine(-100_000)
+    found = giraffe("generate", llama, "--prompt-file", text, "--max-new-tokens", 1)
+    assert found.code == 4
+    assert "hint: --dtype bfloat16, a smaller model or a larger machine" in found.stderr
+
+
+def test_offloaded_keys_are_held_against_the_host(tmp_path, llama):
+    from giraffe_cli.checkpoint import inspect
+    from giraffe_cli.errors import DoesNotFit
+    from giraffe_cli.plan.inference_memory import Demand, check_fits
+    from giraffe_cli.plan.machine import Machine
+
+    shape, gpu = inspect(str(llama), tmp_path), Machine("cuda", 1, 80 * 10**9)
+    check_fits(Demand(shape, "float32", 90, 10, gpu, host_bytes=128 * 4 * 100), "auto")
+    with pytest.raises(DoesNotFit, match=r"50\.7 kB of the host for keys and values"):
+        check_fits(Demand(shape, "float32", 90, 10, gpu, host_bytes=128 * 4 * 99), "auto")
+    with pytest.raises(DoesNotFit):
+        check_fits(Demand(shape, "float32", 1, 1, Machine("cuda", 1, 10**9), 10**9), "int4")

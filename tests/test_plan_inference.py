@@ -14,7 +14,8 @@ from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.kv_formats import FORMATS
 from giraffe_cli.model.reading import feed
 from giraffe_cli.model.stored import StoredKeyValues
-from giraffe_cli.plan.inference import BANDWIDTH, bytes_per_token
+from giraffe_cli.plan.inference import BANDWIDTH
+from giraffe_cli.plan.inference_memory import bytes_per_token
 from giraffe_cli.plan.machine import DEVICES
 from giraffe_cli.plan.shapes import named_shape
 

@@ -84,9 +84,11 @@ def generate(
 
     The prompt is read in chunks, so memory is the weights, its keys and values, and little else.
     What several questions begin with, the documents, is read once. A prompt that with its answer
-    is longer than the checkpoint's window is refused before anything is loaded.
+    is longer than the checkpoint's window, or needs more memory than there is, is refused before
+    weights are loaded.
     """
     console = Console(as_json)
+    from giraffe_cli.config import resolve_dtype
     from giraffe_cli.inference.caches import CacheChoice
     from giraffe_cli.inference.sampling import Sampling
     from giraffe_cli.inference.session import Answering
@@ -102,7 +104,9 @@ def generate(
     with tempfile.TemporaryDirectory() as scratch:
         opened = _opened(checkpoint, Path(scratch), console)
         tokenizer, asked = _asked(opened, text, question or [], chat, how)
-        session = _session(opened, tokenizer, dtype, cache)
+        computed = resolve_dtype(dtype, opened.dtype)
+        _check_memory(opened, asked, how, computed, cache)
+        session = _session(opened, tokenizer, computed, cache)
     answers = _answers(session, asked, how, console)
     console.result(_to_json(opened, session, cache, answers), [])
 
@@ -159,6 +163,19 @@ def _asked(
     return tokenizer, asked
 
 
+def _check_memory(
+    opened: Checkpoint, asked: list[Prompt], how: Answering, dtype: str, cache: CacheChoice
+) -> None:
+    """Raises DoesNotFit, before any weight is read, where the longest prompt cannot be held."""
+    from giraffe_cli.plan.inference_memory import Demand, check_fits
+    from giraffe_cli.plan.machine import Machine, available_bytes, this_machine
+
+    host = Machine("cpu", 1, available_bytes()).usable_bytes if cache.offload else None
+    longest = max(len(prompt.token_ids) for prompt in asked)
+    demand = Demand(opened, dtype, longest, how.max_new_tokens, this_machine(), host)
+    check_fits(demand, cache.dtype)
+
+
 def _device() -> str:
     import torch
 
@@ -167,14 +184,13 @@ def _device() -> str:
 
 def _session(opened: Checkpoint, tokenizer: Any, dtype: str, cache: CacheChoice) -> Session:
     from giraffe_cli.checkpoint import load_model, torch_dtype
-    from giraffe_cli.config import resolve_dtype
     from giraffe_cli.inference.session import Session
     from giraffe_cli.model.attention import register_attention
     from giraffe_cli.model.reading import PROMPT_CHUNKS
 
     model = load_model(
         opened.path,
-        dtype=torch_dtype(resolve_dtype(dtype, opened.dtype)),
+        dtype=torch_dtype(dtype),
         attn_implementation=register_attention(),
     )
     model.to(_device())

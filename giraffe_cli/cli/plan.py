@@ -203,10 +203,9 @@ def _show(
     from giraffe_cli.training import refuse_what_does_not_fit
 
     count = f"{machine.devices} x " if machine.devices > 1 else ""
-    where = machine.name or f"this machine's {machine.kind}"
     console.info(
         f"{checkpoint.source}: {checkpoint.num_parameters / 1e9:.3g} billion parameters, "
-        f"native window {format_length(checkpoint.native_length)}; on {count}{where} with "
+        f"native window {format_length(checkpoint.native_length)}; on {count}{machine.label} with "
         f"{format_bytes(machine.memory_bytes)}"
     )
     every = [*found["stages"], *found["control"]]

@@ -117,15 +117,14 @@ def check_fits(estimated: dict[str, Any]) -> None:
     """
     if estimated["fits"]:
         return
-    machine, parts = estimated["machine"], dict(estimated["bytes"])
+    machine, parts = Machine(**estimated["machine"]), dict(estimated["bytes"])
     total = parts.pop("total")
     largest = max(parts, key=lambda name: parts[name])
     count = estimated["processes"]
     shared = f", {count} processes" if count > 1 else ""
-    device = machine["name"] or f"this machine's {machine['kind']}"
     raise DoesNotFit(
-        f"training needs at least {format_bytes(total)} (predicted{shared}), {device} has "
-        f"{format_bytes(machine['memory_bytes'])}, {format_bytes(estimated['usable_bytes'])} for "
+        f"training needs at least {format_bytes(total)} (predicted{shared}), {machine.label} has "
+        f"{format_bytes(machine.memory_bytes)}, {format_bytes(estimated['usable_bytes'])} for "
         f"each after a margin; the largest part is {largest} with {format_bytes(parts[largest])}",
         _what_would_fit(estimated),
     )

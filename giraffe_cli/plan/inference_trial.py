@@ -16,12 +16,8 @@ from giraffe_cli.model.key_values import KeyValues
 from giraffe_cli.model.past import whole
 from giraffe_cli.model.reading import PROMPT_CHUNKS, feed
 from giraffe_cli.model.stored import PIECES
-from giraffe_cli.plan.inference import (
-    DTYPE_BYTES,
-    InferencePace,
-    assumed_inference_pace,
-    formats,
-)
+from giraffe_cli.plan.inference import InferencePace, assumed_inference_pace
+from giraffe_cli.plan.inference_memory import DTYPE_BYTES, formats
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.plan.operations import forward_per_token, linear_shapes
 from giraffe_cli.plan.trial import random_model, trial_seconds

@@ -25,6 +25,11 @@ class Machine:
     """A key of `DEVICES`; empty for this machine."""
 
     @property
+    def label(self) -> str:
+        """What sentences call it: `h100`, `this machine's cpu`."""
+        return self.name or f"this machine's {self.kind}"
+
+    @property
     def margin(self) -> float:
         """Share of the memory that a plan leaves free: the prediction may be a tenth too low, and
         on a CPU other programs come and go."""
