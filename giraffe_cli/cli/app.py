@@ -19,6 +19,7 @@ from giraffe_cli.errors import GiraffeError
 
 COMMANDS = {
     "extend": "extend.extend",
+    "init": "init.init",
     "plan": "plan.plan",
     "pack-data": "pack_data.pack_data",
     "eval": "evaluate.evaluate",
