@@ -1,7 +1,8 @@
-# Sourced by `demo` and `test`: giraffe and its pinned packages in `.venv`, installed when needed.
+# Sourced by `demo`, `test` and `docs`: giraffe and its pinned packages in `.venv`, installed when needed.
 #
 #   prepare ""      what running giraffe needs
 #   prepare "dev"   that, and what the tests need
+#   prepare "docs"  that, and what builds the documentation
 #
 # A stamp in `.venv` holds the digest of pyproject.toml, constraints.txt and the folder's path;
 # while it matches, nothing is installed. Set PYTHON to choose the interpreter of a new `.venv`.
@@ -63,7 +64,7 @@ prepare() {
         stop ".venv holds $(.venv/bin/python -V), giraffe needs Python 3.11 or newer" \
             "move .venv away and run $0 again"
     wanted=$(digest)
-    if holds dev "$wanted" || { [ -z "$extra" ] && holds run "$wanted"; }; then
+    if holds "${extra:-run}" "$wanted" || { [ -z "$extra" ] && holds dev "$wanted"; }; then
         say "giraffe is installed in .venv; nothing has changed since"
     else
         say "installing giraffe and its pinned packages into .venv (torch is the large one)"

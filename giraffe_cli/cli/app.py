@@ -67,13 +67,21 @@ def make_app(names: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
     return app
 
 
+def _asked() -> list[str]:
+    """The first word behind `giraffe`; of the line that is being typed where a shell asks."""
+    if "_GIRAFFE_COMPLETE" not in os.environ:
+        return sys.argv[1:2]
+    typed = os.environ.get("COMP_WORDS") or os.environ.get("_TYPER_COMPLETE_ARGS") or ""
+    return typed.split()[1:2]
+
+
 def main() -> None:
     """Run the command line; known errors become text and an exit code, unknown ones a traceback."""
     # where bitsandbytes is installed, PEFT imports it, and it asks for a kernel we do not use
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     try:
-        asked = sys.argv[1:2]
-        make_app(asked if asked and asked[0] in COMMANDS else tuple(COMMANDS))()
+        asked = _asked()
+        make_app(asked if asked and asked[0] in COMMANDS else tuple(COMMANDS))(prog_name="giraffe")
     except GiraffeError as error:
         if os.environ.get("GIRAFFE_DEBUG"):
             raise

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.evaluate_input import documents_for, eval_config, named_files
 from giraffe_cli.cli.evaluate_text import render, render_gates
@@ -55,10 +56,17 @@ def evaluate(
     ] = None,
     suite: Annotated[
         str | None,
-        typer.Option(help="quick (default), standard or full: which tasks, how many samples."),
+        typer.Option(
+            help="quick (default), standard or full: which tasks, how many samples.",
+            autocompletion=complete.suites,
+        ),
     ] = None,
     tasks: Annotated[
-        str | None, typer.Option(help="Tasks by comma, such as nll,passkey. Default: the suite's.")
+        str | None,
+        typer.Option(
+            help="Tasks by comma, such as nll,passkey. Default: the suite's.",
+            autocompletion=complete.tasks,
+        ),
     ] = None,
     lengths: Annotated[
         str | None,

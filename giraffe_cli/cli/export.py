@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 
 EXAMPLES = """[bold]Examples[/]\n
@@ -20,10 +21,20 @@ def export(
     checkpoint: Annotated[
         str, typer.Argument(help="A model directory, ours or any Llama, or a run directory.")
     ],
-    to: Annotated[str, typer.Option("--to", help="gguf (llama.cpp) or adapter (PEFT, vLLM).")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to",
+            help="gguf (llama.cpp) or adapter (PEFT, vLLM).",
+            autocompletion=complete.export_targets,
+        ),
+    ],
     dtype: Annotated[
         str | None,
-        typer.Option(help="gguf: f16, bf16, f32 or q8_0; default: the checkpoint's own."),
+        typer.Option(
+            help="gguf: f16, bf16, f32 or q8_0; default: the checkpoint's own.",
+            autocompletion=complete.FILE_DTYPES,
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(help="What to write; default: named after the source, beside it.")

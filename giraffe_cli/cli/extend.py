@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.options import (
     AsJson,
@@ -82,7 +83,8 @@ def extend(
         str | None,
         typer.Option(
             help="RoPE strategy, see `giraffe rope list`; auto (default): the best of all on your "
-            "text, compared first, within a tenth of the predicted training time."
+            "text, compared first, within a tenth of the predicted training time.",
+            autocompletion=complete.strategies_or_auto,
         ),
     ] = None,
     factors: Annotated[
@@ -91,7 +93,10 @@ def extend(
     ] = None,
     on_existing_rope: Annotated[
         str | None,
-        typer.Option(help="A base that is scaled already: refuse (default), compose, replace."),
+        typer.Option(
+            help="A base that is scaled already: refuse (default), compose, replace.",
+            autocompletion=complete.ON_EXISTING_ROPE,
+        ),
     ] = None,
     steps: Steps = None,
     window: Window = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.options import AsJson, Dtype, check_dtype
 from giraffe_cli.errors import InvalidInput, UsageError
@@ -72,7 +73,10 @@ def generate(
     dtype: Dtype = "auto",
     kv_dtype: Annotated[
         str,
-        typer.Option(help="Of keys and values: bfloat16, int8, int4, or auto: as computed."),
+        typer.Option(
+            help="Of keys and values: bfloat16, int8, int4, or auto: as computed.",
+            autocompletion=complete.KV_DTYPES,
+        ),
     ] = "auto",
     kv_offload: Annotated[
         bool,

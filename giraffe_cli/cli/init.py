@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from giraffe_cli.checkpoint import EMBEDDED
+from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.extend import embedded_preset
 from giraffe_cli.cli.init_text import commented
@@ -46,11 +47,17 @@ def init(
     window: Window = None,
     on_existing_rope: Annotated[
         str | None,
-        typer.Option(help="A base that is scaled already: refuse (default), compose, replace."),
+        typer.Option(
+            help="A base that is scaled already: refuse (default), compose, replace.",
+            autocompletion=complete.ON_EXISTING_ROPE,
+        ),
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(help="Machine it is for: h100, h200, a100, rtx4090, cpu. Default: this."),
+        typer.Option(
+            help="Machine it is for: h100, h200, a100, rtx4090, cpu. Default: this.",
+            autocompletion=complete.devices,
+        ),
     ] = None,
     device_memory: Annotated[
         str | None, typer.Option(help="Memory of a device (of the host on a CPU): 80GB.")

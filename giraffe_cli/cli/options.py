@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from giraffe_cli.cli import complete
 from giraffe_cli.errors import InvalidInput
 
 TargetLen = Annotated[
@@ -25,7 +26,10 @@ Steps = Annotated[
 Window = Annotated[
     str | None, typer.Option(help="Training window; shorter than the target trains with PoSE.")
 ]
-ConfigFile = Annotated[Path | None, typer.Option(help="YAML file; `configs/` has presets.")]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(help="YAML file; `configs/` has presets.", autocompletion=complete.configs),
+]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="Any config key: train.lora.rank=8.")
 ]
@@ -39,7 +43,11 @@ SequenceParallel = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Dtype = Annotated[
-    str, typer.Option(help="float32, bfloat16, or auto: as the checkpoint is stored.")
+    str,
+    typer.Option(
+        help="float32, bfloat16, or auto: as the checkpoint is stored.",
+        autocompletion=complete.DTYPES,
+    ),
 ]
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.markup import escape
 
+from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.pack_tasks import check_options, pack_by_tasks
 from giraffe_cli.cli.pack_text import render
@@ -120,7 +121,10 @@ def pack_data(
     ] = False,
     executor: Annotated[
         str | None,
-        typer.Option(help="local, slurm or ray: shards as tasks, and the merge (extra [cluster])."),
+        typer.Option(
+            help="local, slurm or ray: shards as tasks, and the merge (extra [cluster]).",
+            autocompletion=complete.executors,
+        ),
     ] = None,
     tasks: Annotated[
         int | None, typer.Option(help="Shards that --executor runs. Default: what suits it.")

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from giraffe_cli.checkpoint import EMBEDDED
+from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.extend import gather
 from giraffe_cli.cli.options import (
@@ -58,7 +59,8 @@ def plan(
     shape: Annotated[
         str | None,
         typer.Option(
-            help="Without weights: llama3-8b, llama3.2-1b, llama2-13b, llama2-7b, smollm2-135m."
+            help="Without weights: llama3-8b, llama3.2-1b, llama2-13b, llama2-7b, smollm2-135m.",
+            autocompletion=complete.shapes,
         ),
     ] = None,
     config_json: Annotated[
@@ -71,11 +73,17 @@ def plan(
     sequence_parallel: SequenceParallel = None,
     control: Control = False,
     dtype: Annotated[
-        str | None, typer.Option(help="auto, float32 or bfloat16; default: the config's.")
+        str | None,
+        typer.Option(
+            help="auto, float32 or bfloat16; default: the config's.", autocompletion=complete.DTYPES
+        ),
     ] = None,
     device: Annotated[
         str | None,
-        typer.Option(help="A machine to plan for: h100, h200, a100, rtx4090, cpu. Default: this."),
+        typer.Option(
+            help="A machine to plan for: h100, h200, a100, rtx4090, cpu. Default: this.",
+            autocompletion=complete.devices,
+        ),
     ] = None,
     device_memory: Annotated[
         str | None, typer.Option(help="Memory of a device (of the host on a CPU): 80GB.")

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
+from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.rope_compare import COMPARE_EXAMPLES, compare
 from giraffe_cli.cli.rope_search import SEARCH_EXAMPLES, search
@@ -61,7 +62,10 @@ def show(
     target_len: Annotated[str, typer.Option(help="Window to reach, such as 16k.")],
     names: Annotated[
         list[str] | None,
-        typer.Argument(help=f"Strategies of `giraffe rope list`, or `{EVERY}`. Default: yarn."),
+        typer.Argument(
+            help=f"Strategies of `giraffe rope list`, or `{EVERY}`. Default: yarn.",
+            autocompletion=complete.strategies_or_all,
+        ),
     ] = None,
     model: Annotated[
         str | None, typer.Option(help="Take the shape from a checkpoint; default: calf.")
@@ -74,7 +78,11 @@ def show(
         str | None, typer.Option(help="Native window; 4k with --head-dim.")
     ] = None,
     on_existing_rope: Annotated[
-        str, typer.Option(help="A model that is scaled already: refuse, compose, replace.")
+        str,
+        typer.Option(
+            help="A model that is scaled already: refuse, compose, replace.",
+            autocompletion=complete.ON_EXISTING_ROPE,
+        ),
     ] = "refuse",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="A knob, such as beta_fast=64; repeatable.")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.options import AsJson, Dtype
 from giraffe_cli.cli.tuning import (
@@ -32,7 +33,10 @@ def compare(
     target_len: Target,
     names: Annotated[
         list[str] | None,
-        typer.Argument(help="Strategies of `giraffe rope list`. Default: all."),
+        typer.Argument(
+            help="Strategies of `giraffe rope list`. Default: all.",
+            autocompletion=complete.strategies,
+        ),
     ] = None,
     model: Annotated[
         str, typer.Option(help="Local directory, .gguf file or Hugging Face id.")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 import yaml
 
+from giraffe_cli.cli import complete
 from giraffe_cli.cli.evaluate_input import DEFAULT_DATA
 from giraffe_cli.errors import InvalidInput, UsageError
 
@@ -24,7 +25,11 @@ Data = Annotated[
     typer.Option(help=f"Corpus to compare on; repeatable. Default: {DEFAULT_DATA}."),
 ]
 OnExisting = Annotated[
-    str, typer.Option(help="A model that is scaled already: refuse, compose, replace.")
+    str,
+    typer.Option(
+        help="A model that is scaled already: refuse, compose, replace.",
+        autocompletion=complete.ON_EXISTING_ROPE,
+    ),
 ]
 Fitness = Annotated[
     str,

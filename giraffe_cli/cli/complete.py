@@ -1,0 +1,115 @@
+"""What the shell offers after an option: names as the registries have them, and what each is.
+
+    giraffe extend --rope ya<TAB>      yarn, yarn-revised
+    giraffe eval M --tasks nll,pa<TAB> nll,passkey
+
+Imports stand inside the functions, so that only a shell that asks pays for them.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+Offer = tuple[str, str]
+"""A value and what the shell may show beside it."""
+
+
+def strategies(incomplete: str) -> list[Offer]:
+    from giraffe_cli.rope.base import strategies as known
+
+    return _begin(incomplete, ((name, kind.summary) for name, kind in known().items()))
+
+
+def strategies_or_auto(incomplete: str) -> list[Offer]:
+    auto = _begin(incomplete, [("auto", "the best of all on your text")])
+    return [*auto, *strategies(incomplete)]
+
+
+def strategies_or_all(incomplete: str) -> list[Offer]:
+    return [*_begin(incomplete, [("all", "side by side")]), *strategies(incomplete)]
+
+
+def tasks(incomplete: str) -> list[Offer]:
+    """The last name of a list with commas; those before it are not offered again."""
+    from giraffe_cli.evals.base import tasks as known
+
+    before, comma, last = incomplete.rpartition(",")
+    offers = _begin(last, ((name, kind.summary) for name, kind in known().items()))
+    given = set(before.split(","))
+    return [(f"{before}{comma}{name}", told) for name, told in offers if name not in given]
+
+
+def shapes(incomplete: str) -> list[Offer]:
+    from giraffe_cli.plan.shapes import SHAPES
+
+    facts = ((name, f"window {native}, {dtype}") for name, (_, dtype, native, _) in SHAPES.items())
+    return _begin(incomplete, facts)
+
+
+def devices(incomplete: str) -> list[Offer]:
+    from giraffe_cli.plan.machine import DEVICES
+    from giraffe_cli.units import format_bytes
+
+    facts = ((name, format_bytes(device.memory_bytes)) for name, device in DEVICES.items())
+    return _begin(incomplete, facts)
+
+
+def suites(incomplete: str) -> list[Offer]:
+    from giraffe_cli.evals.suites import SUITES
+
+    return _begin(incomplete, ((name, f"{len(one.tasks)} tasks") for name, one in SUITES.items()))
+
+
+def executors(incomplete: str) -> list[Offer]:
+    return _begin(incomplete, ((name, "") for name in _plugins("giraffe_cli.corpus.executors")))
+
+
+def export_targets(incomplete: str) -> list[Offer]:
+    return _begin(incomplete, ((name, "") for name in _plugins("giraffe_cli.export.targets")))
+
+
+def configs(incomplete: str) -> list[str]:
+    """YAML files and folders at hand; with nothing typed the presets of this folder as well."""
+    here = Path()
+    presets = [here / "configs", here / "configs" / "recipes"] if not incomplete else []
+    found = list(here.glob(f"{incomplete}*")) if _is_relative(incomplete) else []
+    found += [path for folder in presets for path in folder.glob("*.yaml")]
+    folders = [f"{path}/" for path in found if path.is_dir() and not path.name.startswith(".")]
+    files = [str(path) for path in found if path.suffix in (".yaml", ".yml")]
+    if len(folders) == 1 and not files:  # else the shell puts a space behind the only offer
+        files = [str(path) for path in Path(folders[0]).glob("*.y*ml")]
+    return sorted({*folders, *files})
+
+
+def one_of(*names: str) -> Callable[[str], list[str]]:
+    """For an option with a fixed list."""
+
+    def offered(incomplete: str) -> list[str]:
+        return [name for name in names if name.startswith(incomplete)]
+
+    return offered
+
+
+ON_EXISTING_ROPE = one_of("refuse", "compose", "replace")
+DTYPES = one_of("auto", "float32", "bfloat16")
+KV_DTYPES = one_of("auto", "bfloat16", "int8", "int4")
+FILE_DTYPES = one_of("f16", "bf16", "f32", "q8_0")
+
+
+def _plugins(folder: str) -> list[str]:
+    """Names of a plug-in folder by its files, which may import what is large."""
+    package = importlib.import_module(folder)
+    names = (entry.name for entry in pkgutil.iter_modules(package.__path__))
+    return sorted(name.replace("_", "-") for name in names if not name.startswith("_"))
+
+
+def _begin(incomplete: str, offers: Iterable[Offer]) -> list[Offer]:
+    return [offer for offer in offers if offer[0].startswith(incomplete)]
+
+
+def _is_relative(incomplete: str) -> bool:
+    """What a glob from here can find: no absolute path, no way up, no pattern."""
+    return not incomplete.startswith(("/", "~")) and not set(incomplete) & set("*?[")
