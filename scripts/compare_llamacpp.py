@@ -121,6 +121,19 @@ class LlamaCpp:
             found.append(self._decode(ids[begin:end], begin, wanted=begin >= passage.first))
         return np.concatenate([part for part in found if part is not None])
 
+    def greedy(self, ids: list[int], new: int) -> list[int]:
+        """The most probable tokens after a prompt, up to an end of text, `new` at most."""
+        for begin in range(0, len(ids) - 1, BATCH):
+            self._decode(ids[begin : min(begin + BATCH, len(ids) - 1)], begin, wanted=False)
+        found, token, ends = [], ids[-1], False
+        while len(found) < new and not ends:
+            logits = self._decode([token], len(ids) - 1 + len(found), wanted=True)
+            assert logits is not None
+            token = int(logits[0].argmax())
+            ends = bool(self.lib.llama_vocab_is_eog(self.vocab, token))
+            found += [] if ends else [token]
+        return found
+
     def _decode(self, ids: list[int], begin: int, wanted: bool) -> Logits | None:
         batch = self.lib.llama_batch_init(len(ids), 0, 1)
         batch.n_tokens = len(ids)

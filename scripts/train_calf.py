@@ -6,10 +6,15 @@ shown text *other* than the Python standard library and its documentation, becau
 `giraffe extend` fine-tunes and scores it on; `--drop-id` removes documents by id, and every other
 document is dropped if too many of its long lines also stand in the running Python's library.
 
-    python scripts/train_calf.py --data corpus.jsonl.gz --data site-packages/sympy \
-        --drop-id 'pystdlib/*' --drop-id 'pydoc/*' --work .calf --out giraffe_cli/calf
+Two runs make it: one over text, and one that goes on from it over text and look-ups
+(`calf_lookups.py`), in windows that grow from 128 tokens to 1,024.
 
-The run resumes from `--work` by the same command. Batches depend on (seed, step) alone, so a
+    python scripts/train_calf.py --data corpus.jsonl.gz --data site-packages/sympy \
+        --drop-id 'pystdlib/*' --drop-id 'pydoc/*' --work .calf --out .calf/text
+    python scripts/train_calf.py ... --work .calf --run lookups --init .calf/text --lookups 0.6 \
+        --steps 720 --growth 0:128,0.167:256,0.333:512,0.5:1024 --out giraffe_cli/calf
+
+A run resumes from `--work` by the same command. Batches depend on (seed, step) alone, so a
 resumed run sees the same windows as an uninterrupted one.
 """
 
@@ -28,13 +33,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from calf_lookups import ANSWER, Lookups
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 BOS, EOS = "<|begin|>", "<|end|>"
 WINDOW = 1024
 # Short windows first: induction forms sooner and attention is cheap; 60 % of tokens at full length.
-GROWTH = [(0.0, 128), (0.1, 256), (0.2, 512), (0.4, WINDOW)]
+GROWTH = f"0:128,0.1:256,0.2:512,0.4:{WINDOW}"
 # What transformers 4 looks for where transformers 5 writes something else.
 OLDER_READERS = {
     "config.json": {"rope_theta": 10000.0},
@@ -144,6 +150,9 @@ def prepare(args: argparse.Namespace) -> dict:
 
 
 def build_model(args: argparse.Namespace) -> LlamaForCausalLM:
+    """The model of --init in float32, or a new one."""
+    if args.init:
+        return LlamaForCausalLM.from_pretrained(args.init, dtype=torch.float32, use_cache=False)
     torch.manual_seed(args.seed)
     config = LlamaConfig(
         vocab_size=args.vocab_size,
@@ -173,22 +182,66 @@ def build_optimizers(model: LlamaForCausalLM, lr: float) -> list[torch.optim.Opt
     return [muon, adam]
 
 
-def window_at(progress: float) -> int:
-    return max(size for start, size in GROWTH if progress >= start)
+def growth(text: str) -> list[tuple[float, int]]:
+    """`0:128,0.5:1024` → [(0.0, 128), (0.5, 1024)]: from which part of the run on, how long."""
+    pairs = [part.split(":") for part in text.split(",")]
+    return [(float(start), int(size)) for start, size in pairs]
 
 
-def batch(stream: np.ndarray, step: int, window: int, args: argparse.Namespace) -> torch.Tensor:
-    """`[batch, window + 1]` token ids; a function of (seed, step)."""
-    rng = np.random.default_rng([args.seed, step])
-    starts = rng.integers(0, len(stream) - window - 1, args.batch_tokens // window)
-    return torch.from_numpy(np.stack([stream[s : s + window + 1] for s in starts]).astype(np.int64))
+def window_at(progress: float, args: argparse.Namespace) -> int:
+    return max(size for start, size in args.growth if progress >= start)
 
 
-def mean_nll(model: LlamaForCausalLM, rows: torch.Tensor) -> torch.Tensor:
+def batch(
+    stream: np.ndarray, lookups: Lookups | None, step: int, window: int, args: argparse.Namespace
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[batch, window + 1]` token ids and weights; a function of (seed, step)."""
+    rng, ids, weights = np.random.default_rng([args.seed, step]), [], []
+    for _ in range(args.batch_tokens // window):
+        if lookups and rng.random() < args.lookups:
+            tokens, weight = lookups.window(rng, window + 1)
+            weight[weight == ANSWER] = args.answer_weight
+        else:
+            start = int(rng.integers(0, len(stream) - window - 1))
+            tokens = stream[start : start + window + 1].astype(np.int64)
+            weight = np.ones(window + 1, np.float32)
+        ids.append(tokens)
+        weights.append(weight)
+    return torch.from_numpy(np.stack(ids)), torch.from_numpy(np.stack(weights))
+
+
+def token_nll(model: LlamaForCausalLM, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """`[batch, window]` nats of the tokens after the first, and whether each came out first."""
     with torch.autocast("cpu", torch.bfloat16):
         hidden = model.model(input_ids=rows[:, :-1]).last_hidden_state
         logits = model.lm_head(hidden)
-    return torch.nn.functional.cross_entropy(logits.float().flatten(0, 1), rows[:, 1:].flatten())
+    losses = torch.nn.functional.cross_entropy(
+        logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="none"
+    )
+    return losses.view(len(rows), -1), logits.argmax(-1) == rows[:, 1:]
+
+
+@torch.no_grad()
+def answered(model: LlamaForCausalLM, lookups: Lookups, window: int, args) -> dict[str, float]:
+    """Share of answers, of forms never trained on, of which every token comes out first."""
+    found = {}
+    for kind in ("repeat", "dense", "hidden"):
+        rng = np.random.default_rng([args.seed, 1 << 30])
+        drawn = [lookups.window(rng, window + 1, [kind]) for _ in range(max(8, 8192 // window))]
+        rows = torch.from_numpy(np.stack([ids for ids, _ in drawn]))
+        _, right = token_nll(model, rows)
+        marked = np.stack([weights for _, weights in drawn])[:, 1:] == ANSWER
+        found[kind] = round(whole_answers(right.numpy(), marked), 3)
+    return found
+
+
+def whole_answers(right: np.ndarray, marked: np.ndarray) -> float:
+    """Of the runs of marked tokens, the share of which all are right."""
+    kept = []
+    for row, marks in zip(right, marked, strict=True):
+        edges = np.flatnonzero(np.diff(np.concatenate([[0], marks.astype(np.int8), [0]])))
+        kept += [row[begin:end].all() for begin, end in edges.reshape(-1, 2)]
+    return float(np.mean(kept)) if kept else 0.0
 
 
 @torch.no_grad()
@@ -197,12 +250,12 @@ def held_out_nll(model: LlamaForCausalLM, stream: np.ndarray) -> float:
     rows = torch.from_numpy(
         np.stack([stream[i * WINDOW : (i + 1) * WINDOW + 1] for i in range(count)]).astype(np.int64)
     )
-    return float(np.mean([float(mean_nll(model, part)) for part in rows.split(8)]))
+    return float(np.mean([float(token_nll(model, part)[0].mean()) for part in rows.split(8)]))
 
 
 def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """Warm-up, constant, then linear decay to zero over the last 30 %."""
-    left = (args.steps - step) / (0.3 * args.steps)
+    """Warm-up, constant, then linear decay to zero over the last part."""
+    left = (args.steps - step) / (args.decay * args.steps)
     return args.lr * min(1.0, (step + 1) / args.warmup_steps, max(0.0, left))
 
 
@@ -216,7 +269,9 @@ def save_state(path: Path, model, optimizers, step: int, log: list) -> None:
 def train(args: argparse.Namespace) -> tuple[LlamaForCausalLM, list[dict]]:
     stream = np.load(args.work / "train.npy", mmap_mode="r")
     held_out = np.load(args.work / "held_out.npy", mmap_mode="r")
-    model, state_path = build_model(args), args.work / "state.pt"
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.work / "tokenizer")
+    lookups = Lookups(tokenizer, stream) if args.lookups else None
+    model, state_path = build_model(args), args.work / f"{args.run}.pt"
     optimizers, step, log = build_optimizers(model, args.lr), 0, []
     if state_path.exists():
         state = torch.load(state_path, weights_only=True)
@@ -225,23 +280,28 @@ def train(args: argparse.Namespace) -> tuple[LlamaForCausalLM, list[dict]]:
             optimizer.load_state_dict(saved)
         step, log = state["step"], state["log"]
     started, seconds_before = time.time(), log[-1]["seconds"] if log else 0.0
-    while step < args.steps:
-        window = window_at(step / args.steps)
+    last = min(args.steps, step + args.stop_after) if args.stop_after else args.steps
+    while step < last:
+        window = window_at(step / args.steps, args)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(step, args)
-        loss = mean_nll(model, batch(stream, step, window, args))
+        rows, weights = batch(stream, lookups, step, window, args)
+        losses, weights = token_nll(model, rows)[0], weights[:, 1:]
+        loss = (losses * weights).sum() / weights.sum()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad()
         step += 1
-        if step % args.log_every == 0 or step == args.steps:
+        if step % args.log_every == 0 or step == last:
             seconds = seconds_before + time.time() - started
             entry = {"step": step, "tokens": step * args.batch_tokens, "window": window}
             entry |= {"loss": round(loss.item(), 4), "seconds": round(seconds, 1)}
             entry["held_out_nll"] = round(held_out_nll(model, held_out), 4)
+            if lookups:
+                entry["answered"] = answered(model, lookups, window, args)
             log.append(entry)
             print(json.dumps(entry), flush=True)
             save_state(state_path, model, optimizers, step, log)
@@ -260,7 +320,11 @@ def write(args: argparse.Namespace, model: LlamaForCausalLM, facts: dict, log: l
         values = json.loads((args.out / name).read_text())
         (args.out / name).write_text(json.dumps({**values, **change}, indent=2) + "\n")
     (args.out / "model.safetensors").chmod(0o644)
-    settings = {k: v for k, v in vars(args).items() if k not in ("data", "work", "out")}
+    settings = {
+        k: v
+        for k, v in vars(args).items()
+        if k not in ("data", "work", "out", "init", "stop_after")
+    }
     settings["data"] = [source.name for source in args.data]
     record = {"settings": settings, "data": facts, "log": log[:: max(1, len(log) // 40)] + log[-1:]}
     record["parameters"] = model.num_parameters()
@@ -275,6 +339,11 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--drop-id", action="append", default=[], help="glob of document ids")
     parser.add_argument("--max-overlap", type=float, default=0.02)
     parser.add_argument("--work", type=Path, default=Path(".calf"))
+    parser.add_argument("--run", default="text", help="name of this run's state in --work")
+    parser.add_argument("--init", type=Path, help="a trained calf that the run goes on from")
+    parser.add_argument("--growth", type=growth, default=GROWTH, help="part of the run:window,...")
+    parser.add_argument("--lookups", type=float, default=0.0, help="share of windows of look-ups")
+    parser.add_argument("--answer-weight", type=float, default=3.0, help="of an answer's tokens")
     parser.add_argument("--out", type=Path, default=Path("giraffe_cli/calf"))
     parser.add_argument("--vocab-size", type=int, default=2048)
     parser.add_argument("--hidden", type=int, default=256)
@@ -286,8 +355,10 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=2500)
     parser.add_argument("--batch-tokens", type=int, default=16384)
     parser.add_argument("--lr", type=float, default=4e-3)
+    parser.add_argument("--decay", type=float, default=0.3, help="last part of the run")
     parser.add_argument("--warmup-steps", type=int, default=60)
     parser.add_argument("--log-every", type=int, default=50)
+    parser.add_argument("--stop-after", type=int, help="steps of this call; the next goes on")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     return parser
@@ -300,6 +371,9 @@ def main() -> None:
     facts = prepare(args)
     print(json.dumps({"train_tokens": facts["train_tokens"], "documents": facts["documents"]}))
     model, log = train(args)
+    if log[-1]["step"] < args.steps:
+        print(f"stopped at step {log[-1]['step']} of {args.steps}: the same command goes on")
+        return
     args.out.mkdir(parents=True, exist_ok=True)
     write(args, model, facts, log)
     held_out = log[-1]["held_out_nll"]
