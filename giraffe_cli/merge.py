@@ -171,7 +171,7 @@ def _write_weights(
     layouts = {path: read_layout(path) for path in weight_files(base)}
     total = sum(tensor.num_bytes for layout in layouts.values() for tensor in layout.tensors)
     digests: dict[str, str] = {}
-    with reporter.bar("merge", total / 1e6, "MB") as bar:
+    with reporter.bar("merging", total / 1e6, "MB") as bar:
         for path, layout in layouts.items():
             payloads = _merged_tensors(path, changes, bar)
             digests |= write_shard(out / path.name, layout, payloads)

@@ -157,15 +157,10 @@ def test_needles_and_other_text_come_from_what_a_packed_folder_holds_out(
         (("--lengths", "12q"), "`12q` is not a length in tokens"),
         (("--tasks", "nil"), "unknown evaluation task `nil`"),
         (("--tasks", "nil"), "did you mean `nll`?"),
-        (("--suite", "slow"), "`eval.suite`"),
         (("--set", "nll.anchor=2"), "`anchor` is no knob of `nll`"),
         (("--set", "nll.anchors=0"), "anchors is 0, must be 1 or more"),
-        (("--documents", "-1"), "--documents is -1, must be 1 or more"),
-        (("--documents", "0"), "--documents is 0, must be 1 or more"),
         (("--tasks", "niah", "--documents", "3"), "--documents 3 has no effect on niah"),
-        (("--dtype", "int8"), "unknown --dtype `int8`"),
         (("--lengths", "64k"), "none of 8 documents has 65536 tokens"),
-        (("--samples", "0"), "--samples is 0, must be 1 or more"),
         (("--tasks", "nll", "--samples", "3"), "--samples 3 has no effect on nll"),
         (("--tasks", "lambada"), "task `lambada` needs the data file `lambada`"),
         (("--tasks", "lambada"), "--file lambada=PATH"),
@@ -190,6 +185,22 @@ def test_bad_input_ends_with_3_and_writes_nothing(
     assert message in done.stderr
     assert done.stdout == ""
     assert not (out / "results.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--suite", "slow"), "--suite slow: no such choice"),
+        (("--dtype", "int8"), "--dtype int8: no such choice"),
+        (("--documents", "-1"), "Invalid value for '--documents'"),
+        (("--documents", "0"), "Invalid value for '--documents'"),
+        (("--samples", "0"), "Invalid value for '--samples'"),
+    ],
+)
+def test_a_value_that_no_option_takes_ends_with_2(giraffe, tiny_llama, arguments, message):
+    done = giraffe("eval", tiny_llama, *arguments)
+    assert (done.code, done.stdout) == (2, "")
+    assert message in done.stderr
 
 
 def test_an_evaluator_without_anything_to_choose(giraffe, tiny_llama, corpus, tmp_path):

@@ -49,7 +49,7 @@ def test_json_is_one_object_with_the_promised_keys(pack, corpus, tmp_path):
     ("arguments", "code", "text"),
     [
         (["nowhere.jsonl"], 3, "`nowhere.jsonl` does not exist"),
-        (["--on-bad", "maybe"], 3, "--on-bad maybe: Input should be 'fail' or 'skip'"),
+        (["--on-bad", "maybe"], 2, "--on-bad maybe: no such choice"),
         (["--hold-out", "1"], 3, "--hold-out 1.0: Input should be less than 1"),
         (["--text-field", "txt"], 3, "no field `txt`"),
     ],
@@ -233,7 +233,7 @@ def test_a_write_that_the_system_refuses_leaves_nothing(pack, corpus, tmp_path, 
         (["--min-piece", "129"], "min_piece 129 is longer than the window of 128 tokens"),
         (["--mix", "books"], "--mix books: no NAME=WEIGHT"),
         (["--mix", "a=1", "--mix", "a=2"], "--mix names a twice"),
-        (["--workers", "0"], "--workers 0"),
+        (["--workers", "0"], "Invalid value for '--workers'"),
         (["--shard", "2"], "--shard 2 is no part of a whole"),
     ],
 )

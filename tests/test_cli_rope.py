@@ -164,7 +164,7 @@ def test_show_sets_knobs(giraffe):
         (["yarn"], 2, "--target-len"),
         (["yarn", "ntk", *LLAMA_2, "--set", "alpha=3"], 2, "--set goes with one strategy"),
         (["yarn", *LLAMA_2, "--plot", "rope.svg"], 2, "a PNG is written"),
-        (["yarn", *LLAMA_2, "--on-existing-rope", "ignore"], 2, "choose refuse, compose"),
+        (["yarn", *LLAMA_2, "--on-existing-rope", "ignore"], 2, "known: compose, refuse, replace"),
         (["longrope", *LLAMA_2], 3, "factors"),
         (["yarn", *LLAMA_2, "--on-existing-rope", "compose"], 2, "has no effect on a shape"),
     ],

@@ -109,11 +109,11 @@ def test_search_writes_factors_that_extend_takes(search, giraffe, tiny_llama, tm
     ("options", "code", "text"),
     [
         (("--minutes", "0"), 2, "--minutes 0"),
-        (("--documents", "0"), 2, "--documents 0"),
-        (("--fitness", "ppl"), 2, "choose nll, needle-nll"),
+        (("--documents", "0"), 2, "Invalid value for '--documents'"),
+        (("--fitness", "ppl"), 2, "known: needle-nll, nll"),
         (("--fitness", "needle-nll", "--no-needles"), 2, "leave one of them out"),
         (("--dtype", "int3"), 2, "--dtype int3"),
-        (("--on-existing-rope", "ignore"), 2, "choose refuse, compose, replace"),
+        (("--on-existing-rope", "ignore"), 2, "known: compose, refuse, replace"),
         (("yarm",), 3, "did you mean `yarn`?"),
         (("yarn", "--set", "ntk.alpha=8"), 3, "knobs of ntk have no effect"),
         (("yarn", "--set", "beta_fast=8"), 2, "no `STRATEGY.knob=value`"),
@@ -129,9 +129,9 @@ def test_compare_refuses_what_it_cannot_do(compare, tmp_path, options, code, tex
 @pytest.mark.parametrize(
     ("options", "code", "text"),
     [
-        (("--evaluations", "1"), 2, "the seeds alone are two"),
-        (("--held-out", "0"), 2, "--held-out 0"),
-        (("--documents", "0"), 2, "--documents 0"),
+        (("--evaluations", "1"), 2, "Invalid value for '--evaluations'"),
+        (("--held-out", "0"), 2, "Invalid value for '--held-out'"),
+        (("--documents", "0"), 2, "Invalid value for '--documents'"),
         (("--documents", "30"), 3, "none is left to prove its result on"),
     ],
 )
@@ -141,7 +141,7 @@ def test_search_refuses_what_it_cannot_do(search, tmp_path, options, code, text)
 
 
 def test_the_next_command_takes_over_what_was_given():
-    plain = Extending("calf", None, "16k", "refuse")
+    plain = Extending("calf", None, "16k", None)
     assert plain.line("yarn", {}) == "giraffe extend --target-len 16k --rope yarn"
     given = Extending("./my llama", ["a.jsonl", "b"], "1m", "compose")
     assert given.line("ntk", {"alpha": 8.0}) == (

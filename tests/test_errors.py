@@ -66,7 +66,7 @@ def test_an_error_becomes_text_with_its_hint_on_stderr_alone(monkeypatch, capsys
 
 def test_control_c_exits_with_130(monkeypatch, capsys):
     assert run_main(monkeypatch, KeyboardInterrupt()) == 130
-    assert "resume" in capsys.readouterr().err
+    assert "extend, pack-data, eval and rope go on where they stopped" in capsys.readouterr().err
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

@@ -189,7 +189,7 @@ def test_a_tokenizer_in_a_temporary_folder_is_copied_where_tasks_see_it(job, tmp
     [
         (["--tasks", "2"], "--tasks has no effect"),
         (["--executor-set", "a=b"], "--executor-set has no effect"),
-        (["--executor", "local", "--tasks", "0"], "--tasks 0"),
+        (["--executor", "local", "--tasks", "0"], "Invalid value for '--tasks'"),
         (["--executor", "local", "--shard", "1/2"], "--shard goes without"),
         (["--executor", "local", "--merge"], "--merge goes without"),
         (["--executor", "local", "--workers", "2"], "--workers goes without"),

@@ -264,7 +264,7 @@ def test_shard_and_merge_on_the_command_line(giraffe, sources, tokenizer):
         (["--shard", "1/2", "--merge"], "--shard goes without --merge"),
         (["--shard", "1/2", "--report"], "--shard goes without --report"),
         (["--merge", "--workers", "2"], "--workers has no effect"),
-        (["--workers", "0"], "--workers 0"),
+        (["--workers", "0"], "Invalid value for '--workers'"),
     ],
 )
 def test_options_about_shards_that_mean_nothing_are_usage_errors(

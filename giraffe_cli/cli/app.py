@@ -34,6 +34,9 @@ COMMANDS = {
 """Command → module and function (or group) below this package, in the order of the help."""
 
 
+RESUMING = "run the same command again; extend, pack-data, eval and rope go on where they stopped"
+
+
 def _version(shown: bool) -> None:
     if shown:
         typer.echo(f"giraffe {__version__}")
@@ -88,7 +91,7 @@ def main() -> None:
         Console().error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        Console().error(GiraffeError("interrupted", "run the same command again to resume"))
+        Console().error(GiraffeError("interrupted", RESUMING))
         sys.exit(130)
 
 

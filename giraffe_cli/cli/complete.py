@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 
 Offer = tuple[str, str]
@@ -84,19 +84,8 @@ def configs(incomplete: str) -> list[str]:
     return sorted({*folders, *files})
 
 
-def one_of(*names: str) -> Callable[[str], list[str]]:
-    """For an option with a fixed list."""
-
-    def offered(incomplete: str) -> list[str]:
-        return [name for name in names if name.startswith(incomplete)]
-
-    return offered
-
-
-ON_EXISTING_ROPE = one_of("refuse", "compose", "replace")
-DTYPES = one_of("auto", "float32", "bfloat16")
-KV_DTYPES = one_of("auto", "bfloat16", "int8", "int4")
-FILE_DTYPES = one_of("f16", "bf16", "f32", "q8_0")
+def file_dtypes(incomplete: str) -> list[str]:
+    return [name for name in ("f16", "bf16", "f32", "q8_0") if name.startswith(incomplete)]
 
 
 def _plugins(folder: str) -> list[str]:

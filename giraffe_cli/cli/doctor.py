@@ -11,6 +11,7 @@ import typer
 
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.environment import examine
+from giraffe_cli.cli.options import AsJson
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.units import format_bytes
 
@@ -33,7 +34,7 @@ def doctor(
         Path | None,
         typer.Argument(help="A checkpoint or run folder: adds its serve lines, and checks them."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show versions, devices and disk, what is missing, and the command that adds it.
 

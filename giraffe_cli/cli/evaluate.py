@@ -14,7 +14,7 @@ from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.evaluate_input import documents_for, eval_config, named_files
 from giraffe_cli.cli.evaluate_text import render, render_gates
-from giraffe_cli.cli.options import Dtype, check_dtype
+from giraffe_cli.cli.options import AsJson, Chat, Dtype, choices_of, one_of
 from giraffe_cli.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:
@@ -56,9 +56,10 @@ def evaluate(
     ] = None,
     suite: Annotated[
         str | None,
-        typer.Option(
-            help="quick (default), standard or full: which tasks, how many samples.",
-            autocompletion=complete.suites,
+        one_of(
+            choices_of("eval.suite"),
+            "quick, standard or full: which tasks, how many samples. Default: quick.",
+            complete.suites,
         ),
     ] = None,
     tasks: Annotated[
@@ -70,19 +71,22 @@ def evaluate(
     ] = None,
     lengths: Annotated[
         str | None,
-        typer.Option(help="4k,8k,16k. Default: the native window, fourfolds of it, the target."),
+        typer.Option(
+            help="By comma: 4k,8k,16k. Default: the native window, fourfolds of it, the target."
+        ),
     ] = None,
     samples: Annotated[
         int | None,
         typer.Option(
+            min=1,
             help="Samples of each task that draws them: haystacks (each at every depth) or trials "
             "at every depth, rows of a data file, prompts of --harness (there 50 by default). "
-            "--set TASK.samples stands over it."
+            "--set TASK.samples stands over it.",
         ),
     ] = None,
     assignments: Annotated[
         list[str] | None,
-        typer.Option("--set", help="A task's knob: nll.anchors=4, passkey.trials=3."),
+        typer.Option("--set", help="A task's knob: nll.anchors=4, passkey.trials=3; repeatable."),
     ] = None,
     data: Annotated[
         list[str] | None,
@@ -126,13 +130,12 @@ def evaluate(
             "length) or a task's name; repeatable. Needs giraffe-cli\\[eval]."
         ),
     ] = None,
-    chat: Annotated[
-        bool,
-        typer.Option("--chat", help="Ask through the models' chat template; default: bare."),
-    ] = False,
+    chat: Chat = False,
     documents: Annotated[
         int | None,
-        typer.Option(help="Held-out documents at most, longest first. Default: the suite's."),
+        typer.Option(
+            min=1, help="Held-out documents at most, longest first. Default: the suite's."
+        ),
     ] = None,
     gates: Annotated[
         list[str] | None,
@@ -161,7 +164,7 @@ def evaluate(
     seed: Annotated[int, typer.Option(help="Seed of samples and intervals.")] = 0,
     dtype: Dtype = "auto",
     out: Annotated[
-        Path | None, typer.Option(help="Folder of the results. Default: runs/eval-CHECKPOINT.")
+        Path | None, typer.Option(help="Folder to write. Default: runs/eval-CHECKPOINT.")
     ] = None,
     schema: Annotated[
         bool,
@@ -172,7 +175,7 @@ def evaluate(
             help="Print the JSON schema of results.json, and end.",
         ),
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Score a checkpoint by context length, with 95% intervals, and its base on the same samples.
 
@@ -198,7 +201,6 @@ def evaluate(
         "processes": processes,
     }
     config = eval_config(given, assignments or [], samples)
-    check_dtype(dtype)
     _check_processes(config.processes)
     folder = out or _default_out(checkpoint)
     results = _run(checkpoint, base, config, seed, dtype, folder, console)

@@ -36,8 +36,6 @@ def eval_config(given: dict[str, Any], assignments: list[str], samples: int | No
     def built() -> EvalConfig:
         return build({"target_length": 1, "eval": {**values, "knobs": knobs}}, "eval").eval
 
-    if given.get("documents") is not None and given["documents"] < 1:
-        raise InvalidInput(f"--documents is {given['documents']}, must be 1 or more")
     config = built()
     if given.get("documents") is not None:
         _check_documents(config, given["documents"])
@@ -69,14 +67,12 @@ def _counted(config: EvalConfig, samples: int) -> dict[str, str]:
     """Task → its knob that says how many.
 
     Raises:
-        InvalidInput: nothing has one, lm-eval's tasks neither, or the number is less than 1.
+        InvalidInput: nothing has one, and lm-eval's tasks neither.
     """
     from dataclasses import fields
 
     from giraffe_cli.evals.base import tasks
 
-    if samples < 1:
-        raise InvalidInput(f"--samples is {samples}, must be 1 or more")
     known = tasks()
     found = {
         name: field.name

@@ -9,17 +9,24 @@ import typer
 
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
+from giraffe_cli.cli.options import AsJson
 
-EXAMPLES = """[bold]Examples[/]\n
-giraffe export runs/mine --to gguf\n
-giraffe export runs/mine/model --to gguf --dtype q8_0 --out mine.gguf\n
-giraffe export ./some-downloaded-llama --to gguf --json\n
-giraffe export runs/mine --to adapter --base-id meta-llama/Meta-Llama-3-8B"""
+EXAMPLES = """
+Examples:
+
+giraffe export runs/mine --to gguf
+
+giraffe export runs/mine/model --to gguf --dtype q8_0 --out mine.gguf
+
+giraffe export ./some-downloaded-llama --to gguf --json
+
+giraffe export runs/mine --to adapter --base-id meta-llama/Meta-Llama-3-8B
+"""
 
 
 def export(
     checkpoint: Annotated[
-        str, typer.Argument(help="A model directory, ours or any Llama, or a run directory.")
+        str, typer.Argument(help="A model directory, ours or any Llama, or a run's folder.")
     ],
     to: Annotated[
         str,
@@ -32,17 +39,17 @@ def export(
     dtype: Annotated[
         str | None,
         typer.Option(
-            help="gguf: f16, bf16, f32 or q8_0; default: the checkpoint's own.",
-            autocompletion=complete.FILE_DTYPES,
+            help="gguf: f16, bf16, f32 or q8_0. Default: the checkpoint's own.",
+            autocompletion=complete.file_dtypes,
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="What to write; default: named after the source, beside it.")
+        Path | None, typer.Option(help="What to write. Default: named after the source, beside it.")
     ] = None,
     base_id: Annotated[
         str | None, typer.Option(help="adapter: the base's Hugging Face id, as others know it.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Write a model for llama.cpp, or a run's adapter for PEFT and vLLM.
 

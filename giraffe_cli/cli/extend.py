@@ -8,14 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
+from giraffe_cli.checkpoint import EMBEDDED
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.options import (
     AsJson,
     Assignments,
+    ConfigDtype,
     ConfigFile,
     Control,
     Model,
+    OnBad,
+    OnExistingRope,
     SequenceParallel,
     Stages,
     Steps,
@@ -35,8 +39,6 @@ giraffe extend --model ./smollm2-135m --data books.jsonl.gz --target-len 16k --w
 
 giraffe extend --config configs/llama3-8b-64k.yaml --set train.steps=200 --dry-run
 """
-
-EMBEDDED = "calf"
 
 
 def embedded_preset(target_length: str | None) -> dict[str, Any]:
@@ -77,13 +79,13 @@ def extend(
         typer.Option(help="Corpus, or a directory of `pack-data`; repeatable."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Run folder. Default: runs/MODEL-TARGET.")
+        Path | None, typer.Option(help="Folder to write. Default: runs/MODEL-TARGET.")
     ] = None,
     rope: Annotated[
         str | None,
         typer.Option(
-            help="RoPE strategy, see `giraffe rope list`; auto (default): the best of all on your "
-            "text, compared first, within a tenth of the predicted training time.",
+            help="RoPE strategy, see `giraffe rope list`; auto: the best of all on your text, "
+            "compared first, within a tenth of the predicted training time. Default: auto.",
             autocompletion=complete.strategies_or_auto,
         ),
     ] = None,
@@ -91,32 +93,26 @@ def extend(
         Path | None,
         typer.Option(help="Divisors of `giraffe rope search`, or published: --rope longrope."),
     ] = None,
-    on_existing_rope: Annotated[
-        str | None,
-        typer.Option(
-            help="A base that is scaled already: refuse (default), compose, replace.",
-            autocompletion=complete.ON_EXISTING_ROPE,
-        ),
-    ] = None,
+    on_existing_rope: OnExistingRope = None,
     steps: Steps = None,
     window: Window = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
     control: Control = False,
     eval_data: Annotated[
-        list[str] | None, typer.Option(help="Corpus to evaluate on; default: held-out documents.")
+        list[str] | None,
+        typer.Option(help="Corpus to evaluate on; repeatable. Default: held-out documents."),
     ] = None,
     gpus: Annotated[
-        int | None, typer.Option(help="Number of GPUs to train on. Default: all visible.")
+        int | None, typer.Option(min=1, help="GPUs to train on. Default: all visible.")
     ] = None,
     sequence_parallel: SequenceParallel = None,
     keep_checkpoints: Annotated[
-        int | None, typer.Option(help="How many checkpoints stay on disk. Default: 2.")
+        int | None, typer.Option(min=1, help="How many checkpoints stay on disk. Default: 2.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
-    on_bad: Annotated[
-        str | None, typer.Option(help="Unreadable records: `fail` (default) or `skip`.")
-    ] = None,
+    dtype: ConfigDtype = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn. Default: 0.")] = None,
+    on_bad: OnBad = None,
     no_eval: Annotated[bool, typer.Option("--no-eval", help="Skip the evaluation.")] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and stop; writes nothing.")
@@ -150,6 +146,7 @@ def extend(
         "train.sequence_parallel": sequence_parallel,
         "train.keep_checkpoints": keep_checkpoints,
         "eval.data": eval_data or None,
+        "dtype": dtype,
         "seed": seed,
         "pack.on_bad": on_bad,
     }

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.options import AsJson, Dtype, check_dtype
+from giraffe_cli.cli.options import AsJson, Chat, Dtype, one_of
 from giraffe_cli.errors import InvalidInput, UsageError
+from giraffe_cli.inference.caches import KV_DTYPES, CacheChoice
 
 if TYPE_CHECKING:
     from giraffe_cli.checkpoint import Checkpoint
-    from giraffe_cli.inference.caches import CacheChoice
     from giraffe_cli.inference.prompts import Prompt
     from giraffe_cli.inference.session import Answer, Answering, Session
 
@@ -53,10 +52,7 @@ def generate(
         list[str] | None,
         typer.Option(help="Asked after the documents, which are read once for all; repeatable."),
     ] = None,
-    chat: Annotated[
-        bool,
-        typer.Option("--chat", help="Ask through the tokenizer's chat template; default: bare."),
-    ] = False,
+    chat: Chat = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Tokens of an answer at most.")] = 256,
     stop: Annotated[
         list[str] | None,
@@ -73,10 +69,7 @@ def generate(
     dtype: Dtype = "auto",
     kv_dtype: Annotated[
         str,
-        typer.Option(
-            help="Of keys and values: bfloat16, int8, int4, or auto: as computed.",
-            autocompletion=complete.KV_DTYPES,
-        ),
+        one_of(KV_DTYPES, "Of keys and values: bfloat16, int8, int4, or auto, as computed."),
     ] = "auto",
     kv_offload: Annotated[
         bool,
@@ -93,13 +86,11 @@ def generate(
     """
     console = Console(as_json)
     from giraffe_cli.config import resolve_dtype
-    from giraffe_cli.inference.caches import CacheChoice
     from giraffe_cli.inference.sampling import Sampling
     from giraffe_cli.inference.session import Answering
 
     cache = CacheChoice(kv_dtype, kv_offload)
     cache.check_device(_device())
-    check_dtype(dtype)
     text = _text_of(prompt_file, document, question)
     stops = tuple(stop or ())
     if not all(stops):

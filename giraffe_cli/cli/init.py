@@ -10,11 +10,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from giraffe_cli.checkpoint import EMBEDDED
-from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.extend import embedded_preset
 from giraffe_cli.cli.init_text import commented
-from giraffe_cli.cli.options import AsJson, Model, Window
+from giraffe_cli.cli.options import (
+    AsJson,
+    Device,
+    DeviceCount,
+    DeviceMemory,
+    Model,
+    OnExistingRope,
+    RequiredTargetLen,
+    Window,
+)
 from giraffe_cli.cli.plan import machine_of
 from giraffe_cli.config import build, put, read_yaml
 from giraffe_cli.errors import InvalidInput, UsageError
@@ -35,34 +43,20 @@ giraffe init --model ./llama3-8b --data books/ --target-len 64k --device h100 --
 
 
 def init(
-    target_len: Annotated[str, typer.Option(help="Window the model is to reach: 16k, 1m, 16384.")],
+    target_len: RequiredTargetLen,
     model: Model = None,
     data: Annotated[
         list[str] | None,
         typer.Option(help="Corpus, or a directory of `pack-data`; repeatable."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The file to write; an existing one stays.")] = Path(
+    out: Annotated[Path, typer.Option(help="File to write; an existing one stays.")] = Path(
         "giraffe.yaml"
     ),
     window: Window = None,
-    on_existing_rope: Annotated[
-        str | None,
-        typer.Option(
-            help="A base that is scaled already: refuse (default), compose, replace.",
-            autocompletion=complete.ON_EXISTING_ROPE,
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="Machine it is for: h100, h200, a100, rtx4090, cpu. Default: this.",
-            autocompletion=complete.devices,
-        ),
-    ] = None,
-    device_memory: Annotated[
-        str | None, typer.Option(help="Memory of a device (of the host on a CPU): 80GB.")
-    ] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="How many GPUs it has.")] = None,
+    on_existing_rope: OnExistingRope = None,
+    device: Device = None,
+    device_memory: DeviceMemory = None,
+    gpus: DeviceCount = None,
     hours: Annotated[
         float, typer.Option(min=0.01, help="How long training may take, by the plan.")
     ] = 24.0,
@@ -84,7 +78,7 @@ def init(
         console.warn(f"no window trains within {hours:g} hours: {start.reasons['train.steps']}")
     _write(out, commented(start.values, start.reasons, _heading(out, start, checkpoint)), start)
     shown = {"path": str(out), "config": start.values, "estimate": start.estimate}
-    told = f"wrote {out}\n\nnext:\ngiraffe extend {_option(out)} --dry-run"
+    told = f"wrote {out}\n\nnext: giraffe extend {_option(out)} --dry-run"
     console.result(shown, told)
 
 

@@ -8,22 +8,26 @@ from typing import Annotated, Any
 import typer
 
 from giraffe_cli.cli.console import Console
+from giraffe_cli.cli.options import AsJson
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.run_files import adapter_of, read_run
 
-EXAMPLES = """[bold]Examples[/]\n
-giraffe merge runs/mine\n
-giraffe merge runs/mine --out ./my-llama-16k\n
-giraffe merge runs/mine --json"""
+EXAMPLES = """
+Examples:
+
+giraffe merge runs/mine
+
+giraffe merge runs/mine --out ./my-llama-16k
+
+giraffe merge runs/mine --json
+"""
 
 
 def merge(
-    run: Annotated[Path, typer.Argument(help="A directory that `giraffe extend` wrote.")],
-    out: Annotated[
-        Path | None, typer.Option(help="Where to write the model; default: RUN/model.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    run: Annotated[Path, typer.Argument(help="Folder that `giraffe extend` wrote.")],
+    out: Annotated[Path | None, typer.Option(help="Folder to write. Default: RUN/model.")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Merge what a run trained into its base: a plain Hugging Face directory, proven after writing.
 

@@ -1,17 +1,72 @@
-"""Options that several commands take, each once: one name, one help text."""
+"""Options that several commands take, each once: one name, one help text, one check.
+
+A value outside an option's choices is refused while the command line is read, with exit code 2 and
+the nearest of them; a shell completes them.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, get_args
 
 import typer
 
 from giraffe_cli.cli import complete
-from giraffe_cli.errors import InvalidInput
+from giraffe_cli.errors import UsageError, near_misses
+
+COMPUTATION_TYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def one_of(
+    known: Iterable[str] | Callable[[], Iterable[str]],
+    help: str,
+    offered: Callable[[str], Any] | None = None,
+) -> Any:
+    """An option that takes one of `known`, which may be asked for late; `offered` tells a shell
+    more about them. A value that is none of them raises UsageError."""
+
+    def choices() -> tuple[str, ...]:
+        return tuple(known() if callable(known) else known)
+
+    def check(param: typer.CallbackParam, value: str | None) -> str | None:
+        if value is not None and value not in choices():
+            option = max(param.opts, key=len)
+            raise UsageError(f"{option} {value}: no such choice", near_misses(value, choices()))
+        return value
+
+    def plainly(incomplete: str) -> list[str]:
+        return [one for one in choices() if one.startswith(incomplete)]
+
+    return typer.Option(help=help, callback=check, autocompletion=offered or plainly)
+
+
+def choices_of(path: str) -> Callable[[], tuple[str, ...]]:
+    """Gives what the config key `path` may be: `pack.rule` → best-fit, concat, one."""
+
+    def choices() -> tuple[str, ...]:
+        from giraffe_cli.config import ExtendConfig
+
+        *sections, leaf = path.split(".")
+        section: Any = ExtendConfig
+        for name in sections:
+            section = section.model_fields[name].annotation
+        return get_args(section.model_fields[leaf].annotation)
+
+    return choices
+
+
+def _devices() -> Iterable[str]:
+    from giraffe_cli.plan.machine import DEVICES
+
+    return DEVICES
+
 
 TargetLen = Annotated[
     str | None, typer.Option(help="Window the model is to reach: 16k, 1m, 16384.")
+]
+RequiredTargetLen = Annotated[
+    str, typer.Option("--target-len", help="Window the model is to reach: 16k, 1m, 16384.")
 ]
 Stages = Annotated[
     str | None, typer.Option(help="Targets by comma, one trained after the other: 16k,32k.")
@@ -21,7 +76,7 @@ Model = Annotated[
     typer.Option(help="Local directory, .gguf file or Hugging Face id. Default: calf."),
 ]
 Steps = Annotated[
-    int | None, typer.Option(help="Optimiser steps; 0 writes the zero-shot extension.")
+    int | None, typer.Option(min=0, help="Optimiser steps; 0 writes the zero-shot extension.")
 ]
 Window = Annotated[
     str | None, typer.Option(help="Training window; shorter than the target trains with PoSE.")
@@ -31,7 +86,7 @@ ConfigFile = Annotated[
     typer.Option(help="YAML file; `configs/` has presets.", autocompletion=complete.configs),
 ]
 Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="Any config key: train.lora.rank=8.")
+    list[str] | None, typer.Option("--set", help="Any config key: train.lora.rank=8; repeatable.")
 ]
 Control = Annotated[
     bool,
@@ -39,20 +94,49 @@ Control = Annotated[
 ]
 SequenceParallel = Annotated[
     int | None,
-    typer.Option(help="Processes that share each window, its tokens and heads. Default: 1."),
+    typer.Option(min=1, help="Processes that share each window, its tokens and heads. Default: 1."),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
-Dtype = Annotated[
-    str,
-    typer.Option(
-        help="float32, bfloat16, or auto: as the checkpoint is stored.",
-        autocompletion=complete.DTYPES,
+OnExistingRope = Annotated[
+    str | None,
+    one_of(
+        choices_of("rope.on_existing"),
+        "A model that is scaled already: refuse, compose, replace. Default: refuse.",
     ),
 ]
-
-
-def check_dtype(dtype: str) -> None:
-    """Raises InvalidInput for what is no computation type."""
-    known = ("auto", "float32", "bfloat16", "float16")
-    if dtype not in known:
-        raise InvalidInput(f"unknown --dtype `{dtype}`", f"known: {', '.join(known)}")
+Device = Annotated[
+    str | None,
+    one_of(
+        _devices,
+        "A machine to plan for: h100, h200, a100, rtx4090, cpu. Default: this one.",
+        complete.devices,
+    ),
+]
+DeviceMemory = Annotated[
+    str | None, typer.Option(help="Memory of a device (of the host on a CPU): 80GB.")
+]
+DeviceCount = Annotated[
+    int | None, typer.Option("--gpus", min=1, help="How many GPUs the machine has.")
+]
+OnBad = Annotated[
+    str | None,
+    one_of(choices_of("pack.on_bad"), "Unreadable records: fail or skip. Default: fail."),
+]
+ConfigDtype = Annotated[
+    str | None,
+    one_of(
+        choices_of("dtype"),
+        "Computation type: float32, bfloat16, or auto, as the checkpoint is stored. Default: auto.",
+    ),
+]
+Dtype = Annotated[
+    str,
+    one_of(
+        COMPUTATION_TYPES,
+        "Computation type: float32, bfloat16, float16, or auto, as the checkpoint is stored.",
+    ),
+]
+Chat = Annotated[
+    bool,
+    typer.Option("--chat", help="Ask through the tokenizer's chat template. Default: bare text."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]

@@ -12,6 +12,7 @@ from rich.markup import escape
 
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
+from giraffe_cli.cli.options import AsJson, OnBad, choices_of, one_of
 from giraffe_cli.cli.pack_tasks import check_options, pack_by_tasks
 from giraffe_cli.cli.pack_text import render
 from giraffe_cli.errors import InvalidInput, UsageError, raise_together
@@ -50,10 +51,13 @@ def pack_data(
         str, typer.Option(help="Checkpoint whose tokenizer is used: a directory, or calf.")
     ],
     window: Annotated[str, typer.Option(help="Tokens in a window: 16k, 4096.")],
-    out: Annotated[Path, typer.Option(help="Directory to write.")],
+    out: Annotated[Path, typer.Option(help="Folder to write.")],
     rule: Annotated[
         str | None,
-        typer.Option(help="best-fit (default), concat (a stream), one (a document a window)."),
+        one_of(
+            choices_of("pack.rule"),
+            "best-fit, concat (a stream), one (a document a window). Default: best-fit.",
+        ),
     ] = None,
     overlap: Annotated[
         str | None, typer.Option(help="Tokens that pieces of a cut document share. Default: 0.")
@@ -62,23 +66,35 @@ def pack_data(
         bool, typer.Option("--drop-tail", help="With `--rule one`: keep first windows only.")
     ] = False,
     min_piece: Annotated[
-        int | None, typer.Option(help="Shorter pieces are dropped and counted. Default: 32.")
+        int | None, typer.Option(min=1, help="Shorter pieces are dropped and counted. Default: 32.")
     ] = None,
     min_doc_len: Annotated[
         str | None, typer.Option(help="Shorter documents, in tokens, are left out.")
     ] = None,
     bos: Annotated[
-        str | None, typer.Option(help="BOS before a document: auto (as the tokenizer), yes, no.")
+        str | None,
+        one_of(
+            choices_of("pack.bos"),
+            "BOS before a document: auto (as the tokenizer), yes, no. Default: auto.",
+        ),
     ] = None,
     eos: Annotated[
-        str | None, typer.Option(help="EOS after a document: auto (as the tokenizer), yes, no.")
+        str | None,
+        one_of(
+            choices_of("pack.eos"),
+            "EOS after a document: auto (as the tokenizer), yes, no. Default: auto.",
+        ),
     ] = None,
     mix: Annotated[
-        list[str] | None, typer.Option(help="NAME=WEIGHT: a source's share of the tokens.")
+        list[str] | None,
+        typer.Option(help="NAME=WEIGHT: a source's share of the tokens; repeatable."),
     ] = None,
     upsample: Annotated[
         str | None,
-        typer.Option(help="long: long documents more often, each source's share held."),
+        one_of(
+            choices_of("pack.upsample"),
+            "long: long documents more often, each source's share held. Default: none.",
+        ),
     ] = None,
     short_mix: Annotated[
         float | None, typer.Option(help="Share of tokens from documents below the window: 0.4.")
@@ -94,15 +110,15 @@ def pack_data(
     ] = False,
     decontaminate: Annotated[
         list[str] | None,
-        typer.Option(help="Evaluation texts; documents that share 13-word runs are left out."),
+        typer.Option(
+            help="Evaluation texts; documents that share 13-word runs are left out; repeatable."
+        ),
     ] = None,
     hold_out: Annotated[
         float | None,
         typer.Option(help="Share of documents kept out for evaluation. Default: 0.1."),
     ] = None,
-    on_bad: Annotated[
-        str | None, typer.Option(help="Unreadable records: `fail` (default) or `skip`.")
-    ] = None,
+    on_bad: OnBad = None,
     text_field: Annotated[
         str | None, typer.Option(help="Field or column with the text. Default: text.")
     ] = None,
@@ -110,9 +126,13 @@ def pack_data(
         str | None, typer.Option(help="Longer documents are refused. Default: 256MB.")
     ] = None,
     backend: Annotated[
-        str | None, typer.Option(help="auto (default), fastokens, tokenizers.")
+        str | None,
+        one_of(
+            choices_of("pack.backend"),
+            "What tokenises: auto, fastokens, tokenizers. Default: auto.",
+        ),
     ] = None,
-    workers: Annotated[int, typer.Option(help="Processes that tokenise.")] = 1,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that tokenise.")] = 1,
     shard: Annotated[
         str | None, typer.Option(help="i/N: tokenise every N-th unit only; then --merge.")
     ] = None,
@@ -127,17 +147,17 @@ def pack_data(
         ),
     ] = None,
     tasks: Annotated[
-        int | None, typer.Option(help="Shards that --executor runs. Default: what suits it.")
+        int | None, typer.Option(min=1, help="Shards that --executor runs. Default: what suits it.")
     ] = None,
     executor_set: Annotated[
         list[str] | None,
-        typer.Option(help="KEY=VALUE of the executor: partition=cpu, time=08:00:00."),
+        typer.Option(help="KEY=VALUE of the executor: partition=cpu, time=08:00:00; repeatable."),
     ] = None,
     report: Annotated[
         bool, typer.Option("--report", help="Also write report.html, a page about the corpus.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Draws the order of the windows.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of the order of the windows.")] = 0,
+    as_json: AsJson = False,
 ) -> None:
     """Pack documents into training windows for `giraffe extend --data` and other trainers.
 
@@ -192,7 +212,9 @@ def pack_data(
             console.info(f"wrote {write_page(out, folder, stats)}")
     following = f"giraffe extend --model {tokenizer} --data {out} "
     following += f"--target-len {format_length(parse_length(window))}"
-    console.result({"out": str(out), **stats}, [*render(stats, out), escape(f"  {following}")])
+    console.result(
+        {"out": str(out), **stats}, [*render(stats, out), "", escape(f"next: {following}")]
+    )
 
 
 def _pack(job: tuple[Any, ...], merge: bool, workers: int) -> dict[str, Any]:
@@ -221,8 +243,6 @@ def _part(shard: str | None, merge: bool, report: bool, workers: int) -> tuple[i
     Raises:
         UsageError: no such shard, or options that contradict each other.
     """
-    if workers < 1:
-        raise UsageError(f"--workers {workers}", "give 1 or more")
     if merge and workers > 1:
         raise UsageError("--merge tokenises nothing: --workers has no effect", "leave it out")
     if shard is None:

@@ -32,8 +32,6 @@ def check_options(
             if value is not None:
                 raise UsageError(f"{option} has no effect without --executor", "leave it out")
         return
-    if tasks is not None and tasks < 1:
-        raise UsageError(f"--tasks {tasks}", "give 1 or more")
     others = {"--shard": shard is not None, "--merge": merge, "--workers": workers > 1}
     for option, given in others.items():
         if given:

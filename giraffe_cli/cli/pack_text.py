@@ -17,11 +17,11 @@ BAR = 24
 
 
 def render(stats: Mapping[str, Any], out: Path) -> list[RenderableType]:
-    """The summary, the length histogram, the sources if there are several, and what is next."""
+    """The summary, the length histogram, and the sources if there are several."""
     parts: list[RenderableType] = [_summary(stats, out), "", *_histogram(stats)]
     if len(stats["sources"]) > 1:
         parts += ["", _sources(stats)]
-    return [*parts, "", "next:"]
+    return parts
 
 
 def _summary(stats: Mapping[str, Any], out: Path) -> Table:

@@ -16,8 +16,12 @@ from giraffe_cli.cli.extend import gather
 from giraffe_cli.cli.options import (
     AsJson,
     Assignments,
+    ConfigDtype,
     ConfigFile,
     Control,
+    Device,
+    DeviceCount,
+    DeviceMemory,
     Model,
     SequenceParallel,
     Stages,
@@ -31,7 +35,7 @@ from giraffe_cli.cli.plan_inference import (
     show_inference,
 )
 from giraffe_cli.config import ExtendConfig, build
-from giraffe_cli.errors import UsageError, near_misses
+from giraffe_cli.errors import UsageError
 from giraffe_cli.units import format_bytes, format_length, parse_bytes
 
 if TYPE_CHECKING:
@@ -72,23 +76,10 @@ def plan(
     assignments: Assignments = None,
     sequence_parallel: SequenceParallel = None,
     control: Control = False,
-    dtype: Annotated[
-        str | None,
-        typer.Option(
-            help="auto, float32 or bfloat16; default: the config's.", autocompletion=complete.DTYPES
-        ),
-    ] = None,
-    device: Annotated[
-        str | None,
-        typer.Option(
-            help="A machine to plan for: h100, h200, a100, rtx4090, cpu. Default: this.",
-            autocompletion=complete.devices,
-        ),
-    ] = None,
-    device_memory: Annotated[
-        str | None, typer.Option(help="Memory of a device (of the host on a CPU): 80GB.")
-    ] = None,
-    gpus: Annotated[int | None, typer.Option(min=1, help="How many GPUs the machine has.")] = None,
+    dtype: ConfigDtype = None,
+    device: Device = None,
+    device_memory: DeviceMemory = None,
+    gpus: DeviceCount = None,
     inference: Annotated[
         bool,
         typer.Option("--inference", help="Plan `giraffe generate` instead of a training."),
@@ -150,7 +141,7 @@ def machine_of(device: str | None, memory: str | None, gpus: int | None) -> Mach
     """The machine that is named, else this one, with the memory that is given.
 
     Raises:
-        UsageError: an unknown device, or GPUs of a CPU.
+        UsageError: GPUs of a CPU.
     """
     from giraffe_cli.plan.machine import DEVICES, named_machine, this_machine
 
@@ -159,8 +150,6 @@ def machine_of(device: str | None, memory: str | None, gpus: int | None) -> Mach
         here = this_machine()
         return dataclasses.replace(here, memory_bytes=size) if size is not None else here
     name = device or ASSUMED_GPU
-    if name not in DEVICES:
-        raise UsageError(f"--device {name}", near_misses(name, DEVICES))
     if gpus is not None and DEVICES[name].kind == "cpu":
         raise UsageError("--gpus and --device cpu", "leave one out")
     return named_machine(name, gpus or 1, size)

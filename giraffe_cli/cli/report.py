@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from giraffe_cli.cli.console import Console
+from giraffe_cli.cli.options import AsJson
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -30,9 +31,9 @@ def report(
         list[Path], typer.Argument(help="Folders that `giraffe extend` or `giraffe eval` wrote.")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="Folder of a page with the curves of all of them.")
+        Path | None, typer.Option(help="Folder to write: a page with the curves of all of them.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compare runs and evaluations: settings, every score by context length, time, memory.
 

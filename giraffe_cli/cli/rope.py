@@ -12,6 +12,7 @@ import yaml
 
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
+from giraffe_cli.cli.options import AsJson, OnExistingRope, RequiredTargetLen
 from giraffe_cli.cli.rope_compare import COMPARE_EXAMPLES, compare
 from giraffe_cli.cli.rope_search import SEARCH_EXAMPLES, search
 from giraffe_cli.cli.rope_text import (
@@ -26,15 +27,25 @@ from giraffe_cli.rope.base import Head, RopeTable, make_table, strategies
 from giraffe_cli.rope.scheme import position_schemes
 from giraffe_cli.units import parse_length
 
-LIST_EXAMPLES = """[bold]Examples[/]\n
-giraffe rope list\n
-giraffe rope list --json"""
+LIST_EXAMPLES = """
+Examples:
 
-SHOW_EXAMPLES = """[bold]Examples[/]\n
-giraffe rope show yarn --target-len 16k\n
-giraffe rope show ntk --target-len 32k --head-dim 128 --rope-theta 10000 --original-len 4k\n
-giraffe rope show yarn --model runs/base --target-len 16k --set beta_fast=64 --json\n
-giraffe rope show all --target-len 16k --plot rope.png"""
+giraffe rope list
+
+giraffe rope list --json
+"""
+
+SHOW_EXAMPLES = """
+Examples:
+
+giraffe rope show yarn --target-len 16k
+
+giraffe rope show ntk --target-len 32k --head-dim 128 --rope-theta 10000 --original-len 4k
+
+giraffe rope show yarn --model runs/base --target-len 16k --set beta_fast=64 --json
+
+giraffe rope show all --target-len 16k --plot rope.png
+"""
 
 EVERY = "all"
 
@@ -43,8 +54,6 @@ app = typer.Typer(
 )
 app.command("compare", epilog=COMPARE_EXAMPLES)(compare)
 app.command("search", epilog=SEARCH_EXAMPLES)(search)
-
-AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 
 
 @app.command("list", epilog=LIST_EXAMPLES)
@@ -59,7 +68,7 @@ def list_strategies(as_json: AsJson = False) -> None:
 
 @app.command("show", epilog=SHOW_EXAMPLES)
 def show(
-    target_len: Annotated[str, typer.Option(help="Window to reach, such as 16k.")],
+    target_len: RequiredTargetLen,
     names: Annotated[
         list[str] | None,
         typer.Argument(
@@ -68,24 +77,25 @@ def show(
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="Take the shape from a checkpoint; default: calf.")
+        str | None, typer.Option(help="Checkpoint whose shape it is. Default: calf.")
     ] = None,
-    head_dim: Annotated[int | None, typer.Option(help="Or give it: dimensions of a head.")] = None,
+    head_dim: Annotated[
+        int | None, typer.Option(help="Or the shape itself: dimensions of a head.")
+    ] = None,
     rope_theta: Annotated[
-        float | None, typer.Option(help="Base of the unscaled table; 10000 with --head-dim.")
+        float | None,
+        typer.Option(
+            help="Base of the unscaled table. Default: the checkpoint's; 10000 with --head-dim."
+        ),
     ] = None,
     original_len: Annotated[
-        str | None, typer.Option(help="Native window; 4k with --head-dim.")
+        str | None,
+        typer.Option(help="Native window. Default: the checkpoint's; 4k with --head-dim."),
     ] = None,
-    on_existing_rope: Annotated[
-        str,
-        typer.Option(
-            help="A model that is scaled already: refuse, compose, replace.",
-            autocompletion=complete.ON_EXISTING_ROPE,
-        ),
-    ] = "refuse",
+    on_existing_rope: OnExistingRope = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A knob, such as beta_fast=64; repeatable.")
+        list[str] | None,
+        typer.Option("--set", help="A knob of the strategy: beta_fast=64; repeatable."),
     ] = None,
     plot: Annotated[
         Path | None, typer.Option(help="Also draw the strategies side by side into this PNG.")
@@ -95,10 +105,6 @@ def show(
     """Show the table of a strategy: each pair's frequency, wavelength, turns in the native
     window and divisor, the pairs that never completed a turn, the attention factor, and the config
     that will be written. Several strategies are shown side by side."""
-    if on_existing_rope not in ("refuse", "compose", "replace"):
-        raise UsageError(
-            f"--on-existing-rope {on_existing_rope}", "choose refuse, compose or replace"
-        )
     head = _head(
         model, head_dim, rope_theta, original_len, parse_length(target_len), on_existing_rope
     )
@@ -144,13 +150,13 @@ def _head(
     rope_theta: float | None,
     original_len: str | None,
     target_length: int,
-    on_existing: str,
+    on_existing: str | None,
 ) -> Head:
     """The shape from the options alone, or from a checkpoint with θ and window overridden."""
     if head_dim is not None:
         if model is not None:
             raise UsageError("--model and --head-dim both name a shape", "give one of them")
-        if on_existing != "refuse":
+        if on_existing is not None:
             raise UsageError(
                 f"--on-existing-rope {on_existing} has no effect on a shape given by --head-dim",
                 "pass --model, or leave it out",
@@ -163,9 +169,10 @@ def _head(
     # Only a GGUF is converted, and only its shape is wanted here.
     with tempfile.TemporaryDirectory() as work_dir:
         checkpoint = inspect(model or "calf", Path(work_dir))
-    if on_existing == "refuse":
+    chosen = on_existing or "refuse"
+    if chosen == "refuse":
         refuse_scaled(checkpoint, target_length)
-    head = checkpoint.head(target_length, on_existing)
+    head = checkpoint.head(target_length, chosen)
     changes: dict[str, Any] = {} if rope_theta is None else {"rope_theta": rope_theta}
     if original_len is not None:
         changes["original_max_position_embeddings"] = parse_length(original_len)

@@ -7,30 +7,34 @@ from typing import Annotated, Any
 
 import typer
 
+from giraffe_cli.checkpoint import EMBEDDED
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.options import AsJson, Dtype
+from giraffe_cli.cli.options import AsJson, Dtype, Model, OnExistingRope, RequiredTargetLen
 from giraffe_cli.cli.tuning import (
     Data,
     Extending,
     Fitness,
-    OnExisting,
     Seed,
-    Target,
     default_out,
     knobs_by_strategy,
     open_for_tuning,
 )
 from giraffe_cli.errors import UsageError
 
-COMPARE_EXAMPLES = """[bold]Examples[/]\n
-giraffe rope compare --target-len 16k --minutes 5\n
-giraffe rope compare yarn ntk --model ./smollm2 --data books.jsonl.gz --target-len 16k --all\n
-giraffe rope compare yarn longrope --set longrope.factors=factors.json --target-len 16k --json"""
+COMPARE_EXAMPLES = """
+Examples:
+
+giraffe rope compare --target-len 16k --minutes 5
+
+giraffe rope compare yarn ntk --model ./smollm2 --data books.jsonl.gz --target-len 16k --all
+
+giraffe rope compare yarn longrope --set longrope.factors=factors.json --target-len 16k --json
+"""
 
 
 def compare(
-    target_len: Target,
+    target_len: RequiredTargetLen,
     names: Annotated[
         list[str] | None,
         typer.Argument(
@@ -38,12 +42,10 @@ def compare(
             autocompletion=complete.strategies,
         ),
     ] = None,
-    model: Annotated[
-        str, typer.Option(help="Local directory, .gguf file or Hugging Face id.")
-    ] = "calf",
+    model: Model = None,
     data: Data = None,
     documents: Annotated[
-        int, typer.Option(help="Documents at the most, the longest; look-ups likewise.")
+        int, typer.Option(min=1, help="Documents at the most, the longest; look-ups likewise.")
     ] = 8,
     minutes: Annotated[
         float, typer.Option(help="Time limit; run again with more, and it goes on.")
@@ -64,11 +66,11 @@ def compare(
             "repeatable.",
         ),
     ] = None,
-    on_existing_rope: OnExisting = "refuse",
+    on_existing_rope: OnExistingRope = None,
     seed: Seed = 0,
     dtype: Dtype = "auto",
     out: Annotated[
-        Path | None, typer.Option(help="Folder. Default: runs/compare-MODEL-TARGET.")
+        Path | None, typer.Option(help="Folder to write. Default: runs/compare-MODEL-TARGET.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -84,7 +86,7 @@ def compare(
     from giraffe_cli.tune.compare import compare as bake_off
     from giraffe_cli.tune.settings import settings as make_settings
 
-    console = Console(as_json)
+    console, model = Console(as_json), model or EMBEDDED
     if minutes <= 0:
         raise UsageError(f"--minutes {minutes:g}", "a time above 0")
     if no_needles and fitness != "nll":

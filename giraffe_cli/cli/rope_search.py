@@ -7,47 +7,48 @@ from typing import Annotated
 
 import typer
 
+from giraffe_cli.checkpoint import EMBEDDED
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.options import AsJson, Dtype
+from giraffe_cli.cli.options import AsJson, Dtype, Model, OnExistingRope, RequiredTargetLen
 from giraffe_cli.cli.tuning import (
     Data,
     Extending,
     Fitness,
-    OnExisting,
     Seed,
-    Target,
     default_out,
     open_for_tuning,
 )
-from giraffe_cli.errors import UsageError
 
-SEARCH_EXAMPLES = """[bold]Examples[/]\n
-giraffe rope search --target-len 16k --evaluations 32\n
-giraffe rope search --model ./smollm2 --data books.jsonl.gz --target-len 16k --documents 2\n
-giraffe extend --target-len 16k --factors runs/search-calf-16k/factors.json"""
+SEARCH_EXAMPLES = """
+Examples:
+
+giraffe rope search --target-len 16k --evaluations 32
+
+giraffe rope search --model ./smollm2 --data books.jsonl.gz --target-len 16k --documents 2
+
+giraffe extend --target-len 16k --factors runs/search-calf-16k/factors.json
+"""
 
 
 def search(
-    target_len: Target,
-    model: Annotated[
-        str, typer.Option(help="Local directory, .gguf file or Hugging Face id.")
-    ] = "calf",
+    target_len: RequiredTargetLen,
+    model: Model = None,
     data: Data = None,
     evaluations: Annotated[
-        int, typer.Option(help="Tables that are read, the seeds among them.")
+        int, typer.Option(min=2, help="Tables that are read, the seeds among them.")
     ] = 64,
     documents: Annotated[
-        int, typer.Option(help="Documents (or prompts of look-ups) that the search reads.")
+        int, typer.Option(min=1, help="Documents (or prompts of look-ups) that the search reads.")
     ] = 4,
     held_out: Annotated[
-        int, typer.Option(help="Other documents, on which its result is proven.")
+        int, typer.Option(min=1, help="Other documents, on which its result is proven.")
     ] = 8,
     fitness: Fitness = "nll",
-    on_existing_rope: OnExisting = "refuse",
+    on_existing_rope: OnExistingRope = None,
     seed: Seed = 0,
     dtype: Dtype = "auto",
     out: Annotated[
-        Path | None, typer.Option(help="Folder. Default: runs/search-MODEL-TARGET.")
+        Path | None, typer.Option(help="Folder to write. Default: runs/search-MODEL-TARGET.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
@@ -62,12 +63,7 @@ def search(
     from giraffe_cli.tune.search import FACTORS, SEARCH
     from giraffe_cli.tune.search import search as hunt
 
-    console = Console(as_json)
-    if evaluations < 2:
-        raise UsageError(f"--evaluations {evaluations}", "2 or more: the seeds alone are two")
-    for option, count in (("--documents", documents), ("--held-out", held_out)):
-        if count < 1:
-            raise UsageError(f"{option} {count}", "one or more")
+    console, model = Console(as_json), model or EMBEDDED
     folder = out or default_out("search", model, target_len)
     opened = open_for_tuning(
         model, data, target_len, on_existing_rope, dtype, folder, console,

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 import typer
 import yaml
 
-from giraffe_cli.cli import complete
+from giraffe_cli.checkpoint import EMBEDDED
 from giraffe_cli.cli.evaluate_input import DEFAULT_DATA
+from giraffe_cli.cli.options import one_of
 from giraffe_cli.errors import InvalidInput, UsageError
 
 if TYPE_CHECKING:
@@ -19,21 +20,20 @@ if TYPE_CHECKING:
     from giraffe_cli.tune.evidence import Evidence
     from giraffe_cli.tune.reading import TableReader
 
-Target = Annotated[str, typer.Option("--target-len", help="Window to reach, such as 16k.")]
+
+def _fitnesses() -> tuple[str, ...]:
+    from giraffe_cli.tune.evidence import FITNESSES
+
+    return FITNESSES
+
+
 Data = Annotated[
     list[str] | None,
     typer.Option(help=f"Corpus to compare on; repeatable. Default: {DEFAULT_DATA}."),
 ]
-OnExisting = Annotated[
-    str,
-    typer.Option(
-        help="A model that is scaled already: refuse, compose, replace.",
-        autocompletion=complete.ON_EXISTING_ROPE,
-    ),
-]
 Fitness = Annotated[
     str,
-    typer.Option(help="What decides: nll, or needle-nll (the loss of looked-up numbers alone)."),
+    one_of(_fitnesses, "What decides: nll, or needle-nll (the loss of looked-up numbers alone)."),
 ]
 Seed = Annotated[int, typer.Option(help="Seed of samples, intervals and proposals.")]
 
@@ -58,7 +58,7 @@ def open_for_tuning(
     model: str,
     data: list[str] | None,
     target_len: str,
-    on_existing: str,
+    on_existing: str | None,
     dtype: str,
     out: Path,
     reporter: Reporter,
@@ -71,24 +71,18 @@ def open_for_tuning(
 
     Raises:
         InvalidInput: checkpoint or corpus cannot be used, or no document reaches the target.
-        UsageError: an option of no known value.
     """
     from giraffe_cli.checkpoint import head_to_extend, inspect
     from giraffe_cli.config import resolve_dtype
     from giraffe_cli.evals.samples import Texts
     from giraffe_cli.rundir import make_folder
-    from giraffe_cli.tune.evidence import FITNESSES, gather_evidence
+    from giraffe_cli.tune.evidence import gather_evidence
     from giraffe_cli.tune.reading import TableReader
     from giraffe_cli.tune.texts import longest_documents
     from giraffe_cli.units import parse_length
 
-    _check_choice("--fitness", wanted["fitness"], FITNESSES)
-    _check_choice("--on-existing-rope", on_existing, ("refuse", "compose", "replace"))
-    _check_choice("--dtype", dtype, ("auto", "float32", "bfloat16", "float16"))
-    if wanted["documents"] < 1:
-        raise UsageError(f"--documents {wanted['documents']}", "one or more")
     checkpoint = inspect(model, out)
-    head = head_to_extend(checkpoint, parse_length(target_len), on_existing)
+    head = head_to_extend(checkpoint, parse_length(target_len), on_existing or "refuse")
     documents = longest_documents(data or [DEFAULT_DATA], wanted["documents"])
     if not documents:
         raise InvalidInput(f"no documents in {', '.join(data or [DEFAULT_DATA])}")
@@ -102,11 +96,6 @@ def open_for_tuning(
     )
     computed = resolve_dtype(dtype, checkpoint.dtype)
     return Opened(TableReader(checkpoint, computed, make_folder(out / "cache")), head, evidence)
-
-
-def _check_choice(option: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise UsageError(f"{option} {value}", f"choose {', '.join(known)}")
 
 
 def knobs_by_strategy(settings: list[str]) -> dict[str, dict[str, Any]]:
@@ -136,15 +125,15 @@ class Extending(NamedTuple):
     model: str
     data: list[str] | None
     target_len: str
-    on_existing: str
+    on_existing: str | None
 
     def line(self, strategy: str, knobs: dict[str, Any], factors: Path | None = None) -> str:
         """`giraffe extend ...`, as it can be typed."""
         words = ["giraffe", "extend"]
-        words += ["--model", self.model] if self.model != "calf" else []
+        words += ["--model", self.model] if self.model != EMBEDDED else []
         words += [word for source in self.data or [] for word in ("--data", source)]
         words += ["--target-len", self.target_len]
-        if self.on_existing != "refuse":
+        if self.on_existing:
             words += ["--on-existing-rope", self.on_existing]
         words += ["--rope", strategy] if factors is None else ["--factors", str(factors)]
         for key, value in knobs.items():

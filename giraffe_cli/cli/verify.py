@@ -11,13 +11,20 @@ from rich.markup import escape
 from rich.table import Table
 
 from giraffe_cli.cli.console import Console
+from giraffe_cli.cli.options import AsJson
 from giraffe_cli.errors import InvalidInput, UsageError
 
-EXAMPLES = """[bold]Examples[/]\n
-giraffe verify runs/mine/model\n
-giraffe verify runs/mine/model --adapter runs/mine/adapter --base ./SmolLM2-135M\n
-giraffe verify ./some-downloaded-llama --json\n
-giraffe verify ./someones-merge --base ./what-it-was-made-from"""
+EXAMPLES = """
+Examples:
+
+giraffe verify runs/mine/model
+
+giraffe verify runs/mine/model --adapter runs/mine/adapter --base ./SmolLM2-135M
+
+giraffe verify ./some-downloaded-llama --json
+
+giraffe verify ./someones-merge --base ./what-it-was-made-from
+"""
 
 
 def verify(
@@ -32,7 +39,7 @@ def verify(
     full: Annotated[
         bool, typer.Option("--full", help="Also run one pass over the whole target length.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check a model directory: files, config keys, tokenizer, weights, rotary table, logits.
 

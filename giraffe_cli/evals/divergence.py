@@ -85,7 +85,7 @@ def _divergences(
     if missing:
         make_folder(cache / "divergence")
         heads, total = _heads(base, subject), sum(e.num_targets for _, e, _ in missing)
-        with reporter.bar(f"KL(base || {subject.name})", total, "targets") as bar:
+        with reporter.bar(f"comparing KL(base || {subject.name})", total, "targets") as bar:
             for task, example, path in missing:
                 ours, theirs = (read_states(cache, k) for k in _keys(base, subject, task, example))
                 with atomic_open(path) as handle:

@@ -50,7 +50,7 @@ def write_gguf(
         writer.write_ti_data_to_file()
         if divisors is not None:
             writer.write_tensor_data(divisors.astype(np.float32))
-        with reporter.bar("write", total / 1e6, "MB") as bar:
+        with reporter.bar("writing", total / 1e6, "MB") as bar:
             for tensor, weight in weights:
                 writer.write_tensor_data(encode(weight, tensor))
                 bar.advance(tensor.num_bytes / 1e6)

@@ -164,7 +164,9 @@ class BakeOff:
         ]
         if not sum(expected):
             return list(kept[: len(expected)])
-        with self.reporter.bar(f"{len(expected)} tables, {what}", sum(expected), "tokens") as bar:
+        with self.reporter.bar(
+            f"reading {len(expected)} tables, {what}", sum(expected), "tokens"
+        ) as bar:
             for setting, group in zip(kept, missing, strict=True):
                 if self.reader.seconds(setting.table, group) > self.left() - ends + ROUNDING:
                     break

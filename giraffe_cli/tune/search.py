@@ -270,7 +270,7 @@ def native_cost(hunt: Hunt, reporter: Reporter, seed: int) -> dict[str, PairedSc
         "base": make_table("none", {}, hunt.head),
     }
     tokens, values = len(tables) * sum(len(e.token_ids) for _, e in entries), {}
-    with reporter.bar("the native window", tokens, "tokens") as bar:
+    with reporter.bar("reading the native window", tokens, "tokens") as bar:
         for name, table in tables.items():
             hunt.reader.read(table, entries, bar)
             values[name] = hunt.reader.values(table, evidence.tasks[NLL], entries)
