@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import build_tiny_llama
 from safetensors.numpy import load_file
 
+from giraffe_cli.checkpoint import inspect
 from giraffe_cli.config import build, resolve_dtype
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.samples import default_lengths
-from giraffe_cli.pipeline import Options, extend
+from giraffe_cli.pipeline import Options, evaluate_models, extend
 from giraffe_cli.progress import SilentReporter
-from giraffe_cli.stages import claim
+from giraffe_cli.stages import Timings, claim
 
 TARGET = 512
 
@@ -215,3 +218,22 @@ def test_claim_needs_a_folder(tiny_llama, corpus, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InvalidInput, match="is not a directory"):
         claim(settings(tiny_llama, corpus), tmp_path / "file")
+
+
+def test_several_runs_may_share_the_folder_of_scored_samples(
+    tiny_llama, corpus, tmp_path, monkeypatch
+):
+    taken = {}
+    monkeypatch.setattr("giraffe_cli.pipeline.evaluate", lambda *_, **named: taken.update(named))
+    for cache in (None, str(tmp_path / "shared")):
+        work = SimpleNamespace(
+            config=settings(tiny_llama, corpus, eval={"cache": cache}),
+            checkpoint=inspect(str(tiny_llama), tmp_path),
+            run_dir=tmp_path / "run",
+            lengths=[128],
+            native_length=128,
+            timings=Timings(tmp_path / "timings.json"),
+            reporter=SilentReporter(),
+        )
+        evaluate_models(work, {}, None)
+        assert taken["cache"] == Path(cache or tmp_path / "run" / "eval" / "cache")
