@@ -1,8 +1,9 @@
 """Windows of look-ups that calf learns from: facts, and questions about them, in made-up forms.
 
-Three kinds, one a window, all drawn by a generator:
+Four kinds, one a window, all drawn by a generator:
 
     repeat   tokens drawn at random, again and again: every token of a repetition is an answer
+    pairs    records of a few such tokens, key, gap and value: a key seen before has its old value
     dense    records and nothing else, then questions about them
     hidden   a few facts in real text or in sentences that repeat, then questions about them
 
@@ -33,7 +34,18 @@ Weights = npt.NDArray[np.float32]
 Part = tuple[Ids, Weights]
 Draw = Callable[[np.random.Generator], str]
 
-KINDS = ("repeat", "dense", "dense", "hidden")
+KINDS = (
+    "repeat",
+    "pairs",
+    "pairs",
+    "pairs",
+    "pairs",
+    "dense",
+    "dense",
+    "dense",
+    "hidden",
+    "hidden",
+)
 FACT, ASKED, PLAIN, ANSWER = 0.02, 0.1, 0.3, 1.0
 SYLLABLES = [
     c + v for c in "bdfghjklmnprstvwz" for v in "aeiou"
@@ -122,6 +134,7 @@ def numbers(g: np.random.Generator) -> Draw:
 
 KEYS = "wdhi-NlpPPPuuun"
 VALUES = "dnnnwhuuulNpi"
+SHORT_KEYS, SHORT_VALUES = "wwd-PPlnu", "dddwwlnu"
 
 
 def frequent_words(texts: Sequence[str], count: int = 4000) -> list[str]:
@@ -161,11 +174,11 @@ class Form:
         kind = g.random()
         if kind < 0.35:
             return self.before, self.between
-        if kind < 0.5:
+        if kind < 0.55:
             return _altered(g, self.before, words), _altered(g, self.between, words)
-        if kind < 0.6:
+        if kind < 0.65:
             return words(8), self.between
-        if kind < 0.75:
+        if kind < 0.92:
             last = self.between.split(" ")
             return words(8), f"{words(8)} {' '.join(last[int(g.integers(len(last))) :])}"
         return words(8), words(12) or ":"
@@ -204,6 +217,11 @@ def _gap_after(text: str) -> str:
 # ── windows ──────────────────────────────────────────────────────────────────────────────────
 
 
+def farthest(length: int) -> int:
+    """Words between a key and its value, at most, in a window of so many tokens."""
+    return 4 if length <= 130 else 8 if length <= 260 else 12
+
+
 class Lookups:
     """Draws windows of look-ups.
 
@@ -228,6 +246,8 @@ class Lookups:
         kind = kinds[g.integers(len(kinds))]
         if kind == "repeat":
             return self._repeat(g, length)
+        if kind == "pairs":
+            return self._pairs(g, length)
         parts = [(np.array([self.tokenizer.bos_token_id]), np.zeros(1, np.float32))]
         left = length - 1
         while left > 0:
@@ -238,7 +258,7 @@ class Lookups:
 
     def _text(self, g: np.random.Generator, kind: str, left: int, length: int) -> Part:
         """Records or hidden facts in up to `left` tokens; a form grows with the window."""
-        far = 2 if length <= 130 else 5 if length <= 260 else 8 if length <= 520 else 12
+        far = farthest(length)
         whole = left <= 160 or (kind == "hidden" and g.random() < 0.5)
         room = left if whole else max(min(left, 100), int(left * g.uniform(0.3, 1.0)))
         if kind == "dense":
@@ -259,11 +279,53 @@ class Lookups:
         weights[: count + 1] = 0.0
         return np.tile(first, length // count + 1)[:length].astype(np.int64), weights
 
+    def _pairs(self, g: np.random.Generator, length: int) -> Part:
+        """Keys in any order and again: `before key gap value after`, all but the first known."""
+        drawn = lambda most, least=0: g.integers(2, vocabulary, int(g.integers(least, most + 1)))  # noqa: E731
+        vocabulary, far = len(self.tokenizer), farthest(length) + 2
+        layouts = [[drawn(2), drawn(far), drawn(1)]]
+        if g.random() < 0.4:  # asked for in other words
+            gap = layouts[0][1]  # its end, at least one token, says that the value comes
+            kept = gap[int(g.integers(len(gap))) :] if len(gap) else gap
+            layouts.append([drawn(2), np.concatenate([drawn(far), kept]), layouts[0][2]])
+        pools = [drawn(most, 6) for most in (int(g.integers(8, 300)), 300)]
+        key_length, value_length = g.integers(1, 5, 2)
+        if g.random() < 0.2:
+            key_length = g.integers(5, max(6, min(30, length // 12)))
+        size = key_length + value_length + sum(map(len, layouts[0]))
+        count = int(min(g.integers(2, 90), max(2, length // (2 * size))))
+        keys, values = (
+            pool[g.integers(len(pool), size=(count, n))]
+            for pool, n in zip(pools, (key_length, value_length), strict=True)
+        )
+        keys, first = np.unique(keys, axis=0, return_index=True)
+        values, count = values[first], len(keys)
+        least = count * (key_length + value_length + min(sum(map(len, one)) for one in layouts))
+        order = np.concatenate([g.permutation(count) for _ in range(length // least + 1)])
+        if g.random() < 0.5:  # not all of them first
+            order = g.integers(0, count, len(order))
+        seen, parts = (
+            set[int](),
+            [(np.array([self.tokenizer.bos_token_id]), np.zeros(1, np.float32))],
+        )
+        for which in order.tolist():
+            before, gap, after = layouts[-1 if which in seen else 0]
+            known = ANSWER if which in seen else FACT
+            for ids, weight in ((before, ASKED), (keys[which], FACT), (gap, ASKED)):
+                parts.append((ids, np.full(len(ids), weight, np.float32)))
+            parts.append((values[which], np.full(value_length, known, np.float32)))
+            parts.append((after, np.full(len(after), ASKED, np.float32)))
+            seen.add(which)
+        ids, weights = _joined(parts)
+        return ids[:length].astype(np.int64), weights[:length]
+
     def _dense(self, g: np.random.Generator, room: int, far: int) -> Part:
         """`room` tokens: records, then questions about them."""
         form = Form(g, self.vocabulary, far)
         most = room // 5 + 1
-        facts = self._facts(g, min(most, int(g.integers(1, 60))) if g.random() < 0.6 else most)
+        facts = self._facts(
+            g, min(most, int(g.integers(1, 60))) if g.random() < 0.6 else most, room
+        )
         words = [0, 0, 0, 0, 0, room // 50, room // 25][g.integers(7)]
         lead = (
             f"{self.vocabulary.connector(g, words)}:\n" if words else ["", "{", "["][g.integers(3)]
@@ -287,7 +349,7 @@ class Lookups:
     def _hidden(self, g: np.random.Generator, room: int, far: int) -> Part:
         """About `room` tokens: facts between sentences of other text, questions at the end."""
         form, most = Form(g, self.vocabulary, far), 3 + room // 100
-        facts = self._facts(g, int(g.integers(2, most)) if g.random() < 0.5 else 1)
+        facts = self._facts(g, int(g.integers(2, most)) if g.random() < 0.5 else 1, room)
         twice = g.random() < 0.3
         told = [self._told(g, form, fact, twice) for fact in facts]
         head = self.vocabulary.connector(g, room // 30) if g.random() < 0.5 else ""
@@ -306,9 +368,10 @@ class Lookups:
                 parts.append(self._encode(form.question(*facts[int(g.integers(number + 1))])))
         return _joined([*parts, _plain(filler[at:]), end])
 
-    def _facts(self, g: np.random.Generator, count: int) -> list[tuple[str, str]]:
+    def _facts(self, g: np.random.Generator, count: int, room: int) -> list[tuple[str, str]]:
         """Up to `count` pairs, keys of one kind and values of one kind, no key twice."""
-        key, value = self.vocabulary.drawn(g, KEYS), self.vocabulary.drawn(g, VALUES)
+        keys, values = (SHORT_KEYS, SHORT_VALUES) if room <= 260 else (KEYS, VALUES)
+        key, value = self.vocabulary.drawn(g, keys), self.vocabulary.drawn(g, values)
         return list({key(g): value(g) for _ in range(count)}.items())
 
     def _told(self, g: np.random.Generator, form: Form, fact: tuple[str, str], twice: bool) -> Part:

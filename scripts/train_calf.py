@@ -200,7 +200,7 @@ def batch(
     for _ in range(args.batch_tokens // window):
         if lookups and rng.random() < args.lookups:
             tokens, weight = lookups.window(rng, window + 1)
-            weight[weight == ANSWER] = args.answer_weight
+            weight = weighted(weight, args.answer_weight)
         else:
             start = int(rng.integers(0, len(stream) - window - 1))
             tokens = stream[start : start + window + 1].astype(np.int64)
@@ -208,6 +208,15 @@ def batch(
         ids.append(tokens)
         weights.append(weight)
     return torch.from_numpy(np.stack(ids)), torch.from_numpy(np.stack(weights))
+
+
+def weighted(weights: np.ndarray, factor: float) -> np.ndarray:
+    """`factor` on the tokens of answers, twice that on the first two, which tell keys apart."""
+    answer = weights == ANSWER
+    second = np.concatenate([[False, False], answer[:-2]])
+    return np.where(answer, factor * np.where(answer & second, 1.0, 2.0), weights).astype(
+        np.float32
+    )
 
 
 def token_nll(model: LlamaForCausalLM, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -225,7 +234,7 @@ def token_nll(model: LlamaForCausalLM, rows: torch.Tensor) -> tuple[torch.Tensor
 def answered(model: LlamaForCausalLM, lookups: Lookups, window: int, args) -> dict[str, float]:
     """Share of answers, of forms never trained on, of which every token comes out first."""
     found = {}
-    for kind in ("repeat", "dense", "hidden"):
+    for kind in ("repeat", "pairs", "dense", "hidden"):
         rng = np.random.default_rng([args.seed, 1 << 30])
         drawn = [lookups.window(rng, window + 1, [kind]) for _ in range(max(8, 8192 // window))]
         rows = torch.from_numpy(np.stack([ids for ids, _ in drawn]))

@@ -61,14 +61,14 @@ def answers(script, ids, weights) -> Iterator[tuple[int, list[int]]]:
 
 
 @pytest.mark.parametrize("length", [128, 256, 1024])
-@pytest.mark.parametrize("kind", ["repeat", "dense", "hidden"])
+@pytest.mark.parametrize("kind", ["repeat", "pairs", "dense", "hidden"])
 def test_every_answer_stands_earlier_in_its_window(script, lookups, tokenizer, kind, length):
     asked = 0
     for seed in range(12):
         ids, weights = lookups.window(np.random.default_rng(seed), length, [kind])
         assert ids.shape == weights.shape == (length,)
         for place, answer in answers(script, ids, weights):
-            if kind == "repeat":
+            if kind in ("repeat", "pairs"):
                 assert set(answer) <= set(ids[:place].tolist())
             else:
                 before = tokenizer.decode(ids[:place])
@@ -137,7 +137,7 @@ def test_it_trains_on_text_then_on_look_ups_and_resumes(tmp_path):
     more += ["--steps", "4", "--growth", "0:128,0.5:256", "--log-every"]
     whole = run(work, *more, "2")
     assert [entry["window"] for entry in whole["log"][:2]] == [128, 256]
-    assert set(whole["log"][0]["answered"]) == {"repeat", "dense", "hidden"}
+    assert set(whole["log"][0]["answered"]) == {"repeat", "pairs", "dense", "hidden"}
     (work / "lookups.pt").unlink()
     (work / "out/training.json").unlink()
     assert run(work, *more, "2", "--stop-after", "2") == {}
