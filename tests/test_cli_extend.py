@@ -65,7 +65,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(giraffe, arguments, tmp_pat
         (("--gpus", "9"), 2, "visible here"),
         (("--no-such-option",), 2, "No such option"),
         (("--data", "nowhere.jsonl"), 3, "nowhere.jsonl"),
-        (("--config", "nowhere.yaml"), 3, "cannot read config"),
+        (("--config", "nowhere.yaml"), 3, "no config file or preset `nowhere.yaml`"),
     ],
 )
 def test_bad_input_is_named_and_leaves_nothing(giraffe, arguments, tmp_path, options, code, text):

@@ -72,16 +72,15 @@ def export_targets(incomplete: str) -> list[Offer]:
 
 
 def configs(incomplete: str) -> list[str]:
-    """YAML files and folders at hand; with nothing typed the presets of this folder as well."""
-    here = Path()
-    presets = [here / "configs", here / "configs" / "recipes"] if not incomplete else []
-    found = list(here.glob(f"{incomplete}*")) if _is_relative(incomplete) else []
-    found += [path for folder in presets for path in folder.glob("*.yaml")]
+    """Names of presets, YAML files and folders at hand."""
+    from giraffe_cli.presets import presets
+
+    found = list(Path().glob(f"{incomplete}*")) if _is_relative(incomplete) else []
     folders = [f"{path}/" for path in found if path.is_dir() and not path.name.startswith(".")]
     files = [str(path) for path in found if path.suffix in (".yaml", ".yml")]
     if len(folders) == 1 and not files:  # else the shell puts a space behind the only offer
         files = [str(path) for path in Path(folders[0]).glob("*.y*ml")]
-    return sorted({*folders, *files})
+    return sorted({*folders, *files, *(name for name in presets() if name.startswith(incomplete))})
 
 
 def file_dtypes(incomplete: str) -> list[str]:

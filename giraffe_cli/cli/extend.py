@@ -28,6 +28,7 @@ from giraffe_cli.cli.options import (
 )
 from giraffe_cli.config import ExtendConfig, apply_overrides, build, put, read_yaml
 from giraffe_cli.errors import UsageError
+from giraffe_cli.presets import config_path
 from giraffe_cli.units import format_length, parse_length
 
 EXAMPLES = """
@@ -37,7 +38,7 @@ giraffe extend --target-len 16k
 
 giraffe extend --model ./smollm2-135m --data books.jsonl.gz --target-len 16k --window 2k
 
-giraffe extend --config configs/llama3-8b-64k.yaml --set train.steps=200 --dry-run
+giraffe extend --config llama3-8b-64k --model ./llama3-8b --data books.jsonl.gz --dry-run
 """
 
 
@@ -55,7 +56,7 @@ def gather(
     config_file: Path | None, flags: dict[str, Any], assignments: list[str]
 ) -> dict[str, Any]:
     """Defaults < preset of the embedded model < `--config` < flags < `--set`."""
-    values: dict[str, Any] = read_yaml(config_file) if config_file else {}
+    values: dict[str, Any] = read_yaml(config_path(config_file)) if config_file else {}
     if not config_file and flags.get("model", EMBEDDED) == EMBEDDED:
         last = flags["stages"][-1] if "stages" in flags else None
         values = embedded_preset(flags.get("target_length", last))

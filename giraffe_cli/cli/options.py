@@ -83,7 +83,10 @@ Window = Annotated[
 ]
 ConfigFile = Annotated[
     Path | None,
-    typer.Option(help="YAML file; `configs/` has presets.", autocompletion=complete.configs),
+    typer.Option(
+        help="YAML file, or the name of a preset: calf-16k, llama3-8b-64k, recipes/yarn-7b-128k.",
+        autocompletion=complete.configs,
+    ),
 ]
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="Any config key: train.lora.rank=8; repeatable.")

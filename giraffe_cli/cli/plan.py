@@ -49,7 +49,7 @@ giraffe plan --model ./smollm2-135m --target-len 16k --window 2k
 
 giraffe plan --shape llama3-8b --target-len 64k --device h100 --gpus 8
 
-giraffe plan --config configs/llama3-8b-128k.yaml --shape llama3-8b --device-memory 40GB --gpus 1
+giraffe plan --config llama3-8b-128k --shape llama3-8b --device-memory 40GB --gpus 1
 
 giraffe plan --inference --shape llama3.2-1b --prompt-len 64k --device rtx4090
 """
