@@ -102,6 +102,7 @@ def claim(config: ExtendConfig, run_dir: Path) -> None:
     if path.exists():
         free = {f"train.{knob}" for knob in knobs_without_effect(config.train)}
         free |= {"eval.processes", "eval.batch_tokens"}
+        free |= {"rope.minutes"}  # a budget; a comparison that has ended is kept, and said so
         different = differing_keys(read_yaml(path), values)
         if set(different) - free:
             different = sorted(set(different) - free)

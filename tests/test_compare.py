@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 from conftest import build_tiny_llama
-from synthetic_results import make_results, only, without_base
+from synthetic_results import make_results, only, score, share, without_base
 from test_stages import staged
 
 from giraffe_cli.pipeline import Options, extend
@@ -230,6 +230,23 @@ def test_one_run_shows_its_summary_again(runs, giraffe):
     shown = giraffe("report", runs / "staged").stdout
     assert "short context kept" in shown
     assert giraffe("report", runs / "cut").stdout.count("unfinished: 6 of 7 steps") == 1
+
+
+def test_lm_evals_tasks_stand_side_by_side(tmp_path):
+    for name, found, samples in (("one", 19, 20), ("other", 17, 20), ("third", 17, 10)):
+        results = make_results()
+        scores = {"niah_single_1": {"16384": share(found, 20)}}
+        results["harness"] = {"checkpoint": {**scores, "wikitext.bits": {"900": score(7.25, 0.5)}}}
+        results["settings"]["harness"] = {"lm_eval": "0.4.13", "samples": samples}
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "results.json").write_text(json.dumps(results))
+    entries = read_entries([tmp_path / "one", tmp_path / "other"])
+    table = dict(rows(entries))
+    assert table["harness.niah_single_1 checkpoint 16k"] == ["95% (76 to 99)", "85% (64 to 95)"]
+    assert table["harness.wikitext.bits checkpoint 900"] == ["7.25 ± 0.50"] * 2
+    assert entries[0].to_json()["scores"]["harness.niah_single_1"]["checkpoint"][16384]["n"] == 20
+    assert caution(entries) is None
+    assert "differs: lm-eval;" in caution(read_entries([tmp_path / "one", tmp_path / "third"]))
 
 
 def test_bad_paths_are_named_together(runs, giraffe, tmp_path):

@@ -166,6 +166,17 @@ class TestResuming:
         assert sample_key(dataclasses.replace(base, name="checkpoint"), "nll", COMPARED) == key
         assert sample_key(base, "positions", COMPARED) != key
 
+    @pytest.mark.parametrize("name", ["tokenizer_config.json", "chat_template.jinja"])
+    def test_what_writes_text_belongs_to_what_writes_answers(self, tmp_path, name):
+        """Generated text is decoded and ended by these files; a loss is not."""
+        asked = dataclasses.replace(COMPARED, max_new_tokens=4)
+        before, after = (Subject("base", tmp_path / n, "d", "float32") for n in ("one", "two"))
+        for folder, text in ((before.path, "{}"), (after.path, "{ }")):
+            folder.mkdir()
+            (folder / name).write_text(text)
+        assert sample_key(before, "niah", asked) != sample_key(after, "niah", asked)
+        assert sample_key(before, "nll", COMPARED) == sample_key(after, "nll", COMPARED)
+
     def test_a_sample_that_was_not_compared_does_not_stand_for_one_that_is(self, tiny_llama):
         base = subject("base", tiny_llama)
         alone = Example("k", "doc", 128, IDS, num_targets=40)

@@ -50,6 +50,14 @@ def test_a_run_goes_on_with_knobs_that_change_no_weight(changed, tmp_path):
     assert {name: kept[name] for name in changed} == changed
 
 
+def test_a_run_goes_on_with_another_budget_for_its_comparison(tmp_path):
+    claim(build({"target_length": 512, "rope": {"minutes": 3}}), tmp_path)
+    claim(build({"target_length": 512, "rope": {"minutes": 9}}), tmp_path)
+    assert read_yaml(tmp_path / "run.yaml")["rope"]["minutes"] == 9
+    with pytest.raises(InvalidInput, match=r"different: rope\.strategy$"):
+        claim(build({"target_length": 512, "rope": {"strategy": "yarn"}}), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("first", "changed", "named"),
     [

@@ -88,7 +88,7 @@ class Bench:
                 runs[name] = run_task(
                     task,
                     opened,
-                    self.cache / f"{_name(subject)}-{_tokenizer(subject)[:16]}-responses",
+                    self.cache / f"{_name(subject)}-{subject.text_digest[:16]}-responses",
                     length=job.length,
                     limit=self.limit,
                     chat=self.chat,
@@ -106,20 +106,13 @@ class Bench:
             "format": FORMAT,
             "lm_eval": installed_version(),
             "task": [*map(digest_file, local_files(path))] if path.is_file() else job.name,
-            "tokenizer": _tokenizer(subject),
+            "tokenizer": subject.text_digest,
             "length": job.length,
             "limit": self.limit,
             "chat": self.chat,
             "seed": self.seed,
         }
         return self.cache / f"{_name(subject)}-{digest_value(identity)[:16]}.json"
-
-
-def _tokenizer(subject: Subject) -> str:
-    """Digest of what decides about tokens beside the model's own digest."""
-    names = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-    found = [subject.path / name for name in names]
-    return digest_value([digest_file(path) for path in found if path.is_file()])
 
 
 def _name(subject: Subject) -> str:

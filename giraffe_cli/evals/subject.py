@@ -26,12 +26,17 @@ from giraffe_cli.evals.order import Prompt, shared_tokens
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.key_values import KeyValues
 from giraffe_cli.model.reading import CHUNKS, feed, read_chunks, wide_logits
+from giraffe_cli.rundir import digest_file, digest_value
 
 if TYPE_CHECKING:
     import torch
 
 EVALUATOR = "evaluator"
 """The subject that only chooses what the others are scored on."""
+TEXT_FILES = (
+    *("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("chat_template.jinja", "generation_config.json"),
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,13 @@ class Subject:
     """Computation type: `float32`, `bfloat16` or `float16`."""
     longest: int | None = None
     """Tokens of context up to which it is scored; None: at every length."""
+
+    @property
+    def text_digest(self) -> str:
+        """sha256 over the files that, beside `tokenizer.json`, decide how tokens become text, how
+        a chat is written and where an answer ends."""
+        found = [self.path / name for name in TEXT_FILES]
+        return digest_value({p.name: digest_file(p) for p in found if p.is_file()})
 
     def takes(self, example: Example) -> bool:
         """Whether it reads `example`."""

@@ -17,7 +17,7 @@ from giraffe_cli.errors import InvalidInput, raise_together
 from giraffe_cli.report.loss_plot import Border
 from giraffe_cli.report.numbers import ABSENT, Score, number, proportion, with_half_width
 from giraffe_cli.report.protocol import differing, protocol
-from giraffe_cli.report.scored import MODELS, Scored, read_results
+from giraffe_cli.report.scored import MODELS, Scored, looks_like_shares, read_results
 from giraffe_cli.report.write import all_metrics
 from giraffe_cli.rundir import read_json
 from giraffe_cli.units import format_bytes, format_length, format_seconds
@@ -172,19 +172,25 @@ def _evaluation(path: Path, name: str) -> Entry:
 
 
 def _scores(scored: Scored) -> dict[str, Any]:
-    """What was scored, and how, as fields of an entry."""
+    """What was scored, and how, as fields of an entry; lm-eval's tasks as `harness.TASK`."""
+    own = {
+        measure: {
+            model: scores for model in scored.models if (scores := scored.scores(measure, model))
+        }
+        for measure in scored.measures
+    }
+    lm_eval = {f"harness.{task}": by_model for task, by_model in scored.harness.items()}
+    shares = [measure for measure in scored.measures if scored.is_share(measure)]
+    shares += [task for task, by_model in lm_eval.items() if _are_shares(by_model)]
     return {
-        "scores": {
-            measure: {
-                model: scores
-                for model in scored.models
-                if (scores := scored.scores(measure, model))
-            }
-            for measure in scored.measures
-        },
-        "shares": [measure for measure in scored.measures if scored.is_share(measure)],
+        "scores": {**own, **lm_eval},
+        "shares": shares,
         "protocol": protocol(scored.results),
     }
+
+
+def _are_shares(by_model: Mapping[str, Mapping[int, Score]]) -> bool:
+    return looks_like_shares(s for scores in by_model.values() for s in scores.values())
 
 
 def caution(entries: Sequence[Entry]) -> str | None:

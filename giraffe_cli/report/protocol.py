@@ -12,7 +12,7 @@ from typing import Any
 
 from giraffe_cli.evals.base import tasks
 
-ALWAYS = ("suite", "seed", "chat template", "dtype")
+ALWAYS = ("suite", "seed", "chat template", "dtype", "lm-eval")
 TEXTS = {"documents": "documents", "haystack": "haystack", "other text": "other_text"}
 """Name → what a task says that it needs."""
 DEPENDING = {
@@ -31,12 +31,14 @@ def protocol(results: Mapping[str, Any]) -> dict[str, Any]:
         return {}
     settings, models = results.get("settings", {}), results.get("models", {})
     digests, reference = settings.get("digests", {}), settings.get("reference", {})
+    harness = settings.get("harness", {})
     native, lengths = results.get("native_length"), results.get("lengths", [])
     return {
         "suite": results.get("suite"),
         "seed": results.get("seed"),
         "chat template": settings.get("chat"),
         "dtype": models.get("checkpoint", {}).get("dtype"),
+        "lm-eval": [harness.get("lm_eval"), harness.get("samples")],
         **{name: [settings.get(key), digests.get(key)] for name, key in TEXTS.items()},
         "longest length": max(lengths, default=None),
         "longest length within the native window": max(

@@ -83,6 +83,7 @@ def choose_rope(
     path = run_dir / CHOICE
     if path.exists():
         kept: dict[str, Any] = read_json(path)
+        reporter.info(f"rope: {kept['chosen']['label']}, compared and chosen before ({path})")
         return kept
     head = head_to_extend(checkpoint, config.target_length, config.rope.on_existing)
     found, _ = settings(head)
