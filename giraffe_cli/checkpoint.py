@@ -71,6 +71,7 @@ class Checkpoint:
     """What that scaling multiplies cos and sin by."""
 
     def to_json(self) -> dict[str, Any]:
+        """All fields, the path as text."""
         return {**dataclasses.asdict(self), "path": str(self.path)}
 
     @property

@@ -136,6 +136,7 @@ class Work:
 
     @property
     def native_length(self) -> int:
+        """Tokens of the window that the base was trained for."""
         return self.table.original_max_position_embeddings
 
     @property

@@ -35,6 +35,7 @@ class TensorEntry:
 
     @property
     def num_elements(self) -> int:
+        """The product of its shape."""
         return math.prod(self.shape)
 
 

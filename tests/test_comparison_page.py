@@ -11,7 +11,7 @@ import pytest
 from test_report import Page, make_run
 
 from giraffe_cli.report.axes import readable_end
-from giraffe_cli.report.comparison import comparison_rows, write_comparison, write_search
+from giraffe_cli.report.comparison import comparison_table, write_comparison, write_search
 from giraffe_cli.report.comparison_curves import comparison_curves_plot
 from giraffe_cli.report.comparison_plot import comparison_plot, kind_of
 from giraffe_cli.report.search_plot import search_plot
@@ -112,7 +112,7 @@ def search() -> dict:
 
 
 def test_rows_hold_differences_losses_and_costs_with_their_intervals(comparison):
-    best, level, worse, better, far = comparison_rows(comparison)
+    best, level, worse, better, far = comparison_table(comparison).rows
     assert best.label == "yarn beta_fast=128"
     figures = [cell.figure for cell in level.cells]
     assert figures == [
@@ -133,7 +133,7 @@ def test_rows_hold_differences_losses_and_costs_with_their_intervals(comparison)
 
 
 def test_a_single_sample_has_no_interval(comparison):
-    far = comparison_rows(comparison)[-1]
+    far = comparison_table(comparison).rows[-1]
     assert (far.cells[0].figure, far.cells[0].small) == ("+4.250", ("n 1",))
     assert (far.cells[4].figure, far.cells[4].small) == ("7.100", ("n 1",))
 
@@ -188,7 +188,7 @@ def test_one_setting_is_no_comparison(comparison):
 def test_a_setting_that_shares_no_sample_with_the_best_is_named_without_a_number(comparison):
     comparison["settings"][4]["minus_best"] = None
     assert "linear not read, dropped early" in comparison_plot(comparison).alt
-    assert comparison_rows(comparison)[4].cells[0].figure == "–"
+    assert comparison_table(comparison).rows[4].cells[0].figure == "–"
 
 
 def test_curves_join_lengths_of_the_same_samples_only(comparison):

@@ -18,17 +18,20 @@ Offer = tuple[str, str]
 
 
 def strategies(incomplete: str) -> list[Offer]:
+    """RoPE strategies, each with its summary."""
     from giraffe_cli.rope.base import strategies as known
 
     return _begin(incomplete, ((name, kind.summary) for name, kind in known().items()))
 
 
 def strategies_or_auto(incomplete: str) -> list[Offer]:
+    """Those, and `auto`."""
     auto = _begin(incomplete, [("auto", "the best of all on your text")])
     return [*auto, *strategies(incomplete)]
 
 
 def strategies_or_all(incomplete: str) -> list[Offer]:
+    """Those, and `all`."""
     return [*_begin(incomplete, [("all", "side by side")]), *strategies(incomplete)]
 
 
@@ -43,6 +46,7 @@ def tasks(incomplete: str) -> list[Offer]:
 
 
 def shapes(incomplete: str) -> list[Offer]:
+    """Shapes of `plan --shape`, with window and type."""
     from giraffe_cli.plan.shapes import SHAPES
 
     facts = ((name, f"window {native}, {dtype}") for name, (_, dtype, native, _) in SHAPES.items())
@@ -50,6 +54,7 @@ def shapes(incomplete: str) -> list[Offer]:
 
 
 def devices(incomplete: str) -> list[Offer]:
+    """Machines of `plan --device`, with their memory."""
     from giraffe_cli.plan.machine import DEVICES
     from giraffe_cli.units import format_bytes
 
@@ -58,16 +63,19 @@ def devices(incomplete: str) -> list[Offer]:
 
 
 def suites(incomplete: str) -> list[Offer]:
+    """Suites of `eval`, with the number of their tasks."""
     from giraffe_cli.evals.suites import SUITES
 
     return _begin(incomplete, ((name, f"{len(one.tasks)} tasks") for name, one in SUITES.items()))
 
 
 def executors(incomplete: str) -> list[Offer]:
+    """Executors of `pack-data`."""
     return _begin(incomplete, ((name, "") for name in _plugins("giraffe_cli.corpus.executors")))
 
 
 def export_targets(incomplete: str) -> list[Offer]:
+    """Targets of `export --to`."""
     return _begin(incomplete, ((name, "") for name in _plugins("giraffe_cli.export.targets")))
 
 
@@ -84,6 +92,7 @@ def configs(incomplete: str) -> list[str]:
 
 
 def file_dtypes(incomplete: str) -> list[str]:
+    """Types of numbers in a GGUF file."""
     return [name for name in ("f16", "bf16", "f32", "q8_0") if name.startswith(incomplete)]
 
 

@@ -62,6 +62,7 @@ class Console:
         self.err.print(f"[yellow]warning:[/] {escape(text)}")
 
     def error(self, error: GiraffeError) -> None:
+        """The message, and the hint on a line of its own."""
         self.err.print(f"[bold red]error:[/] {escape(error.message)}")
         if error.hint:
             self.err.print(f"\n[cyan]hint:[/] {escape(error.hint)}")

@@ -65,6 +65,7 @@ def below_one_turn(head: Head) -> list[int]:
 def render_list(
     rows: Sequence[dict[str, Any]], positions: Sequence[dict[str, Any]]
 ) -> list[RenderableType]:
+    """Strategies and position schemes, each with what `describe` says of it."""
     grid = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
     for row in rows:
         grid.add_row(f"[bold]{row['name']}[/]", escape(row["summary"]))
@@ -114,6 +115,7 @@ def _pairs(table: RopeTable, head: Head) -> Iterator[tuple[str, ...]]:
 
 
 def render_table(table: RopeTable, head: Head) -> list[RenderableType]:
+    """A line for each pair of one table, then what is written to the config."""
     grid = Table(
         "pair", "inv_freq", "wavelength", "in windows", "trained turns", "divided by", "", box=None
     )

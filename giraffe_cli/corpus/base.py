@@ -51,6 +51,7 @@ class FileSpan:
 
     @property
     def whole(self) -> bool:
+        """Whether it is all of the file."""
         return (self.start, self.end) == (0, self.size)
 
 

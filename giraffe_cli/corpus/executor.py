@@ -49,6 +49,7 @@ class PackJob:
 
     @property
     def work(self) -> Path:
+        """Where shards leave what they tokenised."""
         return self.out / WORK
 
     def arguments(self, reporter: Reporter) -> tuple[Any, ...]:

@@ -157,6 +157,15 @@ class Example:
     details: dict[str, Any] = field(default_factory=dict)
     """What the plots group by: depth, document, anchor, control."""
 
+    @classmethod
+    def of_sample(
+        cls, sample: int, length: int, token_ids: list[int], details: dict[str, Any], **asked: Any
+    ) -> Example:
+        """The prompt of a draw that is independent of all others; `asked` are further fields."""
+        name = f"sample {sample}"
+        ids = np.asarray(token_ids, np.int32)
+        return cls(name, name, length, ids, details={"sample": sample, **details}, **asked)
+
     @property
     def pair(self) -> str:
         """`pairing`, or `key` where there is none."""

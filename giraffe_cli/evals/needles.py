@@ -103,16 +103,15 @@ class NeedleTask(AbstractTask):
             reserved = max(self.answer_tokens, hidden.answer_tokens)
             ids, units = filled(hidden.prompt, length, reserved, self.name, units, length // SPARE)
             examples.append(
-                Example(
-                    key=f"sample {sample}",
-                    cluster=f"sample {sample}",
-                    length=length,
-                    token_ids=np.asarray(ids, np.int32),
+                Example.of_sample(
+                    sample,
+                    length,
+                    ids,
                     max_new_tokens=self.answer_tokens,
                     answers=tuple(hidden.answers),
                     stops_when_found=True,
                     candidates=hidden.candidates(units),
-                    details={"sample": sample, "depths": hidden.answer_depths},
+                    details={"depths": hidden.answer_depths},
                 )
             )
         return examples

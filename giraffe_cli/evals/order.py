@@ -41,6 +41,7 @@ class Prompt:
 
     @property
     def token_ids(self) -> npt.NDArray[np.int32]:
+        """`[tokens]`, the same of all entries."""
         return self.entries[0][1].token_ids
 
     @property

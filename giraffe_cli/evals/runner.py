@@ -14,7 +14,7 @@ import json
 import platform
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,25 +90,14 @@ def evaluate(
     make_folder(cache)
     reference = reference_subject(subjects)
     entries = {s.name: entries_of(s, batches, s is reference) for s in subjects}
-    plans = {
-        s.name: reading_plan(
-            missing_of(s, entries[s.name], cache), config.batch_tokens, chunk_here()
-        )
-        for s in subjects
-    }
+    plans = {s.name: plan_of(s, entries[s.name], config, cache) for s in subjects}
     announce(batches, plans, entries, reporter)
     for subject in subjects:
         read_all(subject, plans[subject.name], config, cache, make_folder(out), reporter)
     wait_for_all()
     if part.process:
         return {}
-    outcomes = {s.name: known_outcomes(s, entries[s.name], cache) for s in subjects}
-    add_divergences(subjects, batches, outcomes, cache, reporter)
-    samples = [
-        sample
-        for subject in scored
-        for sample in score(subject, batches, outcomes[subject.name], outcomes[reference.name])
-    ]
+    samples = scored_samples(subjects, batches, entries, cache, reporter)
     named = {batch.name: batch.task for batch in batches}
     names = [subject.name for subject in scored]
     composed = compose(named, samples, names, native_length, seed, config.threshold, config.gates)
@@ -133,6 +122,31 @@ def evaluate(
     results["seconds"] = round(time.monotonic() - started, 1)
     write_json(out / "results.json", results)
     return results
+
+
+def plan_of(subject: Subject, entries: list[Entry], config: EvalConfig, cache: Path) -> list[Step]:
+    """The order in which `subject` reads what `cache` lacks."""
+    missing = missing_of(subject, entries, cache)
+    return reading_plan(missing, config.batch_tokens, chunk_here())
+
+
+def scored_samples(
+    subjects: list[Subject],
+    batches: list[Batch],
+    entries: Mapping[str, list[Entry]],
+    cache: Path,
+    reporter: Reporter,
+) -> list[Sample]:
+    """What every subject but the evaluator did with its samples, from the outcomes in `cache`."""
+    outcomes = {s.name: known_outcomes(s, entries[s.name], cache) for s in subjects}
+    add_divergences(subjects, batches, outcomes, cache, reporter)
+    of_reference = outcomes[reference_subject(subjects).name]
+    return [
+        sample
+        for subject in subjects
+        if subject.name != EVALUATOR
+        for sample in score(subject, batches, outcomes[subject.name], of_reference)
+    ]
 
 
 def add_harness(

@@ -87,6 +87,7 @@ class Clusters(NamedTuple):
 
     @property
     def mean(self) -> float:
+        """The weighted mean of all samples."""
         return float(self.sums.sum() / self.totals.sum())
 
 

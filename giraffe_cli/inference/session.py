@@ -58,6 +58,7 @@ class Answer:
     """After the first token."""
 
     def to_json(self) -> dict[str, Any]:
+        """All fields, and tokens a second after the first (None where there is one)."""
         after_first = len(self.token_ids) - 1
         speed = after_first / self.seconds_of_decoding if after_first > 0 else None
         return {**vars(self), "decode_tokens_per_second": speed}

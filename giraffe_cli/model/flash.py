@@ -35,11 +35,13 @@ class AttentionTape:
         self.calls, self.is_recording = 0, False
 
     def record(self, out: Tensor, log_sum: Tensor) -> None:
+        """Keep the result of a call: `out` `[B, H, S, D]`, `log_sum` `[B, H, S]`."""
         self.store.put(f"{self.name}/out/{self.calls}", out)
         self.store.put(f"{self.name}/lse/{self.calls}", log_sum)
         self.calls += 1
 
     def play(self) -> tuple[Tensor, Tensor]:
+        """The result of the next call, as `record` took it."""
         number, self.calls = self.calls, self.calls + 1
         take = self.store.take
         return take(f"{self.name}/out/{number}"), take(f"{self.name}/lse/{number}")

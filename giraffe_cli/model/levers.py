@@ -63,4 +63,5 @@ class Levers:
         )
 
     def to_json(self) -> dict[str, Any]:
+        """All fields; `Levers(**value)` reads them."""
         return asdict(self)

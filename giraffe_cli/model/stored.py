@@ -84,6 +84,7 @@ class StoredLayer(DynamicLayer):  # type: ignore[misc]
         """Open keys and values, with room behind them."""
 
     def get_seq_length(self) -> int:
+        """Tokens, open ones among them."""
         return self.closed + self.open
 
     def update(
@@ -123,6 +124,7 @@ class StoredLayer(DynamicLayer):  # type: ignore[misc]
         self.append(*left)
 
     def append(self, keys: Tensor, values: Tensor) -> None:
+        """Put keys and values `[B, K, N, D]` behind the open ones."""
         after = self.open + keys.shape[2]
         if not self.tail or after > self.tail[0].shape[2]:
             old, room = self.tail, max(after, OPEN + GROUP)
@@ -142,6 +144,7 @@ class StoredLayer(DynamicLayer):  # type: ignore[misc]
 
     @property
     def num_bytes(self) -> int:
+        """Of everything that is held, room that is not filled yet included."""
         return sum(t.numel() * t.element_size() for t in (*self.parts, *self.tail))
 
     def _make_room(self, like: tuple[Tensor, ...], groups: int) -> None:

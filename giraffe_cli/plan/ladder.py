@@ -43,6 +43,7 @@ class Rung:
 
     @property
     def total(self) -> int:
+        """Bytes of one process."""
         return self.bytes["total"]
 
 

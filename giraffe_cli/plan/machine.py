@@ -37,6 +37,7 @@ class Machine:
 
     @property
     def usable_bytes(self) -> int:
+        """What a plan may fill: the memory less the margin."""
         return int(self.memory_bytes * (1 - self.margin))
 
 

@@ -70,14 +70,17 @@ class Demand:
 
     @property
     def queries(self) -> int:
+        """Numbers of a token's queries, h·D."""
         return self.shape.num_attention_heads * self.shape.head_dim
 
     @property
     def keys(self) -> int:
+        """Numbers of a token's keys, k·D."""
         return self.shape.num_key_value_heads * self.shape.head_dim
 
     @property
     def trains_head(self) -> bool:
+        """Whether the output head gets gradients."""
         also = self.train.method == "lora" and "embeddings" in self.train.lora.also_train
         return self.train.method == "full" or (also and self.shape.tie_word_embeddings)
 

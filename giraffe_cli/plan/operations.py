@@ -29,6 +29,7 @@ class Rates:
     head: float
 
     def to_json(self) -> dict[str, float]:
+        """Operations a second by name."""
         return dict(vars(self))
 
 
@@ -42,6 +43,7 @@ class Operations:
 
     @property
     def total(self) -> float:
+        """All of them."""
         return self.linear + self.attention + self.head
 
     def seconds(self, rates: Rates) -> float:

@@ -44,13 +44,9 @@ class ComparisonTable:
     rows: list[SettingRow]
 
 
-def comparison_rows(comparison: Mapping[str, Any]) -> list[SettingRow]:
-    """A row for each setting: difference to the best, cost at short context, losses by length."""
-    return comparison_table(comparison).rows
-
-
 def comparison_table(comparison: Mapping[str, Any]) -> ComparisonTable:
-    """Columns of what at least one setting was read on.
+    """A row for each setting: difference to the best, cost at short context, and losses by what at
+    least one setting was read on.
 
     Args:
         comparison: content of `comparison.json`.

@@ -54,6 +54,7 @@ class EvaluationPart:
 
     @property
     def model_names(self) -> list[str]:
+        """The models as the page calls them, base first."""
         return [self.scored.name(model) for model in self.scored.models]
 
     def is_open(self, table: TaskTable) -> bool:

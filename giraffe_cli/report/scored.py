@@ -104,6 +104,7 @@ class Scored:
 
     @property
     def has_base(self) -> bool:
+        """Whether the base was scored too."""
         return "base" in self.models
 
     def name(self, model: str) -> str:

@@ -149,6 +149,7 @@ class RopeTable:
     """What is written to `config.json`; computes the same table in stock transformers."""
 
     def to_json(self) -> dict[str, Any]:
+        """The content of `rope.json`; `from_json` reads it."""
         return {**dataclasses.asdict(self), "inv_freq": list(self.inv_freq)}
 
     @classmethod

@@ -49,14 +49,17 @@ class TrainJob:
 
     @property
     def adapter_dir(self) -> Path:
+        """What was trained, when it is done."""
         return self.run_dir / "adapter"
 
     @property
     def checkpoints_dir(self) -> Path:
+        """A folder `step-N` for each checkpoint."""
         return self.run_dir / "checkpoints"
 
     @property
     def metrics_path(self) -> Path:
+        """One JSON object a step."""
         return self.run_dir / "metrics.jsonl"
 
     @property
@@ -92,6 +95,7 @@ class TrainJob:
         }
 
     def to_json(self) -> dict[str, Any]:
+        """All fields, for a process of its own; `from_json` reads them."""
         return {
             "checkpoint": self.checkpoint.to_json(),
             "table": self.table.to_json(),

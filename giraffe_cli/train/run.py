@@ -56,6 +56,7 @@ class Run:
 
     @property
     def device(self) -> torch.device:
+        """Where this process trains."""
         device: torch.device = self.accelerator.device
         return device
 

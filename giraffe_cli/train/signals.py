@@ -26,6 +26,7 @@ class StopRequest:
 
     @property
     def requested(self) -> bool:
+        """Whether a signal came, or a parent asks through the file."""
         return self.signalled or (self.file is not None and self.file.exists())
 
 

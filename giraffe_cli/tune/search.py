@@ -161,10 +161,12 @@ class Hunt:
 
     @property
     def best(self) -> Trial:
+        """The trial of the lowest loss among those that were read whole."""
         return min(self.trials, key=lambda trial: (trial.stopped, trial.loss))
 
     @property
     def best_seed(self) -> Trial:
+        """The best of the tables that the search began with."""
         seeds = [trial for trial in self.trials if trial.genome.origin in SEEDS]
         return min(seeds, key=lambda trial: trial.loss)
 

@@ -65,13 +65,12 @@ class NeedleNll(AbstractTask):
             hidden = Hidden(self.needles, np.random.default_rng([seed, sample]), text, material)
             ids, units = fill(hidden.prompt, length, 0, self.name, units, length // SPARE)
             examples.append(
-                Example(
-                    key=f"sample {sample}",
-                    cluster=f"sample {sample}",
-                    length=length,
-                    token_ids=np.asarray(ids, np.int32),
+                Example.of_sample(
+                    sample,
+                    length,
+                    ids,
                     num_targets=len(hidden.questions) - hidden.spans[0][0],
-                    details={"sample": sample, "answers": hidden.answer_spans},
+                    details={"answers": hidden.answer_spans},
                 )
             )
         return examples

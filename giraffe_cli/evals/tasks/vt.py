@@ -87,18 +87,17 @@ class Vt(AbstractTask):
 
             ids, units = fill(build, length, reserved, self.name, units, length // SPARE)
             examples.append(
-                Example(
-                    key=f"sample {sample}",
-                    cluster=f"sample {sample}",
-                    length=length,
-                    token_ids=np.asarray(ids, np.int32),
+                Example.of_sample(
+                    sample,
+                    length,
+                    ids,
                     max_new_tokens=self.answer_tokens,
                     answers=tuple(chain.names),
                     stops_when_found=True,
                     candidates=ranked(
                         chain.names, shown.names, chain.name, chain.encode, generator, " "
                     ),
-                    details={"sample": sample, "depths": [round(d, 4) for d in chain.depths]},
+                    details={"depths": [round(d, 4) for d in chain.depths]},
                 )
             )
         return examples
