@@ -138,13 +138,21 @@ class RopeTable:
     """A strategy applied to a head: the content of `rope.json`."""
 
     strategy: str
+    """Its name in the registry."""
     knobs: dict[str, Any]
+    """Every knob with its value, defaults included."""
     head_dim: int
+    """Dimensions of a head, two for each pair."""
     rope_theta: float
+    """Base of the unscaled table."""
     original_max_position_embeddings: int
+    """Tokens of the window that was scaled from."""
     target_length: int
+    """Tokens of the window that was scaled to."""
     inv_freq: tuple[float, ...]
+    """`[head_dim/2]` radians per token, fastest pair first."""
     attention_factor: float
+    """What cos and sin are multiplied by."""
     rope_parameters: dict[str, Any]
     """What is written to `config.json`; computes the same table in stock transformers."""
 
