@@ -64,7 +64,7 @@ JOBS = (
     Job(
         "eval",
         "bench_eval.py",
-        "--sections grid --length 256 --rounds 1",
+        "--sections memory --long 1024 --rounds 1",
         "--model {model}",
     ),
     Job(
