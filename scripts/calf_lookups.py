@@ -34,18 +34,7 @@ Weights = npt.NDArray[np.float32]
 Part = tuple[Ids, Weights]
 Draw = Callable[[np.random.Generator], str]
 
-KINDS = (
-    "repeat",
-    "pairs",
-    "pairs",
-    "pairs",
-    "pairs",
-    "dense",
-    "dense",
-    "dense",
-    "hidden",
-    "hidden",
-)
+KINDS = ("repeat", "pairs", "dense", "dense", "dense", "dense", "hidden", "hidden")
 FACT, ASKED, PLAIN, ANSWER = 0.02, 0.1, 0.3, 1.0
 SYLLABLES = [
     c + v for c in "bdfghjklmnprstvwz" for v in "aeiou"
@@ -166,7 +155,7 @@ class Form:
         self.separator = ["\n", "\n", " ", ", ", "\n\n", ",\n", "; "][g.integers(7)]
         self.ask_before, self.ask_between = self._question(g, words)
         self.lead = "" if g.random() < 0.5 else words(12) + ["? ", "\n", ": ", ". "][g.integers(4)]
-        self.put_first = g.random() < 0.25
+        self.put_first = ["", "", "", "key", "whole", "whole"][g.integers(6)]
         self.end = self.after + ["\n", "\n", " ", "\n\n"][g.integers(4)]
 
     def _question(self, g: np.random.Generator, words: Callable[[int], str]) -> tuple[str, str]:
@@ -190,7 +179,11 @@ class Form:
 
     def question(self, key: str, value: str) -> list[tuple[str, float]]:
         """(text, weight): the question, its answer, what ends it."""
-        lead = f"{self.ask_before} {key.join(self.key_quotes)}?\n" if self.put_first else self.lead
+        lead = self.lead
+        if self.put_first:  # a question, and then its answer begun
+            whole = self.put_first == "whole"
+            put = self._around(self.ask_before, key, self.ask_between if whole else "")
+            lead += f"{put.strip()}? "
         text = (lead + self._around(self.ask_before, key, self.ask_between)).lstrip(" ")
         gap, (opening, closing) = _gap_after(self.ask_between), self.value_quotes
         # A token begins with the space before it, so a bare answer carries that space.
@@ -203,9 +196,77 @@ class Form:
         return f"{before} {key.join(self.key_quotes)}{gap}{between}"
 
 
+# (record, separator, question up to the answer); made-up like the forms, but the same every time.
+WRITTEN = (
+    ("{k} = {v}", "\n", "{k} ="),
+    ("{k}: {v}", "\n", "{k}:"),
+    ("{k} -> {v}", "\n", "{k} ->"),
+    ("{k} -> {v}", "; ", "where does {k} lead?"),
+    ("<{k}>{v}</{k}>", "\n", "find {k}. found:"),
+    ("| {k} | {v} |", "\n", "| {k} |"),
+    ("({k}, {v})", ", ", "({k},"),
+    ("set {k} to {v};", "\n", "show {k}; prints"),
+    ("'{k}': '{v}'", ", ", "d['{k}'] == '"),
+    ("'{k}': '{v}'", ",\n    ", ">>> d['{k}']\n'"),
+    ('"{k}": "{v}"', ", ", 'get "{k}"; got "'),
+    ("[{k}] {v}", "\n", "what stands after {k}? It is"),
+    ("{k} lives at {v}.", " ", "Where does {k} live? At"),
+    ("The number of {k} is {v}.", " ", "Which number has {k}? The number of {k} is"),
+    ("{k} owes {v} coins.", "\n", "How many coins does {k} owe? It owes"),
+    ("entry {k} holds {v}", "\n", "entry {k} holds"),
+    ('item "{k}" has code "{v}"', "\n", 'item: "{k}"\ncode: "'),
+    ('{name: "{k}", id: "{v}"}', ",\n", 'name: "{k}"\nits id: "'),
+)
+
+
+@dataclass(frozen=True)
+class Template:
+    """A form of fixed words; the question ends where the value begins, or its opening quote."""
+
+    record: str
+    separator: str
+    asked: str
+    end: str
+    after = ""
+
+    def fact(self, key: str, value: str) -> str:
+        """The record of a key."""
+        return self.record.replace("{k}", key).replace("{v}", value)
+
+    def question(self, key: str, value: str) -> list[tuple[str, float]]:
+        """(text, weight): the question, its answer, what ends it."""
+        quote = self.asked[-1] if self.asked[-1] in "'\"" else ""
+        answer = value if quote else f" {value}"
+        asked = self.asked.replace("{k}", key)
+        return [(asked, ASKED), (answer, ANSWER), (quote + self.end, PLAIN)]
+
+
+def written(g: np.random.Generator) -> Template:
+    """One of `WRITTEN`."""
+    record, separator, asked = WRITTEN[g.integers(len(WRITTEN))]
+    return Template(record, separator, asked, ["\n", ". ", ";\n", "\n\n"][g.integers(4)])
+
+
+def quoted(g: np.random.Generator, vocabulary: Vocabulary) -> Template:
+    """Records as in JSON or in a program, asked for by labels that no record has."""
+    q = '"' if g.random() < 0.75 else "'"
+    colon = [": ", ": ", ": ", " : ", ":", " => ", " = ", ", "][g.integers(8)]
+    separator = [",\n ", ",\n ", ", ", ",\n", ",\n    ", "\n", "; "][g.integers(7)]
+    label = lambda most: vocabulary.joined(" ", most)(g).capitalize()  # noqa: E731
+    sign = [":", ":", ":", " =", "", " is", "?"]
+    first, second = (sign[g.integers(7)] for _ in range(2))
+    line = ["\n", "\n", "\n", " ", ", ", "\n\n"][g.integers(6)]
+    asked = f"{label(2)}{first} {q}{{k}}{q}{line}{label(3)}{second} {q}"
+    return Template(
+        f"{q}{{k}}{q}{colon}{q}{{v}}{q}", separator, asked, ["\n", "\n\n", " "][g.integers(3)]
+    )
+
+
 def _altered(g: np.random.Generator, text: str, words: Callable[[int], str]) -> str:
     """About three words of four, and up to two others somewhere."""
     kept = [word for word in text.split(" ") if g.random() < 0.75]
+    if kept and g.random() < 0.5:
+        kept[-1] = kept[-1].removesuffix(":")
     place = int(g.integers(len(kept) + 1))
     return " ".join([*kept[:place], *words(2).split(), *kept[place:]]) or ":"
 
@@ -219,7 +280,7 @@ def _gap_after(text: str) -> str:
 
 def farthest(length: int) -> int:
     """Words between a key and its value, at most, in a window of so many tokens."""
-    return 4 if length <= 130 else 8 if length <= 260 else 12
+    return 2 if length <= 130 else 4 if length <= 260 else 8
 
 
 class Lookups:
@@ -282,7 +343,7 @@ class Lookups:
     def _pairs(self, g: np.random.Generator, length: int) -> Part:
         """Keys in any order and again: `before key gap value after`, all but the first known."""
         drawn = lambda most, least=0: g.integers(2, vocabulary, int(g.integers(least, most + 1)))  # noqa: E731
-        vocabulary, far = len(self.tokenizer), farthest(length) + 2
+        vocabulary, far = len(self.tokenizer), min(4, farthest(length))
         layouts = [[drawn(2), drawn(far), drawn(1)]]
         if g.random() < 0.4:  # asked for in other words
             gap = layouts[0][1]  # its end, at least one token, says that the value comes
@@ -321,7 +382,10 @@ class Lookups:
 
     def _dense(self, g: np.random.Generator, room: int, far: int) -> Part:
         """`room` tokens: records, then questions about them."""
-        form = Form(g, self.vocabulary, far)
+        kind = g.random()
+        form: Form | Template = Form(g, self.vocabulary, min(far, 4))
+        if kind < 0.7:
+            form = quoted(g, self.vocabulary) if kind < 0.45 else written(g)
         most = room // 5 + 1
         facts = self._facts(
             g, min(most, int(g.integers(1, 60))) if g.random() < 0.6 else most, room
@@ -336,13 +400,9 @@ class Lookups:
         facts = facts[: max(1, int((ends < share).sum()))]
         records = self._encode([(lead + "".join(told[: len(facts)]), FACT)])
         pieces = [(["\n", "\n\n", "}\n", "]\n"][g.integers(4)], FACT)]
-        order, size, count = g.permutation(len(facts)), 0, 0
-        while size < (room - len(records[0])) * 3:  # a token is shorter than three characters
-            in_turn = g.random() < 0.7
-            which = order[count % len(order)] if in_turn else g.integers(len(facts))
-            asked = form.question(*facts[which])
-            pieces, count = pieces + asked, count + 1
-            size += sum(len(text) for text, _ in asked)
+        # Every key once, in any order: a second answer could be copied from the first one.
+        for which in g.permutation(len(facts)):
+            pieces += form.question(*facts[which])
         ids, weights = _joined([records, self._encode(pieces)])
         return ids[:room], weights[:room]
 
@@ -356,16 +416,14 @@ class Lookups:
         if head and g.random() < 0.5:  # words of the form where no fact is
             head = f"{form.ask_before} {head} {form.between}"
         asked = [(" \n", FACT)]
-        for _ in range(int(g.integers(2, 6))):
-            asked += form.question(*facts[g.integers(len(facts))])
+        for which in g.permutation(len(facts))[:4]:
+            asked += form.question(*facts[which])
         begin, end = self._encode([(f"{head}.\n" if head else "", FACT)]), self._encode(asked)
         spare = max(8, room - sum(len(part[0]) for part in (begin, end, *told)))
         filler, parts, at = self._filler(g, spare), [begin], 0
         for number, place in enumerate(self._places(g, filler, len(told))):
             parts += [_plain(filler[at:place]), told[number]]
             at = place
-            if g.random() < 0.15:
-                parts.append(self._encode(form.question(*facts[int(g.integers(number + 1))])))
         return _joined([*parts, _plain(filler[at:]), end])
 
     def _facts(self, g: np.random.Generator, count: int, room: int) -> list[tuple[str, str]]:
@@ -377,8 +435,9 @@ class Lookups:
     def _told(self, g: np.random.Generator, form: Form, fact: tuple[str, str], twice: bool) -> Part:
         text = form.fact(*fact) + ("" if form.after else ".")
         if twice:
-            connector = self.vocabulary.connector
-            text += f" {connector(g, 3)} {fact[1]} {connector(g, 4)}."
+            connector, words = self.vocabulary.connector, form.before
+            begin, end = (connector(g, 3), connector(g, 4)) if g.random() < 0.5 else ("", words)
+            text += f" {begin} {fact[1]} {form.between if end == words else ''} {end}."
         return self._encode([(f" {text}" + [" ", "\n"][g.integers(2)], FACT)])
 
     def _filler(self, g: np.random.Generator, count: int) -> Ids:
