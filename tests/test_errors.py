@@ -46,7 +46,7 @@ def test_problems_are_raised_together_and_none_raises_nothing():
 def run_main(monkeypatch, stop: BaseException) -> int:
     from giraffe_cli.cli import app
 
-    def fail() -> None:
+    def fail(**named: str) -> None:
         raise stop
 
     monkeypatch.setattr(app, "make_app", lambda names: fail)
@@ -72,7 +72,7 @@ def test_control_c_exits_with_130(monkeypatch, capsys):
 def test_a_bug_keeps_its_traceback(monkeypatch):
     from giraffe_cli.cli import app
 
-    monkeypatch.setattr(app, "make_app", lambda names: lambda: 1 / 0)
+    monkeypatch.setattr(app, "make_app", lambda names: lambda **named: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         app.main()
 
@@ -80,7 +80,7 @@ def test_a_bug_keeps_its_traceback(monkeypatch):
 def test_debug_shows_the_traceback_of_a_known_error(monkeypatch):
     from giraffe_cli.cli import app
 
-    def fail() -> None:
+    def fail(**named: str) -> None:
         raise InvalidInput("x")
 
     monkeypatch.setattr(app, "make_app", lambda names: fail)
