@@ -64,7 +64,7 @@ prepare() {
         stop ".venv holds $(.venv/bin/python -V), giraffe needs Python 3.11 or newer" \
             "move .venv away and run $0 again"
     wanted=$(digest)
-    if holds "${extra:-run}" "$wanted" || { [ -z "$extra" ] && holds dev "$wanted"; }; then
+    if holds "${extra:-run}" "$wanted" || { [ -z "$extra" ] && { holds dev "$wanted" || holds docs "$wanted"; }; }; then
         say "giraffe is installed in .venv; nothing has changed since"
     else
         say "installing giraffe and its pinned packages into .venv (torch is the large one)"
