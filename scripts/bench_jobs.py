@@ -105,10 +105,21 @@ def main(arguments: Sequence[str] | None = None, jobs: Sequence[Job] = JOBS) -> 
         elif not _run(job, command, folder, options.again):
             failed.append(job.name)
     if not options.no_write:
-        write_summary(folder, options.docs, [job.name for job in jobs])
+        _write(options, folder, jobs)
     if failed:
         print(f"ended without a result: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _write(options: argparse.Namespace, folder: Path, jobs: Sequence[Job]) -> None:
+    """A part of the results would push the rest out of the page."""
+    asked = [job for job in jobs if job.command(options.quick, _given(options, folder, job))]
+    lacking = [job.name for job in asked if not (folder / f"{job.name}.json").exists()]
+    if lacking:
+        told = f"{options.docs} is left alone: no result yet of {', '.join(lacking)}"
+        print(told, file=sys.stderr)
+        return
+    write_summary(folder, options.docs, [job.name for job in jobs])
 
 
 def _run(job: Job, command: list[str], folder: Path, again: bool) -> bool:

@@ -76,7 +76,9 @@ def test_another_command_is_another_job_and_replaces_its_part_alone(run, tmp_pat
 def test_a_broken_benchmark_is_named_and_keeps_no_result(run, capsys):
     code, page = run("--quick", found=-1.0)
     assert code == 1
-    assert "ended without a result: stub" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "ended without a result: stub" in told
+    assert "is left alone: no result yet of stub" in told
     assert "| stub |" not in page
 
 
