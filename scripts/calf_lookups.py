@@ -34,7 +34,7 @@ Weights = npt.NDArray[np.float32]
 Part = tuple[Ids, Weights]
 Draw = Callable[[np.random.Generator], str]
 
-KINDS = ("repeat", "pairs", "dense", "dense", "dense", "dense", "hidden", "hidden")
+KINDS = ("repeat", "pairs", *("dense",) * 4, *("hidden",) * 5)
 FACT, ASKED, PLAIN, ANSWER = 0.02, 0.1, 0.3, 1.0
 SYLLABLES = [
     c + v for c in "bdfghjklmnprstvwz" for v in "aeiou"
@@ -320,8 +320,10 @@ class Lookups:
     def _text(self, g: np.random.Generator, kind: str, left: int, length: int) -> Part:
         """Records or hidden facts in up to `left` tokens; a form grows with the window."""
         far = farthest(length)
-        whole = left <= 160 or (kind == "hidden" and g.random() < 0.5)
-        room = left if whole else max(min(left, 100), int(left * g.uniform(0.3, 1.0)))
+        share = 1.0 if left <= 160 else g.uniform(0.3, 1.0)
+        if kind == "hidden":
+            share = 1.0 if g.random() < 0.3 else g.uniform(0.1, 0.6)
+        room = max(min(left, 100), int(left * share))
         if kind == "dense":
             return self._dense(g, room, far)
         for _ in range(4):
