@@ -23,7 +23,7 @@ import torch
 
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.model.full import TRAINED_CONFIG, TRAINED_WEIGHTS
-from giraffe_cli.rundir import digest_file, digest_value, read_json
+from giraffe_cli.rundir import check_whole, digest_file, digest_value, read_json
 from giraffe_cli.tensor_stream import TensorInFile, tensors_in_file
 from giraffe_cli.updates import DTYPES, AbstractUpdate, DoraUpdate, LoraUpdate, Replacement
 
@@ -64,9 +64,10 @@ def read_adapter(folder: Path) -> dict[str, Change]:
     """The changes that `folder` holds, keyed by the tensor of the base.
 
     Raises:
-        InvalidInput: files are missing or damaged.
+        InvalidInput: files are missing, damaged or not as a manifest beside them says.
         GiraffeError: the adapter holds what none of these kinds contains.
     """
+    check_whole(folder)
     if is_full(folder):
         return _read_full(folder)
     config = read_json(folder / ADAPTER_CONFIG)

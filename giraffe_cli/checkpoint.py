@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from giraffe_cli.checkpoint_config import read_rope, read_shape
-from giraffe_cli.errors import InvalidInput
+from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.gguf_import import import_gguf
+from giraffe_cli.pickle_import import PICKLED, has_only_pickled, import_pickled
 from giraffe_cli.rope.base import Head, RopeTable
 from giraffe_cli.rope.install import ROPE_FILE, apply_table, check_table
-from giraffe_cli.rundir import digest_file, digest_value, read_json
+from giraffe_cli.rundir import MANIFEST, digest_file, digest_value, read_json
 from giraffe_cli.weights import (
     STORED_DTYPES,
     check_tensors,
@@ -105,20 +106,25 @@ class Checkpoint:
         )
 
 
-def inspect(source: str, work_dir: Path) -> Checkpoint:
+def inspect(source: str, work_dir: Path, allow_pickle: bool | None = None) -> Checkpoint:
     """Open `source`: a local directory, a `.gguf` file, a Hugging Face id, or `calf`.
 
-    A GGUF is converted into `work_dir/base`.
+    A GGUF is converted into `work_dir/base`, and so are pickled weights under `allow_pickle`, which
+    is None where the user cannot say so.
 
     Raises:
-        InvalidInput: not found, not a Llama, damaged weights, no or a foreign tokenizer.
+        InvalidInput: not found, not a Llama, damaged weights, weights that are pickled, files that
+            differ from the manifest beside them, no or a foreign tokenizer.
     """
-    path = _locate(source, work_dir)
+    path = _locate(source, work_dir, bool(allow_pickle))
+    if has_only_pickled(path):
+        path = _unpickled(path, work_dir, allow_pickle)
     config = _read_config(path)
     shape, rope = read_shape(config, path), read_rope(config, path)
     weights = read_weights(path)
     check_tensors(path, shape, weights)
     _check_tokenizer(path, shape.vocab_size)
+    _check_settings(path)
     return Checkpoint(
         source=source,
         path=path,
@@ -187,7 +193,8 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
     """The tokenizer saved in `path`, with nothing fetched and no code run."""
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+    with _told_of(path):
+        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
 def load_model(
@@ -207,10 +214,11 @@ def load_model(
     """
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    config = LlamaConfig.from_pretrained(path, local_files_only=True)
+    with _told_of(path):
+        config = LlamaConfig.from_pretrained(path, local_files_only=True)
     if table is not None:
         apply_table(config, table)
-    with _without_loading_bar():
+    with _without_loading_bar(), _told_of(path):
         model = LlamaForCausalLM.from_pretrained(
             path,
             config=config,
@@ -222,6 +230,29 @@ def load_model(
         )
     check_table(model, table)
     return model.eval()
+
+
+@contextlib.contextmanager
+def _told_of(path: Path) -> Iterator[None]:
+    """Whatever a library makes of foreign files, told as what it is: files that cannot be loaded.
+
+    Raises:
+        InvalidInput: anything but a full memory or a failing disk.
+    """
+    import torch
+
+    try:
+        yield
+    except (GiraffeError, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if isinstance(error, OSError) and error.errno:
+            raise
+        reason = " ".join(str(error).split())[:300]
+        raise InvalidInput(
+            f"{path} cannot be loaded: {type(error).__name__}: {reason}",
+            f"giraffe verify {path} names what is wrong with it",
+        ) from error
 
 
 @contextlib.contextmanager
@@ -241,7 +272,18 @@ def _without_loading_bar() -> Iterator[None]:
 # ---------------------------------------------------------------- finding the directory
 
 
-def _locate(source: str, work_dir: Path) -> Path:
+def _unpickled(path: Path, work_dir: Path, allowed: bool | None) -> Path:
+    if allowed:
+        return import_pickled(path, work_dir / "base")
+    offered = "pass --allow-pickle to read tensors alone from them, or " if allowed is False else ""
+    raise InvalidInput(
+        f"{path} has only pickled weights ({PICKLED}), which are programs; needs safetensors",
+        f"{offered}convert them where nothing can be lost: "
+        "AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)",
+    )
+
+
+def _locate(source: str, work_dir: Path, allow_pickle: bool) -> Path:
     if source == EMBEDDED:
         return Path(str(importlib.resources.files("giraffe_cli") / EMBEDDED))
     path = Path(source).expanduser()
@@ -261,15 +303,18 @@ def _locate(source: str, work_dir: Path) -> Path:
             f"{source} does not exist and is no Hugging Face id",
             f"give a directory, a .gguf file, an `owner/name`, or `{EMBEDDED}`",
         )
-    return _download(source)
+    return _download(source, allow_pickle)
 
 
-def _download(repository: str) -> Path:
+def _download(repository: str, allow_pickle: bool) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
     try:
-        return Path(snapshot_download(repository, allow_patterns=_HUB_FILES))
+        folder = Path(snapshot_download(repository, allow_patterns=_HUB_FILES))
+        if allow_pickle and not any(folder.glob("*.safetensors")):
+            snapshot_download(repository, allow_patterns=[*_HUB_FILES, "pytorch_model*.bin"])
+        return folder
     except (HfHubHTTPError, HFValidationError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidInput(
@@ -288,6 +333,17 @@ def _read_config(path: Path) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------- tokenizer and identity
+
+
+def _check_settings(path: Path) -> None:
+    """The companions of `config.json` that libraries read are JSON objects, where they exist.
+
+    Raises:
+        InvalidInput: one of them is none.
+    """
+    for name in ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json"):
+        if (path / name).is_file() and not isinstance(read_json(path / name), dict):
+            raise InvalidInput(f"{path / name} holds no JSON object", "download it again")
 
 
 def _check_tokenizer(path: Path, vocab_size: int) -> None:
@@ -314,6 +370,21 @@ def _check_tokenizer(path: Path, vocab_size: int) -> None:
 
 
 def _digest(path: Path) -> str:
+    """The identity of what lies in `path`, held against the manifest of who wrote it, if any.
+
+    Raises:
+        InvalidInput: a file is not what giraffe wrote there.
+    """
     files = [path / "config.json", path / "tokenizer.json", *weight_files(path)]
     rope = path / ROPE_FILE
-    return digest_value({f.name: digest_file(f) for f in [*files, *[rope] * rope.exists()]})
+    digests = {f.name: digest_file(f) for f in [*files, *[rope] * rope.exists()]}
+    manifest = read_json(path / MANIFEST) if (path / MANIFEST).is_file() else {}
+    written = manifest.get("files") if isinstance(manifest, dict) else None
+    for name, entry in written.items() if isinstance(written, dict) else ():
+        stated = entry.get("sha256") if isinstance(entry, dict) else None
+        if stated and digests.get(name, stated) != stated:
+            raise InvalidInput(
+                f"{path / name} was altered since giraffe wrote it",
+                f"write it again; if the change is yours, remove {path / MANIFEST}",
+            )
+    return digest_value(digests)

@@ -7,7 +7,7 @@ that giraffe wrote and tells its native window even where the config is a plain 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,16 @@ from typing import Any
 from giraffe_cli.errors import InvalidInput, raise_together
 from giraffe_cli.rope.base import Head, RopeTable, make_table
 from giraffe_cli.rope.install import ROPE_FILE
-from giraffe_cli.rope.readings import claimed_table
+from giraffe_cli.rope.malformed import is_length, is_number
+from giraffe_cli.rope.readings import ORIGINAL, claimed_table
 from giraffe_cli.rundir import read_json
 
+_LARGEST = 1 << 48
+"""No size of a Llama comes near it; a larger one is damage."""
+_LONGEST = 1 << 31
+"""Tokens: what files of runtimes can say."""
+_LARGEST_THETA = 3e38
+"""What float32 holds: runtimes and files store θ in it."""
 _DEFAULT_THETA = 10000.0
 """What transformers takes for Llama when a config names no θ."""
 
@@ -55,7 +62,7 @@ def read_shape(config: Mapping[str, Any], path: Path) -> Shape:
     Raises:
         InvalidInput: another architecture, quantised weights, or a size that is missing or odd.
     """
-    architectures = config.get("architectures") or []
+    architectures = _words(config.get("architectures"))
     if config.get("model_type") != "llama" or "LlamaForCausalLM" not in architectures:
         raise InvalidInput(
             f"{path} is a {', '.join(architectures) or 'model'} of type "
@@ -88,7 +95,7 @@ def _check_sizes(config: Mapping[str, Any], path: Path) -> None:
         "max_position_embeddings",
     )
     optional = ("head_dim", "num_key_value_heads")
-    problems = [
+    problems = [*_other_problems(config)] + [
         f"{name} is {config.get(name)!r}, needs a positive integer"
         for name in (*needed, *(name for name in optional if config.get(name) is not None))
         if not _is_size(config.get(name))
@@ -102,8 +109,25 @@ def _check_sizes(config: Mapping[str, Any], path: Path) -> None:
     raise_together(problems, f"{path / 'config.json'}")
 
 
+def _words(value: Any) -> list[str]:
+    """The strings of a list; what is none is shown as it is."""
+    return [str(entry) for entry in value] if isinstance(value, list) else []
+
+
+def _other_problems(config: Mapping[str, Any]) -> Iterator[str]:
+    """Fields that are no sizes and that no library survives when they are wrong."""
+    epsilon, activation = config.get("rms_norm_eps", 1e-6), config.get("hidden_act", "silu")
+    if not is_number(epsilon) or not 0 <= epsilon < 1:
+        yield f"rms_norm_eps is {epsilon!r}, needs a number from 0 to 1"
+    if activation != "silu":
+        yield f"hidden_act is {activation!r}, needs silu"
+    for key in ("dtype", "torch_dtype"):
+        if config.get(key) not in (None, "auto", "float32", "bfloat16", "float16", "float64"):
+            yield f"{key} is {config[key]!r}, needs the name of a float type"
+
+
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= _LARGEST
 
 
 def read_rope(config: Mapping[str, Any], path: Path) -> RopeFacts:
@@ -118,13 +142,15 @@ def read_rope(config: Mapping[str, Any], path: Path) -> RopeFacts:
     if not isinstance(rope, Mapping):
         raise InvalidInput(f"{path / 'config.json'} has RoPE fields that are no mapping: {rope!r}")
     theta = rope.get("rope_theta") or config.get("rope_theta") or _DEFAULT_THETA
-    if not isinstance(theta, int | float) or not theta > 1:
+    if not is_number(theta) or not 1 < theta < _LARGEST_THETA:
         raise InvalidInput(f"{path / 'config.json'} has rope_theta {theta!r}, needs a number > 1")
     rope_type = rope.get("rope_type") or rope.get("type") or "default"
+    if not isinstance(rope_type, str):
+        raise InvalidInput(f"{path / 'config.json'} has rope_type {rope_type!r}, needs its name")
     reach = config["max_position_embeddings"]
     if rope_type == "default":
         return RopeFacts(float(theta), reach, None)
-    native, reach = _scaled_window(rope_type, rope, config)
+    native, reach = _scaled_window(rope_type, rope, config, path)
     existing = {**rope, "rope_type": rope_type, "rope_theta": theta, "target_length": reach}
     return RopeFacts(float(theta), native, existing, *_table_in_force(config, existing, path))
 
@@ -146,7 +172,7 @@ def _table_in_force(
             head = Head(head_dim, float(existing["rope_theta"]), window, int(window * factor))
             return make_table("dynamic", {"factor": factor}, head).inv_freq, 1.0
         claimed = claimed_table(config)
-    except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError) as error:
         raise InvalidInput(
             f"{path / 'config.json'} has a {existing['rope_type']} scaling that cannot be computed "
             f"({type(error).__name__}: {error})",
@@ -158,19 +184,22 @@ def _table_in_force(
 
 
 def _scaled_window(
-    rope_type: str, rope: Mapping[str, Any], config: Mapping[str, Any]
+    rope_type: str, rope: Mapping[str, Any], config: Mapping[str, Any], path: Path
 ) -> tuple[int, int]:
     """`(native, reach)`. `linear` and `dynamic` configs name the native window and are served at
     factor times it; the other types name the reach, and the native window inside the dict."""
     window: int = config["max_position_embeddings"]
-    native = rope.get("original_max_position_embeddings") or config.get(
-        "original_max_position_embeddings"
-    )
+    native = rope.get(ORIGINAL) or config.get(ORIGINAL)
+    if native is not None and not is_length(native):
+        raise InvalidInput(f"{path / 'config.json'} has {ORIGINAL} {native!r}, needs an integer")
     if native:
-        return int(native), window
-    if rope_type in ("linear", "dynamic"):
-        return window, int(window * rope.get("factor", 1))
-    return window, window
+        return native, window
+    if rope_type not in ("linear", "dynamic"):
+        return window, window
+    factor = rope.get("factor", 1)
+    if not is_number(factor) or not 1 <= window * factor <= _LONGEST:
+        raise InvalidInput(f"{path / 'config.json'} has a scaling factor {factor!r}")
+    return window, int(window * factor)
 
 
 def _from_rope_file(file: Path) -> RopeFacts:

@@ -29,6 +29,8 @@ from pydantic import (
 from giraffe_cli.errors import GiraffeError, InvalidInput, near_misses, raise_together
 from giraffe_cli.evals.suites import SUITES
 from giraffe_cli.gates import parse_gate
+from giraffe_cli.plain_yaml import parse_yaml
+from giraffe_cli.rundir import altered, atomic_open, digest_bytes, seal
 from giraffe_cli.units import parse_bytes, parse_length
 
 AUTO = "auto"
@@ -389,12 +391,14 @@ class EvalConfig(Section):
     @model_validator(mode="before")
     @classmethod
     def _the_suite_fills_what_is_not_given(cls, values: Any) -> Any:
-        if not isinstance(values, dict) or values.get("suite", "quick") not in SUITES:
+        if not isinstance(values, dict) or str(values.get("suite", "quick")) not in SUITES:
             return values
-        suite = SUITES[values.get("suite", "quick")]
+        suite = SUITES[str(values.get("suite", "quick"))]
         tasks = values.get("tasks") or list(suite.tasks)
         given = values.get("knobs") or {}
-        if not isinstance(tasks, list) or not isinstance(given, dict):
+        if not isinstance(tasks, list) or not all(isinstance(name, str) for name in tasks):
+            return values
+        if not isinstance(given, dict):
             return values
         knobs = {name: dict(suite.knobs[name]) for name in tasks if name in suite.knobs}
         for name, own in given.items():
@@ -408,6 +412,9 @@ class ExtendConfig(Section):
 
     model: str = "calf"
     """A checkpoint: a local directory, a `.gguf` file, a Hugging Face id, or `calf`."""
+    allow_pickle: bool = False
+    """Read pickled weights (`pytorch_model.bin`) of `model`, tensors alone; else they are
+    refused."""
     data: list[str] = Field(default_factory=lambda: ["python-stdlib"], min_length=1)
     """Corpora, or one directory that `giraffe pack-data` wrote."""
     target_length: Length
@@ -532,14 +539,40 @@ def read_yaml(path: Path) -> dict[str, Any]:
         InvalidInput: missing, not YAML, or not a mapping.
     """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = parse_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InvalidInput(f"cannot read config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise InvalidInput(f"config {path} is not valid YAML: {error}") from error
     if not isinstance(value, dict):
         raise InvalidInput(f"config {path} holds no mapping", "write `key: value` lines")
     return value
+
+
+def write_sealed_yaml(path: Path, values: Mapping[str, Any]) -> None:
+    """`values` with the digest of the text as its last line, a comment; see `read_sealed_yaml`."""
+    text = yaml.safe_dump(dict(values), sort_keys=False)
+    with atomic_open(path, "w") as handle:
+        handle.write(f"{text}# {seal(digest_bytes(text.encode()))}\n")
+
+
+def read_sealed_yaml(path: Path) -> dict[str, Any]:
+    """What `write_sealed_yaml` wrote, as `read_yaml` gives it.
+
+    Raises:
+        InvalidInput: missing, no YAML mapping, or altered since.
+    """
+    values = read_yaml(path)
+    text, mark, stated = path.read_text(encoding="utf-8").rpartition("# ")
+    if not mark or not stated.startswith(seal("")):
+        raise InvalidInput(
+            f"{path} does not end with its seal: it was cut short or edited, or an earlier giraffe "
+            "wrote it",
+            "restore it from a copy, or start again in another --out",
+        )
+    if stated.strip() != seal(digest_bytes(text.encode())):
+        raise altered(path)
+    return values
 
 
 def put(values: dict[str, Any], path: str, value: Any) -> None:
@@ -569,9 +602,11 @@ def apply_overrides(values: dict[str, Any], assignments: Iterable[str]) -> dict[
         if not separator or not path.strip():
             raise InvalidInput(f"--set {assignment}: no `key=value`", "write --set train.steps=60")
         try:
-            put(merged, path, yaml.safe_load(text))
-        except yaml.YAMLError as error:
-            raise InvalidInput(f"--set {assignment}: the value is not YAML") from error
+            put(merged, path, parse_yaml(text))
+        except ValueError as error:
+            raise InvalidInput(
+                f"--set {assignment}: the value is not YAML: {error}", "put it in quotes"
+            ) from error
     return merged
 
 

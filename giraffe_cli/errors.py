@@ -15,6 +15,8 @@ class GiraffeError(Exception):
     """A failure while running. `message` states the fact, `hint` the command or edit that helps."""
 
     exit_code: ClassVar[int] = 1
+    usual_hint: ClassVar[str] = "GIRAFFE_DEBUG=1 before the same command shows where it failed"
+    """What is shown where `hint` says nothing better."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -26,18 +28,21 @@ class UsageError(GiraffeError):
     """Options that contradict each other."""
 
     exit_code = 2
+    usual_hint = "the command with --help shows what goes together"
 
 
 class InvalidInput(GiraffeError):
     """A config, corpus or checkpoint that cannot be used as it is."""
 
     exit_code = 3
+    usual_hint = "mend or replace what is named, then run the same command again"
 
 
 class DoesNotFit(GiraffeError):
     """The job needs more memory than the machine has."""
 
     exit_code = 4
+    usual_hint = "giraffe plan shows what would fit; a shorter --window needs less"
 
 
 class FirstStepDoesNotFit(DoesNotFit):

@@ -23,7 +23,7 @@ from giraffe_cli.plan.estimate import assumed_pace, demand_of, estimate
 from giraffe_cli.plan.ladder import Rung, allows, ladder, make_rung, next_down
 from giraffe_cli.plan.machine import this_machine
 from giraffe_cli.progress import Reporter
-from giraffe_cli.rundir import make_folder, read_json, write_json
+from giraffe_cli.rundir import make_folder, read_json, write_sealed
 from giraffe_cli.train.loop import TrainResult
 from giraffe_cli.units import format_bytes
 
@@ -100,7 +100,7 @@ class Fit:
     def _keep(self, levers: Levers, given_up: list[dict[str, Any]]) -> None:
         path = make_folder(self.folder) / FILE
         earlier = read_json(path)["given_up"] if path.exists() else []
-        write_json(path, {"levers": levers.to_json(), "given_up": [*earlier, *given_up]})
+        write_sealed(path, {"levers": levers.to_json(), "given_up": [*earlier, *given_up]})
 
     def _rungs(self, levers: Levers) -> list[Rung]:
         """`levers`, which need not be on the ladder, and the ladder."""

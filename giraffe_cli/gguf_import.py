@@ -38,7 +38,7 @@ def import_gguf(gguf_file: Path, out: Path, dtype: str | None = None) -> Path:
             f"reading {gguf_file.name} needs the `gguf` package, which is not installed",
             "pip install 'giraffe-cli[gguf]'",
         )
-    stored = _read_header(gguf_file)
+    stored = read_gguf_header(gguf_file)
     inputs = {"gguf_sha256": digest_file(gguf_file), "dtype": dtype or stored}
     if not stage_holds(out, inputs):
         begin_stage(out)
@@ -47,7 +47,7 @@ def import_gguf(gguf_file: Path, out: Path, dtype: str | None = None) -> Path:
     return out
 
 
-def _read_header(gguf_file: Path) -> str:
+def read_gguf_header(gguf_file: Path) -> str:
     """The dtype to unpack to, after checking architecture and scaling."""
     from gguf import GGUFReader
 

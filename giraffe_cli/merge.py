@@ -26,6 +26,7 @@ from giraffe_cli.rundir import (
     MANIFEST,
     atomic_open,
     begin_stage,
+    digest_value,
     finish_stage,
     make_folder,
     read_json,
@@ -119,12 +120,26 @@ def _check_same_table(adapter_dir: Path, table: RopeTable) -> None:
     if not path.exists():
         return
     trained = RopeTable.from_json(read_json(path))
-    same = (trained.inv_freq, trained.attention_factor) == (table.inv_freq, table.attention_factor)
-    if not same:
+    if digest_value(trained.to_json()) != digest_value(table.to_json()):
         raise InvalidInput(
             f"{adapter_dir} was trained with {trained.strategy} to {trained.target_length} tokens, "
             f"the merge was asked for {table.strategy} to {table.target_length}",
             "merge it with the rope.json of its own run",
+        )
+
+
+def check_same_base(adapter_dir: Path, checkpoint: Checkpoint) -> None:
+    """A run's adapter belongs to the weights it was trained on, which its manifest names.
+
+    Raises:
+        InvalidInput: the base holds others now.
+    """
+    kept = read_json(adapter_dir / MANIFEST) if (adapter_dir / MANIFEST).is_file() else {}
+    trained_on = kept["inputs"].get("checkpoint") if isinstance(kept.get("inputs"), dict) else None
+    if trained_on not in (None, checkpoint.digest):
+        raise InvalidInput(
+            f"{checkpoint.source} is not what {adapter_dir} was trained on: a file in it changed",
+            "put the base back as it was, or train again",
         )
 
 

@@ -20,6 +20,7 @@ from giraffe_cli.evals.runner import Subject, evaluate
 from giraffe_cli.evals.samples import Texts, default_lengths
 from giraffe_cli.evals.subject import EVALUATOR
 from giraffe_cli.gates import Gate, default_gates
+from giraffe_cli.lock import held
 from giraffe_cli.merge import merge_stage
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.low_bits import check_low_bits
@@ -27,7 +28,7 @@ from giraffe_cli.progress import Reporter, SilentReporter
 from giraffe_cli.report.compose import compose_report
 from giraffe_cli.report.write import write_report
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.rundir import make_folder, write_json
+from giraffe_cli.rundir import make_folder, read_kept, write_sealed
 from giraffe_cli.stages import (
     Timings,
     check_samples,
@@ -73,10 +74,18 @@ def extend(
         DoesNotFit: the plan exceeds the machine.
         Interrupted: a signal came; the checkpoint is saved.
         GateFailed: under `strict`, an interval lies on the wrong side of a gate.
+        GiraffeError: another process writes `run_dir`.
     """
+    with held(run_dir):
+        return _extend(config, run_dir, options, reporter)
+
+
+def _extend(
+    config: ExtendConfig, run_dir: Path, options: Options, reporter: Reporter
+) -> dict[str, Any]:
     # ── inspect ──────────────────────────────────────────────────────────────────────────────
     check_low_bits(config.train)
-    checkpoint = inspect(config.model, run_dir)
+    checkpoint = inspect(config.model, run_dir, config.allow_pickle)
     if options.allow_native and checkpoint.reach >= config.target_length:
         reporter.info(f"{checkpoint.source} already reaches {checkpoint.reach} tokens")
         return {"model_dir": str(checkpoint.path), "native_length": checkpoint.reach}
@@ -92,8 +101,9 @@ def extend(
     the_plan = plan_stages(stages, checkpoint, controls)
     announce(the_plan, reporter)
     refuse_what_does_not_fit(the_plan)
+    _check_same_base(run_dir, checkpoint)
     with claimed(config, run_dir):
-        write_json(run_dir / "plan.json", the_plan)
+        write_sealed(run_dir / "plan.json", the_plan)
         timings = Timings.kept(run_dir / "timings.json")
 
         # ── rope ─────────────────────────────────────────────────────────────────────────────
@@ -105,12 +115,28 @@ def extend(
             config = config.with_rope(choice["chosen"]["strategy"], choice["chosen"]["knobs"])
             stages = training_stages(config, checkpoint, run_dir)
             controls = control_stages(stages, checkpoint, run_dir)
-            write_json(run_dir / "plan.json", plan_stages(stages, checkpoint, controls))
-        write_json(run_dir / "rope.json", stages[-1].table.to_json())
+            write_sealed(run_dir / "plan.json", plan_stages(stages, checkpoint, controls))
+        write_sealed(run_dir / "rope.json", stages[-1].table.to_json())
         work = Work(
             config, checkpoint, stages, controls, choice, run_dir, timings, options, reporter
         )
         return run_stages(work)
+
+
+def _check_same_base(run_dir: Path, checkpoint: Checkpoint) -> None:
+    """A run goes on from the weights it began with.
+
+    Raises:
+        InvalidInput: the base holds others now, and something was trained on the first.
+    """
+    kept = read_kept(run_dir / "plan.json") or {}
+    began_with = kept.get("model", {}).get("digest")
+    trained = [*run_dir.glob("**/checkpoints/step-*/manifest.json"), *run_dir.glob("**/adapter")]
+    if trained and began_with not in (None, checkpoint.digest):
+        raise InvalidInput(
+            f"{checkpoint.source} is not what {run_dir} was trained on: a file in it changed",
+            "put the base back as it was, or choose another --out",
+        )
 
 
 @dataclass(frozen=True)

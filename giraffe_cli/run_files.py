@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from giraffe_cli.config import ExtendConfig, build, read_yaml
+from giraffe_cli.config import ExtendConfig, build, read_sealed_yaml
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import MANIFEST, read_json
@@ -24,7 +24,7 @@ def read_run(run: Path) -> tuple[ExtendConfig, RopeTable]:
                 f"{run} is no run directory: it has no {name}",
                 "name a directory that `giraffe extend --out DIR` wrote",
             )
-    config = build(read_yaml(run / "run.yaml"), str(run / "run.yaml"))
+    config = build(read_sealed_yaml(run / "run.yaml"), str(run / "run.yaml"))
     return config, RopeTable.from_json(read_json(run / "rope.json"))
 
 

@@ -3,6 +3,9 @@
 Every file is written beside its final name, fsynced, renamed, and the folder fsynced. A stage is a
 folder whose `manifest.json`, written last, names its inputs by digest and its files by size and
 digest; a folder without one is a leftover and is cleared before the stage runs again.
+
+What a later command computes from is sealed: a JSON file carries the digest of its own content, so
+that a byte that changed on the disk is an error and no other number.
 """
 
 from __future__ import annotations
@@ -20,6 +23,10 @@ from giraffe_cli.errors import GiraffeError, InvalidInput
 
 MANIFEST = "manifest.json"
 TEMPORARY_SUFFIX = ".partial"
+SEAL = "giraffe_seal"
+_SEAL_BEGINS = "giraffe-seal:"
+LOCK = ".giraffe-lock"
+"""The file that `lock.py` holds in a folder; part of no stage."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -79,18 +86,74 @@ def write_json(final: Path, value: Any) -> None:
         handle.write("\n")
 
 
-def read_json(path: Path) -> Any:
-    """Parse `path`.
+def write_sealed(final: Path, value: Mapping[str, Any]) -> None:
+    """`value` as JSON with the digest of its content, which `read_json` checks."""
+    write_json(final, sealed(value))
+
+
+def sealed(value: Mapping[str, Any]) -> dict[str, Any]:
+    """`value` with the digest of its content under `SEAL`; `unsealed` is the inverse."""
+    return {**value, SEAL: seal(digest_value(json.loads(json.dumps(dict(value)))))}
+
+
+def unsealed(value: Any, text: str) -> Any:
+    """`value`, parsed from `text`, without its seal; what is foreign, or of a giraffe that sealed
+    nothing yet, as it is.
 
     Raises:
-        InvalidInput: missing, or not JSON.
+        ValueError: it is not what `sealed` gave.
+    """
+    if isinstance(value, dict) and SEAL in value:
+        stated = value.pop(SEAL)
+        if stated == seal(digest_value(value)):
+            return value
+    elif _SEAL_BEGINS not in text and f'"{SEAL}"' not in text:
+        return value
+    raise ValueError("the seal does not fit the content")
+
+
+def seal(digest: str) -> str:
+    """`giraffe-seal:1f0c…`: what tells a seal that was damaged from a file that never had one."""
+    return f"{_SEAL_BEGINS}{digest}"
+
+
+def read_json(path: Path) -> Any:
+    """Parse `path`; of a sealed file the value without its seal.
+
+    Raises:
+        InvalidInput: missing, not JSON, or not what `write_sealed` wrote.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        value = json.loads(text)
     except FileNotFoundError as error:
-        raise InvalidInput(f"{path} does not exist") from error
-    except (ValueError, OSError) as error:
-        raise InvalidInput(f"{path} cannot be read as JSON: {error}") from error
+        raise InvalidInput(
+            f"{path} does not exist", "check the path, or run the command that writes it"
+        ) from error
+    except (ValueError, OSError, RecursionError) as error:
+        raise InvalidInput(
+            f"{path} cannot be read as JSON: {error}", "restore it, or write it again"
+        ) from error
+    try:
+        return unsealed(value, text)
+    except ValueError:
+        raise altered(path) from None
+
+
+def read_kept(path: Path) -> Any | None:
+    """What an earlier call left and can be done again; None where it is missing or damaged."""
+    try:
+        return read_json(path)
+    except InvalidInput:
+        return None
+
+
+def altered(path: Path) -> InvalidInput:
+    """The error for a file that is not what was written."""
+    return InvalidInput(
+        f"{path} was altered since it was written",
+        "restore it from a copy, or remove it and run the command that writes it again",
+    )
 
 
 def digest_bytes(data: bytes) -> str:
@@ -138,10 +201,10 @@ def finish_stage(folder: Path, inputs: Mapping[str, Any], **facts: Any) -> dict[
     files = {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digest_file(path)}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name not in (MANIFEST, LOCK)
     }
     manifest = {"inputs": dict(inputs), **facts, "files": files}
-    write_json(folder / MANIFEST, manifest)
+    write_sealed(folder / MANIFEST, manifest)
     return manifest
 
 
@@ -153,11 +216,31 @@ def stage_holds(folder: Path, inputs: Mapping[str, Any]) -> bool:
         manifest = read_json(folder / MANIFEST)
         if manifest["inputs"] != json.loads(json.dumps(dict(inputs))):
             return False
-        return all(
-            (folder / name).is_file()
-            and (folder / name).stat().st_size == entry["bytes"]
-            and digest_file(folder / name) == entry["sha256"]
-            for name, entry in manifest["files"].items()
-        )
-    except (InvalidInput, KeyError, TypeError, AttributeError):
+        return all(_is_as_written(folder / n, entry) for n, entry in manifest["files"].items())
+    except (InvalidInput, KeyError, TypeError, AttributeError, ValueError, OSError):
         return False
+
+
+def check_whole(folder: Path) -> None:
+    """Hold a folder to its manifest, where it has one.
+
+    Raises:
+        InvalidInput: the manifest cannot be read, or a file differs from it; the first is named.
+    """
+    if not (folder / MANIFEST).exists():
+        return
+    manifest = read_json(folder / MANIFEST)
+    files = manifest.get("files") if isinstance(manifest, dict) else None
+    if not isinstance(files, dict):
+        return  # somebody else's file of that name
+    for name, entry in files.items():
+        if not _is_as_written(folder / name, entry):
+            raise altered(folder / name)
+
+
+def _is_as_written(path: Path, entry: Mapping[str, Any]) -> bool:
+    return (
+        path.is_file()
+        and path.stat().st_size == entry["bytes"]
+        and digest_file(path) == entry["sha256"]
+    )

@@ -11,17 +11,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from giraffe_cli.checkpoint import Checkpoint, head_to_extend, inspect
 from giraffe_cli.config import (
     AUTO,
     EvalConfig,
     ExtendConfig,
+    build,
     differing_keys,
     knobs_without_effect,
-    read_yaml,
+    read_sealed_yaml,
     resolve_dtype,
+    write_sealed_yaml,
 )
 from giraffe_cli.corpus.base import BadRecords, Document
 from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest
@@ -40,11 +40,10 @@ from giraffe_cli.rope.base import RopeTable, make_table
 from giraffe_cli.rope.scheme import make_positions
 from giraffe_cli.rundir import (
     MANIFEST,
-    atomic_open,
     digest_file,
     make_folder,
-    read_json,
-    write_json,
+    read_kept,
+    write_sealed,
 )
 from giraffe_cli.tune.settings import settings
 from giraffe_cli.units import format_length
@@ -61,7 +60,7 @@ class Timings:
     @classmethod
     def kept(cls, path: Path) -> Timings:
         """With what an earlier call of the same run took."""
-        return cls(path, read_json(path) if path.exists() else {})
+        return cls(path, read_kept(path) or {})
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
@@ -70,7 +69,7 @@ class Timings:
         yield
         elapsed = round(time.monotonic() - started, 2)
         self.seconds[name] = max(elapsed, self.seconds.get(name, 0.0))
-        write_json(self.path, self.seconds)
+        write_sealed(self.path, self.seconds)
 
 
 @contextlib.contextmanager
@@ -101,9 +100,10 @@ def claim(config: ExtendConfig, run_dir: Path) -> None:
     path, values = run_dir / "run.yaml", config.model_dump(mode="json")
     if path.exists():
         free = {f"train.{knob}" for knob in knobs_without_effect(config.train)}
-        free |= {"eval.processes", "eval.batch_tokens"}
+        free |= {"eval.processes", "eval.batch_tokens", "allow_pickle"}
         free |= {"rope.minutes"}  # a budget; a comparison that has ended is kept, and said so
-        different = differing_keys(read_yaml(path), values)
+        kept = build(read_sealed_yaml(path), str(path)).model_dump(mode="json")
+        different = differing_keys(kept, values)
         if set(different) - free:
             different = sorted(set(different) - free)
             raise InvalidInput(
@@ -115,8 +115,7 @@ def claim(config: ExtendConfig, run_dir: Path) -> None:
     if run_dir.exists() and not run_dir.is_dir():
         raise InvalidInput(f"{run_dir} is not a directory", "choose another --out")
     make_folder(run_dir)
-    with atomic_open(path, "w") as handle:
-        yaml.safe_dump(values, handle, sort_keys=False)
+    write_sealed_yaml(path, values)
 
 
 def choose_table(config: ExtendConfig, checkpoint: Checkpoint) -> RopeTable:
@@ -281,7 +280,7 @@ def open_evaluator(config: ExtendConfig, run_dir: Path) -> Checkpoint | None:
         InvalidInput: it is no checkpoint that can be read.
     """
     named = config.eval.evaluator
-    return inspect(named, run_dir / EVALUATOR) if named else None
+    return inspect(named, run_dir / EVALUATOR, config.allow_pickle) if named else None
 
 
 def verified(
@@ -298,9 +297,10 @@ def verified(
     """
     path = model_dir.parent / "verify.json"
     inputs = {"model": digest_file(model_dir / "manifest.json"), "base": checkpoint.digest}
-    if path.exists() and read_json(path)["inputs"] == inputs:
-        kept: dict[str, Any] = read_json(path)["proof"]
-        return kept
+    kept = read_kept(path) or {}
+    if kept.get("inputs") == inputs:
+        earlier: dict[str, Any] = kept["proof"]
+        return earlier
     proof = verify_directory(
         model_dir, adapter_dir=adapter, base=checkpoint.path, table=table, reporter=reporter
     )
@@ -311,5 +311,5 @@ def verified(
             for name, check in failed.items()
         )
         raise GiraffeError(f"{model_dir} is not what was trained\n{listed}", "report this")
-    write_json(path, {"inputs": inputs, "proof": proof})
+    write_sealed(path, {"inputs": inputs, "proof": proof})
     return proof

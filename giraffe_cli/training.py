@@ -27,7 +27,7 @@ from giraffe_cli.plan.machine import Machine
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.run_files import stage_folders
-from giraffe_cli.rundir import make_folder, write_json
+from giraffe_cli.rundir import make_folder, write_sealed
 from giraffe_cli.stages import Timings, choose_table, make_plan, packed_folder
 from giraffe_cli.train.loop import TrainResult, train_stage
 from giraffe_cli.train.parallel import check_heads, choose_processes, visible_gpus
@@ -206,7 +206,7 @@ def train_stages(
     for number, stage in enumerate(stages, start=1):
         if len(stages) > 1:
             reporter.info(f"training {stage.name}, stage {number} of {len(stages)}")
-        write_json(make_folder(stage.folder) / "rope.json", stage.table.to_json())
+        write_sealed(make_folder(stage.folder) / "rope.json", stage.table.to_json())
         with timings.stage(f"train {stage.name}" if len(stages) > 1 else label):
             start = functools.partial(
                 train_stage,

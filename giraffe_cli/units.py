@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from giraffe_cli.errors import InvalidInput
 
 _MULTIPLIERS = {"": 1, "k": 1024, "m": 1024 * 1024}
+_DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
+"""Embeddings, overrides and isolates: they make text read otherwise than it is."""
 
 
 def parse_length(text: str | int) -> int:
@@ -15,7 +18,7 @@ def parse_length(text: str | int) -> int:
     Raises:
         InvalidInput: not a positive length.
     """
-    match = re.fullmatch(r"(\d+)([km]?)", str(text).strip().lower())
+    match = re.fullmatch(r"([0-9]{1,18})([km]?)", str(text).strip().lower())
     length = int(match[1]) * _MULTIPLIERS[match[2]] if match else 0
     if length <= 0:
         raise InvalidInput(
@@ -50,7 +53,9 @@ def parse_bytes(text: str | int) -> int:
     Raises:
         InvalidInput: not a positive size.
     """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kmgt]?)b?", str(text).strip().lower())
+    match = re.fullmatch(
+        r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgt]?)b?", str(text).strip().lower()
+    )
     size = int(float(match[1]) * _BYTES[match[2]]) if match else 0
     if size <= 0:
         raise InvalidInput(f"`{text}` is not a size in bytes", "write 256MB, 1.5GB or 1000000")
@@ -65,3 +70,23 @@ def format_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def visible(text: str) -> str:
+    """`text` with every character that commands a terminal or turns the direction of reading shown
+    as a sign: `\x1b[2J` becomes `␛[2J`. Line breaks and tabs stay.
+    """
+    return "".join(character if _is_harmless(character) else _sign(character) for character in text)
+
+
+def _is_harmless(character: str) -> bool:
+    if character in "\n\t":
+        return True
+    return unicodedata.category(character) not in ("Cc", "Cs") and character not in _DIRECTIONS
+
+
+def _sign(character: str) -> str:
+    """The picture of an ASCII control character, of others the replacement character."""
+    if character < " ":
+        return chr(0x2400 + ord(character))
+    return "\u2421" if character == "\x7f" else "\ufffd"

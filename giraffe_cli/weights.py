@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from giraffe_cli.checkpoint_config import Shape
 from giraffe_cli.errors import InvalidInput, raise_together
@@ -21,6 +21,18 @@ from giraffe_cli.rundir import read_json
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
+_ITEM_BYTES = {
+    "F64": 8,
+    "I64": 8,
+    "F32": 4,
+    "I32": 4,
+    "BF16": 2,
+    "F16": 2,
+    "I16": 2,
+    "I8": 1,
+    "U8": 1,
+}
+_LARGEST = 1 << 60
 _HEADER_LIMIT = 100_000_000
 """The format's own cap on header bytes; more means that the file is something else."""
 
@@ -54,16 +66,40 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     try:
         header: dict[str, Any] = json.loads(raw)
         header.pop("__metadata__", None)
-        end = max((int(entry["data_offsets"][1]) for entry in header.values()), default=0)
+        end = _end_of_data(header)
         entries = {
             name: TensorEntry(name, str(entry["dtype"]), tuple(entry["shape"]))
             for name, entry in header.items()
         }
-    except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidInput(f"{path.name} has a damaged safetensors header") from error
+    if odd := [name for name in entries if not name.isprintable()]:
+        raise InvalidInput(
+            f"{path.name} has a tensor with control characters in its name: {odd[0]!r}"
+        )
     if 8 + length + end != size:
         raise InvalidInput(f"{path.name} has {size} bytes, its header describes {8 + length + end}")
     return entries
+
+
+def _end_of_data(header: Mapping[str, Any]) -> int:
+    """Where the last tensor ends, after holding the tensors to the format: no gap, no overlap, and
+    as many bytes as shape and type say.
+
+    Raises:
+        ValueError, KeyError, TypeError: they are otherwise.
+    """
+    position = 0
+    for entry in sorted(header.values(), key=lambda entry: entry["data_offsets"]):
+        begin, end = entry["data_offsets"]
+        size = _ITEM_BYTES.get(entry["dtype"])
+        sizes = (begin, end, *entry["shape"])
+        if any(not isinstance(number, int) or not 0 <= number < _LARGEST for number in sizes):
+            raise ValueError("a size is none")
+        if begin != position or (size and end - begin != size * math.prod(entry["shape"])):
+            raise ValueError("a tensor has other bytes than its shape")
+        position = end
+    return position
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -74,10 +110,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     if (folder / INDEX).exists():
         index = read_json(folder / INDEX)
-        names = index.get("weight_map") if isinstance(index, Mapping) else None
-        if not isinstance(names, Mapping) or not names:
-            raise InvalidInput(f"{folder / INDEX} has no `weight_map`", "download it again")
-        return [folder / str(name) for name in sorted(set(names.values()))]
+        return [folder / name for name in plain_names(index, folder)]
     if (folder / SINGLE).exists():
         return [folder / SINGLE]
     pickled = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt*")])
@@ -87,6 +120,29 @@ def weight_files(folder: Path) -> list[Path]:
             "convert: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)",
         )
     raise InvalidInput(f"{folder} has no {SINGLE} and no {INDEX}", "download the weights")
+
+
+def is_plain_name(name: Any) -> TypeGuard[str]:
+    """Whether `name` stands for a file of the folder at hand, and leads nowhere else."""
+    return isinstance(name, str) and Path(name).name == name not in ("", "..") and "\0" not in name
+
+
+def plain_names(index: Any, folder: Path) -> list[str]:
+    """The files that the `weight_map` of an index names, each in `folder` itself.
+
+    Raises:
+        InvalidInput: there is no such map, or a name leads elsewhere.
+    """
+    names = index.get("weight_map") if isinstance(index, Mapping) else None
+    if not isinstance(names, Mapping) or not names:
+        raise InvalidInput(f"the index of {folder} has no `weight_map`", "download it again")
+    for name in names.values():
+        if not is_plain_name(name):
+            raise InvalidInput(
+                f"the index of {folder} names {name!r}, needs the name of a file beside it",
+                "do not trust it: download the checkpoint from its author",
+            )
+    return sorted(set(names.values()))
 
 
 def read_weights(folder: Path) -> dict[str, TensorEntry]:
@@ -147,6 +203,12 @@ def check_tensors(folder: Path, shape: Shape, weights: Mapping[str, TensorEntry]
     Raises:
         InvalidInput: the first five that are not.
     """
+    if shape.num_layers > len(weights):  # before any name is made for layers that cannot be
+        raise InvalidInput(
+            f"weights of {folder} do not fit its config.json: {len(weights)} tensors for "
+            f"{shape.num_layers} layers",
+            "put back the config.json that belongs to these weights",
+        )
     problems = []
     for name, size in expected_shapes(shape).items():
         if name not in weights:

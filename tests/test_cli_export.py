@@ -9,6 +9,8 @@ import shutil
 import pytest
 from tiny_runs import TARGET, make_base, merge
 
+from giraffe_cli.config import write_sealed_yaml
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
@@ -17,7 +19,7 @@ def run(tmp_path_factory):
     folder.mkdir()
     base = make_base(folder.parent / "base")
     merge(base, None, folder / "model")
-    (folder / "run.yaml").write_text(f"model: {base}\n", encoding="utf-8")
+    write_sealed_yaml(folder / "run.yaml", {"model": str(base)})
     return folder
 
 

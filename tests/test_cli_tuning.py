@@ -9,6 +9,7 @@ import pytest
 
 from giraffe_cli.cli.tuning import Extending, knobs_by_strategy
 from giraffe_cli.errors import UsageError
+from giraffe_cli.rundir import read_json
 
 
 @pytest.fixture
@@ -96,7 +97,7 @@ def test_search_writes_factors_that_extend_takes(search, giraffe, tiny_llama, tm
         "--factors", out / "factors.json", "--out", tmp_path / "run",
     )  # fmt: skip
     assert extended.code == 0, extended.stderr
-    table = json.loads((tmp_path / "run" / "rope.json").read_text())
+    table = read_json(tmp_path / "run" / "rope.json")
     assert table["attention_factor"] == result["best"]["attention_factor"]
 
     again = search("--out", out, "--json")

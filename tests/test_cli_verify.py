@@ -8,10 +8,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import yaml
 from tiny_runs import TARGET, ask_here, make_adapter, make_base, merge, table_for
 
-from giraffe_cli.config import build
+from giraffe_cli.config import build, write_sealed_yaml
 from giraffe_cli.rundir import finish_stage, read_json, write_json
 from giraffe_cli.tensor_stream import tensor_digests
 
@@ -98,7 +97,7 @@ def run(model, tmp_path) -> Path:
 def write_run(folder: Path, base: Path, steps: int) -> None:
     folder.mkdir(exist_ok=True)
     config = build({"model": str(base), "target_length": TARGET, "train": {"steps": steps}})
-    (folder / "run.yaml").write_text(yaml.safe_dump(config.model_dump(mode="json")))
+    write_sealed_yaml(folder / "run.yaml", config.model_dump(mode="json"))
     write_json(folder / "rope.json", table_for(base).to_json())
 
 

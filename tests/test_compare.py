@@ -16,6 +16,7 @@ from giraffe_cli.report.compare import caution, read_entries, rows
 from giraffe_cli.report.compare_page import write_comparison
 from giraffe_cli.report.compare_plots import compare_plots
 from giraffe_cli.report.protocol import differing, protocol
+from giraffe_cli.rundir import read_json
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_a_finished_run_tells_its_report(runs):
 
 def test_an_unfinished_run_tells_what_it_has(runs):
     (entry,) = read_entries([runs / "cut"])
-    first = json.loads((runs / "cut" / "stages" / "1-256" / "training.json").read_text())
+    first = read_json(runs / "cut" / "stages" / "1-256" / "training.json")
     last = json.loads((runs / "cut" / "metrics.jsonl").read_text().splitlines()[1])
     assert not entry.finished
     assert (entry.steps, entry.planned_steps) == (6, 7)

@@ -10,6 +10,7 @@ import torch
 from tiny_runs import make_adapter, make_base, table_for
 
 from giraffe_cli.checkpoint import inspect, load_model
+from giraffe_cli.config import write_sealed_yaml
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.opening import open_checkpoint, run_of
 from giraffe_cli.progress import SilentReporter
@@ -102,7 +103,7 @@ def test_a_run_is_its_model_and_merged_again_where_that_is_gone(base, adapter, t
     write_json(run / "adapter" / "manifest.json", {})
     write_json(run / "rope.json", table.to_json())
     settings = {"model": str(base), "target_length": table.target_length, "train": {"steps": 1}}
-    write_json(run / "run.yaml", settings)
+    write_sealed_yaml(run / "run.yaml", settings)
     expected = opened(adapter, tmp_path / "a")
     found = opened(run, tmp_path / "b")
     assert (found.digest, found.reach) == (expected.digest, table.target_length)

@@ -13,6 +13,7 @@ from giraffe_cli.checkpoint import head_to_extend, inspect
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.base import Head, make_table
 from giraffe_cli.rope.install import finish_directory
+from giraffe_cli.rundir import read_json
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -172,7 +173,7 @@ def test_extend_writes_a_proven_directory_either_way(giraffe, scaled, tmp_path, 
     assert report["verify"]["ok"]
     assert report["native_length"] == {"compose": 1024, "replace": 128}[how]
     inv_freq, _ = stock(out / "model", 4095)
-    written = json.loads((out / "rope.json").read_text())
+    written = read_json(out / "rope.json")
     np.testing.assert_allclose(written["inv_freq"], inv_freq, rtol=5e-7)
     slowest = 5e4 ** -(14 / 16) / inv_freq[-1]
     assert slowest == pytest.approx({"compose": 8 * 4, "replace": 32}[how], rel=1e-6)

@@ -11,11 +11,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import yaml
 from tiny_runs import TARGET, make_adapter, make_base, table_for
 
 from giraffe_cli.checkpoint import load_model
-from giraffe_cli.config import build
+from giraffe_cli.config import build, write_sealed_yaml
 from giraffe_cli.export.adapter_card import card, overrides
 from giraffe_cli.export.base import ExportOptions, make_target
 from giraffe_cli.export.targets.adapter import base_name
@@ -31,7 +30,7 @@ def make_run(folder: Path, steps: int = 5, strategy: str = "yarn") -> SimpleName
     table = table_for(base, strategy)
     values = {"model": str(base), "target_length": TARGET, "train": {"steps": steps}}
     config = build(values).model_dump(mode="json")
-    (run / "run.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
+    write_sealed_yaml(run / "run.yaml", config)
     write_json(run / "rope.json", table.to_json())
     if steps:
         make_adapter(run / "adapter", base)

@@ -22,6 +22,7 @@ from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit
 from giraffe_cli.fitting import Fit, read_levers
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.progress import SilentReporter
+from giraffe_cli.rundir import read_json
 from giraffe_cli.train.loop import train_stage
 from giraffe_cli.train.memory_errors import memory_errors_told
 from giraffe_cli.train.parallel import raise_what_workers_told
@@ -97,7 +98,7 @@ def test_the_first_step_is_tried_once_more_a_rung_down(material, tmp_path, faili
     (warning,) = [w for w in reporter.warnings if "memory ran out" in w]
     assert "memory ran out in step 1" in warning
     assert f"Trying once more with {now.sentence}" in warning
-    kept = json.loads((tmp_path / "levers.json").read_text())
+    kept = read_json(tmp_path / "levers.json")
     assert kept["levers"] == now.to_json()
     assert [entry["gave_up"] for entry in kept["given_up"]] == [gave_up.to_json()]
 

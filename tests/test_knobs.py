@@ -80,6 +80,7 @@ ENTRIES = {
     "data": AsOption("extend", "--data"),
     "target_length": Plan({"target_length": 1024}),
     "dtype": Plan({"dtype": "bfloat16"}),
+    "allow_pickle": AsOption("extend", "--allow-pickle"),
     "seed": AsOption("extend", "--seed"),
     "rope.strategy": Plan({"rope.strategy": "ntk"}),
     "rope.knobs": Plan(

@@ -11,6 +11,7 @@ from giraffe_cli.config import LoraConfig
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.lora import add_lora, save_adapter
 from giraffe_cli.rope.base import RopeTable
+from giraffe_cli.rundir import read_json
 
 TABLE = RopeTable(
     strategy="linear",
@@ -73,7 +74,7 @@ def test_the_saved_adapter_is_peft_format_with_rope_inside_and_no_path(tiny_llam
     assert settings["base_model_name_or_path"] == "tiny"
     assert settings["target_modules"] == sorted(settings["target_modules"])
     assert str(tiny_llama) not in json.dumps(settings)
-    assert RopeTable.from_json(json.loads((tmp_path / "rope.json").read_text())) == TABLE
+    assert RopeTable.from_json(read_json(tmp_path / "rope.json")) == TABLE
     tokens = torch.arange(5, 15)[None]
     reloaded = PeftModel.from_pretrained(load(tiny_llama), tmp_path)
     with torch.no_grad():

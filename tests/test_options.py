@@ -26,6 +26,7 @@ from evaluated import build_other_llama
 from giraffe_cli.cli.app import make_app
 from giraffe_cli.rope.base import Head
 
+PICKLED = ShownBy("test_pickle.py::test_allow_pickle_reads_them")
 COMPARED = "test_compare.py::test_the_command_tells_as_json_as_table_and_as_page"
 EXPORTED = "test_cli_export.py::test_json_is_one_object_with_the_promised_keys"
 GENERATE = "test_cli_generate.py::"
@@ -81,6 +82,7 @@ ENTRIES = {
         "--no-eval": "--no-eval",
         "--dry-run": "--dry-run",
         "--strict": "--strict",
+        "--allow-pickle": PICKLED,
         "--allow-native": "--allow-native",
         "--json": "--json",
     },
@@ -104,6 +106,7 @@ ENTRIES = {
             "--target-len 16k --shape smollm2-135m --device h100 --json", INFERENCE
         ),
         "--prompt-len": Whole(INFERENCE, f"{INFERENCE} --prompt-len 4k"),
+        "--allow-pickle": PICKLED,
         "--max-new-tokens": Whole(INFERENCE, f"{INFERENCE} --max-new-tokens 9"),
         "--json": ShownBy("test_cli_plan.py::test_sharing_windows_halves_what_grows_with_them"),
     },
@@ -197,6 +200,7 @@ ENTRIES = {
         "--seed": "--seed 1",
         "--dtype": "--dtype bfloat16",
         "--out": "--out {out}elsewhere",
+        "--allow-pickle": PICKLED,
         "--schema": "--schema",
         "--json": "--json",
     },
@@ -217,6 +221,7 @@ ENTRIES = {
         "--seed": ("--temperature 9", "--temperature 9 --seed 1"),
         "--dtype": "--dtype bfloat16",
         "--kv-dtype": "--kv-dtype int8",
+        "--allow-pickle": PICKLED,
         "--kv-offload": ShownBy(
             "test_generate_gpu.py::test_the_hosts_memory_changes_no_bit", "offload"
         ),
@@ -254,6 +259,7 @@ ENTRIES = {
         "--json": ShownBy("test_cli_doctor.py::test_json_names_versions_devices_memory_and_disk"),
     },
     "rope compare": {
+        "--allow-pickle": PICKLED,
         "--target-len": "--target-len 1k",
         "names": "yarn",
         "--model": "--model calf --target-len 2k",
@@ -271,6 +277,7 @@ ENTRIES = {
         "--json": "--json",
     },
     "rope search": {
+        "--allow-pickle": PICKLED,
         "--target-len": "--target-len 1k",
         "--model": "--model calf --target-len 2k",
         "--data": "--data {second}",

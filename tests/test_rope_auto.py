@@ -14,6 +14,7 @@ from giraffe_cli.corpus.holdout import choose_held_out, is_held_out
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.pipeline import Options, extend
 from giraffe_cli.progress import SilentReporter
+from giraffe_cli.rundir import read_json
 from giraffe_cli.tune.choice import (
     UNTRAINED_MINUTES,
     budget_seconds,
@@ -44,18 +45,18 @@ def test_the_default_compares_and_takes_the_best(giraffe, tiny_llama, corpus, tm
     run = tmp_path / "run"
     done = giraffe(*extend_arguments(tiny_llama, corpus, run), "--json")
     assert done.code == 0, done.stderr
-    choice = json.loads((run / "rope_choice.json").read_text())
+    choice = read_json(run / "rope_choice.json")
     best = choice["settings"][0]
     assert len(choice["settings"]) > 15
     assert choice["chosen"] == {key: best[key] for key in ("label", "strategy", "knobs")}
-    table = json.loads((run / "rope.json").read_text())
+    table = read_json(run / "rope.json")
     assert table["strategy"] == best["strategy"]
     report = json.loads(done.stdout)
     assert report["strategy"] == best["strategy"]
     assert report["rope_choice"] == choice
     assert report["verify"]["ok"]
     assert read_yaml(run / "run.yaml")["rope"]["strategy"] == "auto"
-    assert json.loads((run / "plan.json").read_text())["strategy"] == best["strategy"]
+    assert read_json(run / "plan.json")["strategy"] == best["strategy"]
     assert "rope auto: comparing" in done.stderr
     assert f"rope: {best['label']}, the lowest loss at 512" in done.stderr
 
@@ -189,9 +190,9 @@ def test_one_choice_serves_every_stage_and_the_control_stays_unscaled(tiny_llama
     train = {"steps": 1, "window": 128, "warmup_steps": 0, "lora": {"rank": 2}, "control": True}
     config = config_of(tiny_llama, corpus, stages=[256, 512], train=train, rope={"minutes": 1})
     report = extend(config, run, Options(evaluate=False), SilentReporter())
-    chosen = json.loads((run / "rope_choice.json").read_text())["chosen"]["strategy"]
-    first = json.loads((run / "stages" / "1-256" / "rope.json").read_text())
-    last = json.loads((run / "rope.json").read_text())
+    chosen = read_json(run / "rope_choice.json")["chosen"]["strategy"]
+    first = read_json(run / "stages" / "1-256" / "rope.json")
+    last = read_json(run / "rope.json")
     assert first["strategy"] == last["strategy"] == report["strategy"] == chosen
     assert (first["target_length"], last["target_length"]) == (256, 512)
     assert [stage["strategy"] for stage in report["stages"]] == [chosen, chosen]

@@ -18,7 +18,7 @@ from giraffe_cli.corpus.store import document_ids, held_out
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.pipeline import Options, extend
 from giraffe_cli.progress import SilentReporter
-from giraffe_cli.rundir import digest_file
+from giraffe_cli.rundir import digest_file, read_json
 from giraffe_cli.stages import Timings, claim
 from giraffe_cli.training import pack_stages, train_stages, training_stages
 
@@ -67,7 +67,7 @@ def test_the_last_stage_lies_where_a_run_of_one_stage_does(run):
     for folder in (run_dir, stage):
         for name in "rope.json metrics.jsonl training.json adapter/manifest.json".split():
             assert (folder / name).is_file(), folder / name
-    tables = [json.loads((folder / "rope.json").read_text()) for folder in (stage, run_dir)]
+    tables = [read_json(folder / "rope.json") for folder in (stage, run_dir)]
     assert [table["target_length"] for table in tables] == [256, 512]
     assert [table["original_max_position_embeddings"] for table in tables] == [128, 128]
 
@@ -96,7 +96,7 @@ def test_the_report_tells_of_every_stage(run):
     assert report["steps"] == 7
     assert report["trained_tokens"] == sum(s["trained_tokens"] for s in report["stages"])
     assert all(s["seconds"] > 0 and s["final_loss"] > 0 for s in report["stages"])
-    plan = json.loads((run_dir / "plan.json").read_text())
+    plan = read_json(run_dir / "plan.json")
     assert [(s["target_length"], s["steps"]) for s in plan["stages"]] == [(256, 4), (512, 3)]
     assert (plan["steps"], plan["target_length"]) == (7, 512)
 

@@ -5,17 +5,21 @@ Only the module of the command that was asked for is imported: all of them take 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
+import re
 import sys
 from collections.abc import Iterable
+from typing import Any
 
 import typer
 
 from giraffe_cli import __version__
 from giraffe_cli.cli.console import Console
 from giraffe_cli.errors import GiraffeError
+from giraffe_cli.units import visible
 
 COMMANDS = {
     "extend": "extend.extend",
@@ -78,10 +82,33 @@ def _asked() -> list[str]:
     return typed.split()[1:2]
 
 
+def harmless_record(*arguments: Any, **named: Any) -> logging.LogRecord:
+    """A record of any library, its colours kept: names out of foreign files command no terminal."""
+    record = logging.LogRecord(*arguments, **named)
+    with contextlib.suppress(Exception):  # the library's own mistake, which logging tells
+        text = record.getMessage()
+        if not text.isprintable():
+            parts = re.split(r"(\x1b\[[0-9;]*m)", text)
+            record.msg = "".join(p if n % 2 else visible(p) for n, p in enumerate(parts))
+            record.args = None
+    return record
+
+
+def of_the_machine(error: OSError) -> GiraffeError:
+    """A disk, a folder or a network that failed where no stage expected it."""
+    where = f"{error.filename}: " if error.filename else ""
+    return GiraffeError(
+        f"{where}{error.strerror or error}",
+        "check that the folder is there, writable and not full, then run the same command again",
+    )
+
+
 def main() -> None:
-    """Run the command line; known errors become text and an exit code, unknown ones a traceback."""
+    """Run the command line; errors of users and machines become text and an exit code, ours a
+    traceback."""
     # where bitsandbytes is installed, PEFT imports it, and it asks for a kernel we do not use
     logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    logging.setLogRecordFactory(harmless_record)
     try:
         asked = _asked()
         make_app(asked if asked and asked[0] in COMMANDS else tuple(COMMANDS))(prog_name="giraffe")
@@ -90,6 +117,11 @@ def main() -> None:
             raise
         Console().error(error)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if os.environ.get("GIRAFFE_DEBUG"):
+            raise
+        Console().error(of_the_machine(error))
+        sys.exit(GiraffeError.exit_code)
     except KeyboardInterrupt:
         Console().error(GiraffeError("interrupted", RESUMING))
         sys.exit(130)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console as RichConsole
-from rich.console import RenderableType
+from rich.console import ConsoleOptions, RenderableType
 from rich.markup import escape
 from rich.progress import (
     BarColumn,
@@ -21,11 +21,27 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.segment import Segment
 from rich.table import Column
 from rich.text import Text
 
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.progress import Bar
+from giraffe_cli.units import visible
+
+
+class _Terminal(RichConsole):
+    """Writes text and styles of our own; what a document, a name or a model brings along reaches no
+    terminal as a command to it."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(visible(segment.text), segment.style)
 
 
 class _RichBar:
@@ -52,8 +68,8 @@ class Console:
 
     def __init__(self, as_json: bool = False) -> None:
         self.as_json = as_json
-        self.err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
-        self.out = RichConsole(highlight=False, soft_wrap=True)
+        self.err = _Terminal(stderr=True, highlight=False, soft_wrap=True)
+        self.out = _Terminal(highlight=False, soft_wrap=True)
 
     def info(self, text: str) -> None:
         self.err.print(escape(text))
@@ -64,21 +80,21 @@ class Console:
     def error(self, error: GiraffeError) -> None:
         """The message, and the hint on a line of its own."""
         self.err.print(f"[bold red]error:[/] {escape(error.message)}")
-        if error.hint:
-            self.err.print(f"\n[cyan]hint:[/] {escape(error.hint)}")
+        self.err.print(f"\n[cyan]hint:[/] {escape(error.hint or error.usual_hint)}")
 
     def result(self, value: Any, rendered: RenderableType | list[RenderableType]) -> None:
         """`value` as one JSON object under `--json`, else `rendered` for people."""
         if self.as_json:
-            sys.stdout.write(json.dumps(value, ensure_ascii=False) + "\n")
+            sys.stdout.write(_one_line(value) + "\n")
             return
         for part in rendered if isinstance(rendered, list) else [rendered]:
             self.out.print(part)
 
     def stream(self, text: str) -> None:
-        """A piece of a result that comes bit by bit, as it stands; nothing under `--json`."""
+        """A piece of a result that comes bit by bit, into a pipe as it stands; nothing under
+        `--json`."""
         if not self.as_json:
-            sys.stdout.write(text)
+            sys.stdout.write(visible(text) if sys.stdout.isatty() else text)
             sys.stdout.flush()
 
     @contextlib.contextmanager
@@ -102,3 +118,9 @@ class Console:
                 escape(description), total=total, completed=int(done), fields_text=""
             )
             yield _RichBar(progress, task)
+
+
+def _one_line(value: Any) -> str:
+    """One JSON object a line; control characters beyond ASCII's are escaped as JSON does those."""
+    text = json.dumps(value, ensure_ascii=False)
+    return text if text.isprintable() else json.dumps(value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +15,7 @@ from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.evaluate_input import documents_for, eval_config, named_files
 from giraffe_cli.cli.evaluate_text import render, render_gates
-from giraffe_cli.cli.options import AsJson, Chat, Dtype, choices_of, one_of
+from giraffe_cli.cli.options import AllowPickle, AsJson, Chat, Dtype, choices_of, one_of
 from giraffe_cli.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:
@@ -166,6 +167,7 @@ def evaluate(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write. Default: runs/eval-CHECKPOINT.")
     ] = None,
+    allow_pickle: AllowPickle = False,
     schema: Annotated[
         bool,
         typer.Option(
@@ -203,7 +205,8 @@ def evaluate(
     config = eval_config(given, assignments or [], samples)
     _check_processes(config.processes)
     folder = out or _default_out(checkpoint)
-    results = _run(checkpoint, base, config, seed, dtype, folder, console)
+    with _held_by_the_first_process(folder):
+        results = _run(checkpoint, base, config, seed, dtype, folder, console, allow_pickle)
     if not results:
         return  # another process of the launcher tells
     where = f"results  {escape(str(folder / 'results.json'))}, samples.jsonl beside it"
@@ -230,6 +233,13 @@ def _check_processes(processes: int | None) -> None:
         )
 
 
+def _held_by_the_first_process(folder: Path) -> AbstractContextManager[None]:
+    from giraffe_cli.evals.parts import launched_part
+    from giraffe_cli.lock import held
+
+    return nullcontext() if launched_part().process else held(folder)
+
+
 def _default_out(checkpoint: str) -> Path:
     """`runs/eval-NAME`; a run's `model` or `adapter` folder is known by the run's name."""
     path = Path(checkpoint).resolve()
@@ -245,6 +255,7 @@ def _run(
     dtype: str,
     out: Path,
     console: Console,
+    allow_pickle: bool,
 ) -> dict[str, Any]:
     """Open what was named, gather the documents, evaluate."""
     from giraffe_cli.checkpoint import inspect
@@ -258,9 +269,10 @@ def _run(
     from giraffe_cli.stages import evaluation_texts
 
     with first_process_first():  # a GGUF is converted once, an adapter merged once
-        reference = inspect(base, out / "base") if base else None
-        tested = open_checkpoint(checkpoint, reference, out / "checkpoint", console)
-        chooser = inspect(config.evaluator, out / EVALUATOR) if config.evaluator else None
+        reference = inspect(base, out / "base", allow_pickle) if base else None
+        tested = open_checkpoint(checkpoint, reference, out / "checkpoint", console, allow_pickle)
+        named = config.evaluator
+        chooser = inspect(named, out / EVALUATOR, allow_pickle) if named else None
     native = reference.reach if reference else tested.native_length
     chosen = config.lengths or default_lengths(native, tested.reach)
     computed = resolve_dtype(dtype, tested.dtype)

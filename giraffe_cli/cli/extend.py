@@ -12,6 +12,7 @@ from giraffe_cli.checkpoint import EMBEDDED
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.options import (
+    AllowPickle,
     AsJson,
     Assignments,
     ConfigDtype,
@@ -125,6 +126,7 @@ def extend(
         bool,
         typer.Option("--allow-native", help="A base that reaches the target is no error."),
     ] = False,
+    allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Extend a Llama checkpoint: RoPE strategy, packed windows, LoRA, merge, proof, report card.
@@ -137,6 +139,7 @@ def extend(
         "target_length": target_len,
         "stages": stages.split(",") if stages is not None else None,
         "model": model,
+        "allow_pickle": allow_pickle or None,
         "data": data or None,
         "rope.strategy": rope,
         "rope.on_existing": on_existing_rope,
@@ -194,7 +197,7 @@ def _show_plan(config: ExtendConfig, run_dir: Path, console: Console) -> None:
     from giraffe_cli.training import plan_stages, refuse_what_does_not_fit, training_stages
 
     with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = inspect(config.model, Path(scratch))
+        checkpoint = inspect(config.model, Path(scratch), config.allow_pickle)
         stages = training_stages(config, checkpoint, run_dir)
         machine = this_machine()
         pace = pace_of(machine, checkpoint, config)

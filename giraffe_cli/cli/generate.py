@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.options import AsJson, Chat, Dtype, one_of
+from giraffe_cli.cli.options import AllowPickle, AsJson, Chat, Dtype, one_of
 from giraffe_cli.errors import InvalidInput, UsageError
 from giraffe_cli.inference.caches import KV_DTYPES, CacheChoice
 
@@ -75,6 +75,7 @@ def generate(
         bool,
         typer.Option("--kv-offload", help="Keep them in host memory, read piece by piece (GPU)."),
     ] = False,
+    allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Continue a long prompt, or answer questions about a long document, as text on stdout.
@@ -97,7 +98,7 @@ def generate(
         raise UsageError("--stop with an empty text", "give the text that ends an answer")
     how = Answering(max_new_tokens, Sampling(temperature, top_k, top_p, seed), stops)
     with tempfile.TemporaryDirectory() as scratch:
-        opened = _opened(checkpoint, Path(scratch), console)
+        opened = _opened(checkpoint, Path(scratch), console, allow_pickle)
         tokenizer, asked = _asked(opened, text, question or [], chat, how)
         computed = resolve_dtype(dtype, opened.dtype)
         _check_memory(opened, asked, how, computed, cache)
@@ -139,10 +140,10 @@ def _read(name: str) -> str:
         ) from error
 
 
-def _opened(checkpoint: str, scratch: Path, console: Console) -> Checkpoint:
+def _opened(checkpoint: str, scratch: Path, console: Console, allow_pickle: bool) -> Checkpoint:
     from giraffe_cli.evals.opening import open_checkpoint
 
-    return open_checkpoint(checkpoint, None, scratch, console)
+    return open_checkpoint(checkpoint, None, scratch, console, allow_pickle)
 
 
 def _asked(

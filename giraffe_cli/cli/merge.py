@@ -37,16 +37,20 @@ def merge(
     config, table = read_run(run)
 
     from giraffe_cli.checkpoint import inspect
-    from giraffe_cli.merge import merge_stage
+    from giraffe_cli.lock import held, held_beside
+    from giraffe_cli.merge import check_same_base, merge_stage
     from giraffe_cli.verify import raise_if_defective, verify_directory
 
     console = Console(as_json)
     adapter = adapter_of(run, config)
-    checkpoint = inspect(config.model, run)
-    model_dir = merge_stage(checkpoint, adapter, table, out or run / "model", console)
-    proof = verify_directory(
-        model_dir, adapter_dir=adapter, base=checkpoint.path, table=table, reporter=console
-    )
+    with held(run) if out is None else held_beside(out):
+        checkpoint = inspect(config.model, run, config.allow_pickle)
+        if adapter is not None:
+            check_same_base(adapter, checkpoint)
+        model_dir = merge_stage(checkpoint, adapter, table, out or run / "model", console)
+        proof = verify_directory(
+            model_dir, adapter_dir=adapter, base=checkpoint.path, table=table, reporter=console
+        )
     raise_if_defective(model_dir, proof, GiraffeError)
     console.result(*summary(model_dir, table, proof))
 

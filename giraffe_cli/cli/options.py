@@ -142,4 +142,11 @@ Chat = Annotated[
     bool,
     typer.Option("--chat", help="Ask through the tokenizer's chat template. Default: bare text."),
 ]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle",
+        help="Read pickled weights (pytorch_model.bin), tensors alone; else they are refused.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]

@@ -14,6 +14,7 @@ from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.extend import gather
 from giraffe_cli.cli.options import (
+    AllowPickle,
     AsJson,
     Assignments,
     ConfigDtype,
@@ -90,6 +91,7 @@ def plan(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="--inference: tokens of an answer. Default: 256.")
     ] = None,
+    allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Predict memory by part, speed and hours; show the ladder of levers and the rung it takes.
@@ -109,7 +111,9 @@ def plan(
         refuse_training_options(training)
         machine = machine_of(device, device_memory, None)
         with tempfile.TemporaryDirectory() as scratch:
-            checkpoint = _checkpoint(model or EMBEDDED, shape, config_json, Path(scratch))
+            checkpoint = _checkpoint(
+                model or EMBEDDED, shape, config_json, Path(scratch), allow_pickle
+            )
         show_inference(checkpoint, machine, dtype or "auto", prompt_len, max_new_tokens, console)
         return
     refuse_inference_options({"prompt-len": prompt_len, "max-new-tokens": max_new_tokens})
@@ -117,6 +121,7 @@ def plan(
         "target_length": target_len,
         "stages": stages.split(",") if stages is not None else None,
         "model": model or shape or (str(config_json) if config_json else None),
+        "allow_pickle": allow_pickle or None,
         "train.steps": steps,
         "train.window": window,
         "train.sequence_parallel": sequence_parallel,
@@ -127,7 +132,9 @@ def plan(
     resolved = build(gather(config, given, assignments or []))
     machine = machine_of(device, device_memory, gpus)
     with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = _checkpoint(resolved.model, shape, config_json, Path(scratch))
+        checkpoint = _checkpoint(
+            resolved.model, shape, config_json, Path(scratch), resolved.allow_pickle
+        )
         found = plan_on(machine, checkpoint, resolved)
     _show(found, checkpoint, machine, console)
 
@@ -156,7 +163,11 @@ def machine_of(device: str | None, memory: str | None, gpus: int | None) -> Mach
 
 
 def _checkpoint(
-    model: str, shape: str | None, config_json: Path | None, scratch: Path
+    model: str,
+    shape: str | None,
+    config_json: Path | None,
+    scratch: Path,
+    allow_pickle: bool,
 ) -> Checkpoint:
     from giraffe_cli.checkpoint import inspect
     from giraffe_cli.plan.shapes import named_shape, shape_of_config
@@ -165,7 +176,7 @@ def _checkpoint(
         return named_shape(shape)
     if config_json is not None:
         return shape_of_config(config_json)
-    return inspect(model, scratch)
+    return inspect(model, scratch, allow_pickle)
 
 
 def plan_on(machine: Machine, checkpoint: Checkpoint, config: ExtendConfig) -> dict[str, Any]:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-import yaml
 
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
@@ -23,6 +22,7 @@ from giraffe_cli.cli.rope_text import (
     with_facts,
 )
 from giraffe_cli.errors import InvalidInput, UsageError
+from giraffe_cli.plain_yaml import parse_yaml
 from giraffe_cli.rope.base import Head, RopeTable, make_table, strategies
 from giraffe_cli.rope.scheme import position_schemes
 from giraffe_cli.units import parse_length
@@ -194,7 +194,7 @@ def _knobs(settings: list[str]) -> dict[str, Any]:
         if not separator or not key.strip():
             raise UsageError(f"--set {setting}: no `knob=value`", "write --set beta_fast=64")
         try:
-            knobs[key.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            knobs[key.strip()] = parse_yaml(text)
+        except ValueError as error:
             raise UsageError(f"--set {setting}: the value is not YAML") from error
     return knobs

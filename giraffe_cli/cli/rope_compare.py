@@ -10,7 +10,14 @@ import typer
 from giraffe_cli.checkpoint import EMBEDDED
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.options import AsJson, Dtype, Model, OnExistingRope, RequiredTargetLen
+from giraffe_cli.cli.options import (
+    AllowPickle,
+    AsJson,
+    Dtype,
+    Model,
+    OnExistingRope,
+    RequiredTargetLen,
+)
 from giraffe_cli.cli.tuning import (
     Data,
     Extending,
@@ -72,6 +79,7 @@ def compare(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write. Default: runs/compare-MODEL-TARGET.")
     ] = None,
+    allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Hold every RoPE strategy against your text before any training, and recommend one.
@@ -81,6 +89,7 @@ def compare(
     looked-up numbers; settings that are hopeless are dropped after a document or two.
     """
     from giraffe_cli.cli.tuning_text import comparison_table
+    from giraffe_cli.lock import held
     from giraffe_cli.report.comparison import write_comparison
     from giraffe_cli.tune.compare import COMPARISON, Budget
     from giraffe_cli.tune.compare import compare as bake_off
@@ -92,22 +101,23 @@ def compare(
     if no_needles and fitness != "nll":
         raise UsageError(f"--no-needles and --fitness {fitness}", "leave one of them out")
     folder = out or default_out("compare", model, target_len)
-    opened = open_for_tuning(
-        model, data, target_len, on_existing_rope, dtype, folder, console,
-        documents=documents, seed=seed, fitness=fitness, needles=not no_needles,
-    )  # fmt: skip
-    found, left_out = make_settings(opened.head, names or [], knobs_by_strategy(settings or []))
-    for problem in left_out:
-        console.warn(f"left out: {problem}")
-    console.info(
-        f"{len(found)} tables on up to {opened.evidence.count} samples of {target_len}, within "
-        f"{minutes:g} min; {folder} keeps what is read"
-    )
-    result = bake_off(
-        opened.reader, found, opened.head, opened.evidence, console,
-        budget=Budget(60 * minutes), halves=not every, seed=seed, out=folder,
-    )  # fmt: skip
-    write_comparison(result, folder)
+    with held(folder):
+        opened = open_for_tuning(
+            model, data, target_len, on_existing_rope, dtype, folder, console, allow_pickle,
+            documents=documents, seed=seed, fitness=fitness, needles=not no_needles,
+        )  # fmt: skip
+        found, left_out = make_settings(opened.head, names or [], knobs_by_strategy(settings or []))
+        for problem in left_out:
+            console.warn(f"left out: {problem}")
+        console.info(
+            f"{len(found)} tables on up to {opened.evidence.count} samples of {target_len}, within "
+            f"{minutes:g} min; {folder} keeps what is read"
+        )
+        result = bake_off(
+            opened.reader, found, opened.head, opened.evidence, console,
+            budget=Budget(60 * minutes), halves=not every, seed=seed, out=folder,
+        )  # fmt: skip
+        write_comparison(result, folder)
     where = f"\nresults  {folder / COMPARISON}, pictures beside it"
     console.result(
         {**result, "out": str(folder)},

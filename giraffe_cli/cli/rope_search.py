@@ -9,7 +9,14 @@ import typer
 
 from giraffe_cli.checkpoint import EMBEDDED
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.options import AsJson, Dtype, Model, OnExistingRope, RequiredTargetLen
+from giraffe_cli.cli.options import (
+    AllowPickle,
+    AsJson,
+    Dtype,
+    Model,
+    OnExistingRope,
+    RequiredTargetLen,
+)
 from giraffe_cli.cli.tuning import (
     Data,
     Extending,
@@ -50,6 +57,7 @@ def search(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write. Default: runs/search-MODEL-TARGET.")
     ] = None,
+    allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Search a divisor for each pair, from YaRN and NTK on, in the manner of LongRoPE.
@@ -59,25 +67,27 @@ def search(
     read, and it says so when it is no better. The same command resumes a stopped search.
     """
     from giraffe_cli.cli.tuning_text import search_text
+    from giraffe_cli.lock import held
     from giraffe_cli.report.comparison import write_search
     from giraffe_cli.tune.search import FACTORS, SEARCH
     from giraffe_cli.tune.search import search as hunt
 
     console, model = Console(as_json), model or EMBEDDED
     folder = out or default_out("search", model, target_len)
-    opened = open_for_tuning(
-        model, data, target_len, on_existing_rope, dtype, folder, console,
-        documents=documents + held_out, seed=seed, fitness=fitness, needles=False,
-    )  # fmt: skip
-    console.info(
-        f"{evaluations} tables on {documents} samples of {target_len}, then the best and its seed "
-        f"on {opened.evidence.count - documents} others; {folder} keeps what is read"
-    )
-    result = hunt(
-        opened.reader, opened.head, opened.evidence, console,
-        evaluations=evaluations, documents=documents, seed=seed, out=folder,
-    )  # fmt: skip
-    write_search(result, folder)
+    with held(folder):
+        opened = open_for_tuning(
+            model, data, target_len, on_existing_rope, dtype, folder, console, allow_pickle,
+            documents=documents + held_out, seed=seed, fitness=fitness, needles=False,
+        )  # fmt: skip
+        console.info(
+            f"{evaluations} tables on {documents} samples of {target_len}, then the best and its "
+            f"seed on {opened.evidence.count - documents} others; {folder} keeps what is read"
+        )
+        result = hunt(
+            opened.reader, opened.head, opened.evidence, console,
+            evaluations=evaluations, documents=documents, seed=seed, out=folder,
+        )  # fmt: skip
+        write_search(result, folder)
     factors = folder / FACTORS
     extending = Extending(model, data, target_len, on_existing_rope)
     seed_line = extending.line(result["best_seed"]["origin"], {})

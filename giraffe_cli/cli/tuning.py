@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
-import yaml
 
 from giraffe_cli.checkpoint import EMBEDDED
 from giraffe_cli.cli.evaluate_input import DEFAULT_DATA
 from giraffe_cli.cli.options import one_of
 from giraffe_cli.errors import InvalidInput, UsageError
+from giraffe_cli.plain_yaml import parse_yaml
 
 if TYPE_CHECKING:
     from giraffe_cli.progress import Reporter
@@ -62,6 +62,7 @@ def open_for_tuning(
     dtype: str,
     out: Path,
     reporter: Reporter,
+    allow_pickle: bool,
     **wanted: Any,
 ) -> Opened:
     """The checkpoint's head, a reader with its cache in `out`, and samples of the longest texts.
@@ -81,7 +82,7 @@ def open_for_tuning(
     from giraffe_cli.tune.texts import longest_documents
     from giraffe_cli.units import parse_length
 
-    checkpoint = inspect(model, out)
+    checkpoint = inspect(model, out, allow_pickle)
     head = head_to_extend(checkpoint, parse_length(target_len), on_existing or "refuse")
     documents = longest_documents(data or [DEFAULT_DATA], wanted["documents"])
     if not documents:
@@ -113,8 +114,8 @@ def knobs_by_strategy(settings: list[str]) -> dict[str, dict[str, Any]]:
                 f"--set {setting}: no `STRATEGY.knob=value`", "write --set yarn.beta_fast=64"
             )
         try:
-            found.setdefault(name, {})[knob] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+            found.setdefault(name, {})[knob] = parse_yaml(text)
+        except ValueError as error:
             raise UsageError(f"--set {setting}: the value is not YAML") from error
     return found
 

@@ -34,8 +34,10 @@ from giraffe_cli.corpus.holdout import is_held_out, rank
 from giraffe_cli.corpus.sources import raw_digest, reader_of, unchanged
 from giraffe_cli.corpus.tokens import DocumentTokenizer, tokenizer_digest
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.lock import held
 from giraffe_cli.progress import Bar
 from giraffe_cli.rundir import (
+    LOCK,
     atomic_open,
     commit_file,
     digest_bytes,
@@ -43,7 +45,7 @@ from giraffe_cli.rundir import (
     digest_value,
     make_folder,
     read_json,
-    write_json,
+    write_sealed,
 )
 
 FORMAT = 2
@@ -124,7 +126,14 @@ def tokenise_unit(
     done, asked = read_done(folder, inputs), tools.config.backend
     if done is not None and (asked == "auto" or done["backend"].startswith(asked)):
         return done
-    make_folder(folder)
+    with held(make_folder(folder)):
+        return _tokenise_by_either(unit, folder, tools, inputs, pace)
+
+
+def _tokenise_by_either(
+    unit: Unit, folder: Path, tools: Tools, inputs: dict[str, Any], pace: Pace | None
+) -> dict[str, Any]:
+    """By the backend of `tools`, or by tokenizers where that one disagrees with it."""
     (folder / DONE).unlink(missing_ok=True)
     fallback = None
     try:
@@ -139,7 +148,8 @@ def tokenise_unit(
         tools.kept,
     )
     for path in folder.iterdir():
-        path.unlink()
+        if path.name != LOCK:
+            path.unlink()
     return _tokenise(unit, folder, slow, inputs, fallback, None)
 
 
@@ -200,7 +210,7 @@ def _tokenise(
         "skipped": bad.skipped,
         "files": writer.files | {HELD: digest_file(folder / HELD)},
     }
-    write_json(folder / DONE, done)
+    write_sealed(folder / DONE, done)
     return done
 
 
@@ -313,7 +323,7 @@ class _UnitWriter:
             tokens = self._commit_tokens(f"{stem}.tokens")
             index = _write_index(self.folder / f"{stem}.npz", block)
             entry = {"identity": self.identity, "tokens": tokens, "index": index}
-            write_json(self.folder / f"{stem}.json", entry)
+            write_sealed(self.folder / f"{stem}.json", entry)
         self.files |= {f"{stem}.tokens": tokens, f"{stem}.npz": index}
         lengths = int(sum(int(part.sum()) for part in block.lengths))
         self.blocks.append({"documents": len(block.ids), "tokens": lengths})

@@ -42,6 +42,7 @@ from giraffe_cli.corpus.store import (
 )
 from giraffe_cli.corpus.tokens import tokenizer_digest
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
+from giraffe_cli.lock import held
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import (
     MANIFEST,
@@ -86,20 +87,22 @@ def pack_stage(
             files of something else.
         GiraffeError: `out` cannot be written; nothing half-written stays.
     """
-    job = _Job(sources, checkpoint_path, window, config, seed, out, reporter)
-    if stage_holds(out, job.inputs):
-        reporter.info(f"{out} holds these windows already")
-        return job.finished()
-    if not replace and is_packed(out):
-        _refuse(out, job.inputs)
-    try:
-        done = job.tokenise(range(len(job.units)), workers)
-        if not any(entry["documents"] for entry in done):
-            job.keep_one()
-        return job.assemble()
-    except Exception:
-        job.leave()
-        raise
+    check_replaceable(out)
+    with held(out):
+        job = _Job(sources, checkpoint_path, window, config, seed, out, reporter)
+        if stage_holds(out, job.inputs):
+            reporter.info(f"{out} holds these windows already")
+            return job.finished()
+        if not replace and is_packed(out):
+            _refuse(out, job.inputs)
+        try:
+            done = job.tokenise(range(len(job.units)), workers)
+            if not any(entry["documents"] for entry in done):
+                job.keep_one()
+            return job.assemble()
+        except Exception:
+            job.leave()
+            raise
 
 
 def pack_shard(
@@ -119,10 +122,12 @@ def pack_shard(
     Raises:
         InvalidInput, UsageError, GiraffeError: as `pack_stage`; finished units stay.
     """
-    job = _Job(sources, checkpoint_path, window, config, seed, out, reporter)
-    number, count = shard
-    mine = range(number - 1, len(job.units), count)
-    done = job.tokenise(mine, workers)
+    check_replaceable(out)
+    with held(out, shared=True):
+        job = _Job(sources, checkpoint_path, window, config, seed, out, reporter)
+        number, count = shard
+        mine = range(number - 1, len(job.units), count)
+        done = job.tokenise(mine, workers)
     return {
         "shard": f"{number}/{count}",
         "units": [f"{job.units[n].source}: {job.units[n].name}" for n in mine],
@@ -148,11 +153,13 @@ def merge_shards(
         InvalidInput: a unit is missing, altered or of other inputs; it is named.
         GiraffeError: `out` cannot be written.
     """
-    job = _Job(sources, checkpoint_path, window, config, seed, out, reporter)
-    if stage_holds(out, job.inputs):
-        reporter.info(f"{out} holds these windows already")
-        return job.finished()
-    return job.assemble()
+    check_replaceable(out)
+    with held(out):
+        job = _Job(sources, checkpoint_path, window, config, seed, out, reporter)
+        if stage_holds(out, job.inputs):
+            reporter.info(f"{out} holds these windows already")
+            return job.finished()
+        return job.assemble()
 
 
 class _Job:
@@ -168,7 +175,6 @@ class _Job:
         out: Path,
         reporter: Reporter,
     ) -> None:
-        check_replaceable(out)
         _check(config, window)
         self.config, self.window, self.seed = config, window, seed
         self.out, self.work, self.reporter = out, out / WORK, reporter

@@ -30,6 +30,7 @@ from giraffe_cli.corpus.rows import Int32, Layout, shard_name
 from giraffe_cli.corpus.tokens import Choice
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.rundir import (
+    LOCK,
     MANIFEST,
     atomic_open,
     digest_value,
@@ -156,7 +157,7 @@ def check_replaceable(folder: Path) -> None:
         raise InvalidInput(f"{place} is not a directory", "choose another --out")
     if not os.access(place, os.W_OK):
         raise InvalidInput(f"{place} is not writable", "choose another --out")
-    own = (STATS, HELD_OUT, REMOVED, PAGE, WORK, MANIFEST)
+    own = (STATS, HELD_OUT, REMOVED, PAGE, WORK, MANIFEST, LOCK)
     for path in sorted(folder.iterdir()) if folder.exists() else []:
         name = path.name.removesuffix(".partial")
         if name not in own and not path.match("rows-*.parquet*"):
@@ -179,7 +180,7 @@ def clear_rows(folder: Path) -> Path:
         (folder / MANIFEST).unlink(missing_ok=True)
         sync_folder(folder)
         for path in folder.iterdir():
-            if path.name != WORK:
+            if path.name not in (WORK, LOCK):
                 path.unlink()
     except OSError as error:
         raise GiraffeError(

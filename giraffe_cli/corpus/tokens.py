@@ -202,7 +202,9 @@ def _special_token(folder: Path, name: str) -> str | None:
 
 def _settings(folder: Path) -> dict[str, Any]:
     path = folder / "tokenizer_config.json"
-    settings: dict[str, Any] = read_json(path) if path.is_file() else {}
+    settings = read_json(path) if path.is_file() else {}
+    if not isinstance(settings, dict):
+        raise InvalidInput(f"{path} holds no JSON object", "download it again")
     return settings
 
 

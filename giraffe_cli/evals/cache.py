@@ -1,7 +1,8 @@
 """Outcomes kept sample by sample, so that an evaluation resumes where it stopped.
 
 One append-only JSONL file per subject, task and process; a line is written, flushed and fsynced
-when its sample is done. A line cut short by a kill is ignored, and the sample is run again. Final
+when its sample is done, with the digest of its content. A line that a kill cut short, or that the
+disk changed, is ignored, and the sample is run again. Final
 hidden states of `compared` examples lie in files of their own, written before the line that counts
 on them: 4 bytes a number, 0.6 MB for 256 targets of a model 576 wide.
 """
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import glob
+import hashlib
+import io
 import json
 import os
 from pathlib import Path
@@ -21,7 +24,14 @@ import numpy.typing as npt
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.evals.base import Example, Outcome
 from giraffe_cli.evals.subject import Subject
-from giraffe_cli.rundir import atomic_open, digest_bytes, digest_value, make_folder
+from giraffe_cli.rundir import (
+    atomic_open,
+    digest_bytes,
+    digest_value,
+    make_folder,
+    sealed,
+    unsealed,
+)
 
 FORMAT = 3
 """Raised when the same example would get another outcome from newer code."""
@@ -60,7 +70,12 @@ def read_states(folder: Path, key: str) -> npt.NDArray[np.float32]:
     """
     path = states_path(folder, key)
     try:
-        states: npt.NDArray[np.float32] = np.load(path, allow_pickle=False)
+        data = path.read_bytes()
+        stream = io.BytesIO(data)
+        states: npt.NDArray[np.float32] = np.load(stream, allow_pickle=False)
+        stated = stream.read()  # nothing in a file of an older giraffe
+        if stated and stated != hashlib.sha256(data[: -len(stated)]).digest():
+            raise ValueError("its digest does not fit its content")
     except (OSError, EOFError, ValueError) as error:
         raise GiraffeError(
             f"{path} cannot be read: {error}", "delete it and run the same command again"
@@ -100,10 +115,12 @@ class OutcomeCache:
         if outcome.states is not None:
             entry["states"] = True
             make_folder(self.folder / "states")
+            stored = io.BytesIO()
+            np.save(stored, outcome.states)
             with atomic_open(states_path(self.folder, key)) as raw:
-                np.save(raw, outcome.states)
+                raw.write(stored.getvalue() + hashlib.sha256(stored.getvalue()).digest())
             self.with_states.add(key)
-        line = json.dumps(entry)
+        line = json.dumps(sealed(entry))
         with open(self.path, "ab+") as handle:
             handle.seek(0, os.SEEK_END)
             if handle.tell():
@@ -116,7 +133,7 @@ class OutcomeCache:
 
     def _remember(self, line: bytes) -> None:
         try:
-            entry: dict[str, Any] = json.loads(line)
+            entry: dict[str, Any] = unsealed(json.loads(line), line.decode())
             self.known[entry["key"]] = Outcome(
                 np.asarray(entry["nll"], np.float64),
                 str(entry["text"]),
@@ -126,4 +143,4 @@ class OutcomeCache:
             if entry.get("states"):
                 self.with_states.add(entry["key"])
         except (ValueError, KeyError, TypeError):
-            return  # half-written: counts as not there
+            return  # half-written or damaged: counts as not there

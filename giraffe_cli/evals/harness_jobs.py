@@ -23,7 +23,7 @@ from giraffe_cli.evals.lm_eval_tasks import (
 )
 from giraffe_cli.evals.subject import OpenSubject, Subject, open_subject
 from giraffe_cli.progress import Reporter
-from giraffe_cli.rundir import digest_file, digest_value, read_json, write_json
+from giraffe_cli.rundir import digest_file, digest_value, read_json, write_sealed
 from giraffe_cli.units import format_length
 
 FORMAT = 1
@@ -97,7 +97,7 @@ class Bench:
         except InvalidInput as problem:
             self.problems[job] = problem
             return
-        write_json(kept, {name: run.to_json() for name, run in runs.items()})
+        write_sealed(kept, {name: run.to_json() for name, run in runs.items()})
 
     def _kept(self, subject: Subject, job: Job) -> Path:
         """The file of the finished job, named by all that decides its content."""

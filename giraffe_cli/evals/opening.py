@@ -15,7 +15,7 @@ from pathlib import Path
 from giraffe_cli.adapter import ADAPTER_CONFIG, is_full
 from giraffe_cli.checkpoint import Checkpoint, inspect
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.merge import merge_stage
+from giraffe_cli.merge import check_same_base, merge_stage
 from giraffe_cli.model.full import TRAINED_CONFIG
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
@@ -25,7 +25,11 @@ from giraffe_cli.rundir import read_json
 
 
 def open_checkpoint(
-    source: str, base: Checkpoint | None, work_dir: Path, reporter: Reporter
+    source: str,
+    base: Checkpoint | None,
+    work_dir: Path,
+    reporter: Reporter,
+    allow_pickle: bool = False,
 ) -> Checkpoint:
     """`source` as a model directory; what must be converted or merged goes into `work_dir`.
 
@@ -37,9 +41,9 @@ def open_checkpoint(
     if (path / "run.yaml").is_file():
         return _of_run(path, work_dir, reporter)
     if (path / ADAPTER_CONFIG).is_file() or is_full(path):
-        of = base or inspect(_base_of(path), work_dir)
+        of = base or inspect(_base_of(path), work_dir, allow_pickle)
         return _merged(of, path, _table_of(path), work_dir, reporter)
-    return inspect(source, work_dir)
+    return inspect(source, work_dir, allow_pickle)
 
 
 def run_of(source: str) -> Path:
@@ -52,8 +56,11 @@ def _of_run(run: Path, work_dir: Path, reporter: Reporter) -> Checkpoint:
     if (run / "model" / "config.json").is_file():
         return inspect(str(run / "model"), work_dir)
     config, table = read_run(run)
-    base = inspect(config.model, run)
-    return _merged(base, adapter_of(run, config), table, work_dir, reporter)
+    base = inspect(config.model, run, config.allow_pickle)
+    adapter = adapter_of(run, config)
+    if adapter is not None:
+        check_same_base(adapter, base)
+    return _merged(base, adapter, table, work_dir, reporter)
 
 
 def _merged(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.rundir import write_json
+from giraffe_cli.rundir import write_sealed
 from giraffe_cli.tensor_stream import Layout, StoredTensor, write_shard
 
 TRAINED_WEIGHTS = "trained.safetensors"
@@ -33,8 +33,8 @@ def save_full(model: nn.Module, folder: Path, table: RopeTable, source: str) -> 
     layout = Layout({}, tuple(entries.values()), data_start=0)
     write_shard(folder / TRAINED_WEIGHTS, layout, _payloads(entries, tensors))
     facts = {"method": "full", "base": source, "dtype": "float32", "tensors": len(tensors)}
-    write_json(folder / TRAINED_CONFIG, facts)
-    write_json(folder / "rope.json", table.to_json())
+    write_sealed(folder / TRAINED_CONFIG, facts)
+    write_sealed(folder / "rope.json", table.to_json())
 
 
 def _payloads(

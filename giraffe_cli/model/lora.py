@@ -25,7 +25,7 @@ from giraffe_cli.config import LoraConfig
 from giraffe_cli.errors import near_misses, raise_together
 from giraffe_cli.model.pissa import START, as_plain_lora, start_from_largest_directions
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.rundir import atomic_open, write_json
+from giraffe_cli.rundir import atomic_open, write_json, write_sealed
 
 HEAD = "lm_head"
 WHOLE_MODULES = {
@@ -101,7 +101,7 @@ def save_adapter(model: PeftModel, folder: Path, table: RopeTable, source: str) 
         handle.write(save(tensors, metadata={"format": "pt"}))
     settings.update(base_model_name_or_path=source, inference_mode=True)
     write_json(folder / ADAPTER_CONFIG, {key: _plain(value) for key, value in settings.items()})
-    write_json(folder / "rope.json", table.to_json())
+    write_sealed(folder / "rope.json", table.to_json())
 
 
 def _tensors(model: PeftModel, adapter: str = "default") -> dict[str, Tensor]:

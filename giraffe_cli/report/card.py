@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from huggingface_hub import ModelCard, ModelCardData
 
 from giraffe_cli import __version__
+from giraffe_cli.plain_yaml import parse_yaml
 from giraffe_cli.report import facts
 from giraffe_cli.report.card_tables import markdown_tables
 from giraffe_cli.report.choice import documents, documents_read, was_measured
@@ -19,7 +19,7 @@ from giraffe_cli.report.scored import Scored
 from giraffe_cli.report.serve import serve_lines
 from giraffe_cli.report.verdicts import run_verdicts
 from giraffe_cli.rundir import atomic_open
-from giraffe_cli.units import format_length
+from giraffe_cli.units import format_length, visible
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -37,7 +37,7 @@ def write_card(report: Mapping[str, Any], model_dir: Path, plan: Mapping[str, An
     data = card_data(report, Path(base_path) if base_path else None)
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{_body(report, model_dir)}")
     with atomic_open(model_dir / "README.md", "w") as handle:
-        handle.write(str(card))
+        handle.write(visible(str(card)))
 
 
 def card_data(report: Mapping[str, Any], base_path: Path | None) -> ModelCardData:
@@ -60,8 +60,8 @@ def _inherited(base_path: Path | None) -> dict[str, Any]:
     text = (base_path / "README.md").read_text(encoding="utf-8", errors="replace")
     front = re.match(r"---\s*\n(.*?)\n---\s*\n", text, re.DOTALL)
     try:
-        values = yaml.safe_load(front[1]) if front else None
-    except yaml.YAMLError:
+        values = parse_yaml(front[1]) if front else None
+    except ValueError:
         return {}
     if not isinstance(values, dict):
         return {}

@@ -1,8 +1,8 @@
 """How a page comes to be: one file, no script, nothing fetched from anywhere.
 
-Jinja2 escapes every value. The Content-Security-Policy allows the page's own stylesheet (by its
-digest) and images written into the page, and nothing else, so even a hostile corpus or model name
-cannot make a reader's browser do anything.
+Jinja2 escapes every value, and control characters become signs. The Content-Security-Policy allows
+the page's own stylesheet (by its digest) and images written into the page, and nothing else, so
+even a hostile corpus or model name cannot make a reader's browser do anything.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from markupsafe import Markup
 from giraffe_cli import __version__
 from giraffe_cli.report import numbers
 from giraffe_cli.report.figure import Plot
-from giraffe_cli.units import format_length
+from giraffe_cli.units import format_length, visible
 
 STYLESHEET = "page.css"
 MARKS = {"yes": "✓", "no": "✗", "not shown": "?", "not measured": "–"}
@@ -36,6 +36,7 @@ def render(template: str, values: Mapping[str, Any], styles: tuple[str, ...] = (
         loader=DictLoader({file.name: file.read_text(encoding="utf-8") for file in files}),
         autoescape=True,
         undefined=StrictUndefined,
+        finalize=harmless,
         trim_blocks=True,
         lstrip_blocks=True,
     )
@@ -57,6 +58,11 @@ def render(template: str, values: Mapping[str, Any], styles: tuple[str, ...] = (
         giraffe_version=__version__,
         **values,
     )
+
+
+def harmless(value: Any) -> Any:
+    """What is written into the page: text without characters that command a terminal."""
+    return visible(value) if type(value) is str and not value.isprintable() else value
 
 
 def data_uri(plot: Plot) -> str:

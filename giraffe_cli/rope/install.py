@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.rundir import read_json, write_json
+from giraffe_cli.rundir import read_json, write_json, write_sealed
 
 if TYPE_CHECKING:
     import torch
@@ -100,7 +100,7 @@ def finish_directory(folder: Path, table: RopeTable) -> None:
     generation = folder / "generation_config.json"
     if generation.exists():
         write_json(generation, _generation_limits(read_json(generation), table))
-    write_json(folder / ROPE_FILE, table.to_json())
+    write_sealed(folder / ROPE_FILE, table.to_json())
 
 
 def config_with_table(config: dict[str, Any], table: RopeTable) -> dict[str, Any]:

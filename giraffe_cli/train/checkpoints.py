@@ -28,7 +28,7 @@ from giraffe_cli.rundir import (
     make_folder,
     read_json,
     stage_holds,
-    write_json,
+    write_sealed,
 )
 from giraffe_cli.train.state import TrainState
 from giraffe_cli.train.state_file import read_tensors, write_tensors
@@ -56,7 +56,7 @@ def save_checkpoint(
     target = begin_stage(folder / f"step-{state.step}")
     write_tensors(target / _TENSORS, _tensors(parameters, optimizer))
     scalars = {name: _scalars(optimizer.state[p]) for name, p in parameters.items()}
-    write_json(target / _FACTS, {**asdict(state), _OPTIMIZER: scalars})
+    write_sealed(target / _FACTS, {**asdict(state), _OPTIMIZER: scalars})
     finish_stage(target, identity)
     for number in saved_steps(folder)[keep:]:
         if not (keep_best and number == state.best_step):

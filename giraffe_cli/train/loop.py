@@ -23,7 +23,7 @@ from giraffe_cli.errors import GiraffeError, Interrupted
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.rundir import read_json, stage_holds
+from giraffe_cli.rundir import read_json, read_kept, stage_holds
 from giraffe_cli.train import parallel
 from giraffe_cli.train.checkpoints import saved_steps
 from giraffe_cli.train.gradients import any_of
@@ -110,7 +110,8 @@ def train_stage(
     )
     parallel.check_heads(checkpoint.num_attention_heads, config.sequence_parallel)
     whole = stage_holds(job.adapter_dir, job.identity(open_packed(packed_dir).digest))
-    if not whole or (hands_on and not job.weights_path.exists()):
+    summary = read_kept(job.summary_path)
+    if not whole or summary is None or (hands_on and not job.weights_path.exists()):
         processes = parallel.choose_processes(config, parallel.visible_gpus(), reporter)
         if processes > 1:
             parallel.launch(job.to_json(), run_dir, processes, reporter)

@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from giraffe_cli.model.trainable import save_trained
-from giraffe_cli.rundir import begin_stage, finish_stage, write_json
+from giraffe_cli.rundir import begin_stage, finish_stage, write_sealed
 from giraffe_cli.train.checkpoints import (
     load_parameters,
     save_checkpoint,
@@ -85,7 +85,7 @@ class Run:
         """The finished adapter and what the training was; the adapter's manifest comes last."""
         if self.accelerator.is_main_process:
             chosen = self._choose_weights()
-            write_json(self.job.summary_path, self._summary(chosen))
+            write_sealed(self.job.summary_path, self._summary(chosen))
             if self.job.hands_on:
                 save_weights(self.job.weights_path, self.kept)
             folder = begin_stage(self.job.adapter_dir)

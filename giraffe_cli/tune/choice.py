@@ -26,7 +26,7 @@ from giraffe_cli.plan.machine import this_machine
 from giraffe_cli.plan.trial import pace_of
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import Head
-from giraffe_cli.rundir import make_folder, read_json, write_json
+from giraffe_cli.rundir import make_folder, read_json, write_sealed
 from giraffe_cli.tune.compare import Budget, compare
 from giraffe_cli.tune.evidence import Evidence, gather_evidence
 from giraffe_cli.tune.reading import TableReader
@@ -103,7 +103,7 @@ def choose_rope(
             reporter.warn(f"rope auto: {reason}")
     choice = _record(compared, found[0], reason)
     reporter.info(f"rope: {choice['chosen']['label']}, {choice['reason']}")
-    write_json(path, choice)
+    write_sealed(path, choice)
     return choice
 
 

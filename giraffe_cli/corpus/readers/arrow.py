@@ -147,11 +147,31 @@ def _saved_files(folder: Path) -> list[Path]:
         InvalidInput: it holds several splits, or names no files.
     """
     if (folder / SPLITS).is_file():
-        splits = [str(split) for split in read_json(folder / SPLITS).get("splits", [])]
+        splits = [str(split) for split in _listed(folder / SPLITS, "splits")]
         named = " or ".join(f"{folder / split}" for split in splits)
         raise InvalidInput(f"{folder} holds the splits {', '.join(splits)}", f"name {named}")
-    state = read_json(folder / STATE)
-    names = [entry["filename"] for entry in state.get("_data_files", [])]
+    names = [
+        entry.get("filename") if isinstance(entry, dict) else None
+        for entry in _listed(folder / STATE, "_data_files")
+    ]
     if not names:
         raise InvalidInput(f"{folder / STATE} names no data files", "save the dataset again")
-    return [folder / name for name in names]
+    for name in names:
+        if (
+            not isinstance(name, str)
+            or Path(name).name != name
+            or name in ("", "..")
+            or "\0" in name
+        ):
+            raise InvalidInput(
+                f"{folder / STATE} names {name!r}, needs the name of a file beside it",
+                "save the dataset again",
+            )
+    return [folder / str(name) for name in names]
+
+
+def _listed(path: Path, key: str) -> list[Any]:
+    """The list under `key`; empty where there is none."""
+    value = read_json(path)
+    found = value.get(key) if isinstance(value, dict) else None
+    return found if isinstance(found, list) else []

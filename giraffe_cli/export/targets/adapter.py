@@ -25,6 +25,7 @@ from giraffe_cli.config import ExtendConfig
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.export.adapter_card import OVERRIDES, card, overrides
 from giraffe_cli.export.base import AbstractTarget, Exported, ExportOptions
+from giraffe_cli.lock import held_beside
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.install import ROPE_FILE
@@ -40,6 +41,7 @@ from giraffe_cli.rundir import (
     sync_folder,
     temporary_path,
     write_json,
+    write_sealed,
 )
 from giraffe_cli.verify_files import Check, check
 
@@ -83,7 +85,8 @@ class Adapter(AbstractTarget):
         if stage_holds(out, inputs):
             reporter.info(f"{out} holds this adapter already")
         else:
-            _write(out, inputs, adapter, table, _tokenizer_folder(run, config))
+            with held_beside(out):
+                _write(out, inputs, adapter, table, _tokenizer_folder(run, config))
         return _exported(out, base, table, prove(out, adapter, table, [run, Path(config.model)]))
 
 
@@ -105,7 +108,7 @@ def _tokenizer_folder(run: Path, config: ExtendConfig) -> Path:
     """The extended model where it is still there, else the base."""
     if (run / "model" / "tokenizer.json").is_file():
         return run / "model"
-    return inspect(config.model, run).path
+    return inspect(config.model, run, config.allow_pickle).path
 
 
 def _write(
@@ -122,7 +125,7 @@ def _write(
         base = str(inputs["base"])
         config = {**read_json(adapter / ADAPTER_CONFIG), "base_model_name_or_path": base}
         write_json(building / ADAPTER_CONFIG, config)
-        write_json(building / ROPE_FILE, table.to_json())
+        write_sealed(building / ROPE_FILE, table.to_json())
         write_json(building / OVERRIDES, overrides(table))
         _copy_tokenizer(tokenizer, building, table.target_length)
         with atomic_open(building / "README.md", "w") as handle:

@@ -19,6 +19,7 @@ from giraffe_cli.export.gguf_tensors import DTYPES, Planned, plan_tensors, read_
 from giraffe_cli.export.gguf_tokenizer import read_vocabulary
 from giraffe_cli.export.gguf_write import write_gguf
 from giraffe_cli.export.source import Source, open_source
+from giraffe_cli.lock import held_beside
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import commit_file, make_folder, temporary_path
 from giraffe_cli.units import format_bytes
@@ -53,7 +54,8 @@ class Gguf(AbstractTarget):
             checks = _prove_existing(out, opened, fields, plan)
             reporter.info(f"{out} holds this model already")
         else:
-            checks = _write_proven(out, opened, fields, plan, reporter)
+            with held_beside(out):
+                checks = _write_proven(out, opened, fields, plan, reporter)
         return _exported(out, opened, dtype, len(plan), checks)
 
 

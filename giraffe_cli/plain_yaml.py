@@ -1,0 +1,48 @@
+"""YAML from people and from strangers: plain values, of a size that can be looked at.
+
+`yaml.safe_load` makes no objects, but an alias of an alias of an alias writes a billion values in
+ten lines, and one inside itself has no end.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+MOST_VALUES = 1_000_000
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of `text`: mappings with text for keys, lists, numbers, texts, truths, null.
+
+    Raises:
+        ValueError: no YAML, anything else than such values, or more than a million with every
+            alias written out.
+    """
+    try:
+        value = yaml.safe_load(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from error
+    _check_plain(value)
+    return value
+
+
+def _check_plain(value: Any) -> None:
+    left, seen = [value], 0
+    while left:
+        entry = left.pop()
+        seen += 1
+        if seen > MOST_VALUES:
+            raise ValueError(f"its aliases stand for more than {MOST_VALUES:,} values")
+        if isinstance(entry, dict):
+            for key in entry:
+                if not isinstance(key, str):
+                    raise ValueError(f"the key {key!r} is no text; put it in quotes")
+            left += entry.values()
+        elif isinstance(entry, list):
+            left += entry
+        elif entry is not None and not isinstance(entry, str | int | float):
+            raise ValueError(f"{type(entry).__name__} {entry!r} is no plain value; quote it")

@@ -1,0 +1,1 @@
+"""The hardening campaign: giraffe's commands under kills, full disks, damage and hostile input."""
