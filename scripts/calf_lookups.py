@@ -150,6 +150,8 @@ class Form:
         self.value_quotes = pair if g.random() < 0.8 else ("", "")
         self.before, self.between = words(5), words(12)
         self.between = self.between or [":", "=", " ", "->", "\t", "|", ","][g.integers(7)]
+        if g.random() < 0.4:  # as most sentences do it
+            self.between += " " + "is is is was are has = :".split()[g.integers(8)]
         self.between += ":" if g.random() < 0.3 else ""
         self.after = ["", ".", ";", ",", "!", f" {words(4)}.", ""][g.integers(7)]
         self.separator = ["\n", "\n", " ", ", ", "\n\n", ",\n", "; "][g.integers(7)]
@@ -194,6 +196,31 @@ class Form:
     def _around(self, before: str, key: str, between: str) -> str:
         gap = "" if between[:1] in (":", ",", "=", "\t", "") else " "
         return f"{before} {key.join(self.key_quotes)}{gap}{between}"
+
+
+class Sentence(Form):
+    """`The clean hut is 4717.`, asked for as `What is the clean hut? The clean hut is`."""
+
+    def __init__(self, g: np.random.Generator, vocabulary: Vocabulary) -> None:
+        super().__init__(g, vocabulary, 2)
+        self.key_quotes = self.value_quotes = ("", "")
+        self.before = self.ask_before = ["The", "The", "The", "My", "A", "Her"][g.integers(6)]
+        verb = "is is is was has says shows".split()[g.integers(7)]
+        self.between = self.ask_between = verb
+        self.after, self.separator, self.put_first, self.end = ".", " ", "", ".\n"
+        self.asked = f"What {verb} {self.before.lower()} "
+
+    def question(self, key: str, value: str) -> list[tuple[str, float]]:
+        """(text, weight), as `Form.question`."""
+        self.lead = f"{self.asked}{key}? " if self.asked else ""
+        return super().question(key, value)
+
+    def other(self, g: np.random.Generator, vocabulary: Vocabulary) -> str:
+        """A short sentence that tells something else in the same way."""
+        words = [vocabulary.word(g) for _ in range(int(g.integers(1, 4)))]
+        if g.random() < 0.3:
+            return f"{' '.join(words).capitalize()} {vocabulary.word(g)}."
+        return f"{self.before} {words[0]} {self.between} {' '.join(words[1:]) or 'there'}."
 
 
 # (record, separator, question up to the answer); made-up like the forms, but the same every time.
@@ -412,6 +439,13 @@ class Lookups:
         """About `room` tokens: facts between sentences of other text, questions at the end."""
         form, most = Form(g, self.vocabulary, far), 3 + room // 100
         facts = self._facts(g, int(g.integers(2, most)) if g.random() < 0.5 else 1, room)
+        if g.random() < 0.5:
+            form, phrase = Sentence(g, self.vocabulary), self.vocabulary.joined(" ", 3)
+            facts = [
+                (phrase(g), value if value.isdigit() else str(g.integers(10**7)))
+                for _, value in facts
+            ]
+            facts = list(dict(facts).items())
         twice = g.random() < 0.3
         told = [self._told(g, form, fact, twice) for fact in facts]
         head = self.vocabulary.connector(g, room // 30) if g.random() < 0.5 else ""
@@ -422,7 +456,7 @@ class Lookups:
             asked += form.question(*facts[which])
         begin, end = self._encode([(f"{head}.\n" if head else "", FACT)]), self._encode(asked)
         spare = max(8, room - sum(len(part[0]) for part in (begin, end, *told)))
-        filler, parts, at = self._filler(g, spare), [begin], 0
+        filler, parts, at = self._filler(g, spare, form), [begin], 0
         for number, place in enumerate(self._places(g, filler, len(told))):
             parts += [_plain(filler[at:place]), told[number]]
             at = place
@@ -442,14 +476,24 @@ class Lookups:
             text += f" {begin} {fact[1]} {form.between if end == words else ''} {end}."
         return self._encode([(f" {text}" + [" ", "\n"][g.integers(2)], FACT)])
 
-    def _filler(self, g: np.random.Generator, count: int) -> Ids:
-        """`[count]` tokens of real text, or of a few sentences again and again."""
-        if g.random() < 0.65:
+    def _filler(self, g: np.random.Generator, count: int, form: Form) -> Ids:
+        """`[count]` tokens of real text, or of a few sentences again and again.
+
+        Most of those sentences have the word that stands before an answer.
+        """
+        if g.random() < (0.3 if isinstance(form, Sentence) else 0.5):
             start = int(g.integers(0, len(self.stream) - count))
             return self.stream[start : start + count].astype(np.int64)
-        some = [self.vocabulary.connector(g, 8).capitalize() for _ in range(g.integers(1, 6))]
-        ids, _ = self._encode([(". ".join(some) + [". ", ".\n"][g.integers(2)], PLAIN)])
+        some = [self._sentence(g, form) for _ in range(g.integers(2, 7))]
+        ids, _ = self._encode([(" ".join(some) + [" ", "\n"][g.integers(2)], PLAIN)])
         return np.tile(ids, count // len(ids) + 1)[:count]
+
+    def _sentence(self, g: np.random.Generator, form: Form) -> str:
+        if isinstance(form, Sentence):
+            return form.other(g, self.vocabulary)
+        last = form.ask_between.split(" ")[-1].removesuffix(":")
+        words = lambda: self.vocabulary.connector(g, 4)  # noqa: E731
+        return f"{words()} {last if g.random() < 0.7 else ''} {words()}".strip().capitalize() + "."
 
     def _places(self, g: np.random.Generator, filler: Ids, count: int) -> list[int]:
         """Where facts stand in the filler, ascending: behind a sentence or a line."""
