@@ -168,9 +168,11 @@ def _check_window(entry: Mapping[str, float], dtype: str) -> Check:
         return check(
             ok, f"largest difference {difference:.2e}", f"at most {MAX_LOGIT_DIFFERENCE:g}"
         )
-    ok = kl <= MAX_KL and top1 >= MIN_TOP1
+    # Of 64 positions 99 % are all: one near tie may fall the other way, the KL bounds the rest.
+    least = min(MIN_TOP1, 1 - 1 / entry["positions"])
+    ok = kl <= MAX_KL and top1 >= least
     found = f"KL {kl:.2e} nats, top-1 {top1:.2%}"
-    return check(ok, found, f"KL at most {MAX_KL:g}, top-1 at least {MIN_TOP1:.0%}")
+    return check(ok, found, f"KL at most {MAX_KL:g}, top-1 at least {least:.2%}")
 
 
 def check_against_manifest(folder: Path, digests: Mapping[str, str]) -> dict[str, Check]:

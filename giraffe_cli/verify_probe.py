@@ -164,6 +164,7 @@ def compare(merged: Any, adapted: Any, dtype: str) -> dict[str, float]:
         "max_abs_difference": float((merged - adapted).abs().max()),
         "mean_kl": float((expected.exp() * (expected - found)).sum(-1).mean()),
         "top1_agreement": float(agreed.float().mean()),
+        "positions": len(agreed),
     }
 
 

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from tiny_runs import TARGET, ask_here, make_adapter, make_base, merge
 
-from giraffe_cli import verify_probe
+from giraffe_cli import verify_judge, verify_probe
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rope.base import RopeTable, longrope_parameters, make_table
@@ -388,3 +388,11 @@ def test_a_foreign_checkpoint_is_held_to_its_own_claim(tiny_llama):
     assert (
         proof["runtimes"]["transformers-v4"] == "reads default, θ 10000, the same as transformers 5"
     )
+
+
+def test_of_64_positions_one_near_tie_may_fall_the_other_way_and_not_two():
+    entry = {"max_abs_difference": 0.1, "mean_kl": 3e-4, "positions": 64}
+    one, two = ({**entry, "top1_agreement": 1 - n / 64} for n in (1, 2))
+    many = {**entry, "positions": 1000, "top1_agreement": 0.989}
+    found = [verify_judge._check_window(e, "bfloat16")["ok"] for e in (one, two, many)]
+    assert found == [True, False, False]

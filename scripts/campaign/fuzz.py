@@ -46,11 +46,11 @@ def cases(material: Path, work: Path, share: float, seed: int) -> list[Case]:
 
 def _batch(material: Path, kind: str, size: int, seed: str, folder: Path) -> Verdict:
     def work() -> None:
-        counts = {"opened": 0, "refused": 0}
+        counts = {"inputs_opened": 0, "inputs_refused": 0}
         draw = random.Random(seed)
         for number, (name, attempt) in enumerate(KINDS[kind](material, folder, draw, size)):
             (folder / "last").write_text(f"{number}: {name}"[:2000], errors="backslashreplace")
-            counts["opened" if _is_opened(attempt) else "refused"] += 1
+            counts["inputs_opened" if _is_opened(attempt) else "inputs_refused"] += 1
         (folder / "counts").write_text(json.dumps(counts))
 
     ended = call(work, folder)
