@@ -74,7 +74,7 @@ def test_every_answer_stands_earlier_in_its_window(script, lookups, tokenizer, k
                 before = tokenizer.decode(ids[:place])
                 assert tokenizer.decode(answer).strip() in before, (before, answer)
             asked += 1
-    assert asked >= 10
+    assert asked >= 5
 
 
 def test_a_window_is_a_function_of_its_generator(lookups):
