@@ -23,7 +23,7 @@ from giraffe_cli.export.gguf_tensors import encode, gguf_name, interleave_rows
 from giraffe_cli.export.source import open_source
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rope.base import strategies
-from giraffe_cli.rundir import read_json, write_json
+from giraffe_cli.rundir import read_json, write_sealed
 
 HEADS, KV_HEADS, HEAD_DIM = 4, 2, 16
 
@@ -352,7 +352,8 @@ def test_rope_json_and_config_must_agree(tmp_path, scaled):
     model = shutil.copytree(scaled.model, tmp_path / "m")
     value = read_json(model / "rope.json")
     value["inv_freq"][-1] *= 1.01
-    write_json(model / "rope.json", value)
+    write_sealed(model / "rope.json", value)
+    (model / "manifest.json").unlink()  # which holds its digest
     with pytest.raises(InvalidInput, match="rope.json says yarn, config.json another table"):
         open_source(str(model))
 
