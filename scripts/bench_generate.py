@@ -229,7 +229,7 @@ def _clock(device: str) -> Callable[[], float]:
 
 def _loaded(cell: dict[str, Any], attention: str) -> tuple[Any, Any]:
     import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
     import giraffe_cli
     from giraffe_cli.checkpoint import load_model, load_tokenizer, torch_dtype
@@ -241,15 +241,11 @@ def _loaded(cell: dict[str, Any], attention: str) -> tuple[Any, Any]:
         model = load_model(folder, dtype=dtype, attn_implementation=attention)
         return model.to(cell["device"]), load_tokenizer(folder)
     from giraffe_cli.plan.shapes import named_shape
+    from giraffe_cli.plan.trial import config_of
 
     shape = named_shape(cell["shape"])
-    config = LlamaConfig(
-        hidden_size=shape.hidden_size,
-        intermediate_size=shape.intermediate_size,
-        num_hidden_layers=shape.num_layers,
-        num_attention_heads=shape.num_attention_heads,
-        num_key_value_heads=shape.num_key_value_heads,
-        head_dim=shape.head_dim,
+    config = config_of(
+        shape,
         vocab_size=shape.vocab_size,
         tie_word_embeddings=shape.tie_word_embeddings,
         max_position_embeddings=1 << 18,

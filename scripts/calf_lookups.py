@@ -11,10 +11,13 @@ Four kinds, one a window, all drawn by a generator:
     limp redas "fawo-tamugi" was then liol for: 4717  a question: the value is to be found
 
 A form (the words and signs around key and value, in facts and in questions) is drawn anew for each
-text, so that no form can be learnt: what is left to learn is to match a key and to copy what
-belongs to it. Between key and value stand up to twelve words; keys share their parts or their
-beginnings with other keys. No template of `giraffe eval` is among them. Tokens of an answer weigh
-1 (times a factor that the training chooses), what cannot be known weighs little.
+text, but for a quarter of the records, whose forms are the 18 of `WRITTEN`. Between key and value
+stand up to eight words; keys share their parts or their beginnings with other keys. Tokens of an
+answer weigh 1 (times a factor that the training chooses), what cannot be known weighs little.
+
+The words of `giraffe eval`'s templates are not among them. Their build is, in two cases: records as
+in JSON with groups of hex are those of `kv`, whose question is put in other words, and a sentence
+among many alike is what `passkey` hides, in other words too.
 """
 
 from __future__ import annotations
@@ -42,7 +45,6 @@ SYLLABLES = [
 GLUE = "is of the for to : = -> => ( [ < | - , at has was by in and a with as be # / :: ==".split()
 QUOTES = ['"', "'", "`", "<", "(", "[", "{", "*", "|", "<<", "**"]
 CLOSED = {"<": ">", "(": ")", "[": "]", "{": "}", "<<": ">>"}
-NO_PART: Part = (np.zeros(0, np.int64), np.zeros(0, np.float32))
 
 
 # ── keys and values ──────────────────────────────────────────────────────────────────────────
@@ -148,7 +150,7 @@ class Form:
         pair = (quote, CLOSED.get(quote, quote))
         self.key_quotes = pair if g.random() < 0.7 else ("", "")
         self.value_quotes = pair if g.random() < 0.8 else ("", "")
-        self.before, self.between = words(5), words(12)
+        self.before, self.between = words(5), words(8)
         self.between = self.between or [":", "=", " ", "->", "\t", "|", ","][g.integers(7)]
         if g.random() < 0.4:  # as most sentences do it
             self.between += " " + "is is is was are has = :".split()[g.integers(8)]
@@ -156,7 +158,7 @@ class Form:
         self.after = ["", ".", ";", ",", "!", f" {words(4)}.", ""][g.integers(7)]
         self.separator = ["\n", "\n", " ", ", ", "\n\n", ",\n", "; "][g.integers(7)]
         self.ask_before, self.ask_between = self._question(g, words)
-        self.lead = "" if g.random() < 0.5 else words(12) + ["? ", "\n", ": ", ". "][g.integers(4)]
+        self.lead = "" if g.random() < 0.5 else words(8) + ["? ", "\n", ": ", ". "][g.integers(4)]
         self.put_first = ["", "", "", "key", "whole", "whole"][g.integers(6)]
         self.end = self.after + ["\n", "\n", " ", "\n\n"][g.integers(4)]
 
@@ -172,7 +174,7 @@ class Form:
         if kind < 0.92:
             last = self.between.split(" ")
             return words(8), f"{words(8)} {' '.join(last[int(g.integers(len(last))) :])}"
-        return words(8), words(12) or ":"
+        return words(8), words(8) or ":"
 
     def fact(self, key: str, value: str) -> str:
         """The key, its value, and what stands around them."""
@@ -212,7 +214,7 @@ class Sentence(Form):
 
     def question(self, key: str, value: str) -> list[tuple[str, float]]:
         """(text, weight), as `Form.question`."""
-        self.lead = f"{self.asked}{key}? " if self.asked else ""
+        self.lead = f"{self.asked}{key}? "
         return super().question(key, value)
 
     def other(self, g: np.random.Generator, vocabulary: Vocabulary) -> str:
@@ -354,7 +356,7 @@ class Lookups:
         if kind == "dense":
             return self._dense(g, room, far)
         for _ in range(4):
-            part = self._hidden(g, room, min(far, 8))
+            part = self._hidden(g, room, far)
             if len(part[0]) <= left:
                 break
         return part

@@ -5,7 +5,8 @@
 The prompts are those of the evaluation task `passkey`, at the depths of --depths. The checkpoint is
 exported to an f16 GGUF and asked in llama.cpp as a user does it (one sequence, greedy, float16
 keys and values), and by `transformers.generate` in float32 on matrices rounded to float16. Prints
-one JSON object; 1 when a prompt is read as other tokens or answered with other digits.
+one JSON object; 1 when a prompt is read as other tokens or answered with other digits, or none of
+them with digits.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ def main() -> int:
         for prompt, ours, (text, seconds, tokens_equal) in zip(prompts, here, there, strict=True)
     ]
     ok = all(row["tokens_equal"] and row["digits_equal"] for row in rows)
+    ok = ok and any(_digits(row["transformers"]["text"]) for row in rows)  # else nothing is shown
     result = {"checkpoint": str(options.checkpoint), **versions(), "rows": rows, "ok": ok}
     text = json.dumps(result, indent=2)
     if options.out:

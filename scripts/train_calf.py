@@ -6,13 +6,15 @@ shown text *other* than the Python standard library and its documentation, becau
 `giraffe extend` fine-tunes and scores it on; `--drop-id` removes documents by id, and every other
 document is dropped if too many of its long lines also stand in the running Python's library.
 
-Two runs make it: one over text, and one that goes on from it over text and look-ups
-(`calf_lookups.py`), in windows that grow from 128 tokens to 1,024.
+A calf is made in two: a run over text, and one that goes on from it over text and look-ups
+(`calf_lookups.py`), in windows that grow from 128 tokens to 1,024. The calf that ships took four of
+the second kind (its card and `training.json` say which).
 
     python scripts/train_calf.py --data corpus.jsonl.gz --data site-packages/sympy \
         --drop-id 'pystdlib/*' --drop-id 'pydoc/*' --work .calf --out .calf/text
     python scripts/train_calf.py ... --work .calf --run lookups --init .calf/text --lookups 0.6 \
-        --steps 720 --growth 0:128,0.167:256,0.333:512,0.5:1024 --out giraffe_cli/calf
+        --steps 2400 --lr 2.5e-3 --decay 0.4 --growth 0:128,0.05:256,0.1:512,0.2:1024 \
+        --out giraffe_cli/calf
 
 A run resumes from `--work` by the same command. Batches depend on (seed, step) alone, so a
 resumed run sees the same windows as an uninterrupted one.
@@ -232,7 +234,7 @@ def token_nll(model: LlamaForCausalLM, rows: torch.Tensor) -> tuple[torch.Tensor
 
 @torch.no_grad()
 def answered(model: LlamaForCausalLM, lookups: Lookups, window: int, args) -> dict[str, float]:
-    """Share of answers, of forms never trained on, of which every token comes out first."""
+    """Share of answers, in texts that are not trained on, of which every token comes out first."""
     found = {}
     for kind in ("repeat", "pairs", "dense", "hidden"):
         rng = np.random.default_rng([args.seed, 1 << 30])

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -25,6 +27,16 @@ def prose(index: int, sentences: int) -> str:
         picked = [WORDS[(index * 7 + n * 3 + k * k) % len(WORDS)] for k in range(5)]
         lines.append(" ".join(picked).capitalize() + f" {index * 100 + n}.")
     return " ".join(lines)
+
+
+def load_script(name: str) -> ModuleType:
+    """`scripts/NAME.py` as a module, its neighbours importable for as long as it loads."""
+    scripts = str(Path(__file__).parent.parent / "scripts")
+    sys.path.insert(0, scripts)
+    try:
+        return importlib.import_module(name)
+    finally:
+        sys.path.remove(scripts)
 
 
 def build_tokenizer(folder: Path, vocab_size: int = 384) -> None:

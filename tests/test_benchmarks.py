@@ -6,7 +6,6 @@ start measures again. TRL is no dependency and takes part by hand only (`--peers
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -16,21 +15,15 @@ from types import ModuleType
 
 import pytest
 import torch
+from conftest import load_script
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 @pytest.fixture(scope="module")
 def bench() -> ModuleType:
-    """scripts/bench_train.py as a module, its neighbour importable for as long as it loads."""
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        spec = importlib.util.spec_from_file_location("bench_train", SCRIPTS / "bench_train.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPTS))
-    return module
+    """scripts/bench_train.py."""
+    return load_script("bench_train")
 
 
 def run(script: str, *options: object) -> subprocess.CompletedProcess[str]:
@@ -187,21 +180,9 @@ def test_bench_attention_measures_and_checks(tmp_path):
 # ── generation ───────────────────────────────────────────────────────────────────────────────
 
 
-def loaded_script(name: str) -> ModuleType:
-    """A script as a module, its neighbour importable for as long as it loads."""
-    sys.path.insert(0, str(SCRIPTS))
-    try:
-        spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(SCRIPTS))
-    return module
-
-
 @pytest.fixture(scope="module")
 def generation() -> ModuleType:
-    return loaded_script("bench_generate")
+    return load_script("bench_generate")
 
 
 def test_the_goals_of_generation_are_ratios_one_can_follow(generation):
@@ -232,7 +213,7 @@ def test_a_cell_of_generation_runs(generation, tiny_llama, path):
 
 
 def test_generation_is_compared_with_stock_transformers(tiny_llama):
-    script = loaded_script("compare_generate")
+    script = load_script("compare_generate")
     found = script.compare(tiny_llama, 600, 64, 8)
     assert found["prompt_tokens"] == 600 - 64 - 8
     assert found["greedy_equal"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import random
 import subprocess
@@ -13,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from conftest import load_script
 from transformers import PreTrainedTokenizerFast
 
 import giraffe_cli
@@ -22,16 +22,9 @@ CALF = Path(giraffe_cli.__file__).parent / "calf"
 
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
+def script() -> ModuleType:
     """`scripts/calf_lookups.py`."""
-    spec = importlib.util.spec_from_file_location("calf_lookups", ROOT / "scripts/calf_lookups.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, spec.name, module)  # its dataclasses look themselves up there
-        spec.loader.exec_module(module)
-        yield module
+    return load_script("calf_lookups")
 
 
 @pytest.fixture(scope="module")

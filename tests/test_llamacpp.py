@@ -9,13 +9,11 @@ transformers' two best logits are more than 0.05 apart, NLL within 0.01 nats. Me
 from __future__ import annotations
 
 import importlib.util
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
-from conftest import prose
+from conftest import load_script, prose
 from test_export_tokenizer import sentencepiece_like
 
 from giraffe_cli.checkpoint import inspect, load_tokenizer
@@ -32,17 +30,9 @@ TARGET = 4096
 
 
 @pytest.fixture(scope="module")
-def script() -> Iterator[ModuleType]:
+def script() -> ModuleType:
     """`scripts/compare_llamacpp.py`, which prints the same figures as JSON."""
-    path = ROOT / "scripts" / "compare_llamacpp.py"
-    spec = importlib.util.spec_from_file_location("compare_llamacpp", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(sys.modules, spec.name, module)  # its dataclasses look themselves up there
-        spec.loader.exec_module(module)
-        yield module
+    return load_script("compare_llamacpp")
 
 
 @pytest.fixture(scope="module")
@@ -98,3 +88,15 @@ def test_a_quantised_file_loads_and_nearly_agrees(script, calf, text):
     found = script.compare(calf, make_table("yarn", {}, head), text, "q8_0", control=False)
     assert found["top1_agreement"] > 0.98
     assert abs(found["nll_llamacpp"] - found["nll_transformers"]) < 0.01
+
+
+def test_a_passkey_is_answered_with_the_same_digits(tmp_path, calf):
+    compare = load_script("compare_passkey")
+    prompts = compare.passkeys(calf.path, 1024, 3, 0)
+    facts = compare.to_gguf(calf.path, tmp_path / "calf.gguf", "f16")
+    there = compare.in_llama_cpp(Path(facts["path"]), prompts, load_tokenizer(calf.path))
+    here = compare.in_transformers(calf.path, prompts)
+    digits = [compare._digits(answer["text"]) for answer in here]
+    assert [compare._digits(text) for text, _, _ in there] == digits
+    assert all(same_tokens for _, _, same_tokens in there)
+    assert any(digits)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from importlib import metadata
 from pathlib import Path
 
 import pytest
+from conftest import load_script
 from packaging.utils import canonicalize_name
 
 from giraffe_cli import __version__
@@ -15,14 +15,7 @@ from giraffe_cli import __version__
 ROOT = Path(__file__).parent.parent
 
 
-def script(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / "scripts" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-licences, check_packages = script("licences"), script("check_packages")
+licences, check_packages = load_script("licences"), load_script("check_packages")
 PINS = {
     canonicalize_name(name): version
     for name, version in re.findall(

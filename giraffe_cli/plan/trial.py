@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -134,17 +135,21 @@ def _one_layer(shape: Checkpoint) -> Checkpoint:
 
 def random_model(shape: Checkpoint, dtype: str) -> LlamaForCausalLM:
     """Layers of `shape` under a vocabulary of 8."""
-    config = LlamaConfig(
+    config = config_of(shape, vocab_size=8, attn_implementation=register_attention())
+    return LlamaForCausalLM(config).to(torch_dtype(dtype))
+
+
+def config_of(shape: Checkpoint, **settings: Any) -> LlamaConfig:
+    """What transformers builds layers of `shape` from; `settings` are fields of its own."""
+    return LlamaConfig(
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
         num_hidden_layers=shape.num_layers,
         num_attention_heads=shape.num_attention_heads,
         num_key_value_heads=shape.num_key_value_heads,
         head_dim=shape.head_dim,
-        vocab_size=8,
-        attn_implementation=register_attention(),
+        **settings,
     )
-    return LlamaForCausalLM(config).to(torch_dtype(dtype))
 
 
 def trial_seconds(step: Callable[[], object], repeats: int = 3) -> float:
