@@ -37,7 +37,7 @@ from giraffe_cli.merge import merge_stage
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rope.base import RopeTable, make_table, strategies
 from giraffe_cli.rope.install import ROPE_FILE
-from giraffe_cli.rundir import read_json, write_json
+from giraffe_cli.rundir import MANIFEST, read_json, write_json
 from giraffe_cli.units import parse_length
 
 Logits = npt.NDArray[np.float32]
@@ -189,7 +189,7 @@ def without_table(folder: Path, table: RopeTable, copy: Path) -> Path:
     theta = table.rope_parameters["rope_theta"]
     copy.mkdir()
     for path in folder.iterdir():
-        if path.name not in (ROPE_FILE, "config.json"):
+        if path.name not in (ROPE_FILE, MANIFEST, "config.json"):
             (copy / path.name).symlink_to(path)
     config = {k: v for k, v in read_json(folder / "config.json").items() if k != "rope_scaling"}
     config["rope_parameters"] = {"rope_type": "default", "rope_theta": theta}
