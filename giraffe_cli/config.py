@@ -208,6 +208,15 @@ class TrainConfig(Section):
     auto: the first that fits."""
     offload: Literal["auto", "none", "host", "disk"] = "auto"
     """Where the inputs of recomputed layers wait: on the device, in host memory, in a file."""
+    offload_layers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """How many layers' wait there, from the first; the others' stay on the device. auto: as many as
+    the plan needs on a GPU, all of them on a CPU."""
+    attention_kernel: Literal["auto", "cudnn", "flash", "efficient"] = "auto"
+    """What a GPU attends with; auto: the fastest of a short measurement, which is told. A CPU has
+    one kernel."""
+    fused_layers: Literal["auto", "on", "off"] = "auto"
+    """Take the projections of a layer together and what lies between them in one pass; auto: on a
+    GPU, where the adapter is plain LoRA over weights of 16 or 32 bits."""
     mlp_tile: Literal["auto", "none"] | Length = "auto"
     """Tokens that pass through an MLP at a time while layers are recomputed."""
     loss_chunk: Literal["auto"] | Annotated[Length, Field(ge=1)] = "auto"
@@ -272,6 +281,10 @@ class TrainConfig(Section):
                     "offload needs checkpointing",
                 ),
                 (
+                    self.offload == "none" and self.offload_layers != "auto",
+                    "offload_layers needs offload",
+                ),
+                (
                     self.checkpointing == "none" and isinstance(self.mlp_tile, int),
                     "mlp_tile needs checkpointing",
                 ),
@@ -321,7 +334,8 @@ def knobs_without_effect(train: TrainConfig) -> set[str]:
     resumed with others of them."""
     free = {
         *("checkpoint_every", "keep_checkpoints", "processes", "trackers", "max_bad_steps"),
-        *("checkpointing", "offload", "loss_chunk", "control"),
+        *("checkpointing", "offload", "offload_layers", "loss_chunk", "control"),
+        *("attention_kernel", "fused_layers"),
     }
     if train.lora.dropout == 0:
         free |= {"mlp_tile", "sequence_parallel"}  # masks are drawn tile by tile, slice by slice

@@ -125,6 +125,11 @@ ENTRIES = {
     "train.checkpointing": Plan({"train.checkpointing": "full"}),
     "train.offload": Plan({"train.checkpointing": "full", "train.offload": "disk"},
                           {"train.checkpointing": "full"}),
+    "train.offload_layers": Plan(
+        {"train.checkpointing": "full", "train.offload": "disk", "train.offload_layers": 1},
+        {"train.checkpointing": "full", "train.offload": "disk"}),
+    "train.fused_layers": Plan({"train.fused_layers": "on"}),
+    "train.attention_kernel": ShownBy("test_kernels.py::test_what_is_asked_for_is_taken"),
     "train.mlp_tile": Plan({"train.checkpointing": "full", "train.mlp_tile": 64},
                            {"train.checkpointing": "full"}),
     "train.loss_chunk": Plan({"train.loss_chunk": 16}),

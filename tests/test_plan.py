@@ -95,6 +95,7 @@ def test_memory_of_128k_with_every_lever_is_near_the_floor_that_theory_gives():
     """Weights 16 GB, one layer in tiles 6, adapters 1, loss 2: 25 to 28 GB by a table made
     independently of this code, which counts no CUDA context and no gradients beside the layer."""
     levers = {"checkpointing": "full", "offload": "host", "mlp_tile": "4k", "loss_chunk": "1k"}
+    levers["offload_layers"] = 32
     assert 25e9 < plan_of(**levers)["bytes"]["total"] < 36e9
 
 
@@ -161,10 +162,14 @@ def test_a_ladder_gets_slower_and_smaller():
 
 
 def test_each_machine_is_offered_what_it_can_do():
-    """Attention that is kept has not run on a GPU yet; host memory is no elsewhere for a CPU."""
+    """Host memory is no elsewhere for a CPU, and of a GPU's layers only some need wait there."""
     on_cpu, on_cuda = rungs_of(LAPTOP), rungs_of(H200)
-    assert {rung.levers.checkpointing for rung in on_cuda} == {"none", "full"}
+    assert {rung.levers.checkpointing for rung in on_cuda} == {"none", "attention"}
     assert "attention" in {rung.levers.checkpointing for rung in on_cpu}
+    assert len({rung.levers.offload_layers for rung in on_cuda}) > 4
+    assert {rung.levers.offload_layers for rung in on_cpu} == {0}
+    assert {rung.levers.fused for rung in on_cuda} == {True}
+    assert {rung.levers.fused for rung in on_cpu} == {False}
     assert {rung.levers.offload for rung in on_cpu} == {"none", "disk"}
     assert {rung.levers.offload for rung in on_cuda} == {"none", "host"}
     with pytest.raises(InvalidInput, match="host has no effect on a CPU"):
@@ -187,8 +192,23 @@ def test_less_memory_takes_a_rung_further_down_and_a_smaller_loss_chunk():
         assert found["fits"]
         assert found["bytes"]["total"] <= 0.9 * gigabytes * 1e9
         taken.append(found["levers"])
-    assert [levers["checkpointing"] for levers in taken] == ["none", "full", "full"]
-    assert [levers["offload"] for levers in taken] == ["none", "none", "host"]
+    assert [levers["checkpointing"] for levers in taken] == ["none", "attention", "attention"]
+    assert [levers["offload"] for levers in taken] == ["none", "host", "host"]
+    away = [levers["offload_layers"] for levers in taken]
+    assert 0 == away[0] < away[1] < 32, away
+    assert away[2] == 0, "all of them"
+
+
+def test_no_more_waits_in_host_memory_than_it_holds():
+    """What 32 layers keep of 128k tokens is 69 GB; of 40 GB free, four fifths may be pinned."""
+    machine = dataclasses.replace(H200, memory_bytes=80 * 10**9, host_bytes=40 * 10**9)
+    found = ladder(demand_of(LLAMA_8B, config_of("128k"), machine), machine, UNIT.rates)
+    hosted = [rung.levers for rung in found if rung.levers.offload == "host"]
+    assert hosted
+    for levers in hosted:
+        layers = levers.offload_layers or 32
+        kept = (1 + (levers.checkpointing == "attention")) * 2**17 * 4096 * 2 * layers
+        assert kept <= 0.8 * 40e9
 
 
 def test_the_next_rung_down_is_smaller_and_the_last_has_none():

@@ -10,8 +10,8 @@ from train_runs import Hooked, build_material, run
 from giraffe_cli.config import TrainConfig, build, knobs_without_effect, read_yaml
 from giraffe_cli.corpus.store import held_out, open_packed
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.model.flash import why_not_recorded
-from giraffe_cli.model.store import make_store
+from giraffe_cli.model.levers import Levers
+from giraffe_cli.model.store import make_stores
 from giraffe_cli.rope.scheme import make_positions
 from giraffe_cli.stages import claim
 from giraffe_cli.train.data import WindowStream
@@ -148,14 +148,7 @@ def test_attention_with_dropout_is_recomputed_unless_it_was_asked_for(tmp_path):
     assert "train.checkpointing=full" in failure.value.hint
 
 
-def test_flash_on_a_gpu_keeps_16_bits_only():
-    gpu = torch.device("cuda")
-    assert "16 bits only" in why_not_recorded(torch.float32, gpu, 0.0)
-    assert why_not_recorded(torch.bfloat16, gpu, 0.0) is None
-    assert why_not_recorded(torch.float32, torch.device("cpu"), 0.0) is None
-
-
 def test_host_memory_is_no_other_place_on_a_cpu(material, tmp_path):
     with pytest.raises(InvalidInput, match="no effect on a CPU") as failure:
-        make_store("host", torch.device("cpu"), tmp_path)
+        make_stores(Levers(offload="host"), 1, torch.device("cpu"), tmp_path)
     assert "offload=disk" in failure.value.hint

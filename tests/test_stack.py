@@ -13,11 +13,12 @@ from giraffe_cli.checkpoint import load_model
 from giraffe_cli.config import TrainConfig
 from giraffe_cli.corpus.store import Row
 from giraffe_cli.errors import GiraffeError
-from giraffe_cli.model import flash
 from giraffe_cli.model.attention import register_attention
+from giraffe_cli.model.fused import why_not_fused
+from giraffe_cli.model.kernels import CpuKernel
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.store import ArenaStore, DeviceStore, DiskStore
-from giraffe_cli.model.trainable import make_trainable
+from giraffe_cli.model.trainable import causal_model, make_trainable
 from giraffe_cli.rope.scheme import make_positions
 from giraffe_cli.train.data import Window, WindowStream, next_token_labels
 from giraffe_cli.train.setup import trainable_parameters, window_nats
@@ -31,9 +32,16 @@ EXACT = [
     Levers("full"),
     Levers("attention", "disk"),
     Levers("full", "disk"),
+    Levers("attention", "disk", offload_layers=1),
 ]
 """No sum is taken in another order: equal to the bit."""
-CLOSE = [Levers("attention", mlp_tile=7), Levers("full", mlp_tile=1), Levers(loss_chunk=5)]
+CLOSE = [
+    Levers("attention", mlp_tile=7),
+    Levers("full", mlp_tile=1),
+    Levers(loss_chunk=5),
+    Levers("none", fused=True),
+    Levers("attention", mlp_tile=7, fused=True),
+]
 """Products of other shapes: float32 sums in another order."""
 
 
@@ -81,6 +89,10 @@ def gradients(model, levers, folder, what, dtype=torch.float32):
     return nats.item(), torch.cat([p.grad.reshape(-1) for p in parameters.values()])
 
 
+def model_layers(model):
+    return causal_model(model).model.layers
+
+
 KINDS = {
     "adapters": {"lora": {"rank": 2}},
     "dropout": {"lora": {"rank": 2, "dropout": 0.3}},
@@ -96,6 +108,8 @@ def test_every_lever_gives_the_gradients_that_autograd_gives(base, levers, kind,
     model = trained(base, KINDS[kind])
     if kind == "dropout" and levers.mlp_tile:
         pytest.skip("masks are drawn tile by tile: other masks, as good")
+    if levers.fused and why_not_fused(model_layers(model)):
+        pytest.skip(f"not fused: {why_not_fused(model_layers(model))}")
     nats, expected = gradients(model, EXACT[0], tmp_path, window())
     ours, found = gradients(model, levers, tmp_path, window())
     assert expected.abs().max() > 0
@@ -145,8 +159,8 @@ def test_attention_is_computed_as_often_as_promised(
     """Once a document and layer when it is kept, twice when it is not."""
     calls = []
     if checkpointing == "attention":
-        real = flash._forward
-        monkeypatch.setattr(flash, "_forward", lambda *a: calls.append(1) or real(*a))
+        real = CpuKernel.forward
+        monkeypatch.setattr(CpuKernel, "forward", lambda *a: calls.append(1) or real(*a))
     else:
         real = torch.nn.functional.scaled_dot_product_attention
         monkeypatch.setattr(

@@ -22,6 +22,7 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from giraffe_cli.model.flash import AttentionTape, attend
+from giraffe_cli.model.kernels import CpuKernel, Documents, Kernels
 from giraffe_cli.model.past import causal, lower_right, merged, whole
 from giraffe_cli.model.sequence_parallel import SequenceGroup
 from giraffe_cli.model.stored import StoredKeyValues
@@ -58,6 +59,8 @@ def document_attention(
     tape: AttentionTape | None = None,
     sequence_group: SequenceGroup | None = None,
     past: StoredKeyValues | None = None,
+    kernels: Kernels | None = None,
+    documents: Documents | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query [B, H, Q, D], key and value [B, K, N, D].
@@ -67,7 +70,8 @@ def document_attention(
     which sees the cache and itself. `tape` records the outputs or plays them back
     (`model/flash.py`). Under `sequence_group` the Q tokens are this process's slice of the row that
     cu_seqlens describes. `past` is the cache where key and value are only its open tokens: the
-    closed ones are read from it in pieces. Returns [B, Q, H, D] and no weights.
+    closed ones are read from it in pieces. A training gives its `kernels`, and `documents`, which
+    say on its device what cu_seqlens say. Returns [B, Q, H, D] and no weights.
 
     Raises:
         ValueError: a padding mask, documents beside a batch of several rows, or beside a KV cache
@@ -77,10 +81,14 @@ def document_attention(
         raise ValueError("the giraffe attention takes no mask: give cu_seqlens, and pad nothing")
     if tape is not None and dropout:
         raise ValueError("attention with dropout cannot be played back: checkpointing=full")
+    if dropout:
+        kernels = None  # they draw nothing
     if sequence_group is not None:
         query, key, value = map(sequence_group.to_heads, sequence_group.shared(query, key, value))
         attended, _no_weights = document_attention(
-            module, query, key, value, None, dropout, scaling, cu_seqlens, tape
+            *(module, query, key, value, None, dropout, scaling, cu_seqlens, tape),
+            kernels=kernels,
+            documents=documents,
         )
         return sequence_group.to_tokens(attended), None
     if past is not None:
@@ -90,9 +98,14 @@ def document_attention(
     if cu_seqlens is not None and key.shape[2] > query.shape[2]:
         return _branches(query, key, value, cu_seqlens, scaling).transpose(1, 2).contiguous(), None
     if cu_seqlens is not None and len(cu_seqlens) > 2:
-        return _by_document(query, key, value, cu_seqlens, dropout, scaling, tape), None
+        if kernels is not None and kernels.several.takes_documents:
+            documents = documents or Documents.of(tuple(cu_seqlens.diff().tolist()), query.device)
+            together = attend(query, key, value, scaling, kernels.several, documents, tape)
+            return together.transpose(1, 2).contiguous(), None
+        return _by_document(query, key, value, cu_seqlens, dropout, scaling, tape, kernels), None
     if query.shape[2] == key.shape[2]:
-        return _causal(query, key, value, dropout, scaling, tape).transpose(1, 2).contiguous(), None
+        attended = _causal(query, key, value, dropout, scaling, tape, kernels)
+        return attended.transpose(1, 2).contiguous(), None
     _refuse_gradient(query, key)
     return lower_right(query, key, value, scaling).transpose(1, 2).contiguous(), None
 
@@ -116,10 +129,13 @@ def _causal(
     dropout: float,
     scaling: float | None,
     tape: AttentionTape | None,
+    kernels: Kernels | None,
 ) -> Tensor:
     """Upper-left causal [B, H, Q, D]; `enable_gqa` spares repeating the key/value heads."""
+    if kernels is not None:
+        return attend(query, key, value, scaling, kernels.one, tape=tape)
     if tape is not None:
-        return attend(query, key, value, scaling, tape)
+        return attend(query, key, value, scaling, CpuKernel(), tape=tape)
     return functional.scaled_dot_product_attention(
         query,
         key,
@@ -139,6 +155,7 @@ def _by_document(
     dropout: float,
     scaling: float | None,
     tape: AttentionTape | None,
+    kernels: Kernels | None,
 ) -> Tensor:
     """One causal call a document. `split`, not slices: the backward of a slice is a row of zeros
     as long as the window, so many documents would again cost n² bytes of traffic."""
@@ -149,7 +166,9 @@ def _by_document(
     if int(cu_seqlens[0]) != 0 or sum(lengths) != num_tokens or min(lengths) < 1:
         raise ValueError(f"cu_seqlens {cu_seqlens.tolist()} do not tile {num_tokens} tokens")
     pieces = zip(*(torch.split(part, lengths, 2) for part in (query, key, value)), strict=True)
-    attended = [_causal(q, k, v, dropout, scaling, tape).transpose(1, 2) for q, k, v in pieces]
+    attended = [
+        _causal(q, k, v, dropout, scaling, tape, kernels).transpose(1, 2) for q, k, v in pieces
+    ]
     return torch.cat(attended, 1)
 
 

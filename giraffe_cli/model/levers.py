@@ -1,4 +1,4 @@
-"""How a training step is fitted into memory: four settings that change bytes, not what is learnt.
+"""How a training step is fitted into memory: settings that change bytes, not what is learnt.
 
 From the fastest to the smallest, each exact up to the order of float sums (and to which dropout
 masks a tile draws, where there is dropout):
@@ -6,7 +6,9 @@ masks a tile draws, where there is dropout):
     loss_chunk      logits of so many tokens at a time
     checkpointing   none → attention (layers recomputed, attention output kept) → full
     offload         layer inputs wait on the device → in host memory → in a file
+    offload_layers  the first so many layers' inputs wait there, the others' on the device
     mlp_tile        tokens that pass through an MLP at a time while a layer is recomputed
+    fused           a layer's projections taken together (`model/fused.py`)
 """
 
 from __future__ import annotations
@@ -35,16 +37,19 @@ class Levers:
     """Tokens; 0: the whole window at once."""
     loss_chunk: int = 256
     """Tokens."""
+    offload_layers: int = 0
+    """0: all of them."""
+    fused: bool = False
 
     @classmethod
     def asked_for(cls, config: TrainConfig) -> Levers:
         """What `config` says; where it leaves the choice (`auto`), what suits most machines."""
         given: dict[str, Any] = {
             name: 0 if value == "none" and name == "mlp_tile" else value
-            for name in ("checkpointing", "offload", "mlp_tile", "loss_chunk")
+            for name in ("checkpointing", "offload", "mlp_tile", "loss_chunk", "offload_layers")
             if (value := getattr(config, name)) != "auto"
         }
-        return cls(**given)
+        return cls(**given, fused=config.fused_layers == "on")
 
     @property
     def sentence(self) -> str:
@@ -54,12 +59,15 @@ class Levers:
             "attention": "layers recomputed but for their attention",
             "full": "layers recomputed",
         }
-        waiting = {"none": "", "host": ", inputs in host memory", "disk": ", inputs on disk"}
+        some = f" of the first {self.offload_layers} layers" if self.offload_layers else ""
+        waiting = {"none": "", "host": f", inputs{some} in host memory"}
+        waiting["disk"] = f", inputs{some} on disk"
         is_tiled = self.mlp_tile and self.checkpointing != "none"
         tiles = f"; MLP by {self.mlp_tile:,} tokens" if is_tiled else ""
+        fused = "; projections fused" if self.fused else ""
         return (
             f"{recomputed[self.checkpointing]}{waiting[self.offload]}{tiles}; "
-            f"loss by {self.loss_chunk:,} tokens"
+            f"loss by {self.loss_chunk:,} tokens{fused}"
         )
 
     def to_json(self) -> dict[str, Any]:

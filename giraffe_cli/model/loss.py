@@ -12,10 +12,13 @@ bits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from giraffe_cli.model.pointwise import compiled_on
 
 IGNORED = -100
 
@@ -95,12 +98,11 @@ class _ChunkedNll(torch.autograd.Function):
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=accumulator) if wants_weight else None
         total = hidden.new_zeros((), dtype=torch.float64)
-        blocks = _Blocks(min(chunk, len(hidden)), weight, accumulator)
+        slope_of = _slope_function(min(chunk, len(hidden)), weight, accumulator)
         for start in range(0, len(hidden), chunk):
             rows, kept = hidden[start : start + chunk], labels[start : start + chunk]
-            nll, slope = _nll_and_slope(blocks.logits(rows), kept)
+            nll, slope = slope_of(rows, kept)
             total += nll.sum(dtype=torch.float64)
-            slope = blocks.narrowed(slope)
             if grad_hidden is not None:
                 torch.mm(slope, weight, out=grad_hidden[start : start + chunk])
             if grad_weight is not None:
@@ -116,6 +118,38 @@ class _ChunkedNll(torch.autograd.Function):
         for_hidden = None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype)
         for_weight = None if grad_weight is None else (grad_weight * scale).to(ctx.weight_dtype)
         return for_hidden, for_weight, None, None
+
+
+Slope = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Rows and labels → nats `[chunk]` and ∂nats/∂logits `[chunk, V]` in the weight's type."""
+
+
+def _slope_function(chunk: int, weight: Tensor, wide: torch.dtype) -> Slope:
+    """On a GPU in 16 bits one compiled pass, which needs no wide block: 3 reads and a write of two
+    bytes a logit where the operators below make a dozen of four."""
+    one_pass = compiled_on(weight.device, _one_pass)
+    if weight.dtype != wide and one_pass is not None:
+        return lambda rows, labels: one_pass(rows @ weight.t(), labels)
+    blocks = _Blocks(chunk, weight, wide)
+
+    def slope_of(rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        nll, slope = _nll_and_slope(blocks.logits(rows), labels)
+        return nll, blocks.narrowed(slope)
+
+    return slope_of
+
+
+def _one_pass(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """As `_nll_and_slope`, of logits in 16 bits and as new tensors, for a compiler to fuse."""
+    wide, is_ignored = logits.float(), (labels == IGNORED).unsqueeze(-1)
+    picked = labels.clamp(min=0).unsqueeze(-1)
+    top = wide.amax(-1, keepdim=True)
+    shares = (wide - top).exp()
+    total = shares.sum(-1, keepdim=True)
+    nll = total.log() + top - wide.gather(-1, picked)
+    is_label = torch.arange(logits.shape[-1], device=logits.device) == picked
+    slope = (shares / total - is_label.float()).masked_fill(is_ignored, 0.0)
+    return nll.masked_fill(is_ignored, 0.0).squeeze(-1), slope.to(logits.dtype)
 
 
 def _nll_and_slope(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,8 +26,10 @@ import torch
 from torch import Tensor
 
 from giraffe_cli.model.flash import AttentionTape
+from giraffe_cli.model.fused import FusedLayer
 from giraffe_cli.model.levers import Levers
-from giraffe_cli.model.store import AbstractStore, make_store
+from giraffe_cli.model.store import make_stores
+from giraffe_cli.model.store_base import AbstractStore
 
 Context = Callable[[], Any]
 """Makes the context manager (autocast) under which a block computes."""
@@ -62,8 +64,8 @@ def run_layers(
             for layer in layers:
                 hidden = _mlp_block(layer, _attention_block(layer, hidden, attending))
         return hidden
-    store = make_store(levers.offload, hidden.device, folder)
-    work = _Recomputation(layers, attending, levers, context, store)
+    stores = make_stores(levers, len(layers), hidden.device, folder)
+    work = _Recomputation(layers, attending, levers, context, stores)
     # without an input that needs a gradient autograd would not call the backward
     anchor = torch.zeros((), device=hidden.device, requires_grad=True)
     result: Tensor = _Recomputed.apply(hidden, anchor, work)  # type: ignore[no-untyped-call]
@@ -87,6 +89,10 @@ def _without_gradient(
 def _attention_block(
     layer: Any, hidden: Tensor, attending: Attending, tape: AttentionTape | None = None
 ) -> Tensor:
+    if isinstance(layer, FusedLayer):
+        return layer.attention_block(
+            hidden, attending.position_embeddings, attending.settings, tape
+        )
     attended, _ = layer.self_attn(
         hidden_states=layer.input_layernorm(hidden),
         position_embeddings=attending.position_embeddings,
@@ -99,6 +105,8 @@ def _attention_block(
 
 
 def _mlp_block(layer: Any, hidden: Tensor) -> Tensor:
+    if isinstance(layer, FusedLayer):
+        return layer.mlp_block(hidden)
     block: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
     return block
 
@@ -123,18 +131,20 @@ class _Recomputation:
         attending: Attending,
         levers: Levers,
         context: Context,
-        store: AbstractStore,
+        stores: Sequence[AbstractStore],
     ) -> None:
         self.layers, self.attending, self.levers = layers, attending, levers
-        self.context, self.store = context, store
+        self.context, self.stores = context, stores
         self.random_states: list[Tensor] = []
         keeps = levers.checkpointing == "attention"
-        self.tapes = [AttentionTape(store, str(n)) if keeps else None for n in range(len(layers))]
+        self.tapes = [
+            AttentionTape(store, str(n)) if keeps else None for n, store in enumerate(stores)
+        ]
 
     def forward(self, hidden: Tensor) -> Tensor:
         """Without gradients; leaves in the store what `backward` needs."""
         for number, layer in enumerate(self.layers):
-            self.store.put(f"{number}/input", hidden)
+            self.stores[number].put(f"{number}/input", hidden)
             self.random_states.append(_random_state(hidden.device))
             with self.context():
                 hidden = _attention_block(layer, hidden, self.attending, self.tapes[number])
@@ -153,7 +163,7 @@ class _Recomputation:
 
     def _backward_layer(self, number: int, grad: Tensor, wanted: bool) -> Tensor | None:
         layer, tape = self.layers[number], self.tapes[number]
-        hidden = self.store.take(f"{number}/input").detach().requires_grad_(wanted)
+        hidden = self.stores[number].take(f"{number}/input").detach().requires_grad_(wanted)
         if tape:
             tape.rewind()
         with _drawing_from(self.random_states.pop(), hidden.device), torch.enable_grad():

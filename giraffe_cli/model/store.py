@@ -1,6 +1,6 @@
 """Where tensors wait between the forward and the backward pass: device, host memory, or a file.
 
-    store = make_store("disk", folder)
+    store = DiskStore(folder)
     store.put("3/input", hidden)      # forward pass of layer 3
     hidden = store.take("3/input")    # its backward pass; the store lets go of it
 
@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,19 +19,9 @@ import torch
 from torch import Tensor
 
 from giraffe_cli.errors import GiraffeError, InvalidInput
-from giraffe_cli.model.levers import Offload
-
-
-class AbstractStore(ABC):
-    """Tensors by name, each put once and taken once."""
-
-    @abstractmethod
-    def put(self, name: str, tensor: Tensor) -> None:
-        """Keep `tensor`, which nobody changes afterwards."""
-
-    @abstractmethod
-    def take(self, name: str) -> Tensor:
-        """The tensor of that name, on the device it came from; it is no longer kept."""
+from giraffe_cli.model.host_store import HostStore
+from giraffe_cli.model.levers import Levers, Offload
+from giraffe_cli.model.store_base import AbstractStore
 
 
 class DeviceStore(AbstractStore):
@@ -74,22 +63,6 @@ class ArenaStore(AbstractStore):
 
     def take(self, name: str) -> Tensor:
         return self.kept.pop(name)
-
-
-class HostStore(AbstractStore):
-    """Keeps copies in pinned host memory; for tensors of a GPU."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, tuple[Tensor, torch.device]] = {}
-
-    def put(self, name: str, tensor: Tensor) -> None:
-        copy = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
-        copy.copy_(tensor)  # waits: the device's memory is handed out again afterwards
-        self.kept[name] = copy, tensor.device
-
-    def take(self, name: str) -> Tensor:
-        copy, device = self.kept.pop(name)
-        return copy.to(device)
 
 
 @dataclass(frozen=True)
@@ -141,23 +114,33 @@ class DiskStore(AbstractStore):
         return tensor.to(place.device)
 
 
-def make_store(offload: Offload, device: torch.device, folder: Path | None) -> AbstractStore:
-    """The store for `offload` of tensors on `device`; `disk` needs a folder.
+def make_stores(
+    levers: Levers, num_layers: int, device: torch.device, folder: Path | None
+) -> list[AbstractStore]:
+    """Where the tensors of each layer wait: the first `offload_layers` (all of them if 0) away from
+    the device; the last ones, which are wanted back soonest, on it. `disk` needs a folder.
 
     Raises:
         InvalidInput: `host` on a CPU, where tensors are in host memory already.
     """
-    if offload == "host":
-        if device.type == "cpu":
-            raise InvalidInput(
-                "offload: host has no effect on a CPU, whose tensors are in host memory",
-                "--set train.offload=disk keeps them in a file",
-            )
-        return HostStore()
+    near: AbstractStore = ArenaStore() if device.type == "cpu" else DeviceStore()
+    if levers.offload == "none":
+        return [near] * num_layers
+    far = _away(levers.offload, device, folder)
+    away = levers.offload_layers or num_layers
+    return [far if number < away else near for number in range(num_layers)]
+
+
+def _away(offload: Offload, device: torch.device, folder: Path | None) -> AbstractStore:
     if offload == "disk":
         assert folder is not None
         return DiskStore(folder)
-    return ArenaStore() if device.type == "cpu" else DeviceStore()
+    if device.type == "cpu":
+        raise InvalidInput(
+            "offload: host has no effect on a CPU, whose tensors are in host memory",
+            "--set train.offload=disk keeps them in a file",
+        )
+    return HostStore(device)
 
 
 def _bytes_of(tensor: Tensor) -> memoryview:

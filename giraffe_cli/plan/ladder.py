@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from giraffe_cli.config import TrainConfig
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.levers import Checkpointing, Levers, Offload
 from giraffe_cli.plan.machine import Machine
-from giraffe_cli.plan.memory import Demand, bytes_by_part, kept_bytes
+from giraffe_cli.plan.memory import Demand, away_bytes, bytes_by_part
 from giraffe_cli.plan.operations import Rates, step_per_token
 
 CHUNKS = {"cpu": (256, 128), "cuda": (4096, 2048, 1024, 512, 256, 128)}
@@ -28,8 +28,13 @@ CHUNKS = {"cpu": (256, 128), "cuda": (4096, 2048, 1024, 512, 256, 128)}
 TILES = {"cpu": 1024, "cuda": 4096}
 """Tokens of an MLP tile, when the choice is left; tiles of this size take no time (`Levers`)."""
 OFFLOAD: dict[str, Offload] = {"cpu": "disk", "cuda": "host"}
-BYTES_PER_SECOND = {"disk": 1e9, "host": 25e9}
-"""A disk's cached file, and half of PCIe 5 x16: what is put is also taken back. Assumed."""
+BYTES_PER_SECOND = {"disk": 1e9, "host": 45e9}
+"""A disk's cached file (assumed), and pinned memory over PCIe 5 x16, each way."""
+UNHIDDEN = 0.1
+"""Of a copy to host memory and back that is hidden otherwise: the first and the last layer's, and
+the memory's bandwidth that it takes from the computation."""
+HOST_SHARE = 0.8
+"""Of the free host memory that may be pinned."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +62,19 @@ def ladder(demand: Demand, machine: Machine, rates: Rates) -> list[Rung]:
     rungs = [
         make_rung(demand, machine, rates, with_chunk(demand, levers, budget))
         for levers in settings(demand)
+        if _host_holds(demand, machine, levers)
     ]
     rungs.sort(key=lambda rung: (rung.seconds_per_step, rung.total))
     smallest = list(itertools.accumulate((rung.total for rung in rungs), min))
     return [r for n, r in enumerate(rungs) if n == 0 or r.total < smallest[n - 1]]
+
+
+def _host_holds(demand: Demand, machine: Machine, levers: Levers) -> bool:
+    """Whether what waits in host memory finds room there, for all processes of the machine."""
+    if levers.offload != "host" or machine.host_bytes is None:
+        return True
+    processes = min(processes_of(demand.train, machine), machine.devices)
+    return away_bytes(demand, levers) * processes <= HOST_SHARE * machine.host_bytes
 
 
 def first_that_fits(rungs: Sequence[Rung], machine: Machine, train: TrainConfig) -> Rung | None:
@@ -110,19 +124,18 @@ def settings(demand: Demand) -> Iterator[Levers]:
             "--set train.offload=disk, or leave it to auto",
         )
     chunk = CHUNKS[kind][0] if train.loss_chunk == "auto" else train.loss_chunk
-    for checkpointing, offload, tile in itertools.product(*_choices(demand)):
-        if checkpointing != "none" or (offload == "none" and tile == 0):
-            yield Levers(checkpointing, offload, tile, chunk)
+    for checkpointing, offload, tile, away in itertools.product(*_choices(demand)):
+        if (checkpointing != "none" or (offload == "none" and tile == 0)) and (
+            offload != "none" or away == 0
+        ):
+            yield Levers(checkpointing, offload, tile, chunk, away, _is_fused(demand))
 
 
 def with_chunk(demand: Demand, levers: Levers, budget: int) -> Levers:
     """The largest loss chunk that the memory left over holds, where the config leaves it."""
     if demand.train.loss_chunk != "auto":
         return levers
-    tried = [
-        Levers(levers.checkpointing, levers.offload, levers.mlp_tile, chunk)
-        for chunk in CHUNKS[demand.kind]
-    ]
+    tried = [replace(levers, loss_chunk=chunk) for chunk in CHUNKS[demand.kind]]
     fitting = (one for one in tried if bytes_by_part(demand, one)["total"] <= budget)
     return next(fitting, tried[-1])
 
@@ -134,11 +147,23 @@ def allows(train: TrainConfig, levers: Levers) -> bool:
         "offload": train.offload,
         "mlp_tile": 0 if train.mlp_tile == "none" else train.mlp_tile,
         "loss_chunk": train.loss_chunk,
+        "offload_layers": train.offload_layers,
+        "fused": {"on": True, "off": False}.get(train.fused_layers, "auto"),
     }
     return all(value in ("auto", getattr(levers, name)) for name, value in asked.items())
 
 
-def _choices(demand: Demand) -> tuple[list[Checkpointing], list[Offload], list[int]]:
+def _is_fused(demand: Demand) -> bool:
+    """Whether projections are taken together: on a GPU of adapters over plain weights; what else
+    forbids it shows when the model is built."""
+    train = demand.train
+    if train.fused_layers != "auto":
+        return train.fused_layers == "on"
+    is_plain = train.method == "lora" and train.quantize_base == "none"
+    return demand.kind == "cuda" and is_plain and not (train.lora.use_dora or train.lora.dropout)
+
+
+def _choices(demand: Demand) -> tuple[list[Checkpointing], list[Offload], list[int], list[int]]:
     train, kind = demand.train, demand.kind
     tile = TILES[kind]
     tiles = [0, tile] if tile < demand.tokens else [0]
@@ -147,12 +172,14 @@ def _choices(demand: Demand) -> tuple[list[Checkpointing], list[Offload], list[i
     offloads: list[Offload] = ["none", OFFLOAD[kind]]
     if train.offload != "auto":
         offloads = [train.offload]
-    # `attention` has not run on a GPU yet: it is taken there when it is asked for
-    recomputing: list[Checkpointing] = ["attention", "full"] if kind == "cpu" else ["full"]
-    kinds: list[Checkpointing] = ["none", *recomputing]
+    kinds: list[Checkpointing] = ["none", "attention", "full"]
     if train.checkpointing != "auto":
         kinds = [train.checkpointing]
-    return kinds, offloads, tiles
+    layers = demand.shape.num_layers
+    away = [0] if kind == "cpu" else [*range(max(1, layers // 8), layers, max(1, layers // 8)), 0]
+    if train.offload_layers != "auto":
+        away = [min(train.offload_layers, layers)]
+    return kinds, offloads, tiles, away
 
 
 def _seconds(demand: Demand, machine: Machine, rates: Rates, levers: Levers) -> float:
@@ -163,6 +190,16 @@ def _seconds(demand: Demand, machine: Machine, rates: Rates, levers: Levers) -> 
     devices = processes_of(train, machine) if machine.kind == "cuda" else 1
     seconds = operations.seconds(rates) * tokens / devices
     if levers.offload != "none":
-        moved = 2 * kept_bytes(demand, levers) * train.windows_per_step
-        seconds += moved / BYTES_PER_SECOND[levers.offload] / devices
+        away = away_bytes(demand, levers) * train.windows_per_step / devices
+        seconds += _waiting(away, levers.offload, seconds)
     return seconds
+
+
+def _waiting(away: float, offload: Offload, computing: float) -> float:
+    """Seconds of a step in which nothing is computed for the copies' sake: a file is waited for;
+    copies to host memory run beside the forward pass, a quarter of a step, and the backward."""
+    each_way = away / BYTES_PER_SECOND[offload]
+    if offload == "disk":
+        return 2 * each_way
+    beside = max(0.0, each_way - 0.25 * computing) + max(0.0, each_way - 0.75 * computing)
+    return beside + UNHIDDEN * 2 * each_way

@@ -23,6 +23,9 @@ class Machine:
     """The process's heap keeps what it frees (glibc without MALLOC_MMAP_THRESHOLD_)."""
     name: str = ""
     """A key of `DEVICES`; empty for this machine."""
+    host_bytes: int | None = None
+    """Host memory that is free beside GPUs; None where it is not known, as of a CPU, whose memory
+    it is."""
 
     @property
     def label(self) -> str:
@@ -90,7 +93,7 @@ def this_machine() -> Machine:
             torch.cuda.get_device_properties(n).total_memory
             for n in range(torch.cuda.device_count())
         )
-        return Machine("cuda", torch.cuda.device_count(), memory)
+        return Machine("cuda", torch.cuda.device_count(), memory, host_bytes=available_bytes())
     keeps_freed = "MALLOC_MMAP_THRESHOLD_" not in os.environ
     return Machine("cpu", 1, available_bytes(), keeps_freed)
 

@@ -7,6 +7,7 @@ and b bytes a number (4, or 2 under bfloat16, where norms compute in 4):
     kept       layer inputs L·S·d·b; with `attention` also its outputs L·S·(q·b + 4·h)
     layer      S·b·(4d + 2q + 2k)     the attention block's saved tensors, gradients above and below
                + T·b·(6f + 3d)        the MLP of T tokens (a tile): four saved, two gradients
+                                      (5f where projections are fused)
                  or S·b·(3q + 4k)     the backward pass of attention, where that is more
     loss       3·S·d·b + chunk·V·4    (half more in 16 bits)
     optimizer  two copies of the largest trained tensor
@@ -89,7 +90,7 @@ def bytes_by_part(demand: Demand, levers: Levers) -> dict[str, int]:
     """Predicted bytes at the peak, by part; `total` is their sum."""
     phases = _phases(demand, levers)
     peak = max(phases, key=lambda name: _live(phases[name]))
-    in_memory = 0 if levers.offload != "none" else kept_bytes(demand, levers)
+    in_memory = kept_bytes(demand, levers) - away_bytes(demand, levers)
     parts: dict[str, float] = {
         "process": CPU_PROCESS_BYTES if demand.kind == "cpu" else CUDA_PROCESS_BYTES,
         "weights": _weights(demand),
@@ -122,6 +123,8 @@ def _resident(demand: Demand, levers: Levers, phases: dict[str, Tensors]) -> flo
         kept = [(layers * count, size) for count, size in _saved(demand)]
     elif levers.offload == "none":
         arena = kept_bytes(demand, levers)  # `ArenaStore`: mapped blocks
+    else:
+        arena = kept_bytes(demand, levers) - away_bytes(demand, levers)
     in_heap = [_live(kept, above=False)]
     mapped = [_live(kept, above=True)]
     for name, tensors in phases.items():
@@ -177,6 +180,14 @@ def kept_bytes(demand: Demand, levers: Levers) -> float:
     return float(demand.shape.num_layers * demand.tokens * token)
 
 
+def away_bytes(demand: Demand, levers: Levers) -> float:
+    """The part of `kept_bytes` that waits in host memory or in a file."""
+    if levers.offload == "none":
+        return 0.0
+    layers = demand.shape.num_layers
+    return kept_bytes(demand, levers) * min(levers.offload_layers or layers, layers) / layers
+
+
 def _saved(demand: Demand) -> Tensors:
     """What autograd saves of a whole layer: both residual sums, both norms' outputs, q, k, v, what
     attention returned, and four tensors of the MLP."""
@@ -205,7 +216,11 @@ def _layer(demand: Demand, levers: Levers) -> Tensors:
         return max(passing, [(2, row * d), *attending], key=_live)
     tile = min(levers.mlp_tile or demand.tokens, demand.tokens)
     tile_row = tile * demand.width
-    mlp: Tensors = [(6, tile_row * f), (3, tile_row * d), *_wide_norms(demand, 2, tile)]
+    mlp: Tensors = [
+        (5 if levers.fused else 6, tile_row * f),
+        (3, tile_row * d),
+        *_wide_norms(demand, 2, tile),
+    ]
     taken_back = levers.offload != "none"
     saved: Tensors = [
         (4 + taken_back, row * d),

@@ -8,7 +8,7 @@ from giraffe_cli.config import TrainConfig
 from giraffe_cli.corpus.store import PackedRows, held_out, open_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.attention import attention_in_words
-from giraffe_cli.model.trainable import state_parameters
+from giraffe_cli.model.trainable import causal_model, state_parameters
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.scheme import make_positions
 from giraffe_cli.train.checkpoints import (
@@ -26,6 +26,7 @@ from giraffe_cli.train.run import Run
 from giraffe_cli.train.schedule import decay_steps
 from giraffe_cli.train.setup import (
     build_model,
+    choose_kernels,
     make_accelerator,
     trainable_parameters,
 )
@@ -43,6 +44,8 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
     accelerator = make_accelerator(job)
     layout = Layout(accelerator.process_index, accelerator.num_processes, config.sequence_parallel)
     model = build_model(job, layout.sequence_group()).to(accelerator.device)
+    dropout = causal_model(model.model).config.attention_dropout
+    model.kernels, probed = choose_kernels(job, dropout, accelerator.device)
     parameters, kept = trainable_parameters(model), state_parameters(model)
     if job.start_from:
         load_weights(job.start_from / WEIGHTS, kept)
@@ -59,11 +62,15 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         reporter.info(f"resuming after step {state.step} of {config.steps}")
     attention = attention_in_words(config.across_documents, config.sequence_parallel)
     reporter.info(f"attention: {attention}; {model.levers.sentence}")
-    if model.levers != job.levers:
+    if probed:
+        reporter.info(f"attention kernels: {probed}")
+    if model.levers.checkpointing != job.levers.checkpointing:
         reporter.warn(
             "attention is computed again in the backward pass: it cannot be kept under this "
-            "checkpoint's dropout or type; training takes longer than planned"
+            "checkpoint's dropout; training takes longer than planned"
         )
+    if model.levers.fused != job.levers.fused:
+        reporter.info("projections are not fused: the adapter or the checkpoint does not allow it")
     warn_of_schedule(config, reporter)
     return Run(
         job=job,

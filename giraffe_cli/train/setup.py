@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import resource
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,9 +16,12 @@ from giraffe_cli.checkpoint import torch_dtype
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.flash import why_not_recorded
+from giraffe_cli.model.fused import why_not_fused
+from giraffe_cli.model.kernels import Kernels
 from giraffe_cli.model.levers import Levers
+from giraffe_cli.model.probe import AttentionShape, probe, settle
 from giraffe_cli.model.sequence_parallel import SequenceGroup
-from giraffe_cli.model.trainable import load_base, make_trainable
+from giraffe_cli.model.trainable import causal_model, load_base, make_trainable
 from giraffe_cli.train.data import Window
 from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.trackers import check_trackers
@@ -61,18 +66,18 @@ def build_model(job: TrainJob, group: SequenceGroup | None = None) -> WindowLoss
     )
     model = make_trainable(base, job.config, dtype, job.seed)
     model.train()
-    levers = _levers_that_work(job, dtype, base.config.attention_dropout)
+    levers = _levers_that_work(job, base.config.attention_dropout)
+    levers = _fused_where_possible(job, levers, causal_model(model).model.layers)
     return WindowLoss(model, dtype, levers, group, job.run_dir)
 
 
-def _levers_that_work(job: TrainJob, dtype: torch.dtype, attention_dropout: float) -> Levers:
+def _levers_that_work(job: TrainJob, attention_dropout: float) -> Levers:
     """The job's levers; layers recomputed whole where attention cannot be kept and nobody asked.
 
     Raises:
         InvalidInput: `checkpointing: attention` was asked for and cannot be.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    obstacle = why_not_recorded(dtype, device, attention_dropout)
+    obstacle = why_not_recorded(attention_dropout)
     if job.levers.checkpointing != "attention" or obstacle is None:
         return job.levers
     if job.config.checkpointing == "attention":
@@ -81,6 +86,44 @@ def _levers_that_work(job: TrainJob, dtype: torch.dtype, attention_dropout: floa
             "--set train.checkpointing=full",
         )
     return dataclasses.replace(job.levers, checkpointing="full")
+
+
+def _fused_where_possible(job: TrainJob, levers: Levers, layers: Sequence[Any]) -> Levers:
+    """`levers`, not fused where the layers cannot be and nobody asked.
+
+    Raises:
+        InvalidInput: `fused_layers: on` was asked for and cannot be.
+    """
+    obstacle = why_not_fused(layers) if levers.fused else None
+    if obstacle is None:
+        return levers
+    if job.config.fused_layers == "on":
+        raise InvalidInput(
+            f"fused_layers: on cannot take the projections together: {obstacle}",
+            "--set train.fused_layers=off",
+        )
+    return dataclasses.replace(levers, fused=False)
+
+
+def choose_kernels(
+    job: TrainJob, attention_dropout: float, device: torch.device
+) -> tuple[Kernels | None, str]:
+    """What attends on `device`, and how it was chosen; None on a CPU, whose attention has one
+    kernel, and under dropout, which torch's own attention draws.
+
+    Raises:
+        InvalidInput: the kernel that was asked for cannot be used.
+    """
+    if device.type == "cpu" or attention_dropout:
+        return None, ""
+    share, shape = job.config.sequence_parallel, job.checkpoint
+    per_process = AttentionShape(
+        shape.num_attention_heads // share,
+        max(1, shape.num_key_value_heads // share),
+        shape.head_dim,
+    )
+    probed = probe(per_process, torch_dtype(job.dtype), job.window, device)
+    return settle(job.config.attention_kernel, probed)
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from giraffe_cli.model.fused import FusedLayer
+from giraffe_cli.model.kernels import Documents, Kernels
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.loss import IGNORED, chunked_nll
 from giraffe_cli.model.sequence_parallel import SequenceGroup
@@ -37,6 +39,8 @@ class WindowLoss(nn.Module):
         self.group = group
         self.folder = folder
         """Where `offload: disk` keeps its file."""
+        self.kernels: Kernels | None = None
+        """What attends; None: torch's own choice."""
 
     def forward(
         self,
@@ -53,13 +57,21 @@ class WindowLoss(nn.Module):
         decoder = causal_model(self.model).model
         # boundaries stay on the CPU: reading them must not wait for the device in every layer
         cu_seqlens = torch.tensor([0, *seq_lengths], dtype=torch.int32).cumsum(0).int()
-        settings = {"cu_seqlens": cu_seqlens, "sequence_group": self.group}
+        settings = {
+            "cu_seqlens": cu_seqlens,
+            "sequence_group": self.group,
+            "kernels": self.kernels,
+            "documents": Documents.of(seq_lengths, input_ids.device),
+        }
         context = self._autocast(input_ids.device)
         with context():
             hidden = decoder.embed_tokens(input_ids)
             rotary = decoder.rotary_emb(hidden, position_ids=position_ids)
         attending = Attending(rotary, settings)
-        hidden = run_layers(decoder.layers, hidden, attending, self.levers, context, self.folder)
+        layers = decoder.layers
+        if self.levers.fused:
+            layers = [FusedLayer(layer) for layer in layers]
+        hidden = run_layers(layers, hidden, attending, self.levers, context, self.folder)
         with context():
             hidden = decoder.norm(hidden)[0]
         head = head_weight(self.model)

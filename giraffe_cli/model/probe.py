@@ -1,0 +1,161 @@
+"""Which attention kernel a GPU is fastest with: each is checked, then timed, and the result told.
+
+    probed = probe(AttentionShape(32, 8, 128), torch.bfloat16, tokens=32768, device=device)
+    kernels, told = settle("auto", probed)
+
+A kernel counts when its output and gradients over two documents are those of float32 to 1e-2 of
+their norm, which is what bfloat16 leaves (measured: 2e-3 to 5e-3). The time is of one forward and
+one backward pass over a window of one document; a second or two for all kernels together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.model.kernels import KERNELS, AbstractKernel, Documents, Kernels
+
+CANDIDATES = ("cudnn", "flash", "efficient")
+ALLOWED = 1e-2
+"""Of the reference's norm."""
+CHECKED = (150, 106)
+"""Documents of the check, in tokens."""
+TIMED = 16384
+"""Most tokens of the timed window."""
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class AttentionShape:
+    """Of one process."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True)
+class Probed:
+    """What a kernel was found to be."""
+
+    name: str
+    teraflops: float = 0.0
+    """10¹² operations a second, forward and backward."""
+    obstacle: str | None = None
+    """Why it cannot be used."""
+
+
+def probe(
+    shape: AttentionShape, dtype: torch.dtype, tokens: int, device: torch.device
+) -> list[Probed]:
+    """Every kernel of `CANDIDATES` on windows of `tokens`, the fastest first."""
+    found = [_probed(name, shape, dtype, min(tokens, TIMED), device) for name in CANDIDATES]
+    return sorted(found, key=lambda one: -one.teraflops)
+
+
+def settle(wanted: str, probed: Sequence[Probed]) -> tuple[Kernels, str]:
+    """The kernels to train with, `wanted` or by `auto` the fastest, and a sentence that says so.
+
+    Raises:
+        InvalidInput: `wanted` cannot be used here, or nothing can.
+    """
+    usable = [one for one in probed if one.obstacle is None]
+    names = [one.name for one in usable if wanted in ("auto", one.name)]
+    if not names:
+        raise InvalidInput(
+            "attention on this GPU: "
+            + "; ".join(f"{one.name}: {one.obstacle}" for one in probed if one.obstacle),
+            "--set train.attention_kernel=auto takes one that works, where one does",
+        )
+    several = next((name for name in names if KERNELS[name].takes_documents), None)
+    if several is None:
+        apart = [one.name for one in usable if KERNELS[one.name].takes_documents]
+        several = apart[0] if apart else names[0]
+    speeds = ", ".join(f"{one.name} {one.teraflops:.0f} TFLOP/s" for one in usable)
+    beside = "" if several == names[0] else f", {several} where a window has several documents"
+    refused = "".join(f"; not {one.name}: {one.obstacle}" for one in probed if one.obstacle)
+    return Kernels.named(names[0], several), f"{speeds}; taken: {names[0]}{beside}{refused}"
+
+
+def _probed(
+    name: str, shape: AttentionShape, dtype: torch.dtype, tokens: int, device: torch.device
+) -> Probed:
+    kernel = KERNELS[name]()
+    try:
+        error = _error(kernel, shape, dtype, device)
+        if not error <= ALLOWED:
+            return Probed(name, obstacle=f"its error is {error:.1e} of float32's result")
+        return Probed(name, _teraflops(kernel, shape, dtype, tokens, device))
+    except (RuntimeError, NotImplementedError) as error:
+        return Probed(name, obstacle=str(error).splitlines()[0])
+
+
+def _error(
+    kernel: AbstractKernel, shape: AttentionShape, dtype: torch.dtype, device: torch.device
+) -> float:
+    """‖found - reference‖ / ‖reference‖, the largest of output and gradients."""
+    inputs = [part.to(dtype) for part in _random(shape, sum(CHECKED), device)]
+    worst = 0.0
+    lengths = CHECKED if kernel.takes_documents else (sum(CHECKED),)
+    expected = _reference([part.float() for part in inputs], lengths)
+    query, key, value, grad = inputs
+    documents = Documents.of(lengths, device)
+    out, log_sum = kernel.forward(query, key, value, None, documents)
+    grads = kernel.backward(grad, query, key, value, out, log_sum, None, documents)
+    for mine, theirs in zip((out, *grads), expected, strict=True):
+        worst = max(worst, float((mine.float() - theirs).norm() / theirs.norm()))
+    return worst
+
+
+def _reference(inputs: list[Tensor], lengths: Sequence[int]) -> tuple[Tensor, ...]:
+    """(output, gradients of query, key and value) by the definition, in float32."""
+    query, key, value = (part.detach().requires_grad_() for part in inputs[:3])
+    numbers = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
+    same = (numbers[:, None] == numbers[None]).tril().to(query.device)
+    groups = query.shape[1] // key.shape[1]
+    keys, values = (part.repeat_interleave(groups, 1) for part in (key, value))
+    with torch.enable_grad():
+        scores = query @ keys.transpose(-1, -2) / query.shape[-1] ** 0.5
+        out = scores.masked_fill(~same, float("-inf")).softmax(-1) @ values
+        grads = torch.autograd.grad(out, (query, key, value), inputs[3])
+    return out.detach(), *grads
+
+
+def _random(shape: AttentionShape, tokens: int, device: torch.device) -> list[Tensor]:
+    """Query, key, value and the output's gradient, in the layout a layer gives them."""
+    generator = torch.Generator(device).manual_seed(0)
+    heads = (shape.heads, shape.kv_heads, shape.kv_heads, shape.heads)
+    return [
+        torch.randn(1, tokens, count, shape.head_dim, device=device, generator=generator).transpose(
+            1, 2
+        )
+        for count in heads
+    ]
+
+
+def _teraflops(
+    kernel: AbstractKernel,
+    shape: AttentionShape,
+    dtype: torch.dtype,
+    tokens: int,
+    device: torch.device,
+) -> float:
+    query, key, value, grad = (part.to(dtype) for part in _random(shape, tokens, device))
+
+    def both() -> None:
+        out, log_sum = kernel.forward(query, key, value, None, None)
+        kernel.backward(grad, query, key, value, out, log_sum, None, None)
+
+    both()
+    start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
+    start.record()
+    for _ in range(ROUNDS):
+        both()
+    end.record()
+    end.synchronize()
+    seconds = float(start.elapsed_time(end)) / 1000 / ROUNDS
+    return 3.5 * 2 * shape.heads * shape.head_dim * tokens**2 / seconds / 1e12

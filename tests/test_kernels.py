@@ -1,0 +1,85 @@
+"""Attention kernels against float32 by the definition, and how one is chosen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.model.kernels import KERNELS, AbstractKernel, Documents
+from giraffe_cli.model.probe import AttentionShape, Probed, _error, probe, settle
+
+SHAPE = AttentionShape(heads=4, kv_heads=2, head_dim=16)
+CPU = torch.device("cpu")
+
+
+def test_the_check_passes_a_right_kernel_and_stops_wrong_ones():
+    class Halved(KERNELS["cpu"]):
+        def forward(self, *given):
+            out, log_sum = super().forward(*given)
+            return out / 2, log_sum
+
+    class LosesKeyGradient(KERNELS["cpu"]):
+        def backward(self, *given):
+            query, key, value = super().backward(*given)
+            return query, torch.zeros_like(key), value
+
+    assert _error(KERNELS["cpu"](), SHAPE, torch.float32, CPU) < 1e-6
+    assert _error(Halved(), SHAPE, torch.float32, CPU) == pytest.approx(0.5, abs=1e-3)
+    assert _error(LosesKeyGradient(), SHAPE, torch.float32, CPU) == pytest.approx(1.0)
+
+
+def test_documents_are_bounds_on_the_device():
+    assert Documents.of((7,), CPU) is None
+    several = Documents.of((3, 4, 1), CPU)
+    assert several.cu_seqlens.tolist() == [0, 3, 7, 8]
+    assert several.cu_seqlens.dtype == torch.int32
+    assert several.longest == 4
+
+
+FOUND = [Probed("cudnn", 500.0), Probed("flash", 300.0), Probed("efficient", obstacle="too wide")]
+
+
+def test_auto_takes_the_fastest_and_tells_all():
+    kernels, told = settle("auto", FOUND)
+    assert type(kernels.one) is KERNELS["cudnn"]
+    assert type(kernels.several) is KERNELS["flash"], "cuDNN's takes no documents"
+    assert told == (
+        "cudnn 500 TFLOP/s, flash 300 TFLOP/s; taken: cudnn, flash where a window has several "
+        "documents; not efficient: too wide"
+    )
+
+
+def test_what_is_asked_for_is_taken():
+    for name in ("cudnn", "flash"):  # train.attention_kernel
+        kernels, _told = settle(name, FOUND)
+        assert type(kernels.one) is KERNELS[name]
+    with pytest.raises(InvalidInput, match="efficient: too wide") as failure:
+        settle("efficient", FOUND)
+    assert "attention_kernel=auto" in failure.value.hint
+
+
+def test_without_a_kernel_for_documents_they_are_attended_one_by_one():
+    kernels, told = settle("auto", [Probed("efficient", 90.0), Probed("flash", obstacle="no")])
+    assert type(kernels.several) is KERNELS["efficient"]
+    assert "several" not in told
+
+
+def test_every_kernel_says_whether_it_takes_documents():
+    assert {name for name, kernel in KERNELS.items() if kernel.takes_documents} == {"flash"}
+    assert all(issubclass(kernel, AbstractKernel) for kernel in KERNELS.values())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("shape", [AttentionShape(32, 8, 128), AttentionShape(9, 3, 64), SHAPE])
+def test_a_gpu_attends_with_a_checked_kernel(shape, dtype, record_property):
+    """Relative error of output and gradients at most 1e-2 in bfloat16 (`probe` refuses more)."""
+    device = torch.device("cuda")
+    probed = {one.name: one for one in probe(shape, dtype, 2048, device)}
+    record_property("probed", str(probed))
+    usable = {name for name, one in probed.items() if one.obstacle is None}
+    expected = {"flash", "cudnn", "efficient"} if dtype == torch.bfloat16 else {"efficient"}
+    assert expected <= usable, probed
+    settle("auto", list(probed.values()))
