@@ -1,0 +1,217 @@
+"""A LoRA step on one GPU against the card's own ceilings, transformers' Trainer and TRL.
+
+    python scripts/bench_gpu.py --plan quick --out gpu.json         # 4 min: every path, small
+    python scripts/bench_gpu.py --plan full --out gpu.json          # 9 min and a half
+    python scripts/bench_gpu.py --longest 256k 400k --out long.json # one step each, host memory
+    python scripts/bench_gpu.py --cells ceilings 8b/32k/one/ours:checkpointing=full
+    python scripts/bench_gpu.py --plan full --list                  # the cells and their seconds
+
+Random weights of Llama-3.1-8B (`8b`) and Llama-3.2-1B (`1b`) in bfloat16, rank 16 on all linears,
+one window a step; `scripts/gpu_cells.py` says how a cell is named, `scripts/gpu_paths.py` what it
+does. The first cell measures the ceilings of the card: products, attention by kernel, copies; every
+step is held against them (`scripts/gpu_figures.py`). Each cell is a fresh process with a time limit
+of its own; those that do not fit into --budget any more are skipped and named. Memory that runs out
+is a result. The JSON is written anew after every cell; 1 when a goal is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import gpu_cells
+import gpu_figures
+from gpu_cells import Cell, Process
+
+KEPT = "checkpointing=attention"
+BEST = "checkpointing=selective,kernel=cudnn"
+LIMITS = {"quick": 240.0, "full": 560.0, "longest": 560.0, "tiny": 300.0}
+PLANS = {
+    "quick": [
+        "ceilings",
+        "8b/8k/one/ours:layers=4,steps=2,checkpointing=attention",
+        "8b/8k/one/ours:layers=4,steps=2,checkpointing=full,mlp_tile=4k,loss_chunk=1024",
+        "8b/8k/one/ours:layers=4,steps=2,checkpointing=attention,offload=host",
+        "8b/8k/one/ours:layers=4,steps=2,checkpointing=none",
+        "8b/8k/packed/ours:layers=4,steps=2,checkpointing=attention",
+        "8b/8k/one/hf:layers=4,steps=2",
+        "8b/8k/packed/hf:layers=4,steps=2",
+        "8b/8k/one/trl:layers=4,steps=2",
+        f"8b/8k/one/trl:layers=4,steps=2,{BEST}",
+        f"8b/8k/one/trl:layers=4,steps=2,{BEST},offload=host",
+        "8b/8k/packed/trl:layers=4,steps=2,checkpointing=selective",
+        f"1b/8k/one/ours:{KEPT}",
+        "1b/8k/one/trl",
+        "8b/8k/one/hf:layers=4,steps=2,liger=1,kernel=cudnn",
+    ],
+    "full": [
+        "ceilings",
+        f"8b/32k/one/ours:{KEPT}",
+        f"8b/32k/one/trl:{BEST}",
+        "8b/32k/one/hf:steps=1",
+        f"8b/32k/packed/ours:{KEPT}",
+        "8b/32k/packed/hf:steps=1,short=4096",
+        f"8b/8k/one/ours:{KEPT}",
+        f"8b/8k/one/trl:{BEST}",
+        f"8b/128k/one/ours:{KEPT}",
+        f"8b/128k/one/ours:{KEPT},offload=host",
+        "8b/32k/one/trl:steps=1",
+        f"8b/128k/one/trl:{BEST}",
+        "8b/8k/one/hf",
+        "1b/32k/one/ours:checkpointing=attention",
+        f"1b/32k/one/trl:{BEST}",
+        "1b/128k/one/ours:checkpointing=attention",
+        f"1b/128k/one/trl:{BEST}",
+        "1b/8k/one/ours:checkpointing=attention",
+        f"1b/8k/one/trl:{BEST}",
+    ],
+    "longest": ["ceilings", f"8b/256k/one/ours:{KEPT},offload=host"],
+    "tiny": [
+        "ceilings",
+        f"tiny/256/one/ours:{KEPT}",
+        "tiny/256/one/hf",
+        "tiny/256/packed/ours:checkpointing=full,mlp_tile=64,loss_chunk=32",
+        "tiny/256/packed/hf",
+    ],
+}
+"""Cells in order of importance."""
+
+
+def main() -> int:
+    """Measure what fits into the budget, print a table, write the JSON; 1 when a goal is missed."""
+    options = _options()
+    if options.worker:
+        gpu_cells.answer(options.worker, options.device)
+        return 0
+    cells = cells_of(options)
+    if options.list:
+        for cell in cells:
+            print(f"{gpu_figures.expected_seconds(cell, None):6.0f} s  {cell.name}")
+        return 0
+    result = measure_all(options, cells)
+    print(gpu_figures.table(result["cells"]))
+    print(gpu_figures.ceiling_lines(result["ceilings"]))
+    for sentence in result["unlike"]:
+        print(f"unlike: {sentence}")
+    for name, goal in result["goals"].items():
+        wanted = f"at least {goal['needed']}" if "needed" in goal else f"at most {goal['allowed']}"
+        print(f"{'met' if goal['ok'] else 'MISSED'}: {name} {goal['found']:.4g}, {wanted}")
+    print(f"skipped: {', '.join(result['skipped']) or 'none'}; {result['seconds']:.0f} s in all")
+    return 0 if all(goal["ok"] for goal in result["goals"].values()) else 1
+
+
+def cells_of(options: argparse.Namespace) -> list[Cell]:
+    """What the options ask for, in order."""
+    if options.cells:
+        names = options.cells
+    elif options.longest:
+        settings = f"{options.levers},offload=host"
+        names = ["ceilings", *(f"8b/{size}/one/ours:{settings}" for size in options.longest)]
+    else:
+        names = PLANS[options.plan]
+    return [Cell.named(name) for name in names]
+
+
+def measure_all(options: argparse.Namespace, cells: list[Cell]) -> dict[str, Any]:
+    """Every cell that fits, in order; the next one's process starts while one is measured."""
+    started = time.monotonic()
+    result: dict[str, Any] = {
+        "settings": _settings(options),
+        "ceilings": {},
+        "cells": [],
+        "skipped": [],
+    }
+    waiting: Process | None = None
+    try:
+        for number, cell in enumerate(cells):
+            left = options.budget - (time.monotonic() - started)
+            expected = gpu_figures.expected_seconds(cell, result["ceilings"])
+            if options.device == "cuda" and expected > left:
+                result["skipped"].append(cell.name)
+                print(f"skipped, {expected:.0f} s of {left:.0f} s: {cell.name}", flush=True)
+                continue
+            process = waiting
+            if process is None or process.path != cell.path:
+                if process:
+                    process.stop()
+                process = _start(options, cell)
+            following = cells[number + 1 : number + 2]
+            waiting = _start(options, following[0]) if following and options.ahead else None
+            slack = 30 if options.device == "cuda" else 300
+            limit = min(left, float(cell.settings.get("limit", 2 * expected + slack)))
+            found = process.measure(cell, limit)
+            _note(result, cell, found)
+            result["seconds"] = time.monotonic() - started
+            _write(options, result)
+    finally:
+        if waiting:
+            waiting.stop()
+    result["seconds"] = time.monotonic() - started
+    result["unlike"] = gpu_figures.gates(result["cells"])
+    result["goals"] = gpu_figures.goals(result["cells"])
+    _write(options, result)
+    return result
+
+
+def _start(options: argparse.Namespace, cell: Cell) -> Process:
+    return Process(__file__, cell.path, options.device, options.alloc)
+
+
+def _note(result: dict[str, Any], cell: Cell, found: dict[str, Any]) -> None:
+    """Add a finished cell, and say so."""
+    if cell.path == "ceilings":
+        result["ceilings"] = found
+        print(gpu_figures.ceiling_lines(found), flush=True)
+        return
+    names = {"name": cell.name, "work": cell.work, "path": cell.path, "settings": cell.settings}
+    row = {**names, **gpu_figures.figures(cell, found, result["ceilings"])}
+    result["cells"].append(row)
+    print(gpu_figures.table([row]).splitlines()[-1], f"({found['spent']:.0f} s)", flush=True)
+    if "told" in found:
+        print("    " + found["told"].strip().replace("\n", "\n    "), flush=True)
+
+
+def _write(options: argparse.Namespace, result: dict[str, Any]) -> None:
+    if options.out:
+        temporary = options.out.with_suffix(".tmp")
+        temporary.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        temporary.replace(options.out)
+
+
+def _settings(options: argparse.Namespace) -> dict[str, Any]:
+    names = ("torch", "transformers", "peft", "accelerate", "datasets", "trl", "liger-kernel")
+    have = {dist.name.lower(): dist.version for dist in metadata.distributions()}
+    return {
+        "device": options.device,
+        "budget": options.budget,
+        "alloc": options.alloc,
+        "rank": 16,
+        "versions": {name: have.get(name, "-") for name in names},
+    }
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--plan", choices=PLANS, default="quick")
+    parser.add_argument("--cells", nargs="+", help="these instead of a plan's")
+    parser.add_argument("--longest", nargs="+", metavar="LENGTH", help="one step of each window")
+    parser.add_argument("--levers", default=KEPT, help="of --longest, besides offload=host")
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
+    parser.add_argument("--budget", type=float, help="seconds for all; default: as the plan has")
+    parser.add_argument("--alloc", default="expandable_segments:True", help="PYTORCH_ALLOC_CONF")
+    parser.add_argument("--out", type=Path, help="the JSON, written anew after every cell")
+    parser.add_argument("--list", action="store_true", help="cells and expected seconds, no more")
+    parser.add_argument("--worker", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    options.budget = options.budget or LIMITS["longest" if options.longest else options.plan]
+    options.ahead = options.device == "cuda"
+    return options
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,462 @@
+"""One cell of `bench_gpu.py`: a LoRA step of rank 16 on all linears by ours, Trainer or TRL.
+
+Weights and adapters are drawn on the device from a fixed seed, the same numbers for every path: no
+checkpoint, no copy. A step of a short window (or of the full one, up to 32k) loads the kernels and
+is not timed. What is timed are whole optimiser steps between synchronisations.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import statistics
+import tempfile
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bench_cells import peak_bytes
+from gpu_cells import SHAPES, Cell, document_lengths
+
+RATE = 1e-6
+"""Of AdamW: small enough that the loss of each step is that of the same weights in every path."""
+NEEDS = {
+    "ours": ("giraffe_cli.train.setup", "giraffe_cli.train.optimizer"),
+    "hf": ("transformers", "peft", "datasets"),
+    "trl": ("transformers", "peft", "datasets", "trl.trainer.sft_trainer"),
+    "ceilings": ("torch",),
+}
+
+
+def import_all(path: str) -> None:
+    """What takes seconds, while the process waits for its cell."""
+    for name in NEEDS[path]:
+        importlib.import_module(name)
+
+
+def measure(cell: Cell, device: str) -> dict[str, Any]:
+    """Figures of `cell`; memory that runs out is a figure as well."""
+    import torch
+
+    clock = Clock(torch.device(device))
+    try:
+        found = PATHS[cell.path](cell, clock)
+        outcome = "ok"
+    except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "out of memory" not in str(error).lower():
+            raise
+        outcome, found = "oom", {"told": str(error)[:300]}
+    return {"outcome": outcome, **clock.figures(), **found}
+
+
+class Clock:
+    """Seconds of each step, and the most memory since the first timed one began."""
+
+    def __init__(self, device: Any) -> None:
+        self.device = device
+        self.base_rss = peak_bytes()
+        self.steps: list[float] = []
+        self.started = time.perf_counter()
+        self.built = 0.0
+
+    def ready(self) -> None:
+        """The model is there."""
+        self.built = self._now() - self.started
+
+    def begin(self) -> None:
+        """A step begins. What the short one before the timed ones took is forgotten."""
+        if self.device.type == "cuda" and len(self.steps) == 1:
+            import torch
+
+            torch.cuda.reset_peak_memory_stats()
+        self.mark = self._now()
+
+    def end(self) -> None:
+        """A step has ended."""
+        self.steps.append(self._now() - self.mark)
+
+    def figures(self) -> dict[str, Any]:
+        """The first step is not among `step_seconds`."""
+        timed = self.steps[1:]
+        found: dict[str, Any] = {
+            "build_seconds": self.built,
+            "first_seconds": self.steps[0] if self.steps else None,
+            "step_seconds": timed,
+            "seconds": statistics.median(timed) if timed else None,
+            "host_bytes": peak_bytes(),
+            "host_base_bytes": self.base_rss,
+        }
+        if self.device.type == "cuda":
+            import torch
+
+            free, total = torch.cuda.mem_get_info()
+            found |= {
+                "allocated_bytes": torch.cuda.max_memory_allocated(),
+                "reserved_bytes": torch.cuda.max_memory_reserved(),
+                "used_bytes": total - free,
+            }
+        return found
+
+    def _now(self) -> float:
+        if self.device.type == "cuda":
+            import torch
+
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+
+# ── ours ─────────────────────────────────────────────────────────────────────────────────────
+
+
+def ours(cell: Cell, clock: Clock) -> dict[str, Any]:
+    """The step of `train/step.py` on the model of `train/setup.py`."""
+    import torch
+    from torch.nn.utils import clip_grad_norm_
+
+    from giraffe_cli.model.attention import register_attention
+    from giraffe_cli.model.trainable import make_trainable
+    from giraffe_cli.train.gradients import lay_side_by_side
+    from giraffe_cli.train.optimizer import make_optimizer
+    from giraffe_cli.train.setup import trainable_parameters, window_nats
+    from giraffe_cli.train.window_loss import WindowLoss
+
+    config, levers = train_config(cell), levers_of(cell)
+    base = base_model(cell, clock.device, register_attention())
+    adapted = make_trainable(base, config, dtype_on(clock.device), seed=0)
+    draw_adapters(adapted, clock.device)
+    with tempfile.TemporaryDirectory() as folder:
+        model = WindowLoss(adapted.train(), dtype_on(clock.device), levers, None, Path(folder))
+        parameters = trainable_parameters(model)
+        lay_side_by_side(parameters.values())
+        optimizer = make_optimizer(parameters, config)
+        pinned = pin_ahead(cell, levers, clock.device) if levers.offload == "host" else 0.0
+        clock.ready()
+        losses, norms = [], []
+        for length in (cell.short, *[cell.length] * cell.timed):
+            window = window_of(cell, length)
+            clock.begin()
+            nats = window_nats(model, window, clock.device)
+            torch.autograd.backward(nats / window.num_targets)
+            norms.append(float(clip_grad_norm_(parameters.values(), config.clip_norm)))
+            losses.append(float(nats.detach()) / window.num_targets)
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=False)
+            clock.end()
+    return {"loss": losses, "grad_norm": norms, "levers": levers.to_json(), "pin_seconds": pinned}
+
+
+def train_config(cell: Cell) -> Any:
+    """Rank 16, all linears, and the levers that the cell names."""
+    from giraffe_cli.config import TrainConfig
+
+    known = TrainConfig.model_fields if cell.path == "ours" else {}
+    return TrainConfig.model_validate(
+        {
+            "window": cell.length,
+            "learning_rate": RATE,
+            "lora": {"rank": 16, "alpha": 32},
+            **{key: value for key, value in cell.settings.items() if key in known and key != "steps"},
+        }
+    )
+
+
+def levers_of(cell: Cell) -> Any:
+    """What the cell names; of the rest what keeps a GPU busy."""
+    from giraffe_cli.model.levers import Levers
+
+    asked = Levers.asked_for(train_config(cell))
+    usual = {"mlp_tile": 0 if cell.length <= 32768 else 16384, "loss_chunk": 4096}
+    return replace(asked, **{k: v for k, v in usual.items() if k not in cell.settings})
+
+
+def pin_ahead(cell: Cell, levers: Any, device: Any) -> float:
+    """Seconds to take the host memory of a step once: a run pays them in its first step only."""
+    import torch
+
+    from giraffe_cli.model.store import make_store
+
+    started, shape = time.perf_counter(), shape_of(cell)
+    store = make_store(levers.offload, device, None)
+    row = torch.empty(1, cell.length, shape.hidden_size, dtype=dtype_on(device), device=device)
+    names = [f"{n}/input" for n in range(shape.num_layers)]
+    if levers.checkpointing == "attention":
+        names += [f"{n}/out/0" for n in range(shape.num_layers)]
+    for name in names:
+        store.put(name, row)
+    for name in reversed(names):
+        store.take(name)
+    torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
+# ── peers ────────────────────────────────────────────────────────────────────────────────────
+
+
+def hf(cell: Cell, clock: Clock) -> dict[str, Any]:
+    """transformers.Trainer with its own loss; `liger=1` for Liger's fused one and its layers."""
+    from datasets import Dataset
+    from transformers import Trainer, TrainingArguments, default_data_collator
+
+    model = peft_model(cell, clock.device)
+    rows = [hf_row(cell, length) for length in (cell.short, *[cell.length] * cell.timed)]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(
+            model=model,
+            args=TrainingArguments(
+                **arguments(cell, clock.device, folder),
+                bf16=clock.device.type == "cuda",
+                gradient_checkpointing=cell.settings.get("checkpointing") != "none",
+            ),
+            train_dataset=Dataset.from_list(rows),
+            data_collator=default_data_collator,
+        )
+        return train(trainer, cell, clock)
+
+
+def trl(cell: Cell, clock: Clock) -> dict[str, Any]:
+    """SFTTrainer with its own chunked loss on rows that are packed already.
+
+    Settings: `checkpointing=selective` keeps attention's output, `offload=host` the inputs of
+    layers, `offload=activations` everything that is saved.
+    """
+    from datasets import Dataset
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+    from trl import SFTConfig, SFTTrainer
+
+    model = peft_model(cell, clock.device)
+    is_packed = cell.documents == "packed"
+    rows = []
+    for length in (cell.short, *[cell.length] * cell.timed):
+        pieces = documents_of(cell, length)
+        row = {"input_ids": [token for piece in pieces for token in piece]}
+        rows.append(row | ({"seq_lengths": [len(p) for p in pieces]} if is_packed else {}))
+    words = Tokenizer(models.WordLevel({"<eos>": 0}, unk_token="<eos>"))
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(
+                **arguments(cell, clock.device, folder),
+                bf16=clock.device.type == "cuda",
+                gradient_checkpointing=cell.settings.get("checkpointing") != "none",
+                activation_offloading=cell.settings.get("offload") == "activations",
+                max_length=cell.length,
+                packing=is_packed,
+                dataset_kwargs={"skip_prepare_dataset": True},
+            ),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>"),
+        )
+        return train(trainer, cell, clock)
+
+
+def arguments(cell: Cell, device: Any, folder: str) -> dict[str, Any]:
+    """Of both trainers: what the comparison fixes, and what the cell sets."""
+    extra: dict[str, Any] = {}
+    if cell.settings.get("checkpointing") == "selective":
+        extra["selective"] = True
+    if cell.settings.get("offload") == "host":
+        extra["offload"] = True
+    return {
+        "output_dir": folder,
+        "max_steps": 1 + cell.timed,
+        "per_device_train_batch_size": 1,
+        "train_sampling_strategy": "sequential",
+        "learning_rate": RATE,
+        "lr_scheduler_type": "constant",
+        "adam_beta2": 0.95,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": "none",
+        "disable_tqdm": True,
+        "use_cpu": device.type == "cpu",
+        "dataloader_pin_memory": device.type == "cuda",
+        "use_liger_kernel": cell.settings.get("liger") == "1",
+        "gradient_checkpointing_kwargs": {"use_reentrant": False, **extra},
+    }
+
+
+def train(trainer: Any, cell: Cell, clock: Clock) -> dict[str, Any]:
+    """Run a peer's trainer under the cell's attention kernel."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    class Ticks(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            clock.begin()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            clock.end()
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Ticks())
+    pinned = pin_rows(cell, clock.device) if cell.settings.get("offload") == "host" else 0.0
+    clock.ready()
+    with kernel(cell):
+        trainer.train()
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "loss": [entry["loss"] for entry in log],
+        "grad_norm": [float(entry["grad_norm"]) for entry in log],
+        "attention": trainer.model.config._attn_implementation,
+        "pin_seconds": pinned,
+    }
+
+
+def kernel(cell: Cell) -> Any:
+    """torch's choice for sdpa, or `kernel=cudnn` and `kernel=flash` as a user would ask for it."""
+    from torch.nn.attention import SDPBackend, sdpa_kernel
+
+    backends = {"cudnn": SDPBackend.CUDNN_ATTENTION, "flash": SDPBackend.FLASH_ATTENTION}
+    chosen = backends.get(cell.settings.get("kernel", ""))
+    return sdpa_kernel(chosen) if chosen is not None else contextlib.nullcontext()
+
+
+def pin_rows(cell: Cell, device: Any) -> float:
+    """As `pin_ahead`, for what transformers offloads: the input of each layer."""
+    import torch
+
+    if device.type != "cuda":
+        return 0.0
+    started, shape = time.perf_counter(), shape_of(cell)
+    size = (1, cell.length, shape.hidden_size)
+    rows = [
+        torch.empty(size, dtype=torch.bfloat16, pin_memory=True) for _ in range(shape.num_layers)
+    ]
+    del rows
+    return time.perf_counter() - started
+
+
+def hf_row(cell: Cell, length: int) -> dict[str, list[int]]:
+    """The first token of a document is no target; documents show by restarting positions."""
+    pieces = documents_of(cell, length)
+    row = {
+        "input_ids": [token for piece in pieces for token in piece],
+        "labels": [label for piece in pieces for label in (-100, *piece[1:])],
+    }
+    if len(pieces) > 1:
+        row["position_ids"] = [place for piece in pieces for place in range(len(piece))]
+    return row
+
+
+def peft_model(cell: Cell, device: Any) -> Any:
+    """What a user of PEFT writes; `kernel=flex` for flex attention instead of sdpa."""
+    from peft import LoraConfig, get_peft_model
+
+    attention = "flex_attention" if cell.settings.get("kernel") == "flex" else "sdpa"
+    config = LoraConfig(
+        r=16, lora_alpha=32, target_modules=train_config_targets(), task_type="CAUSAL_LM"
+    )
+    model = get_peft_model(base_model(cell, device, attention), config)
+    draw_adapters(model, device)
+    return model.train()
+
+
+def train_config_targets() -> list[str]:
+    """All linears, in Llama's names."""
+    from giraffe_cli.config import LoraConfig
+
+    return list(LoraConfig().targets)
+
+
+# ── what they are given ──────────────────────────────────────────────────────────────────────
+
+
+def dtype_on(device: Any) -> Any:
+    """bfloat16 on a GPU."""
+    import torch
+
+    return torch.bfloat16 if device.type == "cuda" else torch.float32
+
+
+def shape_of(cell: Cell) -> Any:
+    """The sizes of the cell's model, `layers=N` of them."""
+    from giraffe_cli.checkpoint_config import Shape
+    from giraffe_cli.plan import shapes
+
+    if cell.shape == "tiny":
+        tiny = Shape(16, 64, 128, 2, 4, 2, 512, False)
+        shape = replace(shapes.named_shape("smollm2-135m"), **vars(tiny), source="tiny")
+    else:
+        shape = shapes.named_shape(SHAPES[cell.shape])
+    return replace(shape, num_layers=int(cell.settings.get("layers", shape.num_layers)))
+
+
+def base_model(cell: Cell, device: Any, attention: str) -> Any:
+    """Random weights of variance 1/d, drawn where they are used, so that attention to something
+    else shows in the loss."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from giraffe_cli.plan.trial import config_of
+
+    shape = shape_of(cell)
+    config = config_of(
+        shape,
+        vocab_size=shape.vocab_size,
+        tie_word_embeddings=shape.tie_word_embeddings,
+        max_position_embeddings=1 << 20,
+        rope_parameters={"rope_type": "default", "rope_theta": shape.rope_theta},
+        bos_token_id=0,
+        eos_token_id=0,
+        use_cache=False,
+    )
+    with torch.device(device):
+        model = AutoModelForCausalLM.from_config(
+            config, dtype=dtype_on(device), attn_implementation=attention
+        )
+    generator = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(0.0, shape.hidden_size**-0.5, generator=generator)
+    gc.collect()
+    return model
+
+
+def draw_adapters(model: Any, device: Any) -> None:
+    """Both factors differ from 0, so that the gradient norm sees every one of them."""
+    import torch
+
+    generator = torch.Generator(device).manual_seed(1)
+    found = {name: p for name, p in model.named_parameters() if ".lora_" in name}
+    with torch.no_grad():
+        for name in sorted(found):
+            spread = 0.05 if ".lora_B." in name else found[name].shape[1] ** -0.5
+            found[name].normal_(0.0, spread, generator=generator)
+
+
+def documents_of(cell: Cell, length: int) -> list[list[int]]:
+    """Random ids, one list a document."""
+    import numpy as np
+
+    generator, size = np.random.default_rng(length), shape_of(cell).vocab_size
+    lengths = document_lengths(cell.documents, length)
+    return [generator.integers(1, size, count).tolist() for count in lengths]
+
+
+def window_of(cell: Cell, length: int) -> Any:
+    """The same as a `Window`."""
+    import numpy as np
+    import torch
+
+    from giraffe_cli.corpus.store import Row
+    from giraffe_cli.train.data import Window, next_token_labels
+
+    pieces = documents_of(cell, length)
+    lengths = [len(piece) for piece in pieces]
+    names = [f"doc-{n}" for n in range(len(lengths))]
+    tokens = np.concatenate(pieces).astype(np.int32)
+    row = Row(tokens, np.array(lengths, dtype=np.int32), names)
+    return Window(
+        input_ids=torch.from_numpy(tokens.astype(np.int64))[None],
+        labels=torch.from_numpy(next_token_labels(row)),
+        position_ids=torch.from_numpy(np.concatenate([np.arange(n) for n in lengths]))[None],
+        seq_lengths=tuple(lengths),
+        doc_ids=tuple(names),
+        dropout_seed=0,
+    )
+
+
+PATHS = {"ours": ours, "hf": hf, "trl": trl}
