@@ -35,8 +35,10 @@ PLANS = {
     "quick": [
         "ceilings",
         "8b/8k/one/ours:layers=4,steps=2,checkpointing=attention",
-        "8b/8k/one/ours:layers=4,steps=2,checkpointing=full,mlp_tile=4k,loss_chunk=1024",
+        "8b/8k/one/ours:layers=4,steps=2,checkpointing=full,mlp_tile=4096,loss_chunk=1024",
         "8b/8k/one/ours:layers=4,steps=2,checkpointing=attention,offload=host",
+        "8b/8k/one/ours:layers=4,steps=2,checkpointing=attention,attention_kernel=flash",
+        "8b/8k/one/ours:layers=4,steps=2,checkpointing=attention,fused_layers=off",
         "8b/8k/one/ours:layers=4,steps=2,checkpointing=none",
         "8b/8k/packed/ours:layers=4,steps=2,checkpointing=attention",
         "8b/8k/one/hf:layers=4,steps=2",
@@ -70,7 +72,7 @@ PLANS = {
         "1b/8k/one/ours:checkpointing=attention",
         f"1b/8k/one/trl:{BEST}",
     ],
-    "longest": ["ceilings", f"8b/256k/one/ours:{KEPT},offload=host"],
+    "longest": ["ceilings", "8b/256k/one/ours:levers=plan"],
     "tiny": [
         "ceilings",
         f"tiny/256/one/ours:{KEPT}",
@@ -110,8 +112,8 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
     if options.cells:
         names = options.cells
     elif options.longest:
-        settings = f"{options.levers},offload=host"
-        names = ["ceilings", *(f"8b/{size}/one/ours:{settings}" for size in options.longest)]
+        places = [f"8b/{size}/one/ours:{options.levers},short=2048" for size in options.longest]
+        names = ["ceilings", *places]
     else:
         names = PLANS[options.plan]
     return [Cell.named(name) for name in names]
@@ -200,7 +202,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--plan", choices=PLANS, default="quick")
     parser.add_argument("--cells", nargs="+", help="these instead of a plan's")
     parser.add_argument("--longest", nargs="+", metavar="LENGTH", help="one step of each window")
-    parser.add_argument("--levers", default=KEPT, help="of --longest, besides offload=host")
+    parser.add_argument("--levers", default="levers=plan", help="of --longest")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--budget", type=float, help="seconds for all; default: as the plan has")
     parser.add_argument("--alloc", default="expandable_segments:True", help="PYTORCH_ALLOC_CONF")

@@ -4,7 +4,7 @@
 
 A job is a script with options. What it printed, its command, time and date lie in
 build/bench/SET/NAME.json; a job whose command and code are the same as there is not run again, so
-a run that was stopped goes on. Jobs whose input is missing (--data, --model) are left out by name.
+a run that was stopped goes on. Jobs whose input is missing (--data, --model, a GPU) are left out by name.
 The part of docs/benchmarks.md between the marks of the set is written anew from these files.
 """
 
@@ -16,6 +16,7 @@ import json
 import os
 import resource
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -33,7 +34,7 @@ FOLDER = ROOT / "build" / "bench"
 @dataclass(frozen=True)
 class Job:
     """A benchmark; `{data}`, `{model}`, `{peers}` and `{cells}` stand for what the user gives and
-    where its own ledger lies."""
+    where its own ledger lies, `{gpu}` for a GPU that is there."""
 
     name: str
     script: str
@@ -59,6 +60,7 @@ JOBS = (
         "--models d256-v32k --lengths 2048 --rounds 1 --steps 1 --cells {cells} --peers {peers}",
         "--cells {cells} --peers {peers}",
     ),
+    Job("gpu", "bench_gpu.py", "--device {gpu} --plan quick", "--device {gpu} --plan full"),
     Job("scaling", "bench_scaling.py", "--layers 1 --rounds 1 --steps 1", ""),
     Job("plan", "bench_plan.py", "--only 'd256 2048' --cells {cells}", "--cells {cells}"),
     Job(
@@ -101,7 +103,7 @@ def main(arguments: Sequence[str] | None = None, jobs: Sequence[Job] = JOBS) -> 
             continue
         command = job.command(options.quick, _given(options, folder, job))
         if command is None:
-            print(f"{job.name}: left out, needs --data or --model", file=sys.stderr)
+            print(f"{job.name}: left out, needs {_lacking(job)}", file=sys.stderr)
         elif not _run(job, command, folder, options.again):
             failed.append(job.name)
     if not options.no_write:
@@ -163,9 +165,16 @@ def _given(options: argparse.Namespace, folder: Path, job: Job) -> dict[str, str
         "calf": str(ROOT / "giraffe_cli" / "calf"),
         **{name: getattr(options, name) for name in ("data", "model", "peers")},
     }
+    if shutil.which("nvidia-smi"):
+        given["gpu"] = "cuda"
     if "{stdlib}" in (job.quick if options.quick else job.full):
         given["stdlib"] = str(_standard_library(options.folder / "python-stdlib.jsonl"))
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _lacking(job: Job) -> str:
+    """What a job may be left out for."""
+    return "a GPU" if "{gpu}" in job.quick else "--data or --model"
 
 
 def _standard_library(path: Path) -> Path:

@@ -104,6 +104,12 @@ def _figures(benchmark: str, result: dict[str, Any]) -> Iterator[tuple[str, str,
                 for peer, over in work["ours_over"].items():
                     found = f"{over['cpu_seconds']:.2f} of the time, {over['net_bytes']:.2f}"
                     yield what, f"{found} of the memory of {peer}", ""
+        case "gpu":
+            for row in result["cells"]:
+                told = row["outcome"]
+                if "mfu" in row:
+                    told = f"{row['tokens_per_second']:,.0f} tokens/s, MFU {row['mfu']:.0%}"
+                yield row["name"], told, ""
         case "generate":
             for row in result["rows"]:
                 for path, one in row["paths"].items():

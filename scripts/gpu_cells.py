@@ -142,7 +142,12 @@ class Process:
         if self.process.returncode or not lines:
             self.told.seek(0)
             text = self.told.read()[-1500:]
-            return {"outcome": "failed", "spent": spent, "told": text, "rc": self.process.returncode}
+            return {
+                "outcome": "failed",
+                "spent": spent,
+                "told": text,
+                "rc": self.process.returncode,
+            }
         return {**json.loads(lines[-1]), "spent": spent}
 
     def stop(self) -> None:

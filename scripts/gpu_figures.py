@@ -15,7 +15,7 @@ from typing import Any
 import gpu_ceilings
 from bench_cells import squared_share
 from gpu_cells import PEERS, Cell
-from gpu_paths import shape_of, train_config
+from gpu_paths import demand_of, shape_of, train_config
 
 PEAK = 989e12
 ASSUMED = {"product": 600e12, "forward": 400e12, "backward": 350e12}
@@ -106,14 +106,10 @@ def plan_of(cell: Cell, found: dict[str, Any], ceilings: dict[str, Any] | None) 
     from giraffe_cli.model.levers import Levers
     from giraffe_cli.plan.ladder import make_rung
     from giraffe_cli.plan.machine import DEVICES, named_machine
-    from giraffe_cli.plan.memory import Demand
     from giraffe_cli.plan.operations import Rates
 
     name = "h200" if "H200" in str((ceilings or {}).get("device", "")) else "h100"
-    share = squared_share(cell.seq_lengths)
-    demand = Demand(
-        shape_of(cell), train_config(cell), "bfloat16", cell.length, "cuda", attention_share=share
-    )
+    demand = demand_of(cell, "cuda")
     best = ceilings_of(cell, ceilings)
     attention = 3.5 / (1 / best["forward"] + 2.5 / best["backward"])
     measured = Rates(best["product"], attention, best["product"])

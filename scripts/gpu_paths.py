@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench_cells import peak_bytes
+from bench_cells import peak_bytes, squared_share
 from gpu_cells import SHAPES, Cell, document_lengths
 
 RATE = 1e-6
@@ -60,6 +60,7 @@ class Clock:
         self.steps: list[float] = []
         self.started = time.perf_counter()
         self.built = 0.0
+        self.levers: dict[str, Any] = {}
 
     def ready(self) -> None:
         """The model is there."""
@@ -87,6 +88,7 @@ class Clock:
             "seconds": statistics.median(timed) if timed else None,
             "host_bytes": peak_bytes(),
             "host_base_bytes": self.base_rss,
+            **({"levers": self.levers} if self.levers else {}),
         }
         if self.device.type == "cuda":
             import torch
@@ -116,22 +118,25 @@ def ours(cell: Cell, clock: Clock) -> dict[str, Any]:
     from torch.nn.utils import clip_grad_norm_
 
     from giraffe_cli.model.attention import register_attention
-    from giraffe_cli.model.trainable import make_trainable
+    from giraffe_cli.model.trainable import causal_model, make_trainable
     from giraffe_cli.train.gradients import lay_side_by_side
     from giraffe_cli.train.optimizer import make_optimizer
     from giraffe_cli.train.setup import trainable_parameters, window_nats
     from giraffe_cli.train.window_loss import WindowLoss
 
-    config, levers = train_config(cell), levers_of(cell)
+    config = train_config(cell)
     base = base_model(cell, clock.device, register_attention())
     adapted = make_trainable(base, config, dtype_on(clock.device), seed=0)
     draw_adapters(adapted, clock.device)
+    levers = levers_of(cell, clock.device, causal_model(adapted).model.layers)
+    clock.levers = levers.to_json()
     with tempfile.TemporaryDirectory() as folder:
         model = WindowLoss(adapted.train(), dtype_on(clock.device), levers, None, Path(folder))
+        model.kernels, told = kernels_on(cell, clock.device)
         parameters = trainable_parameters(model)
         lay_side_by_side(parameters.values())
         optimizer = make_optimizer(parameters, config)
-        pinned = pin_ahead(cell, levers, clock.device) if levers.offload == "host" else 0.0
+        pinned = pin_ahead(cell, levers) if levers.offload == "host" else 0.0
         clock.ready()
         losses, norms = [], []
         for length in (cell.short, *[cell.length] * cell.timed):
@@ -144,7 +149,7 @@ def ours(cell: Cell, clock: Clock) -> dict[str, Any]:
             optimizer.step()
             optimizer.zero_grad(set_to_none=False)
             clock.end()
-    return {"loss": losses, "grad_norm": norms, "levers": levers.to_json(), "pin_seconds": pinned}
+    return {"loss": losses, "grad_norm": norms, "attention": told, "pin_seconds": pinned}
 
 
 def train_config(cell: Cell) -> Any:
@@ -157,37 +162,81 @@ def train_config(cell: Cell) -> Any:
             "window": cell.length,
             "learning_rate": RATE,
             "lora": {"rank": 16, "alpha": 32},
-            **{key: value for key, value in cell.settings.items() if key in known and key != "steps"},
+            **{
+                key: value
+                for key, value in cell.settings.items()
+                if key in known and key != "steps"
+            },
         }
     )
 
 
-def levers_of(cell: Cell) -> Any:
-    """What the cell names; of the rest what keeps a GPU busy."""
+def levers_of(cell: Cell, device: Any, layers: Any) -> Any:
+    """What the cell names, and of the rest what keeps a GPU busy; `levers=plan`: what `giraffe
+    plan` takes on this machine."""
+    from giraffe_cli.model.fused import why_not_fused
     from giraffe_cli.model.levers import Levers
 
-    asked = Levers.asked_for(train_config(cell))
+    config = train_config(cell)
+    if cell.settings.get("levers") == "plan":
+        return planned_levers(cell)
     usual = {"mlp_tile": 0 if cell.length <= 32768 else 16384, "loss_chunk": 4096}
-    return replace(asked, **{k: v for k, v in usual.items() if k not in cell.settings})
+    if config.checkpointing == "none":
+        usual["mlp_tile"] = 0
+    levers = replace(
+        Levers.asked_for(config), **{k: v for k, v in usual.items() if k not in cell.settings}
+    )
+    wanted = config.fused_layers == "on" or (config.fused_layers == "auto" and is_gpu(device))
+    return replace(levers, fused=wanted and why_not_fused(layers) is None)
 
 
-def pin_ahead(cell: Cell, levers: Any, device: Any) -> float:
-    """Seconds to take the host memory of a step once: a run pays them in its first step only."""
+def planned_levers(cell: Cell) -> Any:
+    """Of the fastest rung that fits, as a run on this machine takes it."""
+    from giraffe_cli.plan.estimate import assumed_pace
+    from giraffe_cli.plan.ladder import first_that_fits, ladder
+    from giraffe_cli.plan.machine import this_machine
+
+    machine = this_machine()
+    demand = demand_of(cell, machine.kind)
+    rungs = ladder(demand, machine, assumed_pace(machine).rates)
+    rung = first_that_fits(rungs, machine, demand.train)
+    return (rung or min(rungs, key=lambda one: one.total)).levers
+
+
+def demand_of(cell: Cell, kind: str) -> Any:
+    """What the plan is asked for."""
+    from giraffe_cli.plan.memory import Demand
+
+    share = squared_share(cell.seq_lengths)
+    dtype = "bfloat16" if kind == "cuda" else "float32"
+    config = train_config(cell)
+    return Demand(shape_of(cell), config, dtype, cell.length, kind, attention_share=share)
+
+
+def kernels_on(cell: Cell, device: Any) -> tuple[Any, str]:
+    """What attends, chosen as a run chooses it; None on a CPU."""
+    from giraffe_cli.model.probe import AttentionShape, probe, settle
+
+    if not is_gpu(device):
+        return None, "cpu"
+    shape = shape_of(cell)
+    sizes = AttentionShape(shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim)
+    probed = probe(sizes, dtype_on(device), cell.length, device)
+    return settle(train_config(cell).attention_kernel, probed)
+
+
+def pin_ahead(cell: Cell, levers: Any) -> float:
+    """Seconds to pin the host memory of a step: a run spends them in its first step alone, from
+    which torch's pool keeps the blocks."""
     import torch
 
-    from giraffe_cli.model.store import make_store
+    from giraffe_cli.model.host_store import BLOCK
+    from giraffe_cli.plan.memory import away_bytes
 
-    started, shape = time.perf_counter(), shape_of(cell)
-    store = make_store(levers.offload, device, None)
-    row = torch.empty(1, cell.length, shape.hidden_size, dtype=dtype_on(device), device=device)
-    names = [f"{n}/input" for n in range(shape.num_layers)]
-    if levers.checkpointing == "attention":
-        names += [f"{n}/out/0" for n in range(shape.num_layers)]
-    for name in names:
-        store.put(name, row)
-    for name in reversed(names):
-        store.take(name)
-    torch.cuda.synchronize()
+    started = time.perf_counter()
+    count = -(-int(away_bytes(demand_of(cell, "cuda"), levers)) // BLOCK)
+    blocks = [torch.empty(BLOCK, dtype=torch.uint8, pin_memory=True) for _ in range(count)]
+    del blocks
     return time.perf_counter() - started
 
 
@@ -363,11 +412,16 @@ def train_config_targets() -> list[str]:
 # ── what they are given ──────────────────────────────────────────────────────────────────────
 
 
+def is_gpu(device: Any) -> bool:
+    """Whether it is one."""
+    return bool(device.type == "cuda")
+
+
 def dtype_on(device: Any) -> Any:
     """bfloat16 on a GPU."""
     import torch
 
-    return torch.bfloat16 if device.type == "cuda" else torch.float32
+    return torch.bfloat16 if is_gpu(device) else torch.float32
 
 
 def shape_of(cell: Cell) -> Any:

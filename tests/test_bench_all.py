@@ -91,7 +91,7 @@ def test_every_benchmark_is_a_job(jobs):
     known = {path.name for path in SCRIPTS.glob("bench_*.py")}
     shared = {"bench_cells.py", "bench_jobs.py", "bench_summary.py"}
     assert {job.script for job in jobs.JOBS} == known - shared
-    given = dict.fromkeys(("data", "model", "cells", "calf", "stdlib"), "x")
+    given = dict.fromkeys(("data", "model", "cells", "calf", "stdlib", "gpu"), "x")
     for job in jobs.JOBS:
         for is_quick in (True, False):
             assert "--peers" not in job.command(is_quick, given)
