@@ -245,6 +245,9 @@ class TrainConfig(Section):
     """Processes that train together; default: one per visible GPU, one without GPUs."""
     sequence_parallel: int = Field(default=1, ge=1)
     """Processes that share each window, every one a slice of its tokens and of its heads."""
+    share_devices: bool = False
+    """Let `processes` be more than the GPUs, several on each: to try a layout on fewer than it is
+    meant for. They speak through host memory (gloo), which is slower than one process."""
     trackers: list[str] = Field(default_factory=list)
     """Accelerate trackers, such as `tensorboard`, `trackio` or `wandb`."""
 
@@ -259,6 +262,10 @@ class TrainConfig(Section):
                     f"decay_steps {self.decay_steps} is more than the {self.steps} steps there are",
                 ),
                 (self.patience and not self.held_out_every, "patience needs held_out_every"),
+                (
+                    self.share_devices and self.processes is None,
+                    "share_devices needs processes: how many share the GPUs",
+                ),
                 (
                     self.keep == "best" and not self.held_out_every,
                     "keep: best needs held_out_every",
@@ -336,6 +343,7 @@ def knobs_without_effect(train: TrainConfig) -> set[str]:
         *("checkpoint_every", "keep_checkpoints", "processes", "trackers", "max_bad_steps"),
         *("checkpointing", "offload", "offload_layers", "loss_chunk", "control"),
         *("attention_kernel", "fused_layers"),
+        "share_devices",
     }
     if train.lora.dropout == 0:
         free |= {"mlp_tile", "sequence_parallel"}  # masks are drawn tile by tile, slice by slice

@@ -272,7 +272,8 @@ def evaluate_models(work: Work, models: dict[str, Path], texts: Texts) -> dict[s
     if evaluator := open_evaluator(config, work.run_dir):
         computed = resolve_dtype(config.dtype, evaluator.dtype)
         subjects.append(Subject(EVALUATOR, evaluator.path, evaluator.digest, computed))
-    processes = config.eval.processes or config.train.processes
+    own_device_each = None if config.train.share_devices else config.train.processes
+    processes = config.eval.processes or own_device_each
     with work.timings.stage("eval"):
         return evaluate(
             subjects,

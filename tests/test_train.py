@@ -18,6 +18,8 @@ from giraffe_cli.config import TrainConfig
 from giraffe_cli.corpus.store import Row, open_packed
 from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput, UsageError
 from giraffe_cli.model.lora import add_lora
+from giraffe_cli.plan.ladder import bytes_per_process
+from giraffe_cli.plan.machine import named_machine
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rope.scheme import make_positions
 from giraffe_cli.rundir import MANIFEST, read_json
@@ -328,3 +330,26 @@ def test_processes_that_cannot_be_had_are_refused(windows, gpus):
         parallel.choose_processes(
             TrainConfig(windows_per_step=windows, processes=2), gpus, SilentReporter()
         )
+
+
+def test_processes_share_a_gpu_only_when_they_are_told_to():
+    settings, reporter = {"windows_per_step": 2, "processes": 2}, SilentReporter()
+    with pytest.raises(UsageError, match="2 processes were asked for, 1 GPUs are visible") as told:
+        parallel.choose_processes(TrainConfig(**settings), 1, reporter)
+    assert "--set train.share_devices=true" in told.value.hint
+    shared = TrainConfig(**settings, share_devices=True)
+    assert parallel.choose_processes(shared, 1, reporter) == 2
+    assert not reporter.warnings
+    for gpus in (0, 2):
+        assert parallel.choose_processes(shared, gpus, reporter) == 2
+        assert f"share_devices has no effect: 2 processes, {gpus} GPUs" in reporter.warnings[-1]
+    with pytest.raises(ValueError, match="share_devices needs processes"):
+        TrainConfig(share_devices=True)
+
+
+def test_a_gpu_that_is_shared_is_planned_in_parts():
+    machine = named_machine("h100", devices=2)
+    settings = {"windows_per_step": 4, "processes": 4}
+    alone = TrainConfig(windows_per_step=4, processes=2)
+    whole = bytes_per_process(machine, alone)
+    assert bytes_per_process(machine, TrainConfig(**settings, share_devices=True)) == whole // 2

@@ -159,7 +159,7 @@ def extend(
         given = {**_from_file(factors), **given}
     resolved = build(gather(config, given, assignments or []))
     run_dir = out or default_run_dir(resolved)
-    if gpus is not None:
+    if gpus is not None and not resolved.train.share_devices:
         _check_gpus(gpus)
     if dry_run:
         _show_plan(resolved, run_dir, console)

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
+
+from giraffe_cli.model.collectives import all_to_all
 
 
 @dataclass(frozen=True)
@@ -72,16 +73,9 @@ class _AllToAll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, parts: Tensor, group: Any) -> Tensor:
         ctx.group = group
-        return _all_to_all(parts, group)
+        return all_to_all(parts, group)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
-        return _all_to_all(grad_outputs[0], ctx.group), None
-
-
-def _all_to_all(parts: Tensor, group: Any) -> Tensor:
-    sent = parts.contiguous()
-    received = torch.empty_like(sent)
-    dist.all_to_all_single(received, sent, group=group)
-    return received
+        return all_to_all(grad_outputs[0], ctx.group), None

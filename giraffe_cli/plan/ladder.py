@@ -101,8 +101,10 @@ def processes_of(train: TrainConfig, machine: Machine) -> int:
 
 
 def bytes_per_process(machine: Machine, train: TrainConfig) -> int:
-    """What one process may take: a device, or its share of the host."""
+    """What one process may take: a device, or its share of it or of the host."""
     sharing = processes_of(train, machine) if machine.kind == "cpu" else 1
+    if train.share_devices and machine.kind == "cuda":
+        sharing = -(-processes_of(train, machine) // machine.devices)
     return machine.usable_bytes // sharing
 
 
@@ -188,6 +190,8 @@ def _seconds(demand: Demand, machine: Machine, rates: Rates, levers: Levers) -> 
     tokens = demand.window * train.windows_per_step
     operations = step_per_token(demand.shape, train, demand.window, levers, demand.attention_share)
     devices = processes_of(train, machine) if machine.kind == "cuda" else 1
+    if train.share_devices and machine.kind == "cuda":
+        devices = min(devices, machine.devices)
     seconds = operations.seconds(rates) * tokens / devices
     if levers.offload != "none":
         away = away_bytes(demand, levers) * train.windows_per_step / devices

@@ -66,6 +66,14 @@ def any_of(flag: bool, device: torch.device) -> bool:
     return bool(sum_of(torch.tensor(int(flag), device=device)).item())
 
 
+def wait_for_all(device: torch.device) -> None:
+    """Until every process has come here.
+
+    Not torch's barrier: it wants a device of its own for each process of a machine.
+    """
+    any_of(False, device)
+
+
 def start_equal(parameters: Iterable[Tensor]) -> None:
     """Give every process the parameters of the first, so that equal steps keep them equal."""
     if _is_alone():

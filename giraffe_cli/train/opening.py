@@ -17,7 +17,7 @@ from giraffe_cli.train.checkpoints import (
     restore_latest,
 )
 from giraffe_cli.train.data import Window, WindowStream
-from giraffe_cli.train.gradients import lay_side_by_side, start_equal
+from giraffe_cli.train.gradients import lay_side_by_side, start_equal, wait_for_all
 from giraffe_cli.train.held_out import held_out_windows
 from giraffe_cli.train.job import WEIGHTS, TrainJob
 from giraffe_cli.train.layout import Layout
@@ -55,7 +55,7 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         stale = clear_leftovers(job.checkpoints_dir, identity, config.keep == "best")
         if stale:
             reporter.warn(f"removed {stale} checkpoints of other inputs: {job.checkpoints_dir}")
-    accelerator.wait_for_everyone()
+    wait_for_all(accelerator.device)
     state = restore_latest(job.checkpoints_dir, kept, optimizer, identity)
     start_equal(kept.values())
     if state.step:

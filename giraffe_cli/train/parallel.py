@@ -50,11 +50,7 @@ def choose_processes(config: TrainConfig, visible_devices: int, reporter: Report
                 f"{windows} windows per step cannot be shared by {config.processes} processes",
                 f"--set train.windows_per_step={config.processes // share}, or a multiple",
             )
-        if 0 < visible_devices < config.processes:
-            raise UsageError(
-                f"{config.processes} processes were asked for, {visible_devices} GPUs are visible",
-                f"pass --gpus {visible_devices}",
-            )
+        _check_devices(config, config.processes, visible_devices, reporter)
         return config.processes
     if 0 < visible_devices < share:
         raise UsageError(
@@ -71,6 +67,23 @@ def choose_processes(config: TrainConfig, visible_devices: int, reporter: Report
     elif chosen < visible_devices:
         reporter.warn(f"training on {chosen} of {visible_devices} GPUs: {share} share each window")
     return chosen
+
+
+def _check_devices(
+    config: TrainConfig, processes: int, visible_devices: int, reporter: Reporter
+) -> None:
+    """Whether there is a GPU for each process; CPUs are shared as they are."""
+    are_too_few = 0 < visible_devices < processes
+    if config.share_devices and not are_too_few:
+        reporter.warn(
+            f"train.share_devices has no effect: {processes} processes, {visible_devices} GPUs"
+        )
+    if are_too_few and not config.share_devices:
+        raise UsageError(
+            f"{processes} processes were asked for, {visible_devices} GPUs are visible",
+            f"pass --gpus {visible_devices}; --set train.share_devices=true puts several on each, "
+            "to try them out",
+        )
 
 
 def check_heads(num_heads: int, sequence_parallel: int) -> None:

@@ -22,12 +22,11 @@ from giraffe_cli.train.checkpoints import (
     truncate_metrics,
 )
 from giraffe_cli.train.data import Window, WindowStream
+from giraffe_cli.train.gradients import wait_for_all
 from giraffe_cli.train.held_out import held_out_nll
 from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.layout import Layout
-from giraffe_cli.train.setup import (
-    peak_memory_bytes,
-)
+from giraffe_cli.train.setup import peak_memory_bytes
 from giraffe_cli.train.state import TrainState
 from giraffe_cli.train.trackers import log_step, quiet_stdout, start_trackers
 from giraffe_cli.train.window_loss import WindowLoss
@@ -79,7 +78,7 @@ class Run:
                 self.job.config.keep_checkpoints,
                 self.job.config.keep == "best",
             )
-        self.accelerator.wait_for_everyone()
+        wait_for_all(self.device)
 
     def write_adapter(self) -> None:
         """The finished adapter and what the training was; the adapter's manifest comes last."""
@@ -91,7 +90,7 @@ class Run:
             folder = begin_stage(self.job.adapter_dir)
             save_trained(self.trained, folder, self.job.table, self.job.checkpoint.source)
             finish_stage(folder, self.identity)
-        self.accelerator.wait_for_everyone()
+        wait_for_all(self.device)
 
     def _choose_weights(self) -> int:
         """Load the weights the run ends with; the step they are of."""

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import resource
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType, ProjectConfiguration
+from accelerate.utils import (
+    DistributedType,
+    InitProcessGroupKwargs,
+    KwargsHandler,
+    ProjectConfiguration,
+)
 from torch import Tensor, nn
 
 from giraffe_cli.checkpoint import torch_dtype
@@ -43,6 +49,7 @@ def make_accelerator(job: TrainJob) -> Accelerator:
         mixed_precision="no",
         log_with=job.config.trackers or None,
         project_config=ProjectConfiguration(logging_dir=str(job.run_dir / "trackers")),
+        kwargs_handlers=_of_the_group(),
     )
     if accelerator.distributed_type not in REPLICATED:
         raise InvalidInput(
@@ -51,6 +58,13 @@ def make_accelerator(job: TrainJob) -> Accelerator:
             "use a launcher config with distributed_type NO or MULTI_GPU",
         )
     return accelerator
+
+
+def _of_the_group() -> list[KwargsHandler]:
+    """gloo where this machine's processes are more than its GPUs: NCCL refuses to share one."""
+    processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    is_shared = torch.cuda.is_available() and processes > torch.cuda.device_count()
+    return [InitProcessGroupKwargs(backend="gloo")] if is_shared else []
 
 
 def build_model(job: TrainJob, group: SequenceGroup | None = None) -> WindowLoss:

@@ -1,0 +1,35 @@
+"""Exchanges between processes, of tensors on any device.
+
+NCCL moves the tensors of GPUs, one process to each GPU. Where several processes share a GPU, and on
+CPUs, gloo does; of a GPU's tensors torch promises only broadcast and all_reduce over it (the table
+of backends in the documentation of `torch.distributed`), so the exchanges here take the way through
+host memory then, as bytes: whatever the dtype, nothing is rounded.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def all_to_all(parts: Tensor, group: Any) -> Tensor:
+    """[N, ...] → [N, ...] over the N processes of `group`: part r goes to process r."""
+    sent = parts.contiguous()
+    if _is_out_of_reach(sent, group):
+        return all_to_all(_as_bytes(sent).cpu(), group).to(sent.device).view(sent.dtype)
+    received = torch.empty_like(sent)
+    dist.all_to_all_single(received, sent, group=group)
+    return received
+
+
+def _is_out_of_reach(tensor: Tensor, group: Any) -> bool:
+    """Whether `group` moves host memory only, and `tensor` lies elsewhere."""
+    return tensor.device.type != "cpu" and dist.get_backend(group) == "gloo"
+
+
+def _as_bytes(tensor: Tensor) -> Tensor:
+    """The memory of a contiguous tensor, its last axis in bytes."""
+    return tensor.view(torch.uint8)
