@@ -248,6 +248,9 @@ class TrainConfig(Section):
     share_devices: bool = False
     """Let `processes` be more than the GPUs, several on each: to try a layout on fewer than it is
     meant for. They speak through host memory (gloo), which is slower than one process."""
+    deterministic: bool = False
+    """Repeat the training to the bit on a GPU too, at the price of slower kernels; a resumed run
+    then ends in the same bytes, as it does on a CPU."""
     trackers: list[str] = Field(default_factory=list)
     """Accelerate trackers, such as `tensorboard`, `trackio` or `wandb`."""
 
@@ -343,7 +346,7 @@ def knobs_without_effect(train: TrainConfig) -> set[str]:
         *("checkpoint_every", "keep_checkpoints", "processes", "trackers", "max_bad_steps"),
         *("checkpointing", "offload", "offload_layers", "loss_chunk", "control"),
         *("attention_kernel", "fused_layers"),
-        "share_devices",
+        *("share_devices", "deterministic"),
     }
     if train.lora.dropout == 0:
         free |= {"mlp_tile", "sequence_parallel"}  # masks are drawn tile by tile, slice by slice

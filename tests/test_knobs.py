@@ -152,6 +152,9 @@ ENTRIES = {
     "train.share_devices": ShownBy(
         "test_train.py::test_processes_share_a_gpu_only_when_they_are_told_to"
     ),
+    "train.deterministic": ShownBy(
+        "test_deterministic.py::test_the_switch_is_on_while_it_trains_and_put_back"
+    ),
     "train.trackers": ShownBy(
         "test_train_trackers.py::test_tensorboard_gets_every_step_and_measurement"
     ),

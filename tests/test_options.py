@@ -75,6 +75,7 @@ ENTRIES = {
         "--eval-data": "--eval-data {corpus}",
         "--gpus": "--gpus 2",
         "--sequence-parallel": "--sequence-parallel 2",
+        "--deterministic": "--deterministic",
         "--keep-checkpoints": "--keep-checkpoints 5",
         "--dtype": "--dtype bfloat16",
         "--seed": "--seed 1",

@@ -109,6 +109,12 @@ def extend(
         int | None, typer.Option(min=1, help="GPUs to train on. Default: all visible.")
     ] = None,
     sequence_parallel: SequenceParallel = None,
+    deterministic: Annotated[
+        bool,
+        typer.Option(
+            "--deterministic", help="Train to the same bits each time, on GPUs too: slower there."
+        ),
+    ] = False,
     keep_checkpoints: Annotated[
         int | None, typer.Option(min=1, help="How many checkpoints stay on disk. Default: 2.")
     ] = None,
@@ -148,6 +154,7 @@ def extend(
         "train.control": control or None,
         "train.processes": gpus,
         "train.sequence_parallel": sequence_parallel,
+        "train.deterministic": deterministic or None,
         "train.keep_checkpoints": keep_checkpoints,
         "eval.data": eval_data or None,
         "dtype": dtype,

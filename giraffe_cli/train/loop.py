@@ -24,7 +24,7 @@ from giraffe_cli.model.levers import Levers
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import read_json, read_kept, stage_holds
-from giraffe_cli.train import parallel
+from giraffe_cli.train import determinism, parallel
 from giraffe_cli.train.checkpoints import saved_steps
 from giraffe_cli.train.gradients import any_of
 from giraffe_cli.train.job import TrainJob
@@ -113,10 +113,14 @@ def train_stage(
     summary = read_kept(job.summary_path)
     if not whole or summary is None or (hands_on and not job.weights_path.exists()):
         processes = parallel.choose_processes(config, parallel.visible_gpus(), reporter)
-        if processes > 1:
-            parallel.launch(job.to_json(), run_dir, processes, reporter)
+        is_repeated_on_gpu = config.deterministic and parallel.visible_gpus() > 0
+        if processes > 1 or is_repeated_on_gpu:
+            variables = determinism.ENVIRONMENT if is_repeated_on_gpu else None
+            request = job.to_json()
+            parallel.launch(request, run_dir, processes, reporter, environment=variables)
         else:
-            train(job, reporter)
+            with determinism.repeatable(config.deterministic):
+                train(job, reporter)
     return TrainResult(**read_json(job.summary_path), adapter_dir=job.adapter_dir)
 
 

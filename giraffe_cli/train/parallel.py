@@ -16,7 +16,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -108,8 +108,10 @@ def launch(
     reporter: Reporter,
     worker: str = "giraffe_cli.train.worker",
     job: str = "training",
+    environment: Mapping[str, str] | None = None,
 ) -> None:
     """Run the module `worker` in `processes` processes until they end; `job` names what they do.
+    `environment` is what theirs has beside this one's.
 
     Raises:
         GiraffeError: a worker failed; its own error where it told one.
@@ -129,7 +131,7 @@ def launch(
         with ignored_by_children():
             process = subprocess.Popen(
                 command,
-                env=_environment(processes),
+                env={**_environment(processes), **(environment or {})},
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.progress import Reporter
+from giraffe_cli.train.determinism import repeatable
 from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.loop import train
 from giraffe_cli.train.process import run_worker
@@ -14,7 +15,9 @@ from giraffe_cli.train.process import run_worker
 
 def work(request: dict[str, Any], reporter: Reporter, stop: Path) -> None:
     """Train this process's share."""
-    train(TrainJob.from_json(request), reporter, stop)
+    job = TrainJob.from_json(request)
+    with repeatable(job.config.deterministic):
+        train(job, reporter, stop)
 
 
 if __name__ == "__main__":
