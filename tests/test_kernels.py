@@ -7,7 +7,7 @@ import torch
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.kernels import KERNELS, AbstractKernel, Documents
-from giraffe_cli.model.probe import AttentionShape, Probed, _error, probe, settle
+from giraffe_cli.model.probe import AttentionShape, Probed, _error, probe, repeatable, settle
 
 SHAPE = AttentionShape(heads=4, kv_heads=2, head_dim=16)
 CPU = torch.device("cpu")
@@ -57,6 +57,17 @@ def test_what_is_asked_for_is_taken():
     with pytest.raises(InvalidInput, match="efficient: too wide") as failure:
         settle("efficient", FOUND)
     assert "attention_kernel=auto" in failure.value.hint
+
+
+def test_a_training_that_repeats_itself_asks_no_clock():
+    twice = [[Probed("cudnn", 500.0), Probed("flash", speed), Probed("efficient", 200.0)]
+             for speed in (300.0, 100.0)]  # fmt: skip
+    for found in twice:
+        kernels, told = settle("auto", repeatable(found))
+        assert type(kernels.one) is type(kernels.several) is KERNELS["flash"]
+        assert "not cudnn: its backward pass adds in any order" in told
+    with pytest.raises(InvalidInput, match="cudnn: its backward pass adds in any order"):
+        settle("cudnn", repeatable(FOUND))
 
 
 def test_without_a_kernel_for_documents_they_are_attended_one_by_one():

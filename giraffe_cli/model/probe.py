@@ -20,6 +20,8 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.kernels import KERNELS, AbstractKernel, Documents, Kernels
 
 CANDIDATES = ("cudnn", "flash", "efficient")
+REPEATABLE = ("flash", "efficient")
+"""Those whose backward pass adds in order where torch is told to repeat itself, best first."""
 ALLOWED = 1e-2
 """Of the reference's norm."""
 CHECKED = (150, 106)
@@ -57,8 +59,20 @@ def probe(
     return sorted(found, key=lambda one: -one.teraflops)
 
 
+def repeatable(probed: Sequence[Probed]) -> list[Probed]:
+    """`probed` for a training that repeats itself: a time, which no two measurements have in
+    common, decides nothing, and a kernel that adds in any order cannot be used."""
+    by_name = {one.name: one for one in probed}
+    others = [
+        Probed(name, obstacle=one.obstacle or "its backward pass adds in any order")
+        for name, one in by_name.items()
+        if name not in REPEATABLE
+    ]
+    return [by_name[name] for name in REPEATABLE] + others
+
+
 def settle(wanted: str, probed: Sequence[Probed]) -> tuple[Kernels, str]:
-    """The kernels to train with, `wanted` or by `auto` the fastest, and a sentence that says so.
+    """The kernels to train with, `wanted` or by `auto` the first, and a sentence that says so.
 
     Raises:
         InvalidInput: `wanted` cannot be used here, or nothing can.

@@ -25,7 +25,7 @@ from giraffe_cli.model.flash import why_not_recorded
 from giraffe_cli.model.fused import why_not_fused
 from giraffe_cli.model.kernels import Kernels
 from giraffe_cli.model.levers import Levers
-from giraffe_cli.model.probe import AttentionShape, probe, settle
+from giraffe_cli.model.probe import AttentionShape, probe, repeatable, settle
 from giraffe_cli.model.sequence_parallel import SequenceGroup
 from giraffe_cli.model.trainable import causal_model, load_base, make_trainable
 from giraffe_cli.train.data import Window
@@ -137,6 +137,8 @@ def choose_kernels(
         shape.head_dim,
     )
     probed = probe(per_process, torch_dtype(job.dtype), job.window, device)
+    if job.config.deterministic:
+        probed = repeatable(probed)
     return settle(job.config.attention_kernel, probed)
 
 
