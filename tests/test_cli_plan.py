@@ -24,7 +24,7 @@ def test_a_machine_one_does_not_have(giraffe):
     estimate = stage["estimate"]
     assert estimate["machine"]["memory_bytes"] == 80 * 10**9
     assert estimate["fits"]
-    assert estimate["levers"]["checkpointing"] == "full"
+    assert estimate["levers"]["checkpointing"] == "attention"
     assert estimate["pace"]["is_measured"] is False
     assert "estimate: h100" in estimate["pace"]["source"]
     (taken,) = [rung for rung in estimate["ladder"] if rung["taken"]]
@@ -136,6 +136,7 @@ def test_bad_input_is_named(giraffe, options, code, text):
 def test_sharing_windows_halves_what_grows_with_them(giraffe):
     """One flag in `plan` and `extend`: what is kept and one layer at work are a slice's."""
     command = ["plan", "--shape", "llama3-8b", "--target-len", "128k", "--device", "h100", "--json"]
+    command += ["--set", "train.checkpointing=full", "--set", "train.offload=none"]
     alone, shared = (
         json.loads(giraffe(*command, *more).stdout)["stages"][0]["estimate"]["bytes"]
         for more in ([], ["--gpus", 2, "--sequence-parallel", 2])

@@ -79,7 +79,7 @@ def run(model, dtype, levers, lengths, device, kernels=None):
     nats = loss(*(part.to(device) for part in window(lengths)), tuple(lengths))
     nats.backward()
     grads = torch.cat([p.grad.reshape(-1).float().cpu() for p in parameters.values()])
-    return float(nats), grads
+    return float(nats.detach()), grads
 
 
 def relative(found, expected):
@@ -195,7 +195,7 @@ def test_fifty_steps_lose_what_they_lose_on_a_cpu(record_property):
             nats.backward()
             optimizer.step()
             optimizer.zero_grad()
-            curves[name].append(float(nats))
+            curves[name].append(float(nats.detach()))
     differences = np.abs(np.array(curves["cuda"]) / np.array(curves["cpu"]) - 1)
     record_property("curves", str(curves))
     record_property("largest difference", differences.max())

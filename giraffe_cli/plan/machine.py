@@ -62,11 +62,11 @@ def _gpu(memory_gb: int, tera: float, share: float, attention_share: float) -> D
 
 
 DEVICES = {
-    # Dense bfloat16 peaks of NVIDIA's data sheets. Shares: torchtitan and TRL publish 30-40 % of
-    # the peak over a whole step at 8k-32k on Hopper; FlashAttention-2 reaches 28-33 % there and
-    # 50 % on Ampere (Dao 2023, arXiv:2307.08691; Shah et al. 2024, arXiv:2407.08608).
-    "h200": _gpu(141, 989, 0.50, 0.28),
-    "h100": _gpu(80, 989, 0.50, 0.28),
+    # Dense bfloat16 peaks of NVIDIA's data sheets. Shares on Hopper: measured on an H100 on layers
+    # of Llama-3.1-8B (`scripts/bench_gpu.py`). On Ampere FlashAttention-2 reaches 50 % (Dao 2023,
+    # arXiv:2307.08691); the rest is assumed.
+    "h200": _gpu(141, 989, 0.56, 0.56),
+    "h100": _gpu(80, 989, 0.56, 0.56),
     "a100": _gpu(80, 312, 0.55, 0.45),
     "rtx4090": _gpu(24, 165, 0.60, 0.50),
     # 16 cores of AVX2 in float32 at 3 GHz: 32 operations a cycle and core, half of them sustained

@@ -2,7 +2,8 @@
 
 A few seconds of the real code on random weights of the model's own widths tell what the machine
 sustains in products, in attention and in the head; a step is the sum of their operations at these
-rates. Timed is CPU time over the threads in use, so that other work on the machine does not count.
+rates. Timed is CPU time over the threads in use, so that other work on the machine does not count;
+on a GPU the time until its work is done.
 """
 
 from __future__ import annotations
@@ -20,44 +21,77 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from giraffe_cli.checkpoint import Checkpoint, torch_dtype
 from giraffe_cli.config import ExtendConfig, TrainConfig, resolve_dtype
 from giraffe_cli.model.attention import register_attention
+from giraffe_cli.model.fused import FusedLayer, why_not_fused
+from giraffe_cli.model.kernels import Kernels
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.loss import chunked_nll
+from giraffe_cli.model.probe import AttentionShape, probe, settle
 from giraffe_cli.model.stack import Attending, run_layers
 from giraffe_cli.model.trainable import causal_model, make_trainable
 from giraffe_cli.plan.estimate import Pace, assumed_pace
+from giraffe_cli.plan.ladder import CHUNKS, TILES
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.plan.operations import Rates, forward_per_token, step_per_token
 
+CPU = torch.device("cpu")
 TRIAL = "measured by a trial step on this machine"
-MOST_OPERATIONS = 4e10
-"""Of each part, so that a trial takes seconds on two cores."""
+MOST_OPERATIONS = {"cpu": 4e10, "cuda": 4e13}
+"""Of each part, so that a trial takes seconds on two cores, and a tenth of one on a GPU."""
+MOST_TOKENS = {"cpu": 1024, "cuda": 8192}
 
 
 def pace_of(machine: Machine, shape: Checkpoint, config: ExtendConfig) -> Pace:
-    """What `machine` sustains: measured where it is this CPU, assumed of any other and of GPUs."""
-    if machine.kind != "cpu" or machine.name:
+    """What `machine` sustains: measured where it is this one, assumed of any other."""
+    if machine.name:
         return assumed_pace(machine)
     dtype = resolve_dtype(config.dtype, shape.dtype)
-    return Pace(trial_step(shape, config.train, dtype, config.window), True, TRIAL)
+    device = torch.device(machine.kind)
+    return Pace(trial_step(shape, config.train, dtype, config.window, device), True, TRIAL)
 
 
-def trial_step(shape: Checkpoint, train: TrainConfig, dtype: str, window: int) -> Rates:
-    """Operations a second that this machine sustains on a model of `shape`, in float32 or
-    bfloat16 as `dtype` says. A base in 4 bits is taken for one in `dtype`."""
-    attention = _attention_rate(shape, dtype, window)
-    head = _head_rate(shape, dtype, window)
-    return Rates(_linear_rate(shape, train, dtype, window, attention), attention, head)
+def trial_step(
+    shape: Checkpoint,
+    train: TrainConfig,
+    dtype: str,
+    window: int,
+    device: torch.device = CPU,
+) -> Rates:
+    """Operations a second that `device` sustains on a model of `shape`, in float32 or bfloat16 as
+    `dtype` says. A base in 4 bits is taken for one in `dtype`.
+
+    Raises:
+        InvalidInput: the GPU has no usable attention kernel.
+    """
+    kernels = None
+    if device.type == "cpu":
+        attention = _attention_rate(shape, dtype, window)
+    else:
+        heads = AttentionShape(shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim)
+        probed = probe(heads, torch_dtype(dtype), window, device)
+        kernels, _told = settle(train.attention_kernel, probed)
+        wanted = train.attention_kernel
+        attention = 1e12 * max(one.teraflops for one in probed if wanted in ("auto", one.name))
+    head = _head_rate(shape, dtype, window, device)
+    linear = _linear_rate(shape, train, dtype, window, attention, device, kernels)
+    return Rates(linear, attention, head)
 
 
 def _linear_rate(
-    shape: Checkpoint, train: TrainConfig, dtype: str, window: int, attention: float
+    shape: Checkpoint,
+    train: TrainConfig,
+    dtype: str,
+    window: int,
+    attention: float,
+    device: torch.device,
+    kernels: Kernels | None,
 ) -> float:
     """Of a layer with its adapters, forward, recomputed and back, but for its attention."""
-    levers = Levers("attention")
+    tile = TILES[device.type]
+    levers = Levers("attention", mlp_tile=tile)
     plain = train.model_copy(update={"quantize_base": "none"})
     one_layer = _one_layer(shape)
     per_token = step_per_token(one_layer, plain, 1, levers).linear
-    tokens = _affordable(per_token, window)
+    tokens = _affordable(per_token, window, device)
     model = causal_model(
         make_trainable(
             random_model(one_layer, "float32" if plain.method == "full" else dtype),
@@ -66,30 +100,35 @@ def _linear_rate(
             seed=0,
         )
     ).train()
-    hidden = torch.randn(1, tokens, shape.hidden_size, dtype=torch_dtype(dtype))
-    rotary = model.model.rotary_emb(hidden, position_ids=torch.arange(tokens)[None])
-    settings = {"cu_seqlens": torch.tensor([0, tokens], dtype=torch.int32)}
+    model.to(device)
+    layers = list(model.model.layers)
+    if device.type == "cuda" and train.fused_layers != "off" and not why_not_fused(layers):
+        layers = [FusedLayer(layer) for layer in layers]
+    hidden = torch.randn(1, tokens, shape.hidden_size, dtype=torch_dtype(dtype), device=device)
+    positions = torch.arange(tokens, device=device)[None]
+    rotary = model.model.rotary_emb(hidden, position_ids=positions)
+    settings = {"cu_seqlens": torch.tensor([0, tokens], dtype=torch.int32), "kernels": kernels}
     is_half = dtype == "bfloat16"
 
     def step() -> None:
         out = run_layers(
-            model.model.layers,
+            layers,
             hidden.clone().requires_grad_(),
             Attending(rotary, settings),
             levers,
-            lambda: torch.autocast("cpu", torch.bfloat16, enabled=is_half),
+            lambda: torch.autocast(device.type, torch.bfloat16, enabled=is_half),
         )
         torch.autograd.backward(out, torch.ones_like(out))
 
     of_attention = step_per_token(one_layer, plain, tokens, levers).attention * tokens
-    seconds = max(trial_seconds(step) - of_attention / attention, 1e-9)
+    seconds = max(trial_seconds(step, device=device) - of_attention / attention, 1e-9)
     return per_token * tokens / seconds
 
 
 def _attention_rate(shape: Checkpoint, dtype: str, window: int) -> float:
     """Causal attention over up to 2,048 tokens, forward and back."""
     width = shape.num_attention_heads * shape.head_dim
-    tokens = min(window, 2048, max(64, int((MOST_OPERATIONS / (7 * width)) ** 0.5)))
+    tokens = min(window, 2048, max(64, int((MOST_OPERATIONS["cpu"] / (7 * width)) ** 0.5)))
     query, key, value = (
         torch.randn(1, heads, tokens, shape.head_dim, dtype=torch_dtype(dtype), requires_grad=True)
         for heads in (shape.num_attention_heads, *[shape.num_key_value_heads] * 2)
@@ -109,24 +148,26 @@ def _attention_rate(shape: Checkpoint, dtype: str, window: int) -> float:
     return 3.5 * forward / trial_seconds(step)
 
 
-def _head_rate(shape: Checkpoint, dtype: str, window: int) -> float:
+def _head_rate(shape: Checkpoint, dtype: str, window: int, device: torch.device) -> float:
     """The loss of some chunks of tokens with its gradient, the head frozen."""
     per_token = 4.0 * shape.hidden_size * shape.vocab_size
-    tokens = _affordable(per_token, window)
-    hidden = torch.randn(tokens, shape.hidden_size, dtype=torch_dtype(dtype), requires_grad=True)
+    tokens = _affordable(per_token, window, device)
+    kind: dict[str, Any] = {"dtype": torch_dtype(dtype), "device": device}
+    hidden = torch.randn(tokens, shape.hidden_size, **kind, requires_grad=True)
     # small, as trained heads are: logits of tens would fill the softmax with slow denormal numbers
-    head = 0.02 * torch.randn(shape.vocab_size, shape.hidden_size, dtype=torch_dtype(dtype))
-    labels = torch.zeros(tokens, dtype=torch.int64)
-    chunk = min(tokens, Levers().loss_chunk)
+    head = 0.02 * torch.randn(shape.vocab_size, shape.hidden_size, **kind)
+    labels = torch.zeros(tokens, dtype=torch.int64, device=device)
+    chunk = min(tokens, CHUNKS[device.type][0])
     seconds = trial_seconds(
-        lambda: torch.autograd.backward(chunked_nll(hidden, head, labels, chunk))
+        lambda: torch.autograd.backward(chunked_nll(hidden, head, labels, chunk)), device=device
     )
     return per_token * tokens / seconds
 
 
-def _affordable(operations_per_token: float, window: int) -> int:
-    """Tokens of a trial: at most a thousand, and what `MOST_OPERATIONS` pay for."""
-    return max(16, min(window, 1024, int(MOST_OPERATIONS / operations_per_token)))
+def _affordable(operations_per_token: float, window: int, device: torch.device) -> int:
+    """Tokens of a trial: at most `MOST_TOKENS`, and what `MOST_OPERATIONS` pay for."""
+    paid = int(MOST_OPERATIONS[device.type] / operations_per_token)
+    return max(16, min(window, MOST_TOKENS[device.type], paid))
 
 
 def _one_layer(shape: Checkpoint) -> Checkpoint:
@@ -152,12 +193,22 @@ def config_of(shape: Checkpoint, **settings: Any) -> LlamaConfig:
     )
 
 
-def trial_seconds(step: Callable[[], object], repeats: int = 3) -> float:
-    """The least of `repeats` after one that is not timed, in CPU time over the threads in use."""
+def trial_seconds(
+    step: Callable[[], object], repeats: int = 3, device: torch.device = CPU
+) -> float:
+    """The least of `repeats` after one that is not timed: CPU time over the threads in use, or of
+    a GPU the time until it is done."""
     step()
     spent = []
     for _ in range(repeats):
-        started = time.process_time()
+        started = _clock(device)
         step()
-        spent.append(time.process_time() - started)
-    return max(min(spent) / torch.get_num_threads(), 1e-9)
+        spent.append(_clock(device) - started)
+    return max(min(spent), 1e-9)
+
+
+def _clock(device: torch.device) -> float:
+    if device.type == "cpu":
+        return time.process_time() / torch.get_num_threads()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()
