@@ -60,10 +60,11 @@ PLANS = {
         "8b/32k/packed/hf:steps=1,short=4096",
         f"8b/8k/one/ours:{KEPT}",
         f"8b/8k/one/trl:{BEST}",
-        f"8b/128k/one/ours:{KEPT}",
         f"8b/128k/one/ours:{KEPT},offload=host",
+        f"8b/128k/one/ours:{KEPT}",
         "8b/32k/one/trl:steps=1",
-        f"8b/128k/one/trl:{BEST}",
+        "8b/128k/one/ours:checkpointing=full",
+        f"8b/128k/one/trl:{BEST},offload=host",
         "8b/8k/one/hf",
         "1b/32k/one/ours:checkpointing=attention",
         f"1b/32k/one/trl:{BEST}",
@@ -175,7 +176,7 @@ def _note(result: dict[str, Any], cell: Cell, found: dict[str, Any]) -> None:
     result["cells"].append(row)
     print(gpu_figures.table([row]).splitlines()[-1], f"({found['spent']:.0f} s)", flush=True)
     if "told" in found:
-        print("    " + found["told"].strip().replace("\n", "\n    "), flush=True)
+        print("    " + found["told"].strip()[-600:].replace("\n", "\n    "), flush=True)
 
 
 def _write(options: argparse.Namespace, result: dict[str, Any]) -> None:

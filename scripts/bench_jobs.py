@@ -4,8 +4,8 @@
 
 A job is a script with options. What it printed, its command, time and date lie in
 build/bench/SET/NAME.json; a job whose command and code are the same as there is not run again, so
-a run that was stopped goes on. Jobs whose input is missing (--data, --model, a GPU) are left out by name.
-The part of docs/benchmarks.md between the marks of the set is written anew from these files.
+a run that was stopped goes on. Jobs whose input is missing (--data, --model, a GPU) are left out by
+name. The part of docs/benchmarks.md between the marks of the set is written anew from these files.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 HEADS, KEY_HEADS = 32, 8
@@ -88,13 +89,8 @@ def _attention(place: Any, width: int, length: int, documents: str) -> dict[str,
     for name, attend in _kernels(place, length, pieces).items():
         try:
             out = attend(q, k, v)
-            forward = _seconds(lambda attend=attend: attend(q, k, v), place, REPEATS)
-            slope = grad.detach()
-            back = _seconds(
-                lambda out=out: torch.autograd.grad(out, (q, k, v), slope, retain_graph=True),
-                place,
-                REPEATS,
-            )
+            forward = _seconds(partial(attend, q, k, v), place, REPEATS)
+            back = _seconds(partial(_slopes, out, (q, k, v), grad.detach()), place, REPEATS)
         except Exception as error:  # a kernel that refuses is a finding
             found[name] = {"error": f"{type(error).__name__}: {error}"[:200]}
             continue
@@ -106,6 +102,12 @@ def _attention(place: Any, width: int, length: int, documents: str) -> dict[str,
             "difference": difference,
         }
     return found
+
+
+def _slopes(out: Any, inputs: tuple[Any, ...], grad: Any) -> Any:
+    import torch
+
+    return torch.autograd.grad(out, inputs, grad, retain_graph=True)
 
 
 def _kernels(place: Any, length: int, pieces: int) -> dict[str, Callable[..., Any]]:

@@ -156,7 +156,7 @@ def train_config(cell: Cell) -> Any:
     """Rank 16, all linears, and the levers that the cell names."""
     from giraffe_cli.config import TrainConfig
 
-    known = TrainConfig.model_fields if cell.path == "ours" else {}
+    known = set(TrainConfig.model_fields) - {"steps"} if cell.path == "ours" else set()
     return TrainConfig.model_validate(
         {
             "window": cell.length,
