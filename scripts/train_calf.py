@@ -16,31 +16,32 @@ the second kind (its card and `training.json` say which).
         --steps 2400 --lr 2.5e-3 --decay 0.4 --growth 0:128,0.05:256,0.1:512,0.2:1024 \
         --out giraffe_cli/calf
 
-A run resumes from `--work` by the same command. Batches depend on (seed, step) alone, so a
+A run resumes from `--work` by the same command. Batches depend on (seed, step, window) alone, so a
 resumed run sees the same windows as an uninterrupted one.
+
+On a GPU the batch is larger, other processes draw what is read, and the run is as long as it may
+take: the windows grow and the learning rate falls with its time.
+
+    python scripts/train_calf.py ... --device cuda --compile --workers 15 --batch-tokens 131072 \
+        --minutes 5 --growth 0:256,0.08:1024 --log-every 400
 """
 
 from __future__ import annotations
 
 import argparse
-import fnmatch
-import gzip
 import json
 import os
 import platform
-import sysconfig
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from calf_lookups import ANSWER, Lookups
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from calf_batches import Batches, Mixture
+from calf_data import WINDOW, prepare
+from calf_scores import answered, held_out_nll, mean_loss
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-BOS, EOS = "<|begin|>", "<|end|>"
-WINDOW = 1024
 # Short windows first: induction forms sooner and attention is cheap; 60 % of tokens at full length.
 GROWTH = f"0:128,0.1:256,0.2:512,0.4:{WINDOW}"
 # What transformers 4 looks for where transformers 5 writes something else.
@@ -48,107 +49,6 @@ OLDER_READERS = {
     "config.json": {"rope_theta": 10000.0},
     "tokenizer_config.json": {"tokenizer_class": "PreTrainedTokenizerFast"},
 }
-LONG_LINE = 40  # characters; shorter lines ("import os") are shared by all Python code
-
-
-def read_documents(source: Path, drop_ids: list[str]) -> Iterator[tuple[str, str]]:
-    """Yield (id, text) of a JSONL(.gz) file or of the `.py` files below a folder."""
-    if source.is_dir():
-        for path in sorted(source.rglob("*.py")):
-            text = path.read_text(encoding="utf-8", errors="ignore")
-            if len(text) >= 2000 and "_vendor" not in path.parts:
-                yield f"{source.name}/{path.relative_to(source)}", text
-        return
-    opener = gzip.open if source.suffix == ".gz" else open
-    with opener(source, "rt", encoding="utf-8") as lines:
-        for line in lines:
-            document = json.loads(line)
-            if not any(fnmatch.fnmatch(document["id"], pattern) for pattern in drop_ids):
-                yield document["id"], document["text"]
-
-
-def long_lines(text: str) -> set[str]:
-    return {s for line in text.splitlines() if len(s := line.strip()) >= LONG_LINE}
-
-
-def library_lines() -> set[str]:
-    """Long lines of the running Python's standard library: what calf must not have read."""
-    root, lines = Path(sysconfig.get_paths()["stdlib"]), set[str]()
-    for path in root.rglob("*.py"):
-        if "site-packages" not in path.parts:
-            lines |= long_lines(path.read_text(encoding="utf-8", errors="ignore"))
-    return lines
-
-
-def collect(args: argparse.Namespace) -> tuple[list[tuple[str, str]], list[str]]:
-    """Documents that may be read, and the ids of those dropped as overlapping the library."""
-    library, kept, dropped = library_lines(), [], []
-    for source in args.data:
-        for name, text in read_documents(source, args.drop_id):
-            own = long_lines(text)
-            shared = len(own & library) / max(1, len(own))
-            if shared > args.max_overlap:
-                dropped.append(name)
-            else:
-                kept.append((name, text))
-    return kept, dropped
-
-
-def train_tokenizer(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with single digits: SmolLM's pre-tokeniser, which llama.cpp knows."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[BOS, EOS],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{BOS} $A", special_tokens=[(BOS, tokenizer.token_to_id(BOS))]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        bos_token=BOS,
-        eos_token=EOS,
-        model_max_length=WINDOW,
-        clean_up_tokenization_spaces=False,
-    )
-
-
-def prepare(args: argparse.Namespace) -> dict:
-    """Tokenise once into `work/{train,held_out}.npy`; returns the facts for the card."""
-    facts_path = args.work / "data.json"
-    if facts_path.exists():
-        return json.loads(facts_path.read_text())
-    kept, dropped = collect(args)
-    sample = [text[i : i + 20000] for _, text in kept for i in range(0, len(text), 200000)]
-    tokenizer = train_tokenizer(sample, args.vocab_size)
-    tokenizer.save_pretrained(args.work / "tokenizer")
-    streams: dict[str, list[np.ndarray]] = {"train": [], "held_out": []}
-    counts: dict[str, int] = {}
-    for index, (name, text) in enumerate(kept):
-        ids = tokenizer(text)["input_ids"] + [tokenizer.eos_token_id]
-        streams["held_out" if index % 50 == 7 else "train"].append(np.array(ids, np.uint16))
-        group = name.split("/")[0]
-        counts[group] = counts.get(group, 0) + len(ids)
-    for part, arrays in streams.items():
-        np.save(args.work / f"{part}.npy", np.concatenate(arrays))
-    facts = {
-        "documents": len(kept),
-        "dropped_as_library_overlap": len(dropped),
-        "dropped_ids": args.drop_id,
-        "tokens_by_source": counts,
-        "train_tokens": int(sum(map(len, streams["train"]))),
-        "held_out_tokens": int(sum(map(len, streams["held_out"]))),
-        "bytes": sum(len(text.encode()) for _, text in kept),
-    }
-    facts_path.write_text(json.dumps(facts, indent=1))
-    return facts
 
 
 def build_model(args: argparse.Namespace) -> LlamaForCausalLM:
@@ -190,133 +90,107 @@ def growth(text: str) -> list[tuple[float, int]]:
     return [(float(start), int(size)) for start, size in pairs]
 
 
-def window_at(progress: float, args: argparse.Namespace) -> int:
-    return max(size for start, size in args.growth if progress >= start)
+class Pace:
+    """How far a run is: by its steps, or with --minutes by its time.
+
+    Args:
+        args: the settings.
+        seconds_before: what earlier calls of the same run took.
+    """
+
+    def __init__(self, args: argparse.Namespace, seconds_before: float) -> None:
+        self.args, self.begun = args, time.monotonic() - seconds_before
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self.begun
+
+    def progress(self, step: int) -> float:
+        """0 at the beginning, 1 or more at the end."""
+        if self.args.minutes:
+            return self.seconds / (60 * self.args.minutes)
+        return step / self.args.steps
+
+    def window(self, step: int) -> int:
+        """Tokens of a row at this step."""
+        progress = self.progress(step)
+        return max(size for start, size in self.args.growth if progress >= start)
+
+    def learning_rate(self, step: int) -> float:
+        """Warm-up, constant, then linear decay to zero over the last part."""
+        left = max(0.0, 1 - self.progress(step)) / self.args.decay
+        return self.args.lr * min(1.0, (step + 1) / self.args.warmup_steps, left)
 
 
-def batch(
-    stream: np.ndarray, lookups: Lookups | None, step: int, window: int, args: argparse.Namespace
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """`[batch, window + 1]` token ids and weights; a function of (seed, step)."""
-    rng, ids, weights = np.random.default_rng([args.seed, step]), [], []
-    for _ in range(args.batch_tokens // window):
-        if lookups and rng.random() < args.lookups:
-            tokens, weight = lookups.window(rng, window + 1)
-            weight = weighted(weight, args.answer_weight)
-        else:
-            start = int(rng.integers(0, len(stream) - window - 1))
-            tokens = stream[start : start + window + 1].astype(np.int64)
-            weight = np.ones(window + 1, np.float32)
-        ids.append(tokens)
-        weights.append(weight)
-    return torch.from_numpy(np.stack(ids)), torch.from_numpy(np.stack(weights))
+class Run:
+    """Model, optimisers and log of one run, saved together.
 
+    Args:
+        args: the settings; an earlier state of the same run in `--work` is taken up.
+    """
 
-def weighted(weights: np.ndarray, factor: float) -> np.ndarray:
-    """`factor` on the tokens of answers, twice that on the first two, which tell keys apart."""
-    answer = weights == ANSWER
-    second = np.concatenate([[False, False], answer[:-2]])
-    return np.where(answer, factor * np.where(answer & second, 1.0, 2.0), weights).astype(
-        np.float32
-    )
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.path = args, args.work / f"{args.run}.pt"
+        self.model = build_model(args).to(args.device)
+        self.optimizers = build_optimizers(self.model, args.lr)
+        self.step, self.log, self.done = 0, list[dict](), False
+        if self.path.exists():
+            self._resume(torch.load(self.path, weights_only=True, map_location=args.device))
+        self.loss = torch.compile(mean_loss, dynamic=False) if args.compile else mean_loss
 
-
-def token_nll(model: LlamaForCausalLM, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """`[batch, window]` nats of the tokens after the first, and whether each came out first."""
-    with torch.autocast("cpu", torch.bfloat16):
-        hidden = model.model(input_ids=rows[:, :-1]).last_hidden_state
-        logits = model.lm_head(hidden)
-    losses = torch.nn.functional.cross_entropy(
-        logits.float().flatten(0, 1), rows[:, 1:].flatten(), reduction="none"
-    )
-    return losses.view(len(rows), -1), logits.argmax(-1) == rows[:, 1:]
-
-
-@torch.no_grad()
-def answered(model: LlamaForCausalLM, lookups: Lookups, window: int, args) -> dict[str, float]:
-    """Share of answers, in texts that are not trained on, of which every token comes out first."""
-    found = {}
-    for kind in ("repeat", "pairs", "dense", "hidden"):
-        rng = np.random.default_rng([args.seed, 1 << 30])
-        drawn = [lookups.window(rng, window + 1, [kind]) for _ in range(max(8, 8192 // window))]
-        rows = torch.from_numpy(np.stack([ids for ids, _ in drawn]))
-        _, right = token_nll(model, rows)
-        marked = np.stack([weights for _, weights in drawn])[:, 1:] == ANSWER
-        found[kind] = round(whole_answers(right.numpy(), marked), 3)
-    return found
-
-
-def whole_answers(right: np.ndarray, marked: np.ndarray) -> float:
-    """Of the runs of marked tokens, the share of which all are right."""
-    kept = []
-    for row, marks in zip(right, marked, strict=True):
-        edges = np.flatnonzero(np.diff(np.concatenate([[0], marks.astype(np.int8), [0]])))
-        kept += [row[begin:end].all() for begin, end in edges.reshape(-1, 2)]
-    return float(np.mean(kept)) if kept else 0.0
-
-
-@torch.no_grad()
-def held_out_nll(model: LlamaForCausalLM, stream: np.ndarray) -> float:
-    count = min(64, (len(stream) - 1) // WINDOW)
-    rows = torch.from_numpy(
-        np.stack([stream[i * WINDOW : (i + 1) * WINDOW + 1] for i in range(count)]).astype(np.int64)
-    )
-    return float(np.mean([float(token_nll(model, part)[0].mean()) for part in rows.split(8)]))
-
-
-def learning_rate(step: int, args: argparse.Namespace) -> float:
-    """Warm-up, constant, then linear decay to zero over the last part."""
-    left = (args.steps - step) / (args.decay * args.steps)
-    return args.lr * min(1.0, (step + 1) / args.warmup_steps, max(0.0, left))
-
-
-def save_state(path: Path, model, optimizers, step: int, log: list) -> None:
-    temporary = path.with_suffix(".tmp")
-    state = {"model": model.state_dict(), "step": step, "log": log}
-    torch.save({**state, "optimizers": [o.state_dict() for o in optimizers]}, temporary)
-    os.replace(temporary, path)
-
-
-def train(args: argparse.Namespace) -> tuple[LlamaForCausalLM, list[dict]]:
-    stream = np.load(args.work / "train.npy", mmap_mode="r")
-    held_out = np.load(args.work / "held_out.npy", mmap_mode="r")
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(args.work / "tokenizer")
-    lookups = Lookups(tokenizer, stream) if args.lookups else None
-    model, state_path = build_model(args), args.work / f"{args.run}.pt"
-    optimizers, step, log = build_optimizers(model, args.lr), 0, []
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        model.load_state_dict(state["model"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+    def _resume(self, state: dict) -> None:
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-        step, log = state["step"], state["log"]
-    started, seconds_before = time.time(), log[-1]["seconds"] if log else 0.0
-    last = min(args.steps, step + args.stop_after) if args.stop_after else args.steps
-    while step < last:
-        window = window_at(step / args.steps, args)
-        for optimizer in optimizers:
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, args)
-        rows, weights = batch(stream, lookups, step, window, args)
-        losses, weights = token_nll(model, rows)[0], weights[:, 1:]
-        loss = (losses * weights).sum() / weights.sum()
+        self.step, self.log = state["step"], state["log"]
+
+    def advance(self, ids: np.ndarray, weights: np.ndarray, lr: float) -> torch.Tensor:
+        """One step; its loss."""
+        rows = torch.from_numpy(ids).to(self.args.device).long()
+        loss = self.loss(self.model, rows, torch.from_numpy(weights).to(self.args.device))
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for optimizer in optimizers:
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr
             optimizer.step()
             optimizer.zero_grad()
-        step += 1
-        if step % args.log_every == 0 or step == last:
-            seconds = seconds_before + time.time() - started
-            entry = {"step": step, "tokens": step * args.batch_tokens, "window": window}
-            entry |= {"loss": round(loss.item(), 4), "seconds": round(seconds, 1)}
-            entry["held_out_nll"] = round(held_out_nll(model, held_out), 4)
-            if lookups:
-                entry["answered"] = answered(model, lookups, window, args)
-            log.append(entry)
+        self.step += 1
+        return loss.detach()
+
+    def save(self) -> None:
+        state = {"model": self.model.state_dict(), "step": self.step, "log": self.log}
+        temporary = self.path.with_suffix(".tmp")
+        torch.save({**state, "optimizers": [o.state_dict() for o in self.optimizers]}, temporary)
+        os.replace(temporary, self.path)
+
+
+def train(args: argparse.Namespace) -> Run:
+    """From the state in `--work` to the end of the run, or as far as `--stop-after` says."""
+    held_out = np.load(args.work / "held_out.npy", mmap_mode="r")
+    mixture = Mixture(args.batch_tokens, args.lookups, args.answer_weight, args.seed)
+    run, batches = Run(args), Batches(args.work, mixture)
+    pace = Pace(args, run.log[-1]["seconds"] if run.log else 0.0)
+    last = run.step + args.stop_after if args.stop_after else None
+    drawn = batches.ahead(run.step, pace.window, args.workers)
+    tokens = run.log[-1]["tokens"] if run.log else 0
+    ends = pace.progress(run.step) >= 1
+    while not ends:
+        ids, weights = next(drawn)
+        loss = run.advance(ids, weights, pace.learning_rate(run.step))
+        tokens, window = tokens + weights[:, 1:].size, ids.shape[1] - 1
+        ends = pace.progress(run.step) >= 1 or run.step == last
+        if run.step % args.log_every == 0 or ends:
+            entry = {"step": run.step, "tokens": tokens, "window": window}
+            entry |= {"loss": round(loss.item(), 4), "seconds": round(pace.seconds, 1)}
+            entry["held_out_nll"] = round(held_out_nll(run.model, held_out), 4)
+            if batches.lookups:
+                entry["answered"] = answered(run.model, batches.lookups, window, args.seed)
+            run.log.append(entry)
             print(json.dumps(entry), flush=True)
-            save_state(state_path, model, optimizers, step, log)
-    return model, log
+            run.save()
+    run.done = pace.progress(run.step) >= 1
+    return run
 
 
 def write(args: argparse.Namespace, model: LlamaForCausalLM, facts: dict, log: list) -> None:
@@ -339,7 +213,8 @@ def write(args: argparse.Namespace, model: LlamaForCausalLM, facts: dict, log: l
     settings["data"] = [source.name for source in args.data]
     record = {"settings": settings, "data": facts, "log": log[:: max(1, len(log) // 40)] + log[-1:]}
     record["parameters"] = model.num_parameters()
-    record["hardware"] = f"{torch.get_num_threads()} threads, {platform.machine()}, CPU"
+    cpu = f"{torch.get_num_threads()} threads, {platform.machine()}, CPU"
+    record["hardware"] = cpu if args.device == "cpu" else torch.cuda.get_device_name(args.device)
     record["torch"] = torch.__version__
     (args.out / "training.json").write_text(json.dumps(record, indent=1) + "\n")
 
@@ -364,6 +239,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--kv-heads", type=int, default=2)
     parser.add_argument("--head-dim", type=int, default=32)
     parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--minutes", type=float, help="length of the run, in place of --steps")
     parser.add_argument("--batch-tokens", type=int, default=16384)
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--decay", type=float, default=0.3, help="last part of the run")
@@ -371,6 +247,9 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--log-every", type=int, default=50)
     parser.add_argument("--stop-after", type=int, help="steps of this call; the next goes on")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--workers", type=int, default=0, help="processes that draw batches ahead")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, ...")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the loss")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -381,14 +260,14 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     facts = prepare(args)
     print(json.dumps({"train_tokens": facts["train_tokens"], "documents": facts["documents"]}))
-    model, log = train(args)
-    if log[-1]["step"] < args.steps:
-        print(f"stopped at step {log[-1]['step']} of {args.steps}: the same command goes on")
+    run = train(args)
+    if not run.done:
+        print(f"stopped at step {run.step}: the same command goes on")
         return
     args.out.mkdir(parents=True, exist_ok=True)
-    write(args, model, facts, log)
-    held_out = log[-1]["held_out_nll"]
-    print(f"calf: {model.num_parameters():,} parameters, held-out NLL {held_out} -> {args.out}")
+    write(args, run.model.cpu(), facts, run.log)
+    held_out = run.log[-1]["held_out_nll"]
+    print(f"calf: {run.model.num_parameters():,} parameters, held-out NLL {held_out} -> {args.out}")
 
 
 if __name__ == "__main__":

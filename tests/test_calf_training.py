@@ -134,5 +134,32 @@ def test_it_trains_on_text_then_on_look_ups_and_resumes(tmp_path):
     (work / "lookups.pt").unlink()
     (work / "out/training.json").unlink()
     assert run(work, *more, "2", "--stop-after", "2") == {}
-    resumed = run(work, *more, "2")
+    resumed = run(work, *more, "2", "--workers", "2")  # which changes nothing
     assert losses(resumed) == losses(whole)
+
+
+def test_a_run_of_some_time_ends_with_it_and_goes_through_its_windows(tmp_path):
+    options = ["--minutes", "0.05", "--growth", "0:128,0.5:256", "--log-every", "1"]
+    log = run(tmp_path / "work", *options)["log"]
+    assert [log[0]["window"], log[-1]["window"]] == [128, 256]
+    assert log[-1]["tokens"] == 512 * log[-1]["step"]
+
+
+def test_the_learning_rate_falls_with_the_time():
+    training = load_script("train_calf")
+    options = [
+        "--data",
+        "x",
+        "--minutes",
+        "2",
+        "--decay",
+        "0.5",
+        "--lr",
+        "1",
+        "--warmup-steps",
+        "2",
+    ]
+    pace = training.Pace(training.make_parser().parse_args(options), seconds_before=90.0)
+    assert pace.learning_rate(0) == pytest.approx(0.5, abs=0.01)
+    assert pace.learning_rate(1000) == pytest.approx(0.5, abs=0.01)
+    assert pace.progress(5) == pytest.approx(0.75, abs=0.01)
