@@ -33,7 +33,7 @@ BEST = "checkpointing=selective,kernel=cudnn"
 LIMITS = {"quick": 240.0, "full": 560.0, "longest": 560.0, "tiny": 300.0}
 PLANS = {
     "quick": [
-        "ceilings",
+        "ceilings:trials=8b+1b",
         "8b/8k/one/ours:layers=4,steps=2,checkpointing=attention",
         "8b/8k/one/ours:layers=4,steps=2,checkpointing=full,mlp_tile=4096,loss_chunk=1024",
         "8b/8k/one/ours:layers=4,steps=2,checkpointing=attention,offload=host",
@@ -52,19 +52,19 @@ PLANS = {
         "8b/8k/one/hf:layers=4,steps=2,liger=1,kernel=cudnn",
     ],
     "full": [
-        "ceilings",
+        "ceilings:trials=8b+1b",
         f"8b/32k/one/ours:{KEPT}",
         f"8b/32k/one/trl:{BEST}",
         "8b/32k/one/hf:steps=1",
         f"8b/32k/packed/ours:{KEPT}",
-        "8b/32k/packed/hf:steps=1,short=4096",
+        "8b/32k/packed/hf:steps=1,warm=2",
         f"8b/8k/one/ours:{KEPT}",
         f"8b/8k/one/trl:{BEST}",
         f"8b/128k/one/ours:{KEPT},offload=host",
         f"8b/128k/one/ours:{KEPT}",
         "8b/32k/one/trl:steps=1",
         "8b/128k/one/ours:checkpointing=full",
-        f"8b/128k/one/trl:{BEST},offload=host",
+        f"8b/128k/one/trl:{BEST}",
         "8b/8k/one/hf",
         "1b/32k/one/ours:checkpointing=attention",
         f"1b/32k/one/trl:{BEST}",
@@ -73,9 +73,9 @@ PLANS = {
         "1b/8k/one/ours:checkpointing=attention",
         f"1b/8k/one/trl:{BEST}",
     ],
-    "longest": ["ceilings", "8b/256k/one/ours:levers=plan"],
+    "longest": ["ceilings:trials=8b", "8b/256k/one/ours:levers=plan"],
     "tiny": [
-        "ceilings",
+        "ceilings:trials=tiny",
         f"tiny/256/one/ours:{KEPT}",
         "tiny/256/one/hf",
         "tiny/256/packed/ours:checkpointing=full,mlp_tile=64,loss_chunk=32",
@@ -113,8 +113,8 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
     if options.cells:
         names = options.cells
     elif options.longest:
-        places = [f"8b/{size}/one/ours:{options.levers},short=2048" for size in options.longest]
-        names = ["ceilings", *places]
+        places = [f"8b/{size}/one/ours:{options.levers}" for size in options.longest]
+        names = ["ceilings:trials=8b", *places]
     else:
         names = PLANS[options.plan]
     return [Cell.named(name) for name in names]
@@ -169,7 +169,7 @@ def _note(result: dict[str, Any], cell: Cell, found: dict[str, Any]) -> None:
     """Add a finished cell, and say so."""
     if cell.path == "ceilings":
         result["ceilings"] = found
-        print(gpu_figures.ceiling_lines(found), flush=True)
+        print(gpu_figures.ceiling_lines(found), found.get("told", "")[-900:], flush=True)
         return
     names = {"name": cell.name, "work": cell.work, "path": cell.path, "settings": cell.settings}
     row = {**names, **gpu_figures.figures(cell, found, result["ceilings"])}

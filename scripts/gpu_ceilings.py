@@ -42,7 +42,13 @@ def measure(cell: Any, device: str) -> dict[str, Any]:
             if documents == "one" or length == lengths[-1]
         },
         "copies": _copies() if is_cuda else {},
+        "trials": {},
     }
+    for shape in filter(None, cell.settings.get("trials", "").split("+")):
+        try:
+            found["trials"][shape] = _trial(shape, place)
+        except Exception as error:  # the ceilings stand without it
+            found["told"] = f"trial step of {shape}: {type(error).__name__}: {error}"[:600]
     return {**found, "seconds": time.monotonic() - started}
 
 
@@ -58,6 +64,20 @@ def rates(found: dict[str, Any], head_dim: int, length: int) -> dict[str, float]
         "forward": max(kernel["forward"] for kernel in good),
         "backward": max(kernel["backward"] for kernel in good),
     }
+
+
+def _trial(shape: str, place: Any) -> dict[str, float]:
+    """What the plan's own trial step finds for a window of 32k: the rates that it predicts with."""
+    from gpu_cells import Cell
+    from gpu_paths import dtype_name, shape_of, train_config
+
+    from giraffe_cli.plan.trial import trial_step
+
+    cell = Cell.named(f"{shape}/{'32k' if place.type == 'cuda' else '256'}/one/ours")
+    rates = trial_step(
+        shape_of(cell), train_config(cell), dtype_name(place), cell.length, device=place
+    )
+    return dict(rates.to_json())
 
 
 def _sizes(is_cuda: bool) -> dict[str, tuple[int, int, int]]:

@@ -25,8 +25,9 @@ SHAPES = {"8b": "llama3-8b", "1b": "llama3.2-1b", "tiny": "tiny"}
 PEERS = ("hf", "trl")
 PATHS = ("ours", *PEERS, "ceilings")
 PACKED = 4
-SHORT = 4096
-"""Tokens of the step before the timed ones where a step of the full length would take too long."""
+WARM = 32768
+"""Tokens up to which the step before the timed ones is a whole one; beyond, it goes through two
+layers, which loads every kernel at its size."""
 TIMED = ((8192, 3), (32768, 2), (1 << 60, 1))
 """Timed steps of windows up to so many tokens."""
 
@@ -91,10 +92,9 @@ class Cell:
         return int(self.settings.get("steps", usual))
 
     @property
-    def short(self) -> int:
-        """Tokens of the window before them."""
-        usual = self.length if self.length <= 32768 else SHORT
-        return min(self.length, int(self.settings.get("short", usual)))
+    def warm(self) -> int:
+        """Layers of the step before them; 0: all."""
+        return int(self.settings.get("warm", 0 if self.length <= WARM else 2))
 
 
 def document_lengths(documents: str, length: int) -> list[int]:

@@ -66,13 +66,13 @@ def expected_seconds(cell: Cell, found: dict[str, Any] | None) -> float:
         return 25.0
     ceilings = ceilings_of(cell, found)
     step = limit_of(cell, ceilings)[1] * SLOWER[cell.path]
-    short = limit_of(Cell(cell.shape, cell.short, cell.documents, cell.path), ceilings)[1] * 2
     work = operations_of(cell)
     if cell.path in PEERS or cell.settings.get("checkpointing") == "full":
         step += work["forward"] / ceilings["forward"]
     if cell.path in PEERS and cell.documents == "packed":  # all of the mask, by a slow kernel
         step += 4 * 4.5 * work["forward"] / ceilings["forward"] * 3
-    return STARTING + _pinning(cell, found) + short + step * cell.timed
+    first = step * (cell.warm / shape_of(cell).num_layers if cell.warm else 1) + 2
+    return STARTING + _pinning(cell, found) + first + step * cell.timed
 
 
 def _pinning(cell: Cell, found: dict[str, Any] | None) -> float:
@@ -108,8 +108,8 @@ def figures(cell: Cell, found: dict[str, Any], ceilings: dict[str, Any] | None) 
 
 
 def plan_of(cell: Cell, found: dict[str, Any], ceilings: dict[str, Any] | None) -> dict[str, Any]:
-    """What `giraffe plan` predicts of the same step: bytes on the device, and seconds at the rates
-    it assumes of such a card and at those measured here."""
+    """What `giraffe plan` predicts of the same step: bytes on the device; seconds at the rates of
+    its trial step, where the ceilings' cell made one, and at those it assumes of such a card."""
     if "levers" not in found or "allocated_bytes" not in found:
         return {}
     from giraffe_cli.model.levers import Levers
@@ -119,21 +119,21 @@ def plan_of(cell: Cell, found: dict[str, Any], ceilings: dict[str, Any] | None) 
 
     name = "h200" if "H200" in str((ceilings or {}).get("device", "")) else "h100"
     demand = demand_of(cell, "cuda")
-    best = ceilings_of(cell, ceilings)
-    attention = 3.5 / (1 / best["forward"] + 2.5 / best["backward"])
-    measured = Rates(best["product"], attention, best["product"])
-    levers, machine = Levers(**found["levers"]), named_machine(name)
-    rungs = [make_rung(demand, machine, r, levers) for r in (DEVICES[name].rates, measured)]
+    levers, machine, assumed = Levers(**found["levers"]), named_machine(name), DEVICES[name].rates
+    tried = (ceilings or {}).get("trials", {}).get(cell.shape)
+    rates = Rates(**tried) if tried else assumed
+    rungs = [make_rung(demand, machine, one, levers) for one in (rates, assumed)]
     on_device = rungs[0].total - rungs[0].bytes["process"]
     plan = {
         "plan_bytes": on_device,
         "plan_parts": rungs[0].bytes,
         "plan_bytes_error": on_device / found["allocated_bytes"] - 1,
         "plan_seconds": rungs[0].seconds_per_step,
-        "plan_seconds_at_ceilings": rungs[1].seconds_per_step,
+        "plan_seconds_assumed": rungs[1].seconds_per_step,
     }
     if found.get("seconds"):
         plan["plan_seconds_error"] = rungs[0].seconds_per_step / found["seconds"] - 1
+        plan["plan_seconds_assumed_error"] = rungs[1].seconds_per_step / found["seconds"] - 1
     return plan
 
 
@@ -145,7 +145,7 @@ def gates(rows: list[dict[str, Any]]) -> list[str]:
         if mine is None or row is mine or "loss" not in row or "loss" not in mine:
             continue
         for what, allowed in GATE.items():
-            theirs, own = row[what][-1], mine[what][-1]  # the short step's may be of another length
+            theirs, own = row[what][-1], mine[what][-1]  # the first may be of fewer layers
             if not math.isclose(theirs, own, rel_tol=allowed):
                 told.append(f"{row['name']}: {what} {theirs:.6g}, of ours {own:.6g}")
     return told
@@ -264,7 +264,7 @@ def _line(row: dict[str, Any]) -> str:
 def ceiling_lines(found: dict[str, Any]) -> str:
     """The ceilings, a line each."""
     if found.get("outcome") != "ok":
-        return f"ceilings: {found.get('outcome')} {found.get('told', '')}"
+        return f"ceilings: {found.get('outcome')}"
     products = ", ".join(f"{k} {v / 1e12:.0f}" for k, v in found["products"].items())
     lines = [f"{found['device']}, torch {found['torch']}; products, TF/s: {products}"]
     for name, kernels in found["attention"].items():
@@ -275,6 +275,9 @@ def ceiling_lines(found: dict[str, Any]) -> str:
             for kernel, one in kernels.items()
         ]
         lines.append(f"attention {name}, forward/backward TF/s: {', '.join(told)}")
+    for shape, rates in found["trials"].items():
+        told = ", ".join(f"{k} {v / 1e12:.3g}" for k, v in rates.items())
+        lines.append(f"trial step of {shape}, TF/s: {told}")
     if found["copies"]:
         copies = ", ".join(f"{k} {v:.3g}" for k, v in found["copies"].items())
         lines.append(f"copies, GB/s: {copies}")

@@ -1,8 +1,8 @@
 """One cell of `bench_gpu.py`: a LoRA step of rank 16 on all linears by ours, Trainer or TRL.
 
 Weights and adapters are drawn on the device from a fixed seed, the same numbers for every path: no
-checkpoint, no copy. A step of a short window (or of the full one, up to 32k) loads the kernels and
-is not timed. What is timed are whole optimiser steps between synchronisations.
+checkpoint, no copy. A first step, beyond 32k through two layers only, loads the kernels and is not
+timed. What is timed are whole optimiser steps between synchronisations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench_cells import peak_bytes, squared_share
-from gpu_cells import SHAPES, Cell, document_lengths
+from gpu_cells import SHAPES, Cell
 
 RATE = 1e-6
 """Of AdamW: small enough that the loss of each step is that of the same weights in every path."""
@@ -67,7 +67,7 @@ class Clock:
         self.built = self._now() - self.started
 
     def begin(self) -> None:
-        """A step begins. What the short one before the timed ones took is forgotten."""
+        """A step begins. What the one before the timed ones took is forgotten."""
         if self.device.type == "cuda" and len(self.steps) == 1:
             import torch
 
@@ -139,8 +139,11 @@ def ours(cell: Cell, clock: Clock) -> dict[str, Any]:
         pinned = pin_ahead(cell, levers) if levers.offload == "host" else 0.0
         clock.ready()
         losses, norms = [], []
-        for length in (cell.short, *[cell.length] * cell.timed):
-            window = window_of(cell, length)
+        window = window_of(cell)
+        decoder = causal_model(adapted).model
+        layers = decoder.layers
+        for number in range(1 + cell.timed):
+            decoder.layers = layers[: cell.warm] if cell.warm and not number else layers
             clock.begin()
             nats = window_nats(model, window, clock.device)
             torch.autograd.backward(nats / window.num_targets)
@@ -249,7 +252,7 @@ def hf(cell: Cell, clock: Clock) -> dict[str, Any]:
     from transformers import Trainer, TrainingArguments, default_data_collator
 
     model = peft_model(cell, clock.device)
-    rows = [hf_row(cell, length) for length in (cell.short, *[cell.length] * cell.timed)]
+    rows = [hf_row(cell)] * (1 + cell.timed)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=model,
@@ -277,11 +280,10 @@ def trl(cell: Cell, clock: Clock) -> dict[str, Any]:
 
     model = peft_model(cell, clock.device)
     is_packed = cell.documents == "packed"
-    rows = []
-    for length in (cell.short, *[cell.length] * cell.timed):
-        pieces = documents_of(cell, length)
-        row = {"input_ids": [token for piece in pieces for token in piece]}
-        rows.append(row | ({"seq_lengths": [len(p) for p in pieces]} if is_packed else {}))
+    pieces = documents_of(cell)
+    row = {"input_ids": [token for piece in pieces for token in piece]}
+    if is_packed:
+        row["seq_lengths"] = cell.seq_lengths
     words = Tokenizer(models.WordLevel({"<eos>": 0}, unk_token="<eos>"))
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
@@ -295,7 +297,7 @@ def trl(cell: Cell, clock: Clock) -> dict[str, Any]:
                 packing=is_packed,
                 dataset_kwargs={"skip_prepare_dataset": True},
             ),
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=Dataset.from_list([row] * (1 + cell.timed)),
             processing_class=PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>"),
         )
         return train(trainer, cell, clock)
@@ -331,8 +333,12 @@ def train(trainer: Any, cell: Cell, clock: Clock) -> dict[str, Any]:
     """Run a peer's trainer under the cell's attention kernel."""
     from transformers import PrinterCallback, TrainerCallback
 
+    config = trainer.model.get_base_model().model.config
+    num_layers = config.num_hidden_layers
+
     class Ticks(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
+            config.num_hidden_layers = (cell.warm if not clock.steps else 0) or num_layers
             clock.begin()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
@@ -377,9 +383,9 @@ def pin_rows(cell: Cell, device: Any) -> float:
     return time.perf_counter() - started
 
 
-def hf_row(cell: Cell, length: int) -> dict[str, list[int]]:
+def hf_row(cell: Cell) -> dict[str, list[int]]:
     """The first token of a document is no target; documents show by restarting positions."""
-    pieces = documents_of(cell, length)
+    pieces = documents_of(cell)
     row = {
         "input_ids": [token for piece in pieces for token in piece],
         "labels": [label for piece in pieces for label in (-100, *piece[1:])],
@@ -417,11 +423,16 @@ def is_gpu(device: Any) -> bool:
     return bool(device.type == "cuda")
 
 
-def dtype_on(device: Any) -> Any:
+def dtype_name(device: Any) -> str:
     """bfloat16 on a GPU."""
-    import torch
+    return "bfloat16" if is_gpu(device) else "float32"
 
-    return torch.bfloat16 if is_gpu(device) else torch.float32
+
+def dtype_on(device: Any) -> Any:
+    """The same as torch has it."""
+    from giraffe_cli.checkpoint import torch_dtype
+
+    return torch_dtype(dtype_name(device))
 
 
 def shape_of(cell: Cell) -> Any:
@@ -481,16 +492,15 @@ def draw_adapters(model: Any, device: Any) -> None:
             found[name].normal_(0.0, spread, generator=generator)
 
 
-def documents_of(cell: Cell, length: int) -> list[list[int]]:
+def documents_of(cell: Cell) -> list[list[int]]:
     """Random ids, one list a document."""
     import numpy as np
 
-    generator, size = np.random.default_rng(length), shape_of(cell).vocab_size
-    lengths = document_lengths(cell.documents, length)
-    return [generator.integers(1, size, count).tolist() for count in lengths]
+    generator, size = np.random.default_rng(0), shape_of(cell).vocab_size
+    return [generator.integers(1, size, count).tolist() for count in cell.seq_lengths]
 
 
-def window_of(cell: Cell, length: int) -> Any:
+def window_of(cell: Cell) -> Any:
     """The same as a `Window`."""
     import numpy as np
     import torch
@@ -498,7 +508,7 @@ def window_of(cell: Cell, length: int) -> Any:
     from giraffe_cli.corpus.store import Row
     from giraffe_cli.train.data import Window, next_token_labels
 
-    pieces = documents_of(cell, length)
+    pieces = documents_of(cell)
     lengths = [len(piece) for piece in pieces]
     names = [f"doc-{n}" for n in range(len(lengths))]
     tokens = np.concatenate(pieces).astype(np.int32)
