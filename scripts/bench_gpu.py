@@ -30,6 +30,8 @@ from gpu_cells import Cell, Process
 
 KEPT = "checkpointing=attention"
 BEST = "checkpointing=selective,kernel=cudnn"
+AHEAD = {"cuda": 2, "cpu": 0}
+"""Processes that import while a cell is measured."""
 LIMITS = {"quick": 240.0, "full": 560.0, "longest": 560.0, "tiny": 300.0}
 PLANS = {
     "quick": [
@@ -121,7 +123,7 @@ def cells_of(options: argparse.Namespace) -> list[Cell]:
 
 
 def measure_all(options: argparse.Namespace, cells: list[Cell]) -> dict[str, Any]:
-    """Every cell that fits, in order; the next one's process starts while one is measured."""
+    """Every cell that fits, in order; the next ones' processes start while one is measured."""
     started = time.monotonic()
     result: dict[str, Any] = {
         "settings": _settings(options),
@@ -129,22 +131,20 @@ def measure_all(options: argparse.Namespace, cells: list[Cell]) -> dict[str, Any
         "cells": [],
         "skipped": [],
     }
-    waiting: Process | None = None
+    waiting: dict[int, Process] = {}
     try:
         for number, cell in enumerate(cells):
+            for later in range(number, min(number + 1 + options.ahead, len(cells))):
+                if later not in waiting:
+                    waiting[later] = _start(options, cells[later])
+            process = waiting[number]
             left = options.budget - (time.monotonic() - started)
             expected = gpu_figures.expected_seconds(cell, result["ceilings"])
             if options.device == "cuda" and expected > left:
+                process.stop()
                 result["skipped"].append(cell.name)
                 print(f"skipped, {expected:.0f} s of {left:.0f} s: {cell.name}", flush=True)
                 continue
-            process = waiting
-            if process is None or process.path != cell.path:
-                if process:
-                    process.stop()
-                process = _start(options, cell)
-            following = cells[number + 1 : number + 2]
-            waiting = _start(options, following[0]) if following and options.ahead else None
             slack = 30 if options.device == "cuda" else 300
             limit = min(left, float(cell.settings.get("limit", 2 * expected + slack)))
             found = process.measure(cell, limit)
@@ -152,8 +152,8 @@ def measure_all(options: argparse.Namespace, cells: list[Cell]) -> dict[str, Any
             result["seconds"] = time.monotonic() - started
             _write(options, result)
     finally:
-        if waiting:
-            waiting.stop()
+        for process in waiting.values():
+            process.stop()
     result["seconds"] = time.monotonic() - started
     result["unlike"] = gpu_figures.gates(result["cells"])
     result["goals"] = gpu_figures.goals(result["cells"])
@@ -212,7 +212,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.budget = options.budget or LIMITS["longest" if options.longest else options.plan]
-    options.ahead = options.device == "cuda"
+    options.ahead = AHEAD[options.device]
     return options
 
 

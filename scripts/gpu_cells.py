@@ -11,6 +11,7 @@ waits for its cell on stdin. A cell that runs out of memory or time, or breaks, 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -110,7 +111,9 @@ class Process:
 
     def __init__(self, script: str, path: str, device: str, alloc: str) -> None:
         self.path, self.device = path, device
+        # files, not pipes: what a compiler leaves running would keep a pipe open
         self.told = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
+        self.said = tempfile.TemporaryFile("w+")  # noqa: SIM115
         environment = {
             **os.environ,
             "HF_HUB_OFFLINE": "1",
@@ -122,7 +125,7 @@ class Process:
         self.process = subprocess.Popen(
             [sys.executable, script, "--worker", path, "--device", device],
             stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
+            stdout=self.said,
             stderr=self.told,
             text=True,
             env=environment,
@@ -133,28 +136,27 @@ class Process:
         """The cell's figures; `outcome` is `ok`, `oom`, `timeout` or `failed`."""
         started = time.monotonic()
         try:
-            out, _ = self.process.communicate(json.dumps({"cell": cell.name}) + "\n", limit)
+            self.process.communicate(json.dumps({"cell": cell.name}) + "\n", limit)
         except subprocess.TimeoutExpired:
-            self.stop()
             return {"outcome": "timeout", "spent": time.monotonic() - started}
-        spent = time.monotonic() - started
-        lines = out.splitlines()
+        finally:
+            self.stop()
+        spent, lines = time.monotonic() - started, _read(self.said).splitlines()
         if self.process.returncode or not lines:
-            self.told.seek(0)
-            text = self.told.read()[-1500:]
-            return {
-                "outcome": "failed",
-                "spent": spent,
-                "told": text,
-                "rc": self.process.returncode,
-            }
+            told = {"told": _read(self.told)[-3000:], "returned": self.process.returncode}
+            return {"outcome": "failed", "spent": spent, **told}
         return {**json.loads(lines[-1]), "spent": spent}
 
     def stop(self) -> None:
         """End the process and what it started."""
-        if self.process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+
+
+def _read(file: Any) -> str:
+    file.seek(0)
+    return str(file.read())
 
 
 def answer(path: str, device: str) -> None:
@@ -167,3 +169,5 @@ def answer(path: str, device: str) -> None:
     measure = gpu_ceilings.measure if path == "ceilings" else gpu_paths.measure
     found = measure(cell, device)
     print("\n" + json.dumps(found), flush=True)
+    sys.stderr.flush()
+    os._exit(0)  # the device's memory is free at once, not after all objects of a trainer

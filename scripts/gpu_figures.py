@@ -14,16 +14,18 @@ from typing import Any
 
 import gpu_ceilings
 from bench_cells import squared_share
-from gpu_cells import PEERS, Cell
+from gpu_cells import PACKED, PEERS, Cell
 from gpu_paths import demand_of, shape_of, train_config
 
 PEAK = 989e12
 ASSUMED = {"product": 600e12, "forward": 400e12, "backward": 350e12}
 """Operations a second on a Hopper card that has not been measured."""
-STARTING = 14.0
-"""Seconds until a model stands."""
+STARTING = {"ours": 12.0, "hf": 8.0, "trl": 8.0}
+"""Seconds until a model stands and its kernels are loaded, of a process that waited."""
 SLOWER = {"ours": 1.2, "hf": 1.6, "trl": 1.6}
 """A step over what the ceilings allow, to guess whether a cell still fits."""
+MASKED = 130e12
+"""Operations a second of attention under a dense mask, of an H200; it computes both triangles."""
 MOST_PINNED = 100
 """GiB."""
 GATE = {"loss": 2e-3, "grad_norm": 2e-2}
@@ -63,16 +65,16 @@ def limit_of(cell: Cell, ceilings: dict[str, float]) -> tuple[float, float]:
 def expected_seconds(cell: Cell, found: dict[str, Any] | None) -> float:
     """Of the whole cell, its process included."""
     if cell.path == "ceilings":
-        return 25.0
+        return 20.0 + 8.0 * cell.settings.get("trials", "").count("b")
     ceilings = ceilings_of(cell, found)
     step = limit_of(cell, ceilings)[1] * SLOWER[cell.path]
     work = operations_of(cell)
     if cell.path in PEERS or cell.settings.get("checkpointing") == "full":
         step += work["forward"] / ceilings["forward"]
     if cell.path in PEERS and cell.documents == "packed":  # all of the mask, by a slow kernel
-        step += 4 * 4.5 * work["forward"] / ceilings["forward"] * 3
+        step += 4.5 * 2 * PACKED * work["forward"] / MASKED
     first = step * (cell.warm / shape_of(cell).num_layers if cell.warm else 1) + 2
-    return STARTING + _pinning(cell, found) + first + step * cell.timed
+    return STARTING[cell.path] + _pinning(cell, found) + first + step * cell.timed
 
 
 def _pinning(cell: Cell, found: dict[str, Any] | None) -> float:

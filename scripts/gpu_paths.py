@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import importlib
+import math
 import statistics
 import tempfile
 import time
@@ -23,7 +24,12 @@ from gpu_cells import SHAPES, Cell
 RATE = 1e-6
 """Of AdamW: small enough that the loss of each step is that of the same weights in every path."""
 NEEDS = {
-    "ours": ("giraffe_cli.train.setup", "giraffe_cli.train.optimizer"),
+    "ours": (
+        "giraffe_cli.train.setup",
+        "giraffe_cli.train.optimizer",
+        "torch._inductor.compile_fx",
+        "transformers.models.llama.modeling_llama",
+    ),
     "hf": ("transformers", "peft", "datasets"),
     "trl": ("transformers", "peft", "datasets", "trl.trainer.sft_trainer"),
     "ceilings": ("torch",),
@@ -439,13 +445,19 @@ def shape_of(cell: Cell) -> Any:
     """The sizes of the cell's model, `layers=N` of them."""
     from giraffe_cli.checkpoint_config import Shape
     from giraffe_cli.plan import shapes
+    from giraffe_cli.weights import expected_shapes
 
     if cell.shape == "tiny":
         tiny = Shape(16, 64, 128, 2, 4, 2, 512, False)
-        shape = replace(shapes.named_shape("smollm2-135m"), **vars(tiny), source="tiny")
+        shape = replace(shapes.named_shape("smollm2-135m"), **vars(tiny))
     else:
         shape = shapes.named_shape(SHAPES[cell.shape])
-    return replace(shape, num_layers=int(cell.settings.get("layers", shape.num_layers)))
+    sizes = {name: getattr(shape, name) for name in Shape.__dataclass_fields__}
+    sizes["num_layers"] = int(cell.settings.get("layers", shape.num_layers))
+    names = expected_shapes(Shape(**sizes)).values()
+    return replace(
+        shape, **sizes, num_parameters=sum(math.prod(size) for size in names), source=cell.shape
+    )
 
 
 def base_model(cell: Cell, device: Any, attention: str) -> Any:
