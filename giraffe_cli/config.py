@@ -206,6 +206,9 @@ class TrainConfig(Section):
     checkpointing: Literal["auto", "none", "attention", "full"] = "auto"
     """Layers recomputed in the backward pass: none; all but attention, whose output is kept; all.
     auto: the first that fits."""
+    attention_layers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Under `checkpointing: attention`: of how many layers the output is kept, from the last; the
+    others' is computed again. auto: as many as fit on a GPU, all of them on a CPU."""
     offload: Literal["auto", "none", "host", "disk"] = "auto"
     """Where the inputs of recomputed layers wait: on the device, in host memory, in a file."""
     offload_layers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
@@ -291,6 +294,10 @@ class TrainConfig(Section):
                     "offload needs checkpointing",
                 ),
                 (
+                    self.checkpointing in ("none", "full") and self.attention_layers != "auto",
+                    "attention_layers needs checkpointing: attention",
+                ),
+                (
                     self.offload == "none" and self.offload_layers != "auto",
                     "offload_layers needs offload",
                 ),
@@ -344,8 +351,8 @@ def knobs_without_effect(train: TrainConfig) -> set[str]:
     resumed with others of them."""
     free = {
         *("checkpoint_every", "keep_checkpoints", "processes", "trackers", "max_bad_steps"),
-        *("checkpointing", "offload", "offload_layers", "loss_chunk", "control"),
-        *("attention_kernel", "fused_layers"),
+        *("checkpointing", "attention_layers", "offload", "offload_layers", "loss_chunk"),
+        *("attention_kernel", "fused_layers", "control"),
         *("share_devices", "deterministic"),
     }
     if train.lora.dropout == 0:

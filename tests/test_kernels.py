@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.model.kernels import KERNELS, AbstractKernel, Documents
+from giraffe_cli.model.cudnn import LONG, _long, _part, _short, lengthened
+from giraffe_cli.model.kernel_base import AbstractKernel, Documents
+from giraffe_cli.model.kernels import KERNELS
 from giraffe_cli.model.probe import AttentionShape, Probed, _error, probe, repeatable, settle
 
 SHAPE = AttentionShape(heads=4, kv_heads=2, head_dim=16)
@@ -34,7 +36,39 @@ def test_documents_are_bounds_on_the_device():
     several = Documents.of((3, 4, 1), CPU)
     assert several.cu_seqlens.tolist() == [0, 3, 7, 8]
     assert several.cu_seqlens.dtype == torch.int32
-    assert several.longest == 4
+    assert (several.longest, several.lengths) == (4, (3, 4, 1))
+
+
+def test_long_documents_take_one_of_eight_lengths_an_octave():
+    assert [lengthened(n) for n in (2048, 2049, 2304, 4095, 4097, 9000)] == [
+        *(2048, 2304, 2304, 4096, 4608, 9216)
+    ]
+    every = {lengthened(n) for n in range(LONG, 65536)}
+    assert len(every) == 8 * 5 + 1
+    for n in range(LONG, 20000, 7):
+        assert n <= lengthened(n) <= n * 1.125 + 1
+    lengths = (700, 2100, 300, 5000)
+    assert _long(lengths) == [(700, 2100, 2304), (3100, 5000, 5120)]
+    short, places = _short(Documents.of(lengths, CPU), CPU)
+    assert short.cu_seqlens.tolist() == [0, 700, 1000]
+    assert places.tolist() == [*range(700), *range(2800, 3100)]
+    assert _short(Documents.of((2100, 5000), CPU), CPU) == (None, None)
+
+
+def test_what_stands_behind_a_document_changes_nothing():
+    """The argument `model/cudnn.py` rests on, shown on a CPU: zeros behind, no gradient there."""
+    kernel = KERNELS["cpu"]()
+    query, key, value, grad = (torch.randn(1, h, 40, 16) for h in (4, 2, 2, 4))
+    out, sums = kernel.forward(query, key, value, None, None)
+    expected = kernel.backward(grad, query, key, value, out, sums, None, None)
+    longer = [_part(tensor, 0, 40, 56) for tensor in (query, key, value)]
+    out_, sums_ = kernel.forward(*longer, None, None)
+    torch.testing.assert_close(out_[:, :, :40], out)
+    known = [_part(tensor, 0, 40, 56) for tensor in (grad, query, key, value, out, sums[..., None])]
+    found = kernel.backward(*known[:5], known[5][..., 0], None, None)
+    for mine, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(mine[:, :, :40], theirs)
+        assert mine[:, :, 40:].abs().max() == 0
 
 
 FOUND = [Probed("cudnn", 500.0), Probed("flash", 300.0), Probed("efficient", obstacle="too wide")]
@@ -43,11 +77,13 @@ FOUND = [Probed("cudnn", 500.0), Probed("flash", 300.0), Probed("efficient", obs
 def test_auto_takes_the_fastest_and_tells_all():
     kernels, told = settle("auto", FOUND)
     assert type(kernels.one) is KERNELS["cudnn"]
-    assert type(kernels.several) is KERNELS["flash"], "cuDNN's takes no documents"
-    assert told == (
-        "cudnn 500 TFLOP/s, flash 300 TFLOP/s; taken: cudnn, flash where a window has several "
-        "documents; not efficient: too wide"
-    )
+    assert type(kernels.several) is KERNELS["cudnn"]
+    assert told == ("cudnn 500 TFLOP/s, flash 300 TFLOP/s; taken: cudnn; not efficient: too wide")
+    slow = [Probed("efficient", 600.0), *FOUND[:2]]
+    kernels, told = settle("auto", slow)
+    assert type(kernels.one) is KERNELS["efficient"]
+    assert type(kernels.several) is KERNELS["cudnn"], "it tells documents apart in one call"
+    assert "taken: efficient, cudnn where a window has several documents" in told
 
 
 def test_what_is_asked_for_is_taken():
@@ -77,7 +113,9 @@ def test_without_a_kernel_for_documents_they_are_attended_one_by_one():
 
 
 def test_every_kernel_says_whether_it_takes_documents():
-    assert {name for name, kernel in KERNELS.items() if kernel.takes_documents} == {"flash"}
+    assert {name for name, kernel in KERNELS.items() if kernel.takes_documents} == {
+        *("flash", "cudnn")
+    }
     assert all(issubclass(kernel, AbstractKernel) for kernel in KERNELS.values())
 
 

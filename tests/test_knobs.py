@@ -128,6 +128,9 @@ ENTRIES = {
     "train.offload_layers": Plan(
         {"train.checkpointing": "full", "train.offload": "disk", "train.offload_layers": 1},
         {"train.checkpointing": "full", "train.offload": "disk"}),
+    "train.attention_layers": Plan(
+        {"train.checkpointing": "attention", "train.attention_layers": 1},
+        {"train.checkpointing": "attention"}),
     "train.fused_layers": Plan({"train.fused_layers": "on"}),
     "train.attention_kernel": ShownBy("test_kernels.py::test_what_is_asked_for_is_taken"),
     "train.mlp_tile": Plan({"train.checkpointing": "full", "train.mlp_tile": 64},

@@ -207,7 +207,9 @@ def test_no_more_waits_in_host_memory_than_it_holds():
     assert hosted
     for levers in hosted:
         layers = levers.offload_layers or 32
-        kept = (1 + (levers.checkpointing == "attention")) * 2**17 * 4096 * 2 * layers
+        kept_of = 0 if levers.checkpointing == "full" else levers.attention_layers or 32
+        both = max(0, layers - (32 - kept_of))
+        kept = 2**17 * 4096 * 2 * (layers + both)
         assert kept <= 0.8 * 40e9
 
 

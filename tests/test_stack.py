@@ -33,6 +33,7 @@ EXACT = [
     Levers("attention", "disk"),
     Levers("full", "disk"),
     Levers("attention", "disk", offload_layers=1),
+    Levers("attention", attention_layers=1),
 ]
 """No sum is taken in another order: equal to the bit."""
 CLOSE = [

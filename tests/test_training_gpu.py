@@ -86,7 +86,7 @@ def relative(found, expected):
     return float((found - expected).norm() / expected.norm())
 
 
-DOCUMENTS = {"one": (TOKENS,), "packed": (700, 36, 500, 300)}
+DOCUMENTS = {"one": (TOKENS,), "packed": (700, 36, 500, 300), "long": (100, 2200, 30)}
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +122,7 @@ def test_bfloat16_is_float32_to_its_rounding(
     """Loss to 5e-3, gradients to 3e-2 of their norm: four layers of bfloat16 on random weights
     leave 1e-2 (transformers' own layers under autograd measure the same, see `autograd`)."""
     nats, grads = expected[shape, documents]
-    kernels = Kernels.named(kernel, "flash" if kernel == "cudnn" else kernel)
+    kernels = Kernels.named(kernel)
     model = trained(shape, torch.bfloat16, CUDA)
     found = run(model, torch.bfloat16, LEVERS[levers], DOCUMENTS[documents], CUDA, kernels)
     record_property("nats", abs(found[0] / nats - 1))
@@ -144,7 +144,7 @@ def test_float32_is_float32(expected, levers, documents, record_property):
     assert relative(found[1], grads) < 1e-3  # TF32 is off; sums in another order
 
 
-@pytest.mark.parametrize("kernel", ["flash", "efficient"])
+@pytest.mark.parametrize("kernel", ["cudnn", "flash", "efficient"])
 def test_a_document_feels_no_other_by_a_bit(kernel):
     model = trained("d64", torch.bfloat16, CUDA).eval()
     loss = WindowLoss(model, torch.bfloat16, Levers("attention", fused=True))

@@ -22,7 +22,8 @@ from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from giraffe_cli.model.flash import AttentionTape, attend
-from giraffe_cli.model.kernels import CpuKernel, Documents, Kernels
+from giraffe_cli.model.kernel_base import Documents
+from giraffe_cli.model.kernels import CpuKernel, Kernels
 from giraffe_cli.model.past import causal, lower_right, merged, whole
 from giraffe_cli.model.sequence_parallel import SequenceGroup
 from giraffe_cli.model.stored import StoredKeyValues

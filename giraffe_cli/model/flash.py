@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from giraffe_cli.model.kernels import AbstractKernel, Documents
+from giraffe_cli.model.kernel_base import AbstractKernel, Documents
 from giraffe_cli.model.store_base import AbstractStore
 
 

@@ -5,6 +5,7 @@ masks a tile draws, where there is dropout):
 
     loss_chunk      logits of so many tokens at a time
     checkpointing   none → attention (layers recomputed, attention output kept) → full
+    attention_layers  the last so many layers' attention output is kept
     offload         layer inputs wait on the device → in host memory → in a file
     offload_layers  the first so many layers' inputs wait there, the others' on the device
     mlp_tile        tokens that pass through an MLP at a time while a layer is recomputed
@@ -39,6 +40,8 @@ class Levers:
     """Tokens."""
     offload_layers: int = 0
     """0: all of them."""
+    attention_layers: int = 0
+    """Whose attention output is kept, from the last; 0: of all of them."""
     fused: bool = False
 
     @classmethod
@@ -46,7 +49,10 @@ class Levers:
         """What `config` says; where it leaves the choice (`auto`), what suits most machines."""
         given: dict[str, Any] = {
             name: 0 if value == "none" and name == "mlp_tile" else value
-            for name in ("checkpointing", "offload", "mlp_tile", "loss_chunk", "offload_layers")
+            for name in (
+                *("checkpointing", "attention_layers", "offload", "offload_layers"),
+                *("mlp_tile", "loss_chunk"),
+            )
             if (value := getattr(config, name)) != "auto"
         }
         return cls(**given, fused=config.fused_layers == "on")
@@ -59,6 +65,8 @@ class Levers:
             "attention": "layers recomputed but for their attention",
             "full": "layers recomputed",
         }
+        if self.attention_layers:
+            recomputed["attention"] += f" in the last {self.attention_layers}"
         some = f" of the first {self.offload_layers} layers" if self.offload_layers else ""
         waiting = {"none": "", "host": f", inputs{some} in host memory"}
         waiting["disk"] = f", inputs{some} on disk"

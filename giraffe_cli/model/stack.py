@@ -137,8 +137,10 @@ class _Recomputation:
         self.context, self.stores = context, stores
         self.random_states: list[Tensor] = []
         keeps = levers.checkpointing == "attention"
+        first = len(layers) - levers.attention_layers if levers.attention_layers else 0
         self.tapes = [
-            AttentionTape(store, str(n)) if keeps else None for n, store in enumerate(stores)
+            AttentionTape(store, str(n)) if keeps and n >= first else None
+            for n, store in enumerate(stores)
         ]
 
     def forward(self, hidden: Tensor) -> Tensor:

@@ -126,11 +126,13 @@ def settings(demand: Demand) -> Iterator[Levers]:
             "--set train.offload=disk, or leave it to auto",
         )
     chunk = CHUNKS[kind][0] if train.loss_chunk == "auto" else train.loss_chunk
-    for checkpointing, offload, tile, away in itertools.product(*_choices(demand)):
-        if (checkpointing != "none" or (offload == "none" and tile == 0)) and (
-            offload != "none" or away == 0
+    for checkpointing, offload, tile, away, kept in itertools.product(*_choices(demand)):
+        if (
+            (checkpointing != "none" or (offload == "none" and tile == 0))
+            and (offload != "none" or away == 0)
+            and (checkpointing == "attention" or kept == 0)
         ):
-            yield Levers(checkpointing, offload, tile, chunk, away, _is_fused(demand))
+            yield Levers(checkpointing, offload, tile, chunk, away, kept, _is_fused(demand))
 
 
 def with_chunk(demand: Demand, levers: Levers, budget: int) -> Levers:
@@ -150,6 +152,7 @@ def allows(train: TrainConfig, levers: Levers) -> bool:
         "mlp_tile": 0 if train.mlp_tile == "none" else train.mlp_tile,
         "loss_chunk": train.loss_chunk,
         "offload_layers": train.offload_layers,
+        "attention_layers": train.attention_layers,
         "fused": {"on": True, "off": False}.get(train.fused_layers, "auto"),
     }
     return all(value in ("auto", getattr(levers, name)) for name, value in asked.items())
@@ -165,7 +168,10 @@ def _is_fused(demand: Demand) -> bool:
     return demand.kind == "cuda" and is_plain and not (train.lora.use_dora or train.lora.dropout)
 
 
-def _choices(demand: Demand) -> tuple[list[Checkpointing], list[Offload], list[int], list[int]]:
+def _choices(
+    demand: Demand,
+) -> tuple[list[Checkpointing], list[Offload], list[int], list[int], list[int]]:
+    """Values of checkpointing, offload, mlp_tile, offload_layers and attention_layers."""
     train, kind = demand.train, demand.kind
     tile = TILES[kind]
     tiles = [0, tile] if tile < demand.tokens else [0]
@@ -178,10 +184,10 @@ def _choices(demand: Demand) -> tuple[list[Checkpointing], list[Offload], list[i
     if train.checkpointing != "auto":
         kinds = [train.checkpointing]
     layers = demand.shape.num_layers
-    away = [0] if kind == "cpu" else [*range(max(1, layers // 8), layers, max(1, layers // 8)), 0]
-    if train.offload_layers != "auto":
-        away = [min(train.offload_layers, layers)]
-    return kinds, offloads, tiles, away
+    some = [0] if kind == "cpu" else [*range(max(1, layers // 8), layers, max(1, layers // 8)), 0]
+    away = some if train.offload_layers == "auto" else [min(train.offload_layers, layers)]
+    kept = some if train.attention_layers == "auto" else [min(train.attention_layers, layers)]
+    return kinds, offloads, tiles, away, kept
 
 
 def _seconds(demand: Demand, machine: Machine, rates: Rates, levers: Levers) -> float:

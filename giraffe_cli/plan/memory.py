@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config import TrainConfig
 from giraffe_cli.model.levers import Levers
-from giraffe_cli.plan.operations import adapter_numbers, linear_shapes
+from giraffe_cli.plan.operations import adapter_numbers, kept_attention_layers, linear_shapes
 
 NF4_BYTES = 4.127 / 8
 """Of a weight: a code of 4 bits, a scale of 8 for each 64, and one of 32 for each 256 of those."""
@@ -174,18 +174,26 @@ def kept_bytes(demand: Demand, levers: Levers) -> float:
     """What waits for the backward pass of one window, wherever that is."""
     if levers.checkpointing == "none":
         return demand.shape.num_layers * _live(_saved(demand))
-    token = demand.shape.hidden_size * demand.width
-    if levers.checkpointing == "attention":
-        token += demand.queries * demand.width + 4 * demand.shape.num_attention_heads
-    return float(demand.shape.num_layers * demand.tokens * token)
+    return _recomputed_bytes(demand, levers, demand.shape.num_layers)
 
 
 def away_bytes(demand: Demand, levers: Levers) -> float:
     """The part of `kept_bytes` that waits in host memory or in a file."""
     if levers.offload == "none":
         return 0.0
+    return _recomputed_bytes(demand, levers, levers.offload_layers or demand.shape.num_layers)
+
+
+def _recomputed_bytes(demand: Demand, levers: Levers, first: int) -> float:
+    """What the first so many layers leave for the backward pass: inputs, and what is kept of their
+    attention."""
     layers = demand.shape.num_layers
-    return kept_bytes(demand, levers) * min(levers.offload_layers or layers, layers) / layers
+    count = min(first, layers)
+    kept = kept_attention_layers(levers, layers)
+    attending = max(0, count - (layers - kept))
+    inputs = demand.shape.hidden_size * demand.width
+    outputs = demand.queries * demand.width + 4 * demand.shape.num_attention_heads
+    return float(demand.tokens * (count * inputs + attending * outputs))
 
 
 def _saved(demand: Demand) -> Tensors:
@@ -222,9 +230,11 @@ def _layer(demand: Demand, levers: Levers) -> Tensors:
         *_wide_norms(demand, 2, tile),
     ]
     taken_back = levers.offload != "none"
+    layers = demand.shape.num_layers
+    recomputes_attention = kept_attention_layers(levers, layers) < layers
     saved: Tensors = [
         (4 + taken_back, row * d),
-        (2 + (taken_back or levers.checkpointing == "full"), row * q),
+        (2 + (taken_back or recomputes_attention), row * q),
         (2, row * k),
         *_wide_norms(demand, 1, demand.tokens),
     ]

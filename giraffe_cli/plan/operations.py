@@ -87,6 +87,14 @@ def forward_per_token(shape: Checkpoint, window: int, attention_share: float = 1
     )
 
 
+def kept_attention_layers(levers: Levers, num_layers: int) -> int:
+    """Of how many layers attention is computed once."""
+    if levers.checkpointing == "full":
+        return 0
+    some = levers.attention_layers if levers.checkpointing == "attention" else 0
+    return min(some or num_layers, num_layers)
+
+
 def step_per_token(
     shape: Checkpoint,
     train: TrainConfig,
@@ -98,10 +106,11 @@ def step_per_token(
     forward = forward_per_token(shape, window, attention_share)
     is_full = train.method == "full"
     adapters = 0.0 if is_full else 2.0 * adapter_numbers(shape, train)
-    recomputes, keeps = levers.checkpointing != "none", levers.checkpointing == "attention"
+    recomputes = levers.checkpointing != "none"
+    again = 1 - kept_attention_layers(levers, shape.num_layers) / shape.num_layers
     head_trains = is_full or ("embeddings" in train.lora.also_train and shape.tie_word_embeddings)
     return Operations(
         linear=((3 if is_full else 2) + recomputes) * forward.linear + (3 + recomputes) * adapters,
-        attention=(3.5 + (recomputes and not keeps)) * forward.attention,
+        attention=(3.5 + again) * forward.attention,
         head=(3 if head_trains else 2) * forward.head,
     )

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from giraffe_cli.model.fused import FusedLayer
-from giraffe_cli.model.kernels import Documents, Kernels
+from giraffe_cli.model.kernel_base import Documents
+from giraffe_cli.model.kernels import Kernels
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.loss import IGNORED, chunked_nll
 from giraffe_cli.model.sequence_parallel import SequenceGroup

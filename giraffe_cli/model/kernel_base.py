@@ -1,0 +1,70 @@
+"""What an attention kernel is, and the documents that it tells apart.
+
+Legend of shapes: B batch, H heads, K key/value heads, S tokens, D head_dim.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Grads = tuple[Tensor, Tensor, Tensor]
+"""Of query, key and value, in their shapes."""
+
+
+@dataclass(frozen=True)
+class Documents:
+    """Where the documents of a packed row begin, on the device that attends."""
+
+    cu_seqlens: Tensor
+    """[documents + 1] int32."""
+    lengths: tuple[int, ...]
+    """Tokens of each."""
+
+    @property
+    def longest(self) -> int:
+        """Tokens."""
+        return max(self.lengths)
+
+    @classmethod
+    def of(cls, lengths: tuple[int, ...], device: torch.device) -> Documents | None:
+        """Of a row of documents of `lengths`; None where there is one."""
+        if len(lengths) < 2:
+            return None
+        ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0).int()
+        return cls(ends.to(device, non_blocking=True), tuple(lengths))
+
+
+class AbstractKernel(ABC):
+    """Upper-left causal attention without dropout; K divides H."""
+
+    takes_documents = False
+    """Whether it tells several documents of a row apart in one call."""
+
+    @abstractmethod
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        scale: float | None,
+        documents: Documents | None,
+    ) -> tuple[Tensor, Tensor]:
+        """(output [B, H, S, D], log-sum-exp in a shape of the kernel's own), no gradient."""
+
+    @abstractmethod
+    def backward(
+        self,
+        grad: Tensor,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        out: Tensor,
+        log_sum: Tensor,
+        scale: float | None,
+        documents: Documents | None,
+    ) -> Grads:
+        """The gradients, given the output's."""
