@@ -5,6 +5,7 @@
     python scripts/bench_gpu.py --longest 256k 400k --out long.json # one step each, host memory
     python scripts/bench_gpu.py --cells ceilings 8b/32k/one/ours:checkpointing=full
     python scripts/bench_gpu.py --plan full --list                  # the cells and their seconds
+    python scripts/bench_gpu.py --report gpu.json long.json         # found before, as Markdown
 
 Random weights of Llama-3.1-8B (`8b`) and Llama-3.2-1B (`1b`) in bfloat16, rank 16 on all linears,
 one window a step; `scripts/gpu_cells.py` says how a cell is named, `scripts/gpu_paths.py` what it
@@ -52,6 +53,8 @@ PLANS = {
         f"1b/8k/one/ours:{KEPT}",
         "1b/8k/one/trl",
         "8b/8k/one/hf:layers=4,steps=2,liger=1,kernel=cudnn",
+        f"8b/8k/one/trl:layers=4,steps=2,{BEST},liger=1",
+        "8b/8k/packed/hf:layers=4,steps=2,kernel=flex",
     ],
     "full": [
         "ceilings:trials=8b+1b",
@@ -64,6 +67,7 @@ PLANS = {
         f"8b/8k/one/trl:{BEST}",
         f"8b/128k/one/ours:{KEPT},offload=host",
         f"8b/128k/one/ours:{KEPT}",
+        f"8b/32k/one/trl:{BEST},liger=1",
         "8b/32k/one/trl:steps=1",
         "8b/128k/one/ours:checkpointing=full",
         f"8b/128k/one/trl:{BEST}",
@@ -74,6 +78,7 @@ PLANS = {
         f"1b/128k/one/trl:{BEST}",
         "1b/8k/one/ours:checkpointing=attention",
         f"1b/8k/one/trl:{BEST}",
+        "8b/32k/packed/hf:kernel=flex,warm=2",
     ],
     "longest": ["ceilings:trials=8b", "8b/256k/one/ours:levers=plan"],
     "tiny": [
@@ -93,6 +98,9 @@ def main() -> int:
     if options.worker:
         gpu_cells.answer(options.worker, options.device)
         return 0
+    if options.report:
+        print(_report([json.loads(file.read_text(encoding="utf-8")) for file in options.report]))
+        return 0
     cells = cells_of(options)
     if options.list:
         for cell in cells:
@@ -103,11 +111,29 @@ def main() -> int:
     print(gpu_figures.ceiling_lines(result["ceilings"]))
     for sentence in result["unlike"]:
         print(f"unlike: {sentence}")
-    for name, goal in result["goals"].items():
-        wanted = f"at least {goal['needed']}" if "needed" in goal else f"at most {goal['allowed']}"
-        print(f"{'met' if goal['ok'] else 'MISSED'}: {name} {goal['found']:.4g}, {wanted}")
+    print("\n".join(_goal_lines(result["goals"])))
     print(f"skipped: {', '.join(result['skipped']) or 'none'}; {result['seconds']:.0f} s in all")
     return 0 if all(goal["ok"] for goal in result["goals"].values()) else 1
+
+
+def _report(results: list[dict[str, Any]]) -> str:
+    """Ceilings, cells and goals of several results, as Markdown."""
+    rows = [row for result in results for row in result["cells"]]
+    ceilings = dict.fromkeys(
+        gpu_figures.ceiling_lines(result["ceilings"]) for result in results if result["ceilings"]
+    )
+    unlike = [f"- unlike: {sentence}" for sentence in gpu_figures.gates(rows)]
+    goals = _goal_lines(gpu_figures.goals(rows))
+    parts = [gpu_figures.markdown(rows), "\n".join([*unlike, *(f"- {line}" for line in goals)])]
+    return "\n\n".join([*(f"```\n{told}\n```" for told in ceilings), *parts])
+
+
+def _goal_lines(goals: dict[str, dict[str, Any]]) -> list[str]:
+    return [
+        f"{'met' if goal['ok'] else 'MISSED'}: {name} {goal['found']:.4g}, "
+        + (f"at least {goal['needed']}" if "needed" in goal else f"at most {goal['allowed']}")
+        for name, goal in goals.items()
+    ]
 
 
 def cells_of(options: argparse.Namespace) -> list[Cell]:
@@ -209,6 +235,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--alloc", default="expandable_segments:True", help="PYTORCH_ALLOC_CONF")
     parser.add_argument("--out", type=Path, help="the JSON, written anew after every cell")
     parser.add_argument("--list", action="store_true", help="cells and expected seconds, no more")
+    parser.add_argument("--report", nargs="+", type=Path, help="print these JSON files, no more")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.budget = options.budget or LIMITS["longest" if options.longest else options.plan]

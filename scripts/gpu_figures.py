@@ -263,6 +263,35 @@ def _line(row: dict[str, Any]) -> str:
     return " ".join(numbers) + f"  {row['name']}"
 
 
+def markdown(rows: list[dict[str, Any]]) -> str:
+    """A table for the docs: one line a cell."""
+    lines = [
+        "| cell | s a step | tokens/s | MFU | of the limit | on the GPU | of the host | plan: bytes, "
+        "time |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if row["outcome"] != "ok":
+            lines.append(f"| `{row['name']}` | {row['outcome']} | | | | | | |")
+            continue
+        plan = [
+            f"{row[key]:+.0%}" for key in ("plan_bytes_error", "plan_seconds_error") if key in row
+        ]
+        on_gpu = f"{row['allocated_bytes'] / 1e9:.1f} GB" if "allocated_bytes" in row else ""
+        numbers = [
+            f"`{row['name']}`",
+            f"{row['seconds']:.2f}",
+            f"{row['tokens_per_second']:,.0f}",
+            f"{row['mfu']:.1%}",
+            f"{row['of_limit']:.0%}",
+            on_gpu,
+            f"{row['host_bytes'] / 1e9:.1f} GB",
+            ", ".join(plan),
+        ]
+        lines.append(f"| {' | '.join(numbers)} |")
+    return "\n".join(lines)
+
+
 def ceiling_lines(found: dict[str, Any]) -> str:
     """The ceilings, a line each."""
     if found.get("outcome") != "ok":
@@ -277,7 +306,7 @@ def ceiling_lines(found: dict[str, Any]) -> str:
             for kernel, one in kernels.items()
         ]
         lines.append(f"attention {name}, forward/backward TF/s: {', '.join(told)}")
-    for shape, rates in found["trials"].items():
+    for shape, rates in found.get("trials", {}).items():
         told = ", ".join(f"{k} {v / 1e12:.3g}" for k, v in rates.items())
         lines.append(f"trial step of {shape}, TF/s: {told}")
     if found["copies"]:

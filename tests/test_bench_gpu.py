@@ -159,3 +159,22 @@ def test_the_tiny_plan_runs(tmp_path):
     assert [one["outcome"] for one in result["cells"]] == ["ok"] * 4
     assert result["unlike"] == []
     assert "skipped: none" in done.stdout
+
+
+def test_results_of_several_runs_make_one_report(bench, tmp_path, monkeypatch, capsys):
+    """The second run's TRL is held against the first run's ours, of which one ran out of memory."""
+    common = {"seconds": 2.0, "tokens_per_second": 16384.0, "mfu": 0.5, "of_limit": 0.75}
+    common |= {"host_bytes": 2e9, "levers": {"offload": "none"}}
+    ours = row("8b/32k/one/ours", **common)
+    trl = row("8b/32k/one/trl", **{**common, "tokens_per_second": 8192.0})
+    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    files[0].write_text(json.dumps({"ceilings": {}, "cells": [ours]}))
+    files[1].write_text(
+        json.dumps({"ceilings": {}, "cells": [trl, row("8b/8k/one/hf", outcome="oom")]})
+    )
+    monkeypatch.setattr(sys, "argv", ["bench_gpu.py", "--report", *map(str, files)])
+    assert bench.main() == 0
+    told = capsys.readouterr().out
+    assert "| `8b/32k/one/ours` | 2.00 | 16,384 | 50.0% | 75% |  | 2.0 GB |  |" in told
+    assert "| `8b/8k/one/hf` | oom | | | | | | |" in told
+    assert "- met: 8b_32k_over_trl 2, at least 1.2" in told
