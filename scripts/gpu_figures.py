@@ -266,8 +266,7 @@ def _line(row: dict[str, Any]) -> str:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """A table for the docs: one line a cell."""
     lines = [
-        "| cell | s a step | tokens/s | MFU | of the limit | on the GPU | of the host | plan: bytes, "
-        "time |",
+        "| cell | s a step | tokens/s | MFU | of limit | on the GPU | of the host | plan: size, time |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
