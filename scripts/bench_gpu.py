@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
 import time
 from importlib import metadata
@@ -106,12 +107,14 @@ def main() -> int:
         for cell in cells:
             print(f"{gpu_figures.expected_seconds(cell, None):6.0f} s  {cell.name}")
         return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and end what was started
     result = measure_all(options, cells)
     print(gpu_figures.table(result["cells"]))
     print(gpu_figures.ceiling_lines(result["ceilings"]))
     for sentence in result["unlike"]:
         print(f"unlike: {sentence}")
-    print("\n".join(_goal_lines(result["goals"])))
+    for line in _goal_lines(result["goals"]):
+        print(line)
     print(f"skipped: {', '.join(result['skipped']) or 'none'}; {result['seconds']:.0f} s in all")
     return 0 if all(goal["ok"] for goal in result["goals"].values()) else 1
 

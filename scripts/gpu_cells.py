@@ -129,7 +129,7 @@ class Process:
             stderr=self.told,
             text=True,
             env=environment,
-            start_new_session=True,
+            process_group=0,
         )
 
     def measure(self, cell: Cell, limit: float) -> dict[str, Any]:

@@ -229,7 +229,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """One line a cell."""
     lines = [
         f"{'s/step':>7} {'tok/s':>6} {'MFU':>4} {'limit':>5} {'reach':>5} {'alloc':>6} {'resv':>6} "
-        f"{'host':>5} {'plan':>5} {'time':>5} {'loss':>7} {'norm':>7}  cell"
+        f"{'host':>5} {'pin':>5} {'plan':>5} {'time':>5} {'loss':>7} {'norm':>7}  cell"
     ]
     return "\n".join([*lines, *(_line(row) for row in rows if row["path"] != "ceilings")])
 
@@ -255,6 +255,7 @@ def _line(row: dict[str, Any]) -> str:
         number("allocated_bytes", "6.1f", 1e-9),
         number("reserved_bytes", "6.1f", 1e-9),
         number("host_bytes", "5.0f", 1e-9),
+        number("pinned_bytes", "5.0f", 1e-9),
         number("plan_bytes_error", "+5.0f", 100),
         number("plan_seconds_error", "+5.0f", 100),
         "" if last["loss"] is None else f"{last['loss']:7.4f}",
@@ -266,7 +267,7 @@ def _line(row: dict[str, Any]) -> str:
 def markdown(rows: list[dict[str, Any]]) -> str:
     """A table for the docs: one line a cell."""
     lines = [
-        "| cell | s a step | tokens/s | MFU | of limit | on the GPU | of the host | plan: size, time |",
+        "| cell | s a step | tokens/s | MFU | of limit | on the GPU | pinned | plan: size, time |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
@@ -284,7 +285,7 @@ def markdown(rows: list[dict[str, Any]]) -> str:
             f"{row['mfu']:.1%}",
             f"{row['of_limit']:.0%}",
             on_gpu,
-            f"{row['host_bytes'] / 1e9:.1f} GB",
+            f"{row['pinned_bytes'] / 1e9:.1f} GB" if row.get("pinned_bytes") else "",
             ", ".join(plan),
         ]
         lines.append(f"| {' | '.join(numbers)} |")

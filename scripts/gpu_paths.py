@@ -104,6 +104,7 @@ class Clock:
                 "allocated_bytes": torch.cuda.max_memory_allocated(),
                 "reserved_bytes": torch.cuda.max_memory_reserved(),
                 "used_bytes": total - free,
+                "pinned_bytes": torch.cuda.host_memory_stats().get("allocated_bytes.current", 0),
             }
         return found
 

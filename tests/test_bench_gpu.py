@@ -164,7 +164,7 @@ def test_the_tiny_plan_runs(tmp_path):
 def test_results_of_several_runs_make_one_report(bench, tmp_path, monkeypatch, capsys):
     """The second run's TRL is held against the first run's ours, of which one ran out of memory."""
     common = {"seconds": 2.0, "tokens_per_second": 16384.0, "mfu": 0.5, "of_limit": 0.75}
-    common |= {"host_bytes": 2e9, "levers": {"offload": "none"}}
+    common |= {"pinned_bytes": 2e9, "levers": {"offload": "none"}}
     ours = row("8b/32k/one/ours", **common)
     trl = row("8b/32k/one/trl", **{**common, "tokens_per_second": 8192.0})
     files = [tmp_path / "one.json", tmp_path / "two.json"]
