@@ -80,6 +80,7 @@ PLANS = {
         "1b/8k/one/ours:checkpointing=attention",
         f"1b/8k/one/trl:{BEST}",
         "8b/32k/packed/hf:kernel=flex,warm=2",
+        "8b/32k/one/hf:liger=1,steps=1",
     ],
     "longest": ["ceilings:trials=8b", "8b/256k/one/ours:levers=plan"],
     "tiny": [
