@@ -60,6 +60,11 @@ def _number(value: Any) -> Any:
         return value
 
 
+def _switch(value: Any) -> Any:
+    """YAML 1.1 reads `on` and `off` as truth values; a knob written so is the word."""
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
+
+
 _REQUIRED = {"target_length": ", pass --target-len 16k or write it into the config"}
 
 Length = Annotated[int, BeforeValidator(_length)]
@@ -217,7 +222,7 @@ class TrainConfig(Section):
     attention_kernel: Literal["auto", "cudnn", "flash", "efficient"] = "auto"
     """What a GPU attends with; auto: the fastest of a short measurement, which is told. A CPU has
     one kernel."""
-    fused_layers: Literal["auto", "on", "off"] = "auto"
+    fused_layers: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
     """Take the projections of a layer together and what lies between them in one pass; auto: on a
     GPU, where the adapter is plain LoRA over weights of 16 or 32 bits."""
     mlp_tile: Literal["auto", "none"] | Length = "auto"

@@ -103,6 +103,12 @@ def test_a_learning_rate_may_be_written_as_people_write_it(text):
     assert build(values).train.learning_rate == 2e-4
 
 
+@pytest.mark.parametrize("word", ["on", "off", "auto"])
+def test_a_switch_may_be_written_as_its_hint_says(word):
+    given = apply_overrides({"target_length": "16k"}, [f"train.fused_layers={word}"])
+    assert build(given).train.fused_layers == word
+
+
 def test_a_resolved_config_builds_itself_again():
     config = build({"target_length": "16k", "train": {"window": "2k"}, "eval": {"lengths": ["1k"]}})
     assert build(config.model_dump(mode="json")) == config
