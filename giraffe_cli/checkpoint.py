@@ -33,7 +33,7 @@ from giraffe_cli.weights import (
 
 if TYPE_CHECKING:
     import torch
-    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 EMBEDDED = "calf"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -197,6 +197,21 @@ def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
         return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
 
 
+def config_for(path: Path, table: RopeTable | None) -> LlamaConfig:
+    """The config of the checkpoint in `path`, with `table` in the place of its own.
+
+    Raises:
+        InvalidInput: it cannot be loaded.
+    """
+    from transformers import LlamaConfig
+
+    with _told_of(path):
+        config = LlamaConfig.from_pretrained(path, local_files_only=True)
+    if table is not None:
+        apply_table(config, table)
+    return config
+
+
 def load_model(
     path: Path,
     *,
@@ -212,12 +227,9 @@ def load_model(
     Raises:
         GiraffeError: the model's table is not `table` after loading.
     """
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import LlamaForCausalLM
 
-    with _told_of(path):
-        config = LlamaConfig.from_pretrained(path, local_files_only=True)
-    if table is not None:
-        apply_table(config, table)
+    config = config_for(path, table)
     with _without_loading_bar(), _told_of(path):
         model = LlamaForCausalLM.from_pretrained(
             path,

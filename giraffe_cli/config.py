@@ -225,6 +225,9 @@ class TrainConfig(Section):
     fused_layers: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
     """Take the projections of a layer together and what lies between them in one pass; auto: on a
     GPU, where the adapter is plain LoRA over weights of 16 or 32 bits."""
+    shard_base: Literal["auto", "none", "full"] = "auto"
+    """Share the frozen base out over the processes: each keeps a part of every layer, and gathers a
+    layer when it computes it. full: so; auto: where that is the fastest setting that fits."""
     mlp_tile: Literal["auto", "none"] | Length = "auto"
     """Tokens that pass through an MLP at a time while layers are recomputed."""
     loss_chunk: Literal["auto"] | Annotated[Length, Field(ge=1)] = "auto"
@@ -273,6 +276,7 @@ class TrainConfig(Section):
                     f"decay_steps {self.decay_steps} is more than the {self.steps} steps there are",
                 ),
                 (self.patience and not self.held_out_every, "patience needs held_out_every"),
+                *self._of_sharding(),
                 (
                     self.share_devices and self.processes is None,
                     "share_devices needs processes: how many share the GPUs",
@@ -317,6 +321,26 @@ class TrainConfig(Section):
             raise ValueError("; ".join(problems))
         return self
 
+    def _of_sharding(self) -> list[tuple[bool, str]]:
+        is_asked = self.shard_base == "full"
+        return [
+            (
+                is_asked and self.checkpointing == "none",
+                "shard_base needs checkpointing: kept activations keep the gathered weights",
+            ),
+            (
+                is_asked and not self.can_shard_base,
+                "shard_base: full shares out a frozen base in 16 or 32 bits, under plain LoRA: "
+                "method: full freezes none, quantize_base, use_dora and pissa need it whole",
+            ),
+        ]
+
+    @property
+    def can_shard_base(self) -> bool:
+        """Whether what is trained allows the frozen weights to be shared out."""
+        needs_weights = self.lora.use_dora or self.lora.init_lora_weights == "pissa"
+        return self.method == "lora" and self.quantize_base == "none" and not needs_weights
+
 
 class StageConfig(Section):
     """One stage of a progressive extension; what is left out is the run's own, and a plain length
@@ -357,7 +381,7 @@ def knobs_without_effect(train: TrainConfig) -> set[str]:
     free = {
         *("checkpoint_every", "keep_checkpoints", "processes", "trackers", "max_bad_steps"),
         *("checkpointing", "attention_layers", "offload", "offload_layers", "loss_chunk"),
-        *("attention_kernel", "fused_layers", "control"),
+        *("attention_kernel", "fused_layers", "shard_base", "control"),
         *("share_devices", "deterministic"),
     }
     if train.lora.dropout == 0:

@@ -152,6 +152,10 @@ ENTRIES = {
     "train.processes": Plan({"train.windows_per_step": 2, "train.processes": 2},
                             {"train.windows_per_step": 2, "train.processes": 1}),
     "train.sequence_parallel": Plan({"train.processes": 2, "train.sequence_parallel": 2}),
+    "train.shard_base": Plan(
+        {"train.windows_per_step": 2, "train.processes": 2, "train.shard_base": "full"},
+        {"train.windows_per_step": 2, "train.processes": 2, "train.shard_base": "none"},
+    ),
     "train.share_devices": ShownBy(
         "test_train.py::test_processes_share_a_gpu_only_when_they_are_told_to"
     ),

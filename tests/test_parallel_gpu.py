@@ -37,10 +37,20 @@ def differences(ours, theirs):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("layout", [{}, {"sequence_parallel": 2}], ids=["own windows", "slices"])
+@pytest.mark.parametrize(
+    "layout",
+    [
+        {},
+        {"sequence_parallel": 2},
+        {"shard_base": "full"},
+        {"shard_base": "full", "sequence_parallel": 2, "held_out_every": 2},
+    ],
+    ids=["own windows", "slices", "base shared out", "base shared out, slices"],
+)
 def test_two_processes_repeat_the_losses_of_one(material, tmp_path, dtype, layout):
     lora = {"rank": 2}
-    run(material, tmp_path / "one", dtype=dtype, lora=lora)
+    measured = {key: layout[key] for key in layout if key == "held_out_every"}
+    run(material, tmp_path / "one", dtype=dtype, lora=lora, **measured)
     reporter = SilentReporter()
     run(material, tmp_path / "two", reporter, dtype=dtype, lora=lora, **shared(2), **layout)
     assert any("starting 2 processes" in line for line in reporter.lines)

@@ -213,6 +213,34 @@ def test_no_more_waits_in_host_memory_than_it_holds():
         assert kept <= 0.8 * 40e9
 
 
+def test_a_base_that_does_not_fit_a_device_is_shared_out():
+    """70 B weights of 16 bits are 141 GB: an eighth of them and two layers are 21 GB."""
+    eight = dataclasses.replace(named_machine("h100"), devices=8)
+    shape = named_shape("llama3-70b")
+    assert shape.num_parameters == 70_553_706_496
+    taken = plan_of(eight, "8k", shape, windows_per_step=8)
+    assert (taken["fits"], taken["levers"]["shard_base"]) == (True, True)
+    layer, ends = 855_638_016, 128256 * 8192
+    assert taken["bytes"]["weights"] == pytest.approx(
+        2 * ((80 * layer + 2 * ends) / 8 + 2 * ends + 161 * 8192), rel=1e-3
+    )
+    whole = plan_of(eight, "8k", shape, windows_per_step=8, shard_base="none")
+    assert not whole["fits"]
+    alone = plan_of(eight, "8k", shape, windows_per_step=1)
+    assert not alone["fits"], "one process has nobody to share with"
+    with pytest.raises(InvalidInput, match="shard_base: full has no effect on one process"):
+        plan_of(eight, "8k", shape, windows_per_step=1, shard_base="full")
+
+
+def test_a_base_that_fits_is_not_shared_out():
+    eight = dataclasses.replace(named_machine("h100"), devices=8)
+    taken = plan_of(eight, "8k", windows_per_step=8)
+    assert not taken["levers"]["shard_base"]
+    full = plan_of(eight, "8k", windows_per_step=8, shard_base="full")
+    assert full["bytes"]["weights"] < taken["bytes"]["weights"] / 3
+    assert full["seconds_per_step"] > taken["seconds_per_step"]
+
+
 def test_the_next_rung_down_is_smaller_and_the_last_has_none():
     rungs = rungs_of(LAPTOP)
     down = next_down(rungs, rungs[0].levers)

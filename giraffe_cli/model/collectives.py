@@ -25,6 +25,25 @@ def all_to_all(parts: Tensor, group: Any) -> Tensor:
     return received
 
 
+def all_gather(part: Tensor, whole: Tensor, group: Any) -> Any:
+    """Begin to fill `whole` [N·n] with every process's `part` [n], both contiguous; what is
+    returned has `wait`, before which `whole` is not to be read."""
+    if _is_out_of_reach(part, group):
+        host = torch.empty(whole.shape, dtype=whole.dtype)
+        all_gather(part.cpu(), host, group).wait()
+        whole.copy_(host)
+        return _Done()
+    # torch 2.13 renamed it, and warns of the name that 2.11 has alone
+    gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+    return gather(whole, part, group=group, async_op=True)
+
+
+class _Done:
+    """What there is nothing to wait for."""
+
+    def wait(self) -> None: ...
+
+
 def _is_out_of_reach(tensor: Tensor, group: Any) -> bool:
     """Whether `group` moves host memory only, and `tensor` lies elsewhere."""
     return tensor.device.type != "cpu" and dist.get_backend(group) == "gloo"

@@ -10,6 +10,7 @@ masks a tile draws, where there is dropout):
     offload_layers  the first so many layers' inputs wait there, the others' on the device
     mlp_tile        tokens that pass through an MLP at a time while a layer is recomputed
     fused           a layer's projections taken together (`model/fused.py`)
+    shard_base      the frozen weights shared out over the processes (`model/sharded.py`)
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Levers:
     attention_layers: int = 0
     """Whose attention output is kept, from the last; 0: of all of them."""
     fused: bool = False
+    shard_base: bool = False
 
     @classmethod
     def asked_for(cls, config: TrainConfig) -> Levers:
@@ -55,7 +57,8 @@ class Levers:
             )
             if (value := getattr(config, name)) != "auto"
         }
-        return cls(**given, fused=config.fused_layers == "on")
+        is_sharded = config.shard_base == "full"
+        return cls(**given, fused=config.fused_layers == "on", shard_base=is_sharded)
 
     @property
     def sentence(self) -> str:
@@ -73,9 +76,10 @@ class Levers:
         is_tiled = self.mlp_tile and self.checkpointing != "none"
         tiles = f"; MLP by {self.mlp_tile:,} tokens" if is_tiled else ""
         fused = "; projections fused" if self.fused else ""
+        sharded = "; base shared out over the processes" if self.shard_base else ""
         return (
             f"{recomputed[self.checkpointing]}{waiting[self.offload]}{tiles}; "
-            f"loss by {self.loss_chunk:,} tokens{fused}"
+            f"loss by {self.loss_chunk:,} tokens{fused}{sharded}"
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -56,6 +56,7 @@ def demand_of(
         machine.kind,
         machine.keeps_freed,
         attention_share,
+        processes_of(config.train, machine),
     )
 
 

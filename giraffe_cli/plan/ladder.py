@@ -20,7 +20,7 @@ from giraffe_cli.config import TrainConfig
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.levers import Checkpointing, Levers, Offload
 from giraffe_cli.plan.machine import Machine
-from giraffe_cli.plan.memory import Demand, away_bytes, bytes_by_part
+from giraffe_cli.plan.memory import Demand, away_bytes, bytes_by_part, sharded_numbers
 from giraffe_cli.plan.operations import Rates, step_per_token
 
 CHUNKS = {"cpu": (256, 128), "cuda": (4096, 2048, 1024, 512, 256, 128)}
@@ -30,6 +30,9 @@ TILES = {"cpu": 1024, "cuda": 4096}
 OFFLOAD: dict[str, Offload] = {"cpu": "disk", "cuda": "host"}
 BYTES_PER_SECOND = {"disk": 1e9, "host": 45e9}
 """A disk's cached file (assumed), and pinned memory over PCIe 5 x16, each way."""
+GATHERED_PER_SECOND = {"cpu": 1e9, "cuda": 50e9}
+"""Bytes of other processes' parts of the base that reach one of them. Assumed: gloo on one machine,
+and PCIe 5 x16; NVLink brings several times as many."""
 UNHIDDEN = 0.1
 """Of a copy to host memory and back that is hidden otherwise: the first and the last layer's, and
 the memory's bandwidth that it takes from the computation."""
@@ -59,6 +62,7 @@ def ladder(demand: Demand, machine: Machine, rates: Rates) -> list[Rung]:
         InvalidInput: a setting that has no effect on this kind of machine.
     """
     budget = bytes_per_process(machine, demand.train)
+    demand = replace(demand, processes=processes_of(demand.train, machine))
     rungs = [
         make_rung(demand, machine, rates, with_chunk(demand, levers, budget))
         for levers in settings(demand)
@@ -117,22 +121,29 @@ def settings(demand: Demand) -> Iterator[Levers]:
     """Every setting that the config allows, the loss chunk still open where it is left.
 
     Raises:
-        InvalidInput: offload to host memory on a CPU.
+        InvalidInput: offload to host memory on a CPU, or a base for one process to share out.
     """
     train, kind = demand.train, demand.kind
+    if train.shard_base == "full" and demand.processes == 1:
+        raise InvalidInput(
+            "train.shard_base: full has no effect on one process",
+            "--gpus N, with as many GPUs, or leave it to auto",
+        )
     if train.offload == "host" and kind == "cpu":
         raise InvalidInput(
             "train.offload: host has no effect on a CPU, whose memory is the host's",
             "--set train.offload=disk, or leave it to auto",
         )
     chunk = CHUNKS[kind][0] if train.loss_chunk == "auto" else train.loss_chunk
-    for checkpointing, offload, tile, away, kept in itertools.product(*_choices(demand)):
+    choices = itertools.product(*_choices(demand), _sharding(demand))
+    for checkpointing, offload, tile, away, kept, shard in choices:
         if (
-            (checkpointing != "none" or (offload == "none" and tile == 0))
+            (checkpointing != "none" or (offload == "none" and tile == 0 and not shard))
             and (offload != "none" or away == 0)
             and (checkpointing == "attention" or kept == 0)
         ):
-            yield Levers(checkpointing, offload, tile, chunk, away, kept, _is_fused(demand))
+            is_fused = _is_fused(demand)
+            yield Levers(checkpointing, offload, tile, chunk, away, kept, is_fused, shard)
 
 
 def with_chunk(demand: Demand, levers: Levers, budget: int) -> Levers:
@@ -154,6 +165,7 @@ def allows(train: TrainConfig, levers: Levers) -> bool:
         "offload_layers": train.offload_layers,
         "attention_layers": train.attention_layers,
         "fused": {"on": True, "off": False}.get(train.fused_layers, "auto"),
+        "shard_base": {"full": True, "none": False}.get(train.shard_base, "auto"),
     }
     return all(value in ("auto", getattr(levers, name)) for name, value in asked.items())
 
@@ -190,6 +202,14 @@ def _choices(
     return kinds, offloads, tiles, away, kept
 
 
+def _sharding(demand: Demand) -> list[bool]:
+    """Whether processes share the base out, where there are several."""
+    train = demand.train
+    if train.shard_base != "auto":
+        return [train.shard_base == "full"]
+    return [False, True] if train.can_shard_base and demand.processes > 1 else [False]
+
+
 def _seconds(demand: Demand, machine: Machine, rates: Rates, levers: Levers) -> float:
     """Of a step, over all processes."""
     train = demand.train
@@ -202,7 +222,20 @@ def _seconds(demand: Demand, machine: Machine, rates: Rates, levers: Levers) -> 
     if levers.offload != "none":
         away = away_bytes(demand, levers) * train.windows_per_step / devices
         seconds += _waiting(away, levers.offload, seconds)
+    if levers.shard_base:
+        seconds += _gathering(demand, seconds)
     return seconds
+
+
+def _gathering(demand: Demand, computing: float) -> float:
+    """Seconds of a step that processes wait for each other's parts of the base: a layer comes twice
+    a window, while the one before is computed."""
+    units = sharded_numbers(demand)
+    others = 2 * sum(units) * demand.width * (demand.processes - 1) / demand.processes
+    share = demand.train.sequence_parallel
+    passes = demand.train.windows_per_step * share / demand.processes
+    gathered = passes * others / GATHERED_PER_SECOND[demand.kind]
+    return max(0.0, gathered - computing) + UNHIDDEN * gathered
 
 
 def _waiting(away: float, offload: Offload, computing: float) -> float:

@@ -58,6 +58,8 @@ class Demand:
     keeps_freed: bool = False
     attention_share: float = 1.0
     """s² of the windows."""
+    processes: int = 1
+    """That train together."""
 
     @property
     def tokens(self) -> int:
@@ -93,7 +95,7 @@ def bytes_by_part(demand: Demand, levers: Levers) -> dict[str, int]:
     in_memory = kept_bytes(demand, levers) - away_bytes(demand, levers)
     parts: dict[str, float] = {
         "process": CPU_PROCESS_BYTES if demand.kind == "cpu" else CUDA_PROCESS_BYTES,
-        "weights": _weights(demand),
+        "weights": _weights(demand, levers),
         "trained": _trained(demand),
         "kept": 0 if peak == "optimizer" else in_memory,
         peak: _live(phases[peak]),
@@ -141,15 +143,29 @@ def _live(tensors: Tensors, above: bool | None = None) -> float:
     )
 
 
-def _weights(demand: Demand) -> float:
-    """Of the base, as it is loaded."""
+def _weights(demand: Demand, levers: Levers) -> float:
+    """Of the base, as it is loaded; shared out, a part of it and two layers."""
     shape, train = demand.shape, demand.train
+    if levers.shard_base:
+        units = sharded_numbers(demand)
+        whole = shape.num_parameters - sum(units) + 2 * max(units)
+        return (whole + sum(units) / demand.processes) * demand.width
     if train.method == "full":
         return 4.0 * shape.num_parameters
     if train.quantize_base == "none":
         return shape.num_parameters * demand.width
     linear = shape.num_layers * sum(i * o for i, o in linear_shapes(shape).values())
     return linear * NF4_BYTES + (shape.num_parameters - linear) * demand.width
+
+
+def sharded_numbers(demand: Demand) -> list[int]:
+    """Numbers of what is gathered at a time when the base is shared out: every layer's matrices,
+    the embeddings, and the head unless it is them."""
+    shape = demand.shape
+    layer = sum(i * o for i, o in linear_shapes(shape).values())
+    is_trained = "embeddings" in demand.train.lora.also_train
+    heads = (0 if is_trained else 1) + (0 if shape.tie_word_embeddings else 1)
+    return [layer] * shape.num_layers + [shape.vocab_size * shape.hidden_size] * heads
 
 
 def _trained(demand: Demand) -> float:

@@ -15,6 +15,7 @@ from giraffe_cli.weights import expected_shapes
 
 SHAPES: dict[str, tuple[Shape, str, int, float]] = {
     "llama3-8b": (Shape(128, 4096, 14336, 32, 32, 8, 128256, False), "bfloat16", 8192, 5e5),
+    "llama3-70b": (Shape(128, 8192, 28672, 80, 64, 8, 128256, False), "bfloat16", 8192, 5e5),
     "llama3.2-1b": (Shape(64, 2048, 8192, 16, 32, 8, 128256, True), "bfloat16", 131072, 5e5),
     "llama2-13b": (Shape(128, 5120, 13824, 40, 40, 40, 32000, False), "float16", 4096, 1e4),
     "llama2-7b": (Shape(128, 4096, 11008, 32, 32, 32, 32000, False), "float16", 4096, 1e4),

@@ -58,7 +58,11 @@ def held_out_nll(
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        for place in range(layout.window_rank, len(windows), layout.window_processes):
-            told[place] = window_nats(model, windows[place], device)
+        for first in range(0, len(windows), layout.window_processes):
+            place = first + layout.window_rank
+            if place < len(windows):
+                told[place] = window_nats(model, windows[place], device)
+            elif model.base:  # the others' passes need this process's part of the weights
+                window_nats(model, windows[0], device)
     model.train(was_training)
     return float(sum(sum_of(told).tolist()) / sum(window.num_targets for window in windows))

@@ -43,7 +43,7 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
     held_out = open_held_out(job, rows, stream, reporter)
     accelerator = make_accelerator(job)
     layout = Layout(accelerator.process_index, accelerator.num_processes, config.sequence_parallel)
-    model = build_model(job, layout.sequence_group()).to(accelerator.device)
+    model = build_model(job, layout, accelerator.device)
     dropout = causal_model(model.model).config.attention_dropout
     model.kernels, probed = choose_kernels(job, dropout, accelerator.device)
     parameters, kept = trainable_parameters(model), state_parameters(model)

@@ -26,10 +26,12 @@ from giraffe_cli.model.fused import why_not_fused
 from giraffe_cli.model.kernels import Kernels
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.probe import AttentionShape, probe, repeatable, settle
-from giraffe_cli.model.sequence_parallel import SequenceGroup
+from giraffe_cli.model.shard_loading import ShardedLoader, whole_weights
+from giraffe_cli.model.sharded import ShardedBase
 from giraffe_cli.model.trainable import causal_model, load_base, make_trainable
 from giraffe_cli.train.data import Window
 from giraffe_cli.train.job import TrainJob
+from giraffe_cli.train.layout import Layout
 from giraffe_cli.train.trackers import check_trackers
 from giraffe_cli.train.window_loss import WindowLoss
 
@@ -67,22 +69,38 @@ def _of_the_group() -> list[KwargsHandler]:
     return [InitProcessGroupKwargs(backend="gloo")] if is_shared else []
 
 
-def build_model(job: TrainJob, group: SequenceGroup | None = None) -> WindowLoss:
-    """The checkpoint under the job's table as what is trained, in training mode; in a `group` for
-    this process's slice of each window."""
-    dtype = torch_dtype(job.dtype)
-    base = load_base(
-        job.checkpoint.path,
-        job.config,
-        dtype=dtype,
-        table=job.table,
-        attn_implementation=register_attention(),
-    )
+def build_model(
+    job: TrainJob, layout: Layout | None = None, device: torch.device | None = None
+) -> WindowLoss:
+    """The checkpoint under the job's table as what is trained, in training mode, on `device`; for
+    this process's place in the `layout`, alone by default.
+
+    Every process must call this, in the same order as its other collective calls.
+    """
+    dtype, layout = torch_dtype(job.dtype), layout or Layout()
+    device = device or torch.device("cpu")
+    is_sharded = job.levers.shard_base and layout.processes > 1
+    if is_sharded:
+        whole = whole_weights(job.config)
+        loader = ShardedLoader(job.checkpoint.path, dtype, layout.rank, layout.processes, whole)
+        base = loader.model(job.table, register_attention())
+        shards, line = loader.shards(base, device)
+    else:
+        base = load_base(
+            job.checkpoint.path,
+            job.config,
+            dtype=dtype,
+            table=job.table,
+            attn_implementation=register_attention(),
+        )
     model = make_trainable(base, job.config, dtype, job.seed)
     model.train()
     levers = _levers_that_work(job, base.config.attention_dropout)
     levers = _fused_where_possible(job, levers, causal_model(model).model.layers)
-    return WindowLoss(model, dtype, levers, group, job.run_dir)
+    levers = dataclasses.replace(levers, shard_base=is_sharded)
+    kept = ShardedBase(shards, line, layout.processes, device) if is_sharded else None
+    group = layout.sequence_group()
+    return WindowLoss(model, dtype, levers, group, job.run_dir, kept).to(device)
 
 
 def _levers_that_work(job: TrainJob, attention_dropout: float) -> Levers:

@@ -13,6 +13,7 @@ from giraffe_cli.model.kernels import Kernels
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.loss import IGNORED, chunked_nll
 from giraffe_cli.model.sequence_parallel import SequenceGroup
+from giraffe_cli.model.sharded import ShardedBase
 from giraffe_cli.model.stack import Attending, Context, run_layers
 from giraffe_cli.model.trainable import causal_model, head_weight
 
@@ -32,6 +33,7 @@ class WindowLoss(nn.Module):
         levers: Levers,
         group: SequenceGroup | None = None,
         folder: Path | None = None,
+        base: ShardedBase | None = None,
     ) -> None:
         super().__init__()
         self.model = model
@@ -40,6 +42,8 @@ class WindowLoss(nn.Module):
         self.group = group
         self.folder = folder
         """Where `offload: disk` keeps its file."""
+        self.base = base
+        """Brings the frozen weights, where processes share them."""
         self.kernels: Kernels | None = None
         """What attends; None: torch's own choice."""
 
@@ -65,6 +69,8 @@ class WindowLoss(nn.Module):
             "documents": Documents.of(seq_lengths, input_ids.device),
         }
         context = self._autocast(input_ids.device)
+        if self.base:
+            self.base.take_embeddings()
         with context():
             hidden = decoder.embed_tokens(input_ids)
             rotary = decoder.rotary_emb(hidden, position_ids=position_ids)
@@ -72,9 +78,13 @@ class WindowLoss(nn.Module):
         layers = decoder.layers
         if self.levers.fused:
             layers = [FusedLayer(layer) for layer in layers]
+        if self.base:
+            layers = self.base.layers(layers)
         hidden = run_layers(layers, hidden, attending, self.levers, context, self.folder)
         with context():
             hidden = decoder.norm(hidden)[0]
+        if self.base:
+            self.base.take_head()
         head = head_weight(self.model)
         return chunked_nll(hidden.to(self.dtype), head, labels, self.levers.loss_chunk)
 

@@ -1,0 +1,142 @@
+"""A checkpoint opened for `ShardedBase`: one weight in memory at a time, of each the part to keep.
+
+Sharded are the matrices of the layers, the embeddings and the head, unless they are trained; what
+is left, norms and biases, is whole in every process, and small.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import init_empty_weights
+from safetensors import safe_open
+from torch import Tensor, nn
+from transformers import AutoModelForCausalLM
+
+from giraffe_cli.checkpoint import config_for
+from giraffe_cli.config import TrainConfig
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.model.sharded import Shard, absent, layout
+from giraffe_cli.rope.base import RopeTable
+from giraffe_cli.rope.install import check_table
+from giraffe_cli.weights import weight_files
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
+
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+CPU = torch.device("cpu")
+
+
+def whole_weights(config: TrainConfig) -> frozenset[str]:
+    """Names of the matrices that `config` trains beside the adapter."""
+    is_trained = config.method == "lora" and "embeddings" in config.lora.also_train
+    return frozenset([EMBEDDINGS]) if is_trained else frozenset()
+
+
+@dataclass(frozen=True)
+class ShardedLoader:
+    """Opens `path` for one of several processes."""
+
+    path: Path
+    dtype: torch.dtype
+    rank: int
+    processes: int
+    whole: frozenset[str] = frozenset()
+    """Names of weights that are not to be sharded: trained ones."""
+
+    def model(self, table: RopeTable | None, attn_implementation: str) -> LlamaForCausalLM:
+        """The model in evaluation mode, without the weights to be sharded, which read as NaN.
+
+        Raises:
+            InvalidInput: a weight is missing.
+        """
+        config = config_for(self.path, table)
+        with init_empty_weights(include_buffers=False):
+            model: Any = AutoModelForCausalLM.from_config(
+                config, dtype=self.dtype, attn_implementation=attn_implementation
+            )
+        sharded = {name for unit in self._units(model) for name in unit}
+        with _opened(self.path) as files:
+            for name, empty in list(model.named_parameters()):
+                shape, is_absent = empty.shape, name in sharded
+                found = absent(shape, self.dtype, CPU) if is_absent else self._read(files, name)
+                _put(model, name, nn.Parameter(found, requires_grad=False))
+        model.tie_weights()
+        check_table(model, table)
+        opened: LlamaForCausalLM = model.eval()
+        return opened
+
+    def shards(
+        self, model: nn.Module, device: torch.device
+    ) -> tuple[list[Shard], list[int | None]]:
+        """What `ShardedBase` is made of, of a `model` that `self.model` opened: parts on `device`,
+        and the line.
+
+        Raises:
+            InvalidInput: a weight is missing.
+        """
+        parameters = dict(model.named_parameters())
+        shards: list[Shard] = []
+        line: list[int | None] = []
+        with _opened(self.path) as files:
+            for names in self._units(model):
+                if names:
+                    weights = {name: parameters[name] for name in names}
+                    shards.append(self._shard(files, weights, device))
+                line.append(len(shards) - 1 if names else None)
+        return shards, line if HEAD in parameters else [*line, line[0]]
+
+    def _units(self, model: Any) -> Iterator[list[str]]:
+        """Names of what is gathered at a time: embeddings, each layer's matrices, and the head
+        unless it is the embeddings."""
+        parameters = dict(model.named_parameters())
+        matrices = [n for n, weight in parameters.items() if weight.dim() == 2]
+        sharded = [name for name in matrices if name not in self.whole]
+        heads = [HEAD] if HEAD in parameters else []
+        places = [EMBEDDINGS, *(f"model.layers.{n}." for n in range(len(model.model.layers)))]
+        for place in [*places, *heads]:
+            yield [name for name in sharded if name.startswith(place)]
+
+    def _shard(
+        self, files: Mapping[str, Any], weights: dict[str, Any], device: torch.device
+    ) -> Shard:
+        """This process's part of `weights`, one after the other."""
+        offsets, size = layout(list(weights.values()), self.processes)
+        part = torch.zeros(size, dtype=torch.uint8)
+        first, last = self.rank * size, (self.rank + 1) * size
+        for name, offset in zip(weights, offsets, strict=True):
+            raw = self._read(files, name).reshape(-1).view(torch.uint8)
+            begin, end = max(first, offset), min(last, offset + len(raw))
+            if begin < end:
+                part[begin - first : end - first] = raw[begin - offset : end - offset]
+        return Shard(part.to(device), tuple(weights.values()), offsets)
+
+    def _read(self, files: Mapping[str, Any], name: str) -> Tensor:
+        if name not in files:
+            raise InvalidInput(
+                f"{self.path} has no tensor {name}", f"run giraffe verify {self.path}"
+            )
+        found: Tensor = files[name].get_tensor(name)
+        return found.to(self.dtype).contiguous()
+
+
+def _put(model: nn.Module, name: str, parameter: nn.Parameter) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, parameter)
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[dict[str, Any]]:
+    """Tensor name → the open safetensors file of `folder` that has it."""
+    files: dict[str, Any] = {}
+    with contextlib.ExitStack() as stack:
+        for path in weight_files(folder):
+            opened: Any = stack.enter_context(safe_open(path, framework="pt"))
+            files.update(dict.fromkeys(opened.keys(), opened))
+        yield files
