@@ -15,7 +15,9 @@ device's memory never holds more than three tensors for it. Pinned memory is tak
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,7 +29,26 @@ BLOCK = 512 << 20
 BEHIND = 2
 """Copies out that may be under way."""
 AHEAD = 4
-"""Tensors that are fetched before they are asked for: a layer's input, output and log-sum-exp."""
+"""Tensors at the most that are fetched before they are asked for: a layer's input, output and
+log-sum-exp, and one more."""
+
+
+class _Lane:
+    """Copies one after the other beside what the device computes; at once where it is a CPU."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.stream: Any = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+
+    def run(self, copy: Callable[[], None], *after: Any) -> Any:
+        """Start `copy` when the events `after` have come; the event of its end."""
+        if self.stream is None:
+            copy()
+            return None
+        for event in after:
+            self.stream.wait_event(event)
+        with torch.cuda.stream(self.stream):
+            copy()
+        return self.stream.record_event()
 
 
 @dataclass
@@ -35,87 +56,96 @@ class _Parked:
     """A tensor in host memory."""
 
     pieces: list[Tensor]
-    """Its bytes in order, parts of pinned blocks."""
+    """Its bytes in order, parts of blocks."""
     layout: tuple[int, ...]
     """The axes in the order of memory."""
     shape: torch.Size
     dtype: torch.dtype
-    copied: torch.cuda.Event
-    """When it is there."""
+    copied: Any
+    """The event of its being there."""
 
 
 class HostStore(AbstractStore):
-    """Keeps copies in pinned host memory."""
+    """Keeps copies in pinned host memory of tensors on `device`."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.outward, self.inward = torch.cuda.Stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    def __init__(self, device: torch.device, block: int = BLOCK) -> None:
+        self.device, self.block = device, block
+        self.outward, self.inward = _Lane(device), _Lane(device)
         self.blocks: list[Tensor] = []
         self.used = 0
         self.parked: dict[str, _Parked] = {}
         """In the order of the puts."""
-        self.leaving: deque[tuple[Tensor, torch.cuda.Event]] = deque()
-        self.coming: dict[str, tuple[Tensor, torch.cuda.Event]] = {}
+        self.leaving: deque[tuple[Tensor, Any]] = deque()
+        self.coming: dict[str, tuple[Tensor, Any]] = {}
 
     def put(self, name: str, tensor: Tensor) -> None:
-        here = torch.cuda.current_stream(self.device)
         layout = _layout(tensor)
         flat = tensor.detach().permute(layout).contiguous().reshape(-1).view(torch.uint8)
-        self.outward.wait_event(here.record_event())
-        pieces, start = self._room(flat.numel()), 0
-        with torch.cuda.stream(self.outward):
-            for piece in pieces:
-                piece.copy_(flat[start : start + len(piece)], non_blocking=True)
-                start += len(piece)
-        copied = self.outward.record_event()
+        pieces = self._room(flat.numel())
+
+        def copy() -> None:
+            parts = torch.split(flat, [len(piece) for piece in pieces])
+            for piece, part in zip(pieces, parts, strict=True):
+                piece.copy_(part, non_blocking=True)
+
+        copied = self.outward.run(copy, self._so_far())
         self.parked[name] = _Parked(pieces, layout, tensor.shape, tensor.dtype, copied)
         self.leaving.append((flat, copied))
-        self._let_go(here, BEHIND)
+        self._let_go(BEHIND)
 
     def take(self, name: str) -> Tensor:
-        here = torch.cuda.current_stream(self.device)
-        self._let_go(here, 0)
-        self._fetch(name, here)
+        self._let_go(0)
+        if name in self.parked:
+            self._fetch(name)
         tensor, arrived = self.coming.pop(name)
-        for wanted in list(reversed(self.parked))[:AHEAD]:
-            self._fetch(wanted, here)
-        here.wait_event(arrived)
+        while self.parked and len(self.coming) < AHEAD:
+            self._fetch(next(reversed(self.parked)))
+        self._wait_for(arrived)
         if not self.parked and not self.coming:
             self.used = 0  # the next window's tensors go over this one's
         return tensor
 
-    def _fetch(self, name: str, here: torch.cuda.Stream) -> None:
-        """Start the copy of a tensor back, unless it is under way."""
-        parked = self.parked.pop(name, None)
-        if parked is None:
-            return
+    def _fetch(self, name: str) -> None:
+        """Start the copy of a tensor back."""
+        parked = self.parked.pop(name)
         shape = [parked.shape[axis] for axis in parked.layout]
         tensor = torch.empty(shape, dtype=parked.dtype, device=self.device)
-        flat, start = tensor.reshape(-1).view(torch.uint8), 0
-        # the memory may still be in use by what was computed before
-        self.inward.wait_event(here.record_event())
-        self.inward.wait_event(parked.copied)
-        with torch.cuda.stream(self.inward):
-            for piece in parked.pieces:
-                flat[start : start + len(piece)].copy_(piece, non_blocking=True)
-                start += len(piece)
-        back = [parked.layout.index(axis) for axis in range(len(shape))]
-        self.coming[name] = tensor.permute(back), self.inward.record_event()
+        flat = tensor.reshape(-1).view(torch.uint8)
 
-    def _let_go(self, here: torch.cuda.Stream, most: int) -> None:
-        """Hand tensors back to the allocator, once `here` waits for their copies."""
+        def copy() -> None:
+            parts = torch.split(flat, [len(piece) for piece in parked.pieces])
+            for piece, part in zip(parked.pieces, parts, strict=True):
+                part.copy_(piece, non_blocking=True)
+
+        # the tensor's memory may still be in use by what was computed before
+        arrived = self.inward.run(copy, self._so_far(), parked.copied)
+        back = [parked.layout.index(axis) for axis in range(len(shape))]
+        self.coming[name] = tensor.permute(back), arrived
+
+    def _let_go(self, most: int) -> None:
+        """Hand tensors back to the allocator, once the computation waits for their copies."""
         while len(self.leaving) > most:
             _tensor, copied = self.leaving.popleft()
-            here.wait_event(copied)
+            self._wait_for(copied)
+
+    def _so_far(self) -> Any:
+        """The event of all that was computed until now."""
+        is_cuda = self.device.type == "cuda"
+        return torch.cuda.current_stream(self.device).record_event() if is_cuda else None
+
+    def _wait_for(self, event: Any) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).wait_event(event)
 
     def _room(self, size: int) -> list[Tensor]:
         """Parts of blocks, `size` bytes together."""
         pieces = []
+        pinned = self.device.type == "cuda"
         while size:
-            number, offset = divmod(self.used, BLOCK)
+            number, offset = divmod(self.used, self.block)
             if number == len(self.blocks):
-                self.blocks.append(torch.empty(BLOCK, dtype=torch.uint8, pin_memory=True))
-            length = min(size, BLOCK - offset)
+                self.blocks.append(torch.empty(self.block, dtype=torch.uint8, pin_memory=pinned))
+            length = min(size, self.block - offset)
             pieces.append(self.blocks[number][offset : offset + length])
             self.used, size = self.used + length, size - length
         return pieces
