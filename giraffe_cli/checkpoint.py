@@ -114,9 +114,11 @@ def inspect(source: str, work_dir: Path, allow_pickle: bool | None = None) -> Ch
 
     Raises:
         InvalidInput: not found, not a Llama, damaged weights, weights that are pickled, files that
-            differ from the manifest beside them, no or a foreign tokenizer.
+            differ from the manifest beside them, links that lead out, no or a foreign tokenizer.
     """
     path = _locate(source, work_dir, bool(allow_pickle))
+    if source != EMBEDDED:  # what is installed may be links into a package manager's store
+        _check_links(path)
     if has_only_pickled(path):
         path = _unpickled(path, work_dir, allow_pickle)
     config = _read_config(path)
@@ -333,6 +335,26 @@ def _download(repository: str, allow_pickle: bool) -> Path:
             f"there is no directory {repository}, and it cannot be fetched from the hub: {reason}",
             f"check the id and the network, or run `hf download {repository}` where there is one",
         ) from error
+
+
+def _check_links(path: Path) -> None:
+    """Templates and settings are copied beside what is made of a checkpoint, so a link of a
+    stranger's may not fetch a file of the user's. Weights may lie elsewhere: no text is in them.
+
+    Raises:
+        InvalidInput: a link leads out of the folder, and not into the blobs of the hub's cache.
+    """
+    folder = path.resolve()
+    inside = [folder] + [folder.parent.parent / "blobs"] * (folder.parent.name == "snapshots")
+    for entry in sorted(path.iterdir()):
+        if not entry.is_symlink() or entry.suffix == ".safetensors" or not entry.is_file():
+            continue
+        target = entry.resolve()
+        if not any(target.is_relative_to(place) for place in inside):
+            raise InvalidInput(
+                f"{entry} is a link to {target}, outside of the checkpoint",
+                f"if that is meant, make a copy that follows it: cp -rL {path} COPY",
+            )
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -31,7 +32,7 @@ from giraffe_cli.evals.suites import SUITES
 from giraffe_cli.gates import parse_gate
 from giraffe_cli.plain_yaml import parse_yaml
 from giraffe_cli.rundir import altered, atomic_open, digest_bytes, seal
-from giraffe_cli.units import parse_bytes, parse_length
+from giraffe_cli.units import brief, parse_bytes, parse_length
 
 AUTO = "auto"
 """The strategy that is chosen by measurement."""
@@ -55,9 +56,10 @@ def _size(value: Any) -> int:
 def _number(value: Any) -> Any:
     """YAML 1.1 reads `1e-4` as text; a knob written so is a number."""
     try:
-        return float(value) if isinstance(value, str) else value
+        number = float(value) if isinstance(value, str) else value
     except ValueError:
         return value
+    return number if not isinstance(number, float) or math.isfinite(number) else value
 
 
 def _switch(value: Any) -> Any:
@@ -67,15 +69,20 @@ def _switch(value: Any) -> Any:
 
 _REQUIRED = {"target_length": ", pass --target-len 16k or write it into the config"}
 
-Length = Annotated[int, BeforeValidator(_length)]
-Size = Annotated[int, BeforeValidator(_size)]
+_Whole = Annotated[int, Field(ge=1, lt=10**18)]
+_LengthText = Annotated[str, Field(pattern=r"^\s*[0-9]{1,18}[kKmM]?\s*$")]
+_SizeText = Annotated[str, Field(pattern=r"^\s*[0-9]{1,18}(\.[0-9]{1,18})?\s*[kKmMgGtT]?[bB]?\s*$")]
+Length = Annotated[int, BeforeValidator(_length, json_schema_input_type=_Whole | _LengthText)]
+Size = Annotated[int, BeforeValidator(_size, json_schema_input_type=_Whole | _SizeText)]
 Knobs = dict[str, Annotated[float | int | bool | str | list[float], BeforeValidator(_number)]]
 
 
 class Section(BaseModel):
     """A group of knobs; unknown keys are errors, and the text under a field is its description."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
 
 class RopeConfig(Section):
@@ -86,7 +93,7 @@ class RopeConfig(Section):
     compared before anything is trained."""
     knobs: Knobs = Field(default_factory=dict)
     """Knobs of the strategy, such as `beta_fast`."""
-    minutes: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    minutes: float | None = Field(default=None, gt=0)
     """Time limit of that comparison; default: a tenth of the predicted training time, five minutes
     where nothing is trained."""
     on_existing: Literal["refuse", "compose", "replace"] = "refuse"
@@ -129,13 +136,13 @@ class PackConfig(Section):
     """An EOS token after each document; auto: when the tokenizer names one."""
     min_doc_len: Length | None = None
     """Documents shorter than this many tokens are left out, and counted."""
-    mix: dict[str, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(default_factory=dict)
+    mix: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     """Source → its share of the tokens, for all sources or none."""
     upsample: Literal["none", "long"] = "none"
     """long: short documents count a tenth, while each source keeps its share of the tokens."""
     short_mix: float | None = Field(default=None, ge=0, le=1)
     """Share of the tokens that comes from documents shorter than the window, such as 0.4."""
-    epochs: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    epochs: float | None = Field(default=None, gt=0)
     """Most passes over a document; default: one."""
     token_budget: Length | None = None
     """Tokens to pack; default: as many as the documents give."""
@@ -230,7 +237,7 @@ class TrainConfig(Section):
     layer when it computes it. full: so; auto: where that is the fastest setting that fits."""
     mlp_tile: Literal["auto", "none"] | Length = "auto"
     """Tokens that pass through an MLP at a time while layers are recomputed."""
-    loss_chunk: Literal["auto"] | Annotated[Length, Field(ge=1)] = "auto"
+    loss_chunk: Literal["auto"] | Length = "auto"
     """Tokens whose logits exist at one time; auto: as many as the memory left over holds, up to 256
     on a CPU, where more are not faster, and 4,096 on a GPU."""
     across_documents: bool = False
@@ -468,8 +475,15 @@ class EvalConfig(Section):
         return {**values, "tasks": tasks, "knobs": knobs, "documents": documents}
 
 
+def _target_may_come_otherwise(schema: dict[str, Any]) -> None:
+    """No file must name it: the last of `stages` or `--target-len` may give it."""
+    schema.pop("required", None)
+
+
 class ExtendConfig(Section):
     """A whole run of `giraffe extend`."""
+
+    model_config = ConfigDict(json_schema_extra=_target_may_come_otherwise)
 
     model: str = "calf"
     """A checkpoint: a local directory, a `.gguf` file, a Hugging Face id, or `calf`."""
@@ -490,7 +504,9 @@ class ExtendConfig(Section):
     """How documents become windows."""
     train: TrainConfig = Field(default_factory=TrainConfig)
     """The fine-tune."""
-    stages: list[Annotated[StageConfig, BeforeValidator(_stage)]] = Field(default_factory=list)
+    stages: list[
+        Annotated[StageConfig, BeforeValidator(_stage, json_schema_input_type=Length | StageConfig)]
+    ] = Field(default_factory=list)
     """Rising targets that one adapter is trained for in turn, such as `[16k, 32k]`; the last is the
     run's `target_length`, which may then be left out. Default: one stage."""
     eval: EvalConfig = Field(default_factory=EvalConfig)
@@ -680,7 +696,7 @@ def build(values: Mapping[str, Any], subject: str = "config") -> ExtendConfig:
     try:
         return ExtendConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise_together([_problem(entry) for entry in error.errors()], subject)
+        raise_together(_problems(error.errors()), subject)
         raise
 
 
@@ -703,17 +719,35 @@ def resolve_dtype(requested: str, stored: str) -> str:
     return "float32" if stored == "float32" else "bfloat16"
 
 
-def _problem(entry: Any) -> str:
-    """One pydantic error as a sentence that names the dotted key."""
-    path = ".".join(str(part) for part in entry["loc"]) or "config"
-    if entry["type"] == "extra_forbidden":
-        *parents, leaf = entry["loc"]
-        known = _field_names(parents)
-        return f"unknown key `{path}`; {near_misses(str(leaf), known)}"
-    if entry["type"] == "missing":
-        return f"`{path}` is required{_REQUIRED.get(path, '')}"
-    message = entry["msg"].removeprefix("Value error, ")
-    return f"`{path}`: {message}" if entry["loc"] else message
+def _problems(entries: Iterable[Any]) -> list[str]:
+    """pydantic's errors as sentences that name the dotted key, one for each value: what may be of
+    several types has an error of each."""
+    told: dict[str, str] = {}
+    for entry in entries:
+        path = _path(entry["loc"])
+        if entry["type"] == "extra_forbidden":
+            *parents, leaf = entry["loc"]
+            told[path] = f"unknown key `{path}`; {near_misses(brief(leaf), _field_names(parents))}"
+        elif entry["type"] == "missing":
+            told[path] = f"`{path}` is required{_REQUIRED.get(path, '')}"
+        else:
+            message = entry["msg"].removeprefix("Value error, ")
+            if path in told:
+                told[path] += f", or {message.removeprefix('Input should be ')}"
+            else:
+                told[path] = f"`{path}`: {message}" if path else message
+    return list(told.values())
+
+
+def _path(loc: Iterable[Any]) -> str:
+    """`rope.knobs.factor`, without the type that was tried: pydantic puts `float` or
+    `list[float]` after it."""
+    parts = [brief(part) for part in loc]
+    tried = next((n for n, part in enumerate(parts) if "[" in part), len(parts))
+    parts = parts[:tried]
+    if parts and parts[-1] in ("float", "int", "bool", "str"):
+        parts.pop()
+    return ".".join(parts)
 
 
 def _field_names(parents: list[Any]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from giraffe_cli.errors import GiraffeError, InvalidInput
-from giraffe_cli.units import format_length, parse_length
+from giraffe_cli.units import brief, format_length, parse_length
 
 MAX_LOSS_RISE = 0.05
 """Nats: what the long end and the short end may lose before a run is called out."""
@@ -128,8 +128,8 @@ def parse_gate(text: str) -> Claim:
             parse = parse_length if isinstance(quantity, Reach) else _finite
             return Claim(split[1], quantity, split[2], parse(split[3]))
     except GiraffeError as error:
-        raise InvalidInput(f"gate `{text}`: {error.message}", error.hint) from error
-    raise InvalidInput(f"gate `{text}` is no comparison with a number", FORMS)
+        raise InvalidInput(f"gate `{brief(text)}`: {error.message}", error.hint) from error
+    raise InvalidInput(f"gate `{brief(text)}` is no comparison with a number", FORMS)
 
 
 def _quantity(text: str) -> Side | Difference | Reach | Short:
@@ -142,7 +142,7 @@ def _quantity(text: str) -> Side | Difference | Reach | Short:
         return Reach(found[1] or "checkpoint", found[2])
     if found := re.fullmatch(r"short_context\.(\w+)", text):
         return Short(found[1])
-    raise InvalidInput(f"`{text}` names no score", FORMS)
+    raise InvalidInput(f"`{brief(text)}` names no score", FORMS)
 
 
 def _side(subject: str | None, measure: str, length: str) -> Side:
@@ -156,7 +156,7 @@ def _finite(text: str) -> float:
     except ValueError:
         number = math.nan
     if not math.isfinite(number):
-        raise InvalidInput(f"`{text}` is no number", FORMS)
+        raise InvalidInput(f"`{brief(text)}` is no number", FORMS)
     return number
 
 

@@ -82,21 +82,41 @@ def _field(reader: Any, name: str) -> Any:
 
 
 def _convert(gguf_file: Path, out: Path, dtype: str) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    folder, name = gguf_file.parent, gguf_file.name
-    model = AutoModelForCausalLM.from_pretrained(
-        folder,
-        gguf_file=name,
-        dtype=getattr(torch, dtype),
-        quantization_config=GgufConfig(gguf_file=name, dequantize=True),
-    )
-    tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
+    try:
+        model, tokenizer, missing = _unpacked(gguf_file, dtype)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever the library makes of a header that changed
+        reason = " ".join(str(error).split())[:300]
+        raise InvalidInput(
+            f"{gguf_file} cannot be unpacked: {type(error).__name__}: {reason}", "download it again"
+        ) from error
+    if missing:
+        raise InvalidInput(
+            f"{gguf_file} lacks {len(missing)} tensors of its model, such as {min(missing)}",
+            "download it again",
+        )
     tokenizer.model_max_length = model.config.max_position_embeddings
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     _drop_invented_tokens(out / "tokenizer.json", model.config.vocab_size)
+
+
+def _unpacked(gguf_file: Path, dtype: str) -> tuple[Any, Any, set[str]]:
+    """Model, tokenizer, and the names of weights that the library made up."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    folder, name = gguf_file.parent, gguf_file.name
+    model, loading = AutoModelForCausalLM.from_pretrained(
+        folder,
+        gguf_file=name,
+        dtype=getattr(torch, dtype),
+        quantization_config=GgufConfig(gguf_file=name, dequantize=True),
+        output_loading_info=True,
+    )
+    missing = set(loading["missing_keys"]) | set(loading["mismatched_keys"])
+    return model, AutoTokenizer.from_pretrained(folder, gguf_file=name), missing
 
 
 def _drop_invented_tokens(file: Path, vocab_size: int) -> None:

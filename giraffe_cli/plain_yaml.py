@@ -6,15 +6,18 @@ ten lines, and one inside itself has no end.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import yaml
+
+from giraffe_cli.units import brief
 
 MOST_VALUES = 1_000_000
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of `text`: mappings with text for keys, lists, numbers, texts, truths, null.
+    """The value of `text`: mappings with text for keys, lists, finite numbers, texts, truths, null.
 
     Raises:
         ValueError: no YAML, anything else than such values, or more than a million with every
@@ -40,9 +43,11 @@ def _check_plain(value: Any) -> None:
         if isinstance(entry, dict):
             for key in entry:
                 if not isinstance(key, str):
-                    raise ValueError(f"the key {key!r} is no text; put it in quotes")
+                    raise ValueError(f"the key {brief(repr(key))} is no text; put it in quotes")
             left += entry.values()
         elif isinstance(entry, list):
             left += entry
         elif entry is not None and not isinstance(entry, str | int | float):
             raise ValueError(f"{type(entry).__name__} {entry!r} is no plain value; quote it")
+        elif isinstance(entry, float) and not math.isfinite(entry):
+            raise ValueError(f"{entry} is not finite")  # JSON could not hold it

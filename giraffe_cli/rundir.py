@@ -27,6 +27,8 @@ SEAL = "giraffe_seal"
 _SEAL_BEGINS = "giraffe-seal:"
 LOCK = ".giraffe-lock"
 """The file that `lock.py` holds in a folder; part of no stage."""
+WORK = ".work"
+"""The folder inside a stage of what it was made from; part of no stage, should it be left over."""
 
 
 def sync_folder(folder: Path) -> None:
@@ -201,7 +203,9 @@ def finish_stage(folder: Path, inputs: Mapping[str, Any], **facts: Any) -> dict[
     files = {
         str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": digest_file(path)}
         for path in sorted(folder.rglob("*"))
-        if path.is_file() and path.name not in (MANIFEST, LOCK)
+        if path.is_file()
+        and path.name not in (MANIFEST, LOCK)
+        and path.relative_to(folder).parts[0] != WORK
     }
     manifest = {"inputs": dict(inputs), **facts, "files": files}
     write_sealed(folder / MANIFEST, manifest)

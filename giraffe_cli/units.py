@@ -22,7 +22,8 @@ def parse_length(text: str | int) -> int:
     length = int(match[1]) * _MULTIPLIERS[match[2]] if match else 0
     if length <= 0:
         raise InvalidInput(
-            f"`{text}` is not a length in tokens", "write 16k, 1m or a plain integer such as 16384"
+            f"`{brief(text)}` is not a length in tokens",
+            "write 16k, 1m or a plain integer such as 16384",
         )
     return length
 
@@ -58,7 +59,9 @@ def parse_bytes(text: str | int) -> int:
     )
     size = int(float(match[1]) * _BYTES[match[2]]) if match else 0
     if size <= 0:
-        raise InvalidInput(f"`{text}` is not a size in bytes", "write 256MB, 1.5GB or 1000000")
+        raise InvalidInput(
+            f"`{brief(text)}` is not a size in bytes", "write 256MB, 1.5GB or 1000000"
+        )
     return size
 
 
@@ -70,6 +73,12 @@ def format_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def brief(value: object) -> str:
+    """`value` as text of at most 120 characters, for an error that names it."""
+    text = str(value)
+    return text if len(text) <= 120 else f"{text[:100]}… ({len(text):,} characters)"
 
 
 def visible(text: str) -> str:

@@ -277,6 +277,32 @@ def test_missing_and_foreign_tokenizer(folder, tmp_path):
     assert "foreign: its ids reach 400, the embedding has 384 rows" in message
 
 
+# -------------------------------------------------------------- links
+
+
+def test_a_link_to_a_file_of_the_users_is_refused(folder, tmp_path):
+    (tmp_path / "id_rsa").write_text("private")
+    (folder / "chat_template.jinja").symlink_to(tmp_path / "id_rsa")
+    found = refusal(folder, tmp_path)
+    assert "chat_template.jinja is a link to" in found.message
+    assert found.message.endswith("id_rsa, outside of the checkpoint")
+    assert found.hint == f"if that is meant, make a copy that follows it: cp -rL {folder} COPY"
+
+
+def test_the_hubs_cache_weights_elsewhere_and_links_within_are_read(folder, tmp_path):
+    snapshot, blobs = tmp_path / "hub" / "snapshots" / "1f0c", tmp_path / "hub" / "blobs"
+    snapshot.mkdir(parents=True)
+    digest = inspect(str(folder), tmp_path).digest
+    shutil.copytree(folder, blobs)
+    for path in blobs.iterdir():
+        (snapshot / path.name).symlink_to(f"../../blobs/{path.name}")
+    assert inspect(str(snapshot), tmp_path).digest == digest
+    (folder / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
+    (folder / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
+    (folder / "LICENSE").symlink_to("config.json")
+    assert inspect(str(folder), tmp_path).digest == digest
+
+
 # -------------------------------------------------------------- GGUF
 
 
@@ -369,6 +395,20 @@ def test_gguf_that_is_scaled_foreign_or_damaged(tiny_llama, tmp_path):
     damaged.write_bytes(b"not a gguf at all, although long enough to be looked at")
     assert "is not a readable GGUF file" in refusal(damaged, tmp_path).message
     assert not (tmp_path / "work" / "base").exists()
+
+
+def test_gguf_whose_tensors_changed_their_name_or_shape(tiny_llama, tmp_path):
+    """transformers draws what is missing at random and says so in passing."""
+    whole = write_gguf(tiny_llama, tmp_path / "tiny.gguf").read_bytes()
+    path = tmp_path / "changed.gguf"
+    path.write_bytes(whole.replace(b"blk.1.attn_q.weight", b"blk.1.attn_z.weight"))
+    message = refusal(path, tmp_path).message
+    assert "lacks 1 tensors of its model, such as model.layers.1.self_attn.q_proj" in message
+    rows = (384).to_bytes(8, "little")
+    name = whole.index(b"token_embd.weight")
+    place = whole.index(rows, name)
+    path.write_bytes(whole[:place] + (192).to_bytes(8, "little") + whole[place + 8 :])
+    assert "changed.gguf cannot be unpacked: " in refusal(path, tmp_path).message
 
 
 def test_gguf_without_the_package(tmp_path, monkeypatch):

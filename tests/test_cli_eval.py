@@ -8,6 +8,8 @@ import json
 import pytest
 from conftest import prose
 
+from giraffe_cli.rundir import read_json
+
 QUICK = ("--tasks", "nll,passkey", "--lengths", "128,384", "--set", "nll.targets=16",
          "--set", "nll.anchors=1", "--set", "passkey.depths=2", "--samples", "1")  # fmt: skip
 
@@ -38,7 +40,7 @@ def test_scores_a_checkpoint_beside_its_base(giraffe, tiny_llama, corpus, tmp_pa
     assert done.code == 0
     results = json.loads(done.stdout)
     assert results.pop("out") == str(tmp_path / "e")
-    assert results == json.loads((tmp_path / "e" / "results.json").read_text())
+    assert results == read_json(tmp_path / "e" / "results.json")
     assert [*results["models"]] == ["base", "checkpoint"]
     assert results["native_length"] == 128
     assert results["models"]["checkpoint"]["tasks"]["nll"]["384"]["n"] == 8

@@ -74,7 +74,7 @@ def test_columns_stand_side_by_side_and_what_none_knows_is_left_out(runs):
 def test_other_samples_are_called_out(runs, tmp_path):
     shutil.copytree(runs / "scores", tmp_path / "other")
     path = tmp_path / "other" / "results.json"
-    results = json.loads(path.read_text())
+    results = read_json(path)
     results["settings"]["tasks"]["nll"]["targets"] = 16
     path.write_text(json.dumps(results))
     told = caution(read_entries([runs / "scores", tmp_path / "other"]))

@@ -356,6 +356,21 @@ def test_a_saved_dataset_is_read_in_the_order_of_its_state(tmp_path):
     assert "splits/train or" in str(error.value.hint)
 
 
+@pytest.mark.parametrize("kind", ["string", "large_string"])
+def test_an_arrow_file_whose_offsets_lead_out_of_it_is_refused(tmp_path, kind):
+    """Arrow follows them: to other bytes of the process, or out of its memory."""
+    texts = pyarrow.array(["aaaa", "bbbb", "cccc"], getattr(pyarrow, kind)())
+    path = write_arrow(tmp_path / "a.arrow", "stream", text=texts)
+    data = bytearray(path.read_bytes())
+    width = 4 if kind == "string" else 8
+    offsets = b"".join(n.to_bytes(width, "little") for n in (0, 4, 8))  # of the first batch
+    place = data.index(offsets) + width
+    data[place : place + width] = (10**9).to_bytes(width, "little")
+    path.write_bytes(data)
+    with pytest.raises(InvalidInput, match="the Arrow file is damaged"):
+        read(path)
+
+
 @pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
 def test_what_a_column_or_a_row_lacks_is_told(tmp_path, name):
     def write(**columns):

@@ -185,6 +185,13 @@ def test_a_finished_stage_holds_for_its_inputs_alone(stage):
     assert read_json(stage / MANIFEST)["windows"] == 4
 
 
+def test_what_a_stage_was_made_from_is_no_part_of_it(tmp_path):
+    """A file there that could not be removed went into the manifest, which then held no more."""
+    (tmp_path / ".work" / "unit").mkdir(parents=True)
+    (tmp_path / ".work" / "unit" / "block").touch()
+    assert finish_stage(tmp_path, INPUTS)["files"] == {}
+
+
 def test_inputs_survive_the_trip_through_json(tmp_path):
     inputs = {"sources": ("a", "b"), "sizes": {1: 2}}
     finish_stage(tmp_path, inputs)

@@ -19,7 +19,7 @@ from giraffe_cli.evals.samples import Texts, default_lengths, gather_material
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.evals.tasks.passkey import Passkey
 from giraffe_cli.progress import SilentReporter
-from giraffe_cli.rundir import digest_bytes
+from giraffe_cli.rundir import digest_bytes, read_json
 
 DOCUMENTS = [Document(f"doc-{i}", prose(i, 60), "prose") for i in range(8)]
 TASKS = ["nll", "passkey"]
@@ -63,7 +63,7 @@ def both(tiny_llama, other_llama, tmp_path_factory):
 class TestResults:
     def test_what_the_file_promises(self, both, tiny_llama):
         results, _, folder = both
-        assert json.loads((folder / "out" / "results.json").read_text()) == results
+        assert read_json(folder / "out" / "results.json") == results
         assert results["schema_version"] == 2
         assert results["seed"] == 0
         base = results["models"]["base"]

@@ -40,6 +40,7 @@ def test_the_published_schema_is_what_the_command_prints(giraffe):
 
 def test_an_evaluation_holds_every_key_and_no_other(results):
     """Validation drops unknown keys, so that what comes back is all the schema knows."""
+    assert results["giraffe_seal"]
     assert RESULTS.validate_python(results, strict=True) == results
     assert results["models"]["checkpoint"]["curves"]
     assert results["paired"]["nll"]["real_minus_shuffled"]["checkpoint"]["384"]["p_value"] <= 1

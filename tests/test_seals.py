@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
+from synthetic_results import make_results
 from tiny_runs import make_adapter, make_base, merge, table_for
 
 from giraffe_cli.adapter import read_adapter
@@ -15,6 +17,7 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import Outcome
 from giraffe_cli.evals.cache import OutcomeCache, read_states
 from giraffe_cli.evals.subject import Subject
+from giraffe_cli.report.scored import read_results
 from giraffe_cli.rundir import finish_stage, read_json, read_kept, stage_holds, write_sealed
 
 VALUE = {"steps": 3, "loss": 0.1 + 0.2, "by": {"ä": None}}
@@ -39,6 +42,15 @@ def test_no_flipped_bit_gives_another_value(tmp_path):
     for _ in flips(path):
         kept = read_kept(path)
         assert kept is None or kept == VALUE  # white space may change
+
+
+def test_results_and_report_are_shown_as_they_were_written_or_not_at_all(tmp_path):
+    write_sealed(tmp_path / "results.json", make_results())
+    assert read_results(tmp_path / "results.json") == make_results()
+    text = (tmp_path / "results.json").read_text()
+    (tmp_path / "results.json").write_text(re.sub(r'("mean": \d)', r"\g<1>9", text, count=1))
+    with pytest.raises(InvalidInput, match=r"results\.json was altered"):
+        read_results(tmp_path / "results.json")
 
 
 def test_foreign_json_is_read_as_it_is(tmp_path):

@@ -23,11 +23,11 @@ from typing import Any, ClassVar
 from giraffe_cli.config import PackConfig
 from giraffe_cli.corpus.packing import merge_shards, pack_shard, pack_stage
 from giraffe_cli.corpus.sources import parse_source, resolve
-from giraffe_cli.corpus.store import WORK, check_replaceable, is_packed
+from giraffe_cli.corpus.store import check_replaceable, is_packed
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError, near_misses
 from giraffe_cli.progress import Reporter, SilentReporter
 from giraffe_cli.registry import discover, pick
-from giraffe_cli.rundir import make_folder, read_json, write_json
+from giraffe_cli.rundir import WORK, make_folder, read_json, write_json
 
 KINDS = {error.__name__: error for error in (InvalidInput, UsageError, GiraffeError)}
 

@@ -34,7 +34,6 @@ from giraffe_cli.corpus.stats import warnings_of
 from giraffe_cli.corpus.store import (
     KIND,
     STATS,
-    WORK,
     check_replaceable,
     clear_rows,
     clear_work,
@@ -46,6 +45,7 @@ from giraffe_cli.lock import held
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import (
     MANIFEST,
+    WORK,
     digest_value,
     finish_stage,
     make_folder,

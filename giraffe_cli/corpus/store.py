@@ -32,6 +32,7 @@ from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.rundir import (
     LOCK,
     MANIFEST,
+    WORK,
     atomic_open,
     digest_value,
     make_folder,
@@ -45,7 +46,6 @@ STATS = "stats.json"
 HELD_OUT = "held_out.jsonl.gz"
 REMOVED = "removed.jsonl"
 PAGE = "report.html"
-WORK = ".work"
 
 
 class Row(NamedTuple):

@@ -31,11 +31,7 @@ from giraffe_cli.evals.samples import Batch, Texts, gather_material, prepare
 from giraffe_cli.evals.subject import EVALUATOR, Subject
 from giraffe_cli.evals.worker import request_of
 from giraffe_cli.progress import Reporter, SilentReporter
-from giraffe_cli.rundir import (
-    atomic_open,
-    make_folder,
-    write_json,
-)
+from giraffe_cli.rundir import atomic_open, make_folder, write_sealed
 from giraffe_cli.train.parallel import launch
 from giraffe_cli.units import format_length
 
@@ -114,7 +110,7 @@ def evaluate(
     if config.harness:
         add_harness(results, subjects, config, out, cache, reporter)
     results["seconds"] = round(time.monotonic() - started, 1)
-    write_json(out / "results.json", results)
+    write_sealed(out / "results.json", results)
     return results
 
 

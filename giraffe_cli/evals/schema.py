@@ -140,6 +140,8 @@ class Results(TypedDict):
     versions: dict[str, str]
     warnings: list[str]
     seconds: float
+    giraffe_seal: NotRequired[str]
+    """Digest of all else, checked by who reads the file; who changes it takes the seal out."""
 
 
 def results_schema() -> dict[str, Any]:

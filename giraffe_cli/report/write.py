@@ -18,7 +18,7 @@ from giraffe_cli.report.plots import training_plots, write_plots
 from giraffe_cli.report.scored import Scored
 from giraffe_cli.report.verdicts import run_verdicts
 from giraffe_cli.run_files import stage_folders
-from giraffe_cli.rundir import atomic_open, make_folder, read_json, write_json
+from giraffe_cli.rundir import atomic_open, make_folder, read_json, write_sealed
 from giraffe_cli.units import format_length
 
 
@@ -50,7 +50,7 @@ def write_report(report: Mapping[str, Any], run_dir: Path, model_dir: Path) -> N
     }
     page = render_page(report, part, training, run_dir, artefacts, choice)
     verdicts = [asdict(verdict) for verdict in run_verdicts(report)]
-    write_json(run_dir / "report.json", {**report, "verdicts": verdicts})
+    write_sealed(run_dir / "report.json", {**report, "verdicts": verdicts})
     with atomic_open(run_dir / "report.html", "w") as handle:
         handle.write(page)
 

@@ -14,7 +14,7 @@ import re
 import shutil
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,8 +88,14 @@ class Journal:
                 entry = json.loads(line)
                 self.entries[entry["key"]] = entry
 
-    def run(self, cases: Iterable[Case], work: Path, say: Callable[[str], None]) -> None:
-        """Every case that is not in the journal, each in a folder below `work`."""
+    def run(self, cases: Sequence[Case], work: Path, say: Callable[[str], None]) -> None:
+        """Every case that is not in the journal, each in a folder below `work`.
+
+        Raises:
+            ValueError: two cases have one key, so that the second would count as done.
+        """
+        if twice := [key for key, n in Counter(case.key for case in cases).items() if n > 1]:
+            raise ValueError(f"two cases have the key {twice[0]}")
         for case in cases:
             if case.key in self.entries:
                 continue

@@ -17,7 +17,7 @@ from typing import Any
 
 from scripts.campaign import material as parts
 from scripts.campaign.cases import Case, Verdict, judged, refusal
-from scripts.campaign.commands import call, run
+from scripts.campaign.commands import Ended, call, run
 from scripts.campaign.results import difference, result_of
 
 KINDS = ("truncated", "zeroed", "flipped")
@@ -45,9 +45,13 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "export-adapter": ("run run/adapter", "export run --to adapter --out out", "out"),
     "export": ("run/model", "export run --to gguf --out out.gguf", "out.gguf"),
     "eval": ("run/model", " ".join(parts.EVAL), "out/results.json"),
-    "generate": ("run/model", "generate run --prompt-file docs.jsonl --max-new-tokens 1", ""),
+    "generate": (
+        "run/model",
+        "generate run --prompt-file texts/doc-0.md --max-new-tokens 4",
+        "stdout",
+    ),
     "resume": ("run run/checkpoints/step-3 run/adapter", " ".join(parts.EXTEND), "run"),
-    "report": ("run", "report run --out out.html", ""),
+    "report": ("run", "report run", "stdout"),
     "score-again": (
         "scores/cache",
         "eval run --data docs.jsonl --tasks nll --lengths 128 --documents 2 --set nll.targets=32"
@@ -60,7 +64,7 @@ COMMANDS: dict[str, tuple[str, str, str]] = {
     "pack-parquet": (".", " ".join(parts.PACK).replace("docs.jsonl", "docs.parquet"), "out"),
     "pack-arrow": (".", " ".join(parts.PACK).replace("docs.jsonl", "docs.arrow"), "out"),
     "config": (".", "extend --config config.yaml --dry-run", ""),
-    "gguf": (".", "rope show yarn --model base.gguf --target-len 256", ""),
+    "gguf": (".", "rope show yarn --model base.gguf --target-len 256", "stdout"),
 }
 READS = {
     "pack-jsonl": "docs.jsonl",
@@ -72,7 +76,9 @@ READS = {
     "resume": "run.yaml rope.json training.json verify.json plan.json manifest.json"
     " adapter_model.safetensors state.safetensors state.json",
 }
-BASES = "base docs.jsonl docs.parquet docs.arrow config.yaml base.gguf packed run scores".split()
+BASES = (
+    "base docs.jsonl docs.parquet docs.arrow config.yaml base.gguf packed run scores texts"
+).split()
 
 
 def cases(material: Path, work: Path, share: float, seed: int) -> list[Case]:
@@ -329,7 +335,7 @@ def _by_commands(material: Path, work: Path, share: float, seed: int) -> list[Ca
         names = [n for n in names if wanted is None or Path(n).name in wanted.split()]
         for name in names:
             for kind in KINDS:
-                key = f"corruption/commands/{command}/{Path(name).name}/{kind}"
+                key = f"corruption/commands/{command}/{name}/{kind}"
                 if share >= 1 or random.Random(key).random() < share:
                     work_on = partial(
                         _run_damaged, material, work, command, name, kind, f"{seed}{key}"
@@ -357,8 +363,7 @@ def _run_damaged(
     own = name in files(material, OWN)
     expected = reference(material, work, command)
     ended = run(words, folder)
-    compared = COMMANDS[command][2]
-    verdict = judged(ended, lambda: difference(expected, result_of(folder, *compared.split())))
+    verdict = judged(ended, lambda: difference(expected, _result(command, folder, ended)))
     facts = {"by_commands": 1}
     if verdict.kind == "wrong" and verdict.detail.startswith("silent") and not own:
         return Verdict("limit", f"{done}: {verdict.detail}", facts)
@@ -379,4 +384,12 @@ def reference(material: Path, work: Path, command: str) -> dict[str, str]:
     ended = run(words, folder)
     if ended.code:
         raise RuntimeError(f"{words}: {ended.stderr}")
-    return result_of(folder, *COMMANDS[command][2].split())
+    return _result(command, folder, ended)
+
+
+def _result(command: str, folder: Path, ended: Ended) -> dict[str, str]:
+    """What is compared, as `COMMANDS` says: files, or what was printed."""
+    compared = COMMANDS[command][2]
+    if compared == "stdout":
+        return {"stdout": ended.stdout}
+    return result_of(folder, *compared.split())

@@ -1,5 +1,5 @@
-"""Inputs by the thousand: configs from the config's own JSON schema, lengths and sizes, and corpora
-and headers with random changes.
+"""Inputs by the thousand: configs that hypothesis draws from the config's own JSON schema, lengths,
+sizes and gates, and corpora and headers with random changes.
 
 Each input is opened the way commands open it. What comes of it is the value, or an error of
 giraffe's own; anything else is wrong. A case is a batch of inputs in one child, so that a crash of
@@ -15,8 +15,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import hypothesis
+from hypothesis import strategies as st
+
 from scripts.campaign.cases import Case, Verdict
 from scripts.campaign.commands import call
+from scripts.campaign.schemas import Values, anything, changed
 
 BATCH = 250
 BATCHES = {
@@ -47,19 +51,25 @@ def cases(material: Path, work: Path, share: float, seed: int) -> list[Case]:
 def _batch(material: Path, kind: str, size: int, seed: str, folder: Path) -> Verdict:
     def work() -> None:
         counts = {"inputs_opened": 0, "inputs_refused": 0}
-        draw = random.Random(seed)
-        for number, (name, attempt) in enumerate(KINDS[kind](material, folder, draw, size)):
-            (folder / "last").write_text(f"{number}: {name}"[:2000], errors="backslashreplace")
+
+        def take(name: str, attempt: Callable[[], object]) -> None:
+            (folder / "last").write_text(name[:2000], errors="backslashreplace")
             counts["inputs_opened" if _is_opened(attempt) else "inputs_refused"] += 1
+
+        if kind in DRAWN:
+            _drawn(kind, folder, size, seed, take)
+        else:
+            for name, attempt in KINDS[kind](material, folder, random.Random(seed), size):
+                take(name, attempt)
         (folder / "counts").write_text(json.dumps(counts))
 
     ended = call(work, folder)
     last = (folder / "last").read_text() if (folder / "last").exists() else ""
     if ended.code or ended.hung or not (folder / "counts").exists():
-        told = "hangs" if ended.hung else (ended.stderr.strip().splitlines() or [""])[-1][:300]
+        told = "hangs" if ended.hung else ended.stderr.strip()[-300:]
         return Verdict("wrong", f"input {last[:300]}: code {ended.code}: {told}")
     counts = json.loads((folder / "counts").read_text())
-    return Verdict("same", "", {"inputs": size, **counts})
+    return Verdict("same", "", {"inputs": sum(counts.values()), **counts})
 
 
 def _is_opened(attempt: Callable[[], object]) -> bool:
@@ -81,108 +91,83 @@ def _is_opened(attempt: Callable[[], object]) -> bool:
 
 
 Attempts = Iterator[tuple[str, Callable[[], object]]]
+Take = Callable[[str, Callable[[], object]], None]
 
 
 # ── configs and lengths ──────────────────────────────────────────────────────────────────────
 
 
-def _configs(material: Path, folder: Path, draw: random.Random, size: int) -> Attempts:
-    """Values of the schema, some replaced by anything; through YAML, and of those that are taken
-    through the sealed file and back."""
-    import yaml
+def _drawn(kind: str, folder: Path, size: int, seed: str, take: Take) -> None:
+    """`size` values of hypothesis; the last that is taken is the least of those that go wrong."""
+    values, attempt = DRAWN[kind]()
 
-    from giraffe_cli.config import (
-        ExtendConfig,
-        build,
-        read_sealed_yaml,
-        read_yaml,
-        write_sealed_yaml,
+    @hypothesis.seed(seed)
+    @hypothesis.settings(
+        max_examples=size,
+        database=None,
+        deadline=None,
+        phases=[hypothesis.Phase.generate, hypothesis.Phase.shrink],
+        suppress_health_check=list(hypothesis.HealthCheck),
     )
+    @hypothesis.given(values)
+    def take_one(value: Any) -> None:
+        take(repr(value), partial(attempt, value, folder))
+
+    take_one()
+
+
+def _configs() -> tuple[Values, Callable[[Any, Path], None]]:
+    """Values of the config's schema, some with parts replaced by anything."""
+    from giraffe_cli.config import ExtendConfig
 
     schema = ExtendConfig.model_json_schema()
+    return changed({**schema, "required": ["target_length"]}), through_files
+
+
+def through_files(value: Any, folder: Path) -> None:
+    """A config through YAML and, where it is taken, through the sealed file of a run and back."""
+    import yaml
+
+    from giraffe_cli.config import build, read_sealed_yaml, read_yaml, write_sealed_yaml
+
     path, sealed = folder / "a.yaml", folder / "run.yaml"
-    for _ in range(size):
-        value = _of_schema(schema, schema["$defs"], draw, draw.choice([0.0, 0.02, 0.2]))
-        path.write_text(yaml.safe_dump(value), encoding="utf-8")
-
-        def attempt() -> None:
-            config = build(read_yaml(path))
-            config.stage_configs()
-            write_sealed_yaml(sealed, config.model_dump(mode="json"))
-            assert build(read_sealed_yaml(sealed)) == config
-
-        yield path.read_text()[:500], attempt
+    path.write_text(yaml.safe_dump(value), encoding="utf-8")
+    config = build(read_yaml(path))
+    config.stage_configs()
+    write_sealed_yaml(sealed, config.model_dump(mode="json"))
+    assert build(read_sealed_yaml(sealed)) == config
 
 
-def _of_schema(
-    schema: dict[str, Any], known: dict[str, Any], draw: random.Random, odd: float
-) -> Any:
-    """A value that fits `schema`, but for a share `odd` of its parts."""
-    if draw.random() < odd:
-        return _anything(draw)
-    if "$ref" in schema:
-        return _of_schema(known[schema["$ref"].rpartition("/")[2]], known, draw, odd)
-    if "anyOf" in schema:
-        return _of_schema(draw.choice(schema["anyOf"]), known, draw, odd)
-    if "enum" in schema or "const" in schema:
-        return draw.choice(schema.get("enum") or [schema["const"]])
-    kind = schema.get("type")
-    if kind == "object":
-        found = {
-            name: _of_schema(part, known, draw, odd)
-            for name, part in schema.get("properties", {}).items()
-            if draw.random() < 0.25 or name in schema.get("required", ())
-        }
-        if odd and draw.random() < odd:
-            found[draw.choice(WORDS)] = _anything(draw)
-        return found
-    if kind == "array":
-        part = schema.get("items", {})
-        least = schema.get("minItems", 0)
-        return [_of_schema(part, known, draw, odd) for _ in range(least + draw.randrange(3))]
-    low = schema.get("minimum", schema.get("exclusiveMinimum", 0))
-    values: dict[Any, Callable[[], Any]] = {
-        "integer": lambda: draw.choice([low, low + 1, 64, 2048, 16384]),
-        "number": lambda: draw.choice([low, low + 0.5, 1e-4, 1, 3e38]),
-        "boolean": lambda: draw.random() < 0.5,
-        "null": lambda: None,
-        "string": lambda: draw.choice(WORDS),
-    }
-    return values.get(kind, lambda: _anything(draw))()
-
-
-def _anything(draw: random.Random, depth: int = 0) -> Any:
-    """Any value that YAML can write."""
-    if depth < 3 and draw.random() < 0.3:
-        inner = [_anything(draw, depth + 1) for _ in range(draw.randrange(4))]
-        return inner if draw.random() < 0.5 else dict(zip(WORDS, inner, strict=False))
-    return draw.choice([None, True, *NUMBERS, *WORDS, "".join(draw.choices(ODD, k=3))])
-
-
-NUMBERS = [0, -1, 1, 7, 10**6, 10**30, -(2**63), 0.0, -0.5, 1e-9, 1e308, 1e999, float("nan")]
-WORDS = "16k 1m auto yarn ntk nll passkey none lora full 0 -1 1e9 q_proj base . a=b = nll@16k<0"
-WORDS = [*WORDS.split(), "", " ", "9" * 5000, "../x"]
-ODD = "\x1b\x00A\u0300\u202e\U0001f992\ud83e".replace("\ud83e", "\ufffd")
-
-
-def _lengths(material: Path, folder: Path, draw: random.Random, size: int) -> Attempts:
+def _lengths() -> tuple[Values, Callable[[Any, Path], None]]:
     """Lengths, bytes and gates as people mistype them; what is taken is written back the same."""
     from giraffe_cli.gates import parse_gate
     from giraffe_cli.units import format_length, parse_bytes, parse_length
 
-    def length(text: Any) -> None:
-        found = parse_length(text)
-        assert found > 0
-        assert parse_length(format_length(found)) == found
+    def attempt(case: tuple[str, Any], folder: Path) -> None:
+        what, value = case
+        if what == "gate":
+            assert parse_gate(parse_gate(str(value)).text) == parse_gate(str(value))
+        elif what == "bytes":
+            assert parse_bytes(value) > 0
+        else:
+            found = parse_length(value)
+            assert found > 0
+            assert parse_length(format_length(found)) == found
 
-    letters = "0123456789kmgKMGTBib.-+e_ ,@<>=nlpasky\u0661\u00b2\x1b"
-    for _ in range(size):
-        text: Any = "".join(draw.choices(letters, k=draw.randrange(1, 12)))
-        if draw.random() < 0.3:
-            text = draw.choice([_anything(draw), f"{draw.choice(NUMBERS)}k", "16k" * 99])
-        work = draw.choice([length, parse_bytes, parse_gate])
-        shown = str(text) if work is parse_gate else text
-        yield repr(text), partial(work, shown)
+    letters = st.text("0123456789kmgKMGTBib.-+e_ ,@<>=nlpasky\u0661\u00b2\x1b", max_size=12)
+    forms = st.from_regex(
+        r"[0-9]{1,19}(\.[0-9]{1,3})? ?[kmgtKM]?[bB]?"
+        r"|(base:)?(nll|passkey\.ranked)@[0-9]{1,3}k?(-nll@[0-9]k)?(<|>)=?-?[0-9]{1,3}(\.[0-9])?",
+        fullmatch=True,
+    )
+    kinds = st.sampled_from(["length", "bytes", "gate"])
+    return st.tuples(kinds, letters | forms | anything()), attempt
+
+
+DRAWN: dict[str, Callable[[], tuple[Values, Callable[[Any, Path], None]]]] = {
+    "config": _configs,
+    "length": _lengths,
+}
 
 
 # ── bytes ────────────────────────────────────────────────────────────────────────────────────
@@ -274,8 +259,6 @@ def _manifests(material: Path, folder: Path, draw: random.Random, size: int) -> 
 
 
 KINDS: dict[str, Callable[..., Attempts]] = {
-    "config": _configs,
-    "length": _lengths,
     "jsonl": _bytes_of("docs.jsonl", _corpus),
     "parquet": _bytes_of("docs.parquet", _corpus),
     "arrow": _bytes_of("docs.arrow", _corpus),

@@ -23,6 +23,7 @@ from scripts.campaign.cases import Case, Verdict, refusal
 from scripts.campaign.commands import Ended, run
 
 MARK = "pwned"
+SECRET = "b8f2-private-key"
 EVIL = "\x1b[2J\x1b]0;x\x07\u009b31m\u202e<script>alert(1)</script>\"'><img src=x onerror=alert(1)>"
 EXTEND = (
     "extend --model {m} --data docs.jsonl --target-len 256 --window 64 --rope yarn --steps 1"
@@ -67,6 +68,8 @@ def harmless(folder: Path, ended: Ended, before: set[str]) -> Verdict:
         return Verdict("wrong", "the code of a stranger ran")
     if beside:
         return Verdict("wrong", f"wrote beside its output: {beside[:3]}")
+    if any(holds_secret(path) for path in (folder / "out").rglob("*")):
+        return Verdict("wrong", "a file of the user's is in the output")
     if problem := pages(folder):
         return Verdict("wrong", problem)
     if ended.code == 0 and not ended.hung:
@@ -74,6 +77,11 @@ def harmless(folder: Path, ended: Ended, before: set[str]) -> Verdict:
         return Verdict("wrong", told) if told else Verdict("same")
     problem = refusal(ended)
     return Verdict("wrong", problem) if problem else Verdict("refused")
+
+
+def holds_secret(path: Path) -> bool:
+    """Whether a text file holds what `_linked_template` put into the user's."""
+    return path.is_file() and path.stat().st_size < 10**6 and SECRET.encode() in path.read_bytes()
 
 
 def pages(folder: Path) -> str:
@@ -423,6 +431,13 @@ def _paths(material: Path) -> list[Case]:
         key = f"path/arrow-{name}/pack"
         found.append(case(key, material, "base docs.arrow", saved, words))
 
+    for name, link in {"template": _linked_template, "cache": _linked_cache}.items():
+        for command, words in COMMANDS.items():
+            key = f"path/checkpoint-link-{name}/{command}"
+            model = "base" if name == "template" else "hub/snapshots/1f0c"
+            words = on_model(words, model)
+            found.append(case(key, material, "base docs.jsonl", link, words))
+
     def manifest(folder: Path) -> None:
         path = folder / "packed/manifest.json"
         value = json.loads(path.read_text())
@@ -444,6 +459,20 @@ def _paths(material: Path) -> list[Case]:
         case("path/link/pack-skip", material, "base texts", links, [*words, "--on-bad", "skip"])
     )
     return found
+
+
+def _linked_template(folder: Path) -> None:
+    """A checkpoint that has a file of the user's for its chat template."""
+    (folder / "private").write_text(f"{SECRET}\n", encoding="utf-8")
+    (folder / "base/chat_template.jinja").symlink_to(folder / "private")
+
+
+def _linked_cache(folder: Path) -> None:
+    """The layout of the hub's cache, of links alone: it must be read."""
+    (folder / "hub/snapshots/1f0c").mkdir(parents=True)
+    shutil.move(folder / "base", folder / "hub/blobs")
+    for path in (folder / "hub/blobs").iterdir():
+        (folder / "hub/snapshots/1f0c" / path.name).symlink_to(f"../../blobs/{path.name}")
 
 
 # ── texts and names ──────────────────────────────────────────────────────────────────────────

@@ -130,14 +130,27 @@ def _parts(batch: Any, mapped: mmap.mmap, file: IO[bytes]) -> Iterator[Any]:
 
     Raises:
         OSError: the file was cut short; touching pages that are gone would end the process.
+        pyarrow.ArrowInvalid: its offsets lead out of it, which Arrow itself follows.
     """
     rows = max(1, batch.num_rows * PART_BYTES // max(1, batch.nbytes))
     for start in range(0, batch.num_rows, rows):
         if os.fstat(file.fileno()).st_size < len(mapped):
             raise OSError("it was cut short while it was read")
-        yield batch.slice(start, rows)
+        part = batch.slice(start, rows)
+        for column in part.columns:
+            _as_bytes(column).validate(full=True)
+        yield part
         if hasattr(mapped, "madvise"):  # not on Windows
             mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _as_bytes(column: Any) -> Any:
+    """Strings as bytes, at no cost: whether each is UTF-8 is told row by row, not of the file."""
+    import pyarrow
+
+    kinds = {pyarrow.string(): pyarrow.binary(), pyarrow.large_string(): pyarrow.large_binary()}
+    kinds[pyarrow.string_view()] = pyarrow.binary_view()
+    return column.view(kinds[column.type]) if column.type in kinds else column
 
 
 def _saved_files(folder: Path) -> list[Path]:
