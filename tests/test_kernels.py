@@ -106,6 +106,13 @@ def test_a_training_that_repeats_itself_asks_no_clock():
         settle("cudnn", repeatable(FOUND))
 
 
+def test_a_kernel_that_is_asked_for_attends_to_several_documents_too():
+    slow = [*FOUND[:2], Probed("efficient", 90.0)]
+    kernels, told = settle("efficient", slow)
+    assert type(kernels.one) is type(kernels.several) is KERNELS["efficient"]
+    assert "taken: efficient" in told
+
+
 def test_without_a_kernel_for_documents_they_are_attended_one_by_one():
     kernels, told = settle("auto", [Probed("efficient", 90.0), Probed("flash", obstacle="no")])
     assert type(kernels.several) is KERNELS["efficient"]
@@ -132,3 +139,60 @@ def test_a_gpu_attends_with_a_checked_kernel(shape, dtype, record_property):
     expected = {"flash", "cudnn", "efficient"} if dtype == torch.bfloat16 else {"efficient"}
     assert expected <= usable, probed
     settle("auto", list(probed.values()))
+
+
+class ShortOnCpu:
+    """FlashAttention-2's part of `CudnnKernel`, document by document on a CPU."""
+
+    cpu = KERNELS["cpu"]()
+
+    def forward(self, query, key, value, scale, documents):
+        kept = [
+            self.cpu.forward(*parts, scale, None)
+            for parts in self.cut(documents, query, key, value)
+        ]
+        return torch.cat([out for out, _ in kept], 2), torch.cat([s for _, s in kept], 2)[0]
+
+    def backward(self, grad, query, key, value, out, log_sum, scale, documents):
+        pieces = self.cut(documents, grad, query, key, value, out, log_sum[None])
+        grads = [self.cpu.backward(*parts, scale, None) for parts in pieces]
+        return tuple(torch.cat(parts, 2) for parts in zip(*grads, strict=True))
+
+    def cut(self, documents, *tensors):
+        split = (torch.split(tensor, documents.lengths, 2) for tensor in tensors)
+        return zip(*split, strict=True)
+
+
+@pytest.mark.parametrize("lengths", [(150, 2100, 106, 2500, 70), (2304, 2048), (300, 20)])
+def test_long_and_short_documents_are_each_their_own(lengths, monkeypatch):
+    """`CudnnKernel` with a CPU's attention in place of both GPU kernels, against each document."""
+    cpu = KERNELS["cpu"]()
+
+    def forward(query, key, value, scale):
+        assert query.shape[2] == lengthened(query.shape[2]), "a shape that is prepared for"
+        out, sums = cpu.forward(query, key, value, scale, None)
+        return out, sums[..., None]
+
+    def backward(grad, query, key, value, out, sums, scale):
+        return cpu.backward(grad, query, key, value, out, sums[..., 0], scale, None)
+
+    monkeypatch.setattr("giraffe_cli.model.cudnn._forward", forward)
+    monkeypatch.setattr("giraffe_cli.model.cudnn._backward", backward)
+    kernel = KERNELS["cudnn"]()
+    kernel.flash = ShortOnCpu()
+    torch.manual_seed(0)
+    query, key, value, grad = (
+        torch.randn(1, sum(lengths), heads, 16).transpose(1, 2) for heads in (4, 2, 2, 4)
+    )
+    documents = Documents.of(lengths, CPU)
+    out, sums = kernel.forward(query, key, value, None, documents)
+    found = out, *kernel.backward(grad, query, key, value, out, sums, None, documents)
+    start = 0
+    for length in lengths:
+        here = (slice(None), slice(None), slice(start, start + length))
+        parts = query[here], key[here], value[here]
+        alone, alone_sums = cpu.forward(*parts, None, None)
+        grads = cpu.backward(grad[here], *parts, alone, alone_sums, None, None)
+        for mine, theirs in zip(found, (alone, *grads), strict=True):
+            torch.testing.assert_close(mine[here], theirs, atol=1e-5, rtol=0)
+        start += length

@@ -89,7 +89,7 @@ def settle(wanted: str, probed: Sequence[Probed]) -> tuple[Kernels, str]:
     several = next((name for name in names if KERNELS[name].takes_documents), None)
     if several is None:
         apart = [one.name for one in usable if KERNELS[one.name].takes_documents]
-        several = apart[0] if apart else names[0]
+        several = apart[0] if apart and wanted == "auto" else names[0]
     speeds = ", ".join(f"{one.name} {one.teraflops:.0f} TFLOP/s" for one in usable)
     beside = "" if several == names[0] else f", {several} where a window has several documents"
     refused = "".join(f"; not {one.name}: {one.obstacle}" for one in probed if one.obstacle)
