@@ -17,7 +17,7 @@ from giraffe_cli.errors import GiraffeError, Interrupted
 from giraffe_cli.evals.base import Example
 from giraffe_cli.evals.cache import OutcomeCache, sample_key
 from giraffe_cli.evals.order import reading_plan
-from giraffe_cli.evals.reading import read_part
+from giraffe_cli.evals.reading import missing_of, read_part
 from giraffe_cli.evals.runner import evaluate
 from giraffe_cli.evals.samples import Texts
 from giraffe_cli.evals.subject import Subject
@@ -144,3 +144,21 @@ def test_under_torchs_launcher_the_first_process_tells(other_llama, tmp_path):
         printed[name] = {**json.loads(done.stdout), "seconds": 0, "out": ""}
     assert printed["one"] == printed["two"]
     assert len([*(tmp_path / "two" / "cache").iterdir()]) == 2
+
+
+def test_what_is_stored_is_read_once_a_task_however_many_samples_there_are(
+    tiny_llama, tmp_path, monkeypatch
+):
+    tested = subject("checkpoint", tiny_llama)
+    entries = [
+        (task, Example(f"{n}", "c", 9, np.arange(9, dtype=np.int32) + n, 2))
+        for task in ("nll", "longppl")
+        for n in range(5)
+    ]
+    read_part(tested, reading_plan(entries[:3], 0), tmp_path, SilentReporter())
+    opened, remember = list[bytes](), OutcomeCache._remember
+    monkeypatch.setattr(
+        OutcomeCache, "_remember", lambda c, at: opened.append(at) or remember(c, at)
+    )
+    assert missing_of(tested, entries, tmp_path) == entries[3:]
+    assert len(opened) == 3

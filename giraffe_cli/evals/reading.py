@@ -36,9 +36,17 @@ def entries_of(subject: Subject, batches: Sequence[Batch], is_reference: bool) -
     ]
 
 
+def caches_of(
+    subject: Subject, entries: Sequence[Entry], cache: Path, process: int = 0
+) -> dict[str, OutcomeCache]:
+    """The outcomes of each task of `entries`, every file read once."""
+    tasks = {task for task, _ in entries}
+    return {task: OutcomeCache(cache, subject, task, process) for task in tasks}
+
+
 def missing_of(subject: Subject, entries: Sequence[Entry], cache: Path) -> list[Entry]:
     """The entries without an outcome, once each: a prompt may stand under several lengths."""
-    caches = {task: OutcomeCache(cache, subject, task) for task, _ in entries}
+    caches = caches_of(subject, entries, cache)
     keyed = {sample_key(subject, task, example): (task, example) for task, example in entries}
     return [(task, e) for key, (task, e) in keyed.items() if caches[task].get(key) is None]
 
@@ -100,8 +108,8 @@ def take_all(
     stop: Path | None = None,
 ) -> None:
     """Read and store `plan`, step by step; raises as `read_plan` does."""
-    tasks = {task for step in plan for prompt in step.prompts for task, _ in prompt.entries}
-    caches = {task: OutcomeCache(cache, subject, task, process) for task in tasks}
+    entries = [entry for step in plan for prompt in step.prompts for entry in prompt.entries]
+    caches = caches_of(subject, entries, cache, process)
     for step in plan:
         if stop and stop.exists():
             raise Interrupted("the evaluation was stopped", "the same command resumes it")

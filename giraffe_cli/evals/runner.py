@@ -18,14 +18,14 @@ from typing import Any
 
 from giraffe_cli.config import EvalConfig
 from giraffe_cli.evals.base import Outcome
-from giraffe_cli.evals.cache import OutcomeCache, sample_key
+from giraffe_cli.evals.cache import sample_key
 from giraffe_cli.evals.described import describe, settings, versions
 from giraffe_cli.evals.divergence import add_divergences
 from giraffe_cli.evals.gating import check_gates
 from giraffe_cli.evals.harness import check_harness, run_harness
 from giraffe_cli.evals.order import Entry, Step, reading_plan
 from giraffe_cli.evals.parts import launched_part, own_device, wait_for_all
-from giraffe_cli.evals.reading import chunk_here, entries_of, missing_of, read_part
+from giraffe_cli.evals.reading import caches_of, chunk_here, entries_of, missing_of, read_part
 from giraffe_cli.evals.results import RULES, Sample, compose
 from giraffe_cli.evals.samples import Batch, Texts, gather_material, prepare
 from giraffe_cli.evals.subject import EVALUATOR, Subject
@@ -239,7 +239,7 @@ Outcomes = dict[tuple[str, int, str], Outcome]
 
 def known_outcomes(subject: Subject, entries: Sequence[Entry], cache: Path) -> Outcomes:
     """Of every entry that has been read."""
-    caches = {task: OutcomeCache(cache, subject, task) for task, _ in entries}
+    caches = caches_of(subject, entries, cache)
     return {
         (task, example.length, example.key): outcome
         for task, example in entries
