@@ -127,7 +127,7 @@ class TestBudget:
     def test_too_little_for_two_recommends_none(self):
         result, reader, reporter = self.timed(0.9)
         assert (result["recommendation"], reader.read_tokens) == (None, 0)
-        assert "for want of time no two settings were read on 1 samples" in reporter.warnings
+        assert "for want of time no two settings were read on 1 sample" in reporter.warnings
 
     def test_a_second_call_goes_on_where_the_first_stopped(self):
         reader = PlantedReader(planted, 0.001)

@@ -125,7 +125,9 @@ class BakeOff:
             entries = self.evidence.deciding(count)
             two = sum(self.reader.seconds(setting.table, entries) for setting in kept[:2])
             if two > self.left():
-                self._left_out(f"no two settings were read on {count} samples", [])
+                self._left_out(
+                    f"no two settings were read on {count} sample{'s' * (count > 1)}", []
+                )
                 return kept if earlier else []
             share = self.left() * ROUND_SHARE
             if later and self.left() - share < two * (later - count) / (count - earlier):
