@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.model.cudnn import LONG, _long, _part, _short, lengthened
 from giraffe_cli.model.kernel_base import AbstractKernel, Documents
 from giraffe_cli.model.kernels import KERNELS
 from giraffe_cli.model.probe import AttentionShape, Probed, _error, probe, repeatable, settle
@@ -39,51 +38,17 @@ def test_documents_are_bounds_on_the_device():
     assert (several.longest, several.lengths) == (4, (3, 4, 1))
 
 
-def test_long_documents_take_one_of_eight_lengths_an_octave():
-    assert [lengthened(n) for n in (2048, 2049, 2304, 4095, 4097, 9000)] == [
-        *(2048, 2304, 2304, 4096, 4608, 9216)
-    ]
-    every = {lengthened(n) for n in range(LONG, 65536)}
-    assert len(every) == 8 * 5 + 1
-    for n in range(LONG, 20000, 7):
-        assert n <= lengthened(n) <= n * 1.125 + 1
-    lengths = (700, 2100, 300, 5000)
-    assert _long(lengths) == [(700, 2100, 2304), (3100, 5000, 5120)]
-    short, places = _short(Documents.of(lengths, CPU), CPU)
-    assert short.cu_seqlens.tolist() == [0, 700, 1000]
-    assert places.tolist() == [*range(700), *range(2800, 3100)]
-    assert _short(Documents.of((2100, 5000), CPU), CPU) == (None, None)
-
-
-def test_what_stands_behind_a_document_changes_nothing():
-    """The argument `model/cudnn.py` rests on, shown on a CPU: zeros behind, no gradient there."""
-    kernel = KERNELS["cpu"]()
-    query, key, value, grad = (torch.randn(1, h, 40, 16) for h in (4, 2, 2, 4))
-    out, sums = kernel.forward(query, key, value, None, None)
-    expected = kernel.backward(grad, query, key, value, out, sums, None, None)
-    longer = [_part(tensor, 0, 40, 56) for tensor in (query, key, value)]
-    out_, sums_ = kernel.forward(*longer, None, None)
-    torch.testing.assert_close(out_[:, :, :40], out)
-    known = [_part(tensor, 0, 40, 56) for tensor in (grad, query, key, value, out, sums[..., None])]
-    found = kernel.backward(*known[:5], known[5][..., 0], None, None)
-    for mine, theirs in zip(found, expected, strict=True):
-        torch.testing.assert_close(mine[:, :, :40], theirs)
-        assert mine[:, :, 40:].abs().max() == 0
-
-
 FOUND = [Probed("cudnn", 500.0), Probed("flash", 300.0), Probed("efficient", obstacle="too wide")]
 
 
 def test_auto_takes_the_fastest_and_tells_all():
     kernels, told = settle("auto", FOUND)
     assert type(kernels.one) is KERNELS["cudnn"]
-    assert type(kernels.several) is KERNELS["cudnn"]
-    assert told == ("cudnn 500 TFLOP/s, flash 300 TFLOP/s; taken: cudnn; not efficient: too wide")
-    slow = [Probed("efficient", 600.0), *FOUND[:2]]
-    kernels, told = settle("auto", slow)
-    assert type(kernels.one) is KERNELS["efficient"]
-    assert type(kernels.several) is KERNELS["cudnn"], "it tells documents apart in one call"
-    assert "taken: efficient, cudnn where a window has several documents" in told
+    assert type(kernels.several) is KERNELS["flash"], "cuDNN's takes no documents"
+    assert told == (
+        "cudnn 500 TFLOP/s, flash 300 TFLOP/s; taken: cudnn, flash where a window has several "
+        "documents; not efficient: too wide"
+    )
 
 
 def test_what_is_asked_for_is_taken():
@@ -120,9 +85,7 @@ def test_without_a_kernel_for_documents_they_are_attended_one_by_one():
 
 
 def test_every_kernel_says_whether_it_takes_documents():
-    assert {name for name, kernel in KERNELS.items() if kernel.takes_documents} == {
-        *("flash", "cudnn")
-    }
+    assert {name for name, kernel in KERNELS.items() if kernel.takes_documents} == {"flash"}
     assert all(issubclass(kernel, AbstractKernel) for kernel in KERNELS.values())
 
 
@@ -139,60 +102,3 @@ def test_a_gpu_attends_with_a_checked_kernel(shape, dtype, record_property):
     expected = {"flash", "cudnn", "efficient"} if dtype == torch.bfloat16 else {"efficient"}
     assert expected <= usable, probed
     settle("auto", list(probed.values()))
-
-
-class ShortOnCpu:
-    """FlashAttention-2's part of `CudnnKernel`, document by document on a CPU."""
-
-    cpu = KERNELS["cpu"]()
-
-    def forward(self, query, key, value, scale, documents):
-        kept = [
-            self.cpu.forward(*parts, scale, None)
-            for parts in self.cut(documents, query, key, value)
-        ]
-        return torch.cat([out for out, _ in kept], 2), torch.cat([s for _, s in kept], 2)[0]
-
-    def backward(self, grad, query, key, value, out, log_sum, scale, documents):
-        pieces = self.cut(documents, grad, query, key, value, out, log_sum[None])
-        grads = [self.cpu.backward(*parts, scale, None) for parts in pieces]
-        return tuple(torch.cat(parts, 2) for parts in zip(*grads, strict=True))
-
-    def cut(self, documents, *tensors):
-        split = (torch.split(tensor, documents.lengths, 2) for tensor in tensors)
-        return zip(*split, strict=True)
-
-
-@pytest.mark.parametrize("lengths", [(150, 2100, 106, 2500, 70), (2304, 2048), (300, 20)])
-def test_long_and_short_documents_are_each_their_own(lengths, monkeypatch):
-    """`CudnnKernel` with a CPU's attention in place of both GPU kernels, against each document."""
-    cpu = KERNELS["cpu"]()
-
-    def forward(query, key, value, scale):
-        assert query.shape[2] == lengthened(query.shape[2]), "a shape that is prepared for"
-        out, sums = cpu.forward(query, key, value, scale, None)
-        return out, sums[..., None]
-
-    def backward(grad, query, key, value, out, sums, scale):
-        return cpu.backward(grad, query, key, value, out, sums[..., 0], scale, None)
-
-    monkeypatch.setattr("giraffe_cli.model.cudnn._forward", forward)
-    monkeypatch.setattr("giraffe_cli.model.cudnn._backward", backward)
-    kernel = KERNELS["cudnn"]()
-    kernel.flash = ShortOnCpu()
-    torch.manual_seed(0)
-    query, key, value, grad = (
-        torch.randn(1, sum(lengths), heads, 16).transpose(1, 2) for heads in (4, 2, 2, 4)
-    )
-    documents = Documents.of(lengths, CPU)
-    out, sums = kernel.forward(query, key, value, None, documents)
-    found = out, *kernel.backward(grad, query, key, value, out, sums, None, documents)
-    start = 0
-    for length in lengths:
-        here = (slice(None), slice(None), slice(start, start + length))
-        parts = query[here], key[here], value[here]
-        alone, alone_sums = cpu.forward(*parts, None, None)
-        grads = cpu.backward(grad[here], *parts, alone, alone_sums, None, None)
-        for mine, theirs in zip(found, (alone, *grads), strict=True):
-            torch.testing.assert_close(mine[here], theirs, atol=1e-5, rtol=0)
-        start += length

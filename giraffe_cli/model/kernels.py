@@ -12,7 +12,7 @@ All are torch's own; none needs another package.
     cpu        flash attention on a CPU, any type
     flash      FlashAttention-2 (Dao 2023, arXiv:2307.08691), 16 bits; the documents of a packed
                window in one call, as `torch.nn.attention.varlen` makes it
-    cudnn      cuDNN's, 16 bits, long documents one by one (`model/cudnn.py`)
+    cudnn      cuDNN's, 16 bits, windows of one document (`model/cudnn.py`)
     efficient  memory-efficient attention (Rabe and Staats 2021, arXiv:2112.05682), float32 too
 
 Legend of shapes: B batch, H heads, K key/value heads, S tokens, D head_dim.
