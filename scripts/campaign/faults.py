@@ -216,7 +216,7 @@ def _attempt(
     at = _point(points, number, of, draw)
     special = {"two": _two, "readonly": _readonly, "tmpfs": _tmpfs}.get(kind)
     if special:
-        return special(material, work, name, number, draw.randrange(len(points)), folder)
+        return special(material, work, name, number, len(points) * (number + 1) // 4, folder)
     ended, facts = _disturbed(name, kind, number, at, seconds, draw, folder)
     facts[f"at_{points[at].split()[-1]}" if kind == "kill" else kind] = True
     return _afterwards(name, ended, expected, facts, folder, kind)
