@@ -261,6 +261,9 @@ class TrainConfig(Section):
     """How many checkpoints stay on disk."""
     processes: int | None = Field(default=None, ge=1)
     """Processes that train together; default: one per visible GPU, one without GPUs."""
+    nodes: int = Field(default=1, ge=1)
+    """Machines that train together, all alike and each running the same command; `processes` are
+    those of all of them. The run folder, model and packed data must be seen by each."""
     sequence_parallel: int = Field(default=1, ge=1)
     """Processes that share each window, every one a slice of its tokens and of its heads."""
     share_devices: bool = False
@@ -388,7 +391,7 @@ def knobs_without_effect(train: TrainConfig) -> set[str]:
     free = {
         *("checkpoint_every", "keep_checkpoints", "processes", "trackers", "max_bad_steps"),
         *("checkpointing", "attention_layers", "offload", "offload_layers", "loss_chunk"),
-        *("attention_kernel", "fused_layers", "shard_base", "control"),
+        *("attention_kernel", "fused_layers", "shard_base", "control", "nodes"),
         *("share_devices", "deterministic"),
     }
     if train.lora.dropout == 0:

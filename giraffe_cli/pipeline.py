@@ -38,6 +38,7 @@ from giraffe_cli.stages import (
     open_evaluator,
     verified,
 )
+from giraffe_cli.train.crew import Crew, crew_of
 from giraffe_cli.train.loop import TrainResult
 from giraffe_cli.training import (
     TrainingStage,
@@ -62,6 +63,8 @@ class Options:
     """A failed gate ends the command with exit code 5."""
     allow_native: bool = False
     """A base that already reaches the target is no error; nothing is written."""
+    rendezvous: str = ""
+    """Where other nodes reach this one, `HOST[:PORT]`; empty: its name and a free port."""
 
 
 def extend(
@@ -74,14 +77,15 @@ def extend(
         DoesNotFit: the plan exceeds the machine.
         Interrupted: a signal came; the checkpoint is saved.
         GateFailed: under `strict`, an interval lies on the wrong side of a gate.
-        GiraffeError: another process writes `run_dir`.
+        GiraffeError: another process writes `run_dir`, or a node is not there.
     """
-    with held(run_dir):
-        return _extend(config, run_dir, options, reporter)
+    nodes = config.train.nodes
+    with held(run_dir), crew_of(run_dir, nodes, options.rendezvous, reporter) as crew:
+        return _extend(config, run_dir, options, reporter, crew)
 
 
 def _extend(
-    config: ExtendConfig, run_dir: Path, options: Options, reporter: Reporter
+    config: ExtendConfig, run_dir: Path, options: Options, reporter: Reporter, crew: Crew | None
 ) -> dict[str, Any]:
     # ── inspect ──────────────────────────────────────────────────────────────────────────────
     check_low_bits(config.train)
@@ -118,7 +122,7 @@ def _extend(
             write_sealed(run_dir / "plan.json", plan_stages(stages, checkpoint, controls))
         write_sealed(run_dir / "rope.json", stages[-1].table.to_json())
         work = Work(
-            config, checkpoint, stages, controls, choice, run_dir, timings, options, reporter
+            config, checkpoint, stages, controls, choice, run_dir, timings, options, reporter, crew
         )
         return run_stages(work)
 
@@ -154,6 +158,8 @@ class Work:
     timings: Timings
     options: Options
     reporter: Reporter
+    crew: Crew | None = None
+    """The other nodes, where there are any."""
 
     @property
     def table(self) -> RopeTable:
@@ -183,8 +189,12 @@ def run_stages(work: Work) -> dict[str, Any]:
     # ── train ────────────────────────────────────────────────────────────────────────────────
     trained: list[TrainResult] = []
     if work.config.trains:
-        trained = train_stages(work.stages, packed, checkpoint, timings, reporter)
-    compared = train_stages(work.controls, packed, checkpoint, timings, reporter, "train control")
+        trained = train_stages(work.stages, packed, checkpoint, timings, reporter, crew=work.crew)
+    compared = train_stages(
+        work.controls, packed, checkpoint, timings, reporter, "train control", work.crew
+    )
+    if work.crew:
+        work.crew.dismiss()
 
     # ── merge, verify ────────────────────────────────────────────────────────────────────────
     model_dir, proof = write_model(work, work.stages[-1], trained)
@@ -272,7 +282,8 @@ def evaluate_models(work: Work, models: dict[str, Path], texts: Texts) -> dict[s
     if evaluator := open_evaluator(config, work.run_dir):
         computed = resolve_dtype(config.dtype, evaluator.dtype)
         subjects.append(Subject(EVALUATOR, evaluator.path, evaluator.digest, computed))
-    own_device_each = None if config.train.share_devices else config.train.processes
+    on_this_node = config.train.processes and config.train.processes // config.train.nodes
+    own_device_each = None if config.train.share_devices else on_this_node
     processes = config.eval.processes or own_device_each
     with work.timings.stage("eval"):
         return evaluate(

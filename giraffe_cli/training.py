@@ -29,6 +29,7 @@ from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.run_files import stage_folders
 from giraffe_cli.rundir import make_folder, write_sealed
 from giraffe_cli.stages import Timings, choose_table, make_plan, packed_folder
+from giraffe_cli.train.crew import Crew
 from giraffe_cli.train.loop import TrainResult, train_stage
 from giraffe_cli.train.parallel import check_heads, choose_processes, visible_gpus
 from giraffe_cli.train.trackers import check_trackers
@@ -197,8 +198,10 @@ def train_stages(
     timings: Timings,
     reporter: Reporter,
     label: str = "train",
+    crew: Crew | None = None,
 ) -> list[TrainResult]:
-    """Every stage in turn; finished ones are skipped. Raises as `train_stage` does.
+    """Every stage in turn, on the nodes of `crew` where there are several; finished ones are
+    skipped. Raises as `train_stage` does.
 
     `label` is what the time of a single stage is kept under.
     """
@@ -223,6 +226,7 @@ def train_stages(
                 start_from=stages[number - 2].folder if number > 1 else None,
                 hands_on=number < len(stages),
                 evaluated_documents=_evaluated_of_held_out(stage.config),
+                crew=crew,
             )
             fit = Fit(checkpoint, stage.config, stage.folder, reporter, slower)
             results.append(fit.train(start))

@@ -151,6 +151,10 @@ ENTRIES = {
     "train.keep_checkpoints": Train({"keep_checkpoints": 1}),
     "train.processes": Plan({"train.windows_per_step": 2, "train.processes": 2},
                             {"train.windows_per_step": 2, "train.processes": 1}),
+    "train.nodes": Plan(
+        {"train.windows_per_step": 2, "train.processes": 2, "train.nodes": 2},
+        {"train.windows_per_step": 2, "train.processes": 2},
+    ),
     "train.sequence_parallel": Plan({"train.processes": 2, "train.sequence_parallel": 2}),
     "train.shard_base": Plan(
         {"train.windows_per_step": 2, "train.processes": 2, "train.shard_base": "full"},

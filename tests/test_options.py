@@ -29,6 +29,7 @@ from giraffe_cli.rope.base import Head
 PICKLED = ShownBy("test_pickle.py::test_allow_pickle_reads_them")
 COMPARED = "test_compare.py::test_the_command_tells_as_json_as_table_and_as_page"
 EXPORTED = "test_cli_export.py::test_json_is_one_object_with_the_promised_keys"
+NODES = "test_nodes.py::"
 GENERATE = "test_cli_generate.py::"
 
 BASES = {
@@ -74,6 +75,9 @@ ENTRIES = {
         "--control": "--control",
         "--eval-data": "--eval-data {corpus}",
         "--gpus": "--gpus 2",
+        "--nodes": ShownBy(f"{NODES}test_the_same_command_on_two_nodes_extends_a_model"),
+        "--node-rank": ShownBy(f"{NODES}test_the_same_command_on_two_nodes_extends_a_model"),
+        "--rendezvous": ShownBy(f"{NODES}test_the_same_command_on_two_nodes_extends_a_model"),
         "--sequence-parallel": "--sequence-parallel 2",
         "--deterministic": "--deterministic",
         "--keep-checkpoints": "--keep-checkpoints 5",

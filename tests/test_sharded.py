@@ -45,7 +45,7 @@ def sharded(path, rank, processes, train, levers):
     base = loader.model(None, register_attention())
     shards, line = loader.shards(base, CPU)
     model = with_adapters(base, train)
-    return WindowLoss(model, torch.float32, levers, base=ShardedBase(shards, line, processes, CPU))
+    return WindowLoss(model, torch.float32, levers, base=ShardedBase(shards, line, processes))
 
 
 def with_adapters(base, train):

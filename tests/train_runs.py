@@ -70,6 +70,7 @@ def run(
     dtype="float32",
     positions="pose",
     evaluated_documents=0,
+    crew=None,
     **changes,
 ):
     return train_stage(
@@ -84,6 +85,7 @@ def run(
         run_dir=run_dir,
         reporter=reporter or SilentReporter(),
         evaluated_documents=evaluated_documents,
+        crew=crew,
     )
 
 

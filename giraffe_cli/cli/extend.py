@@ -43,21 +43,13 @@ giraffe extend --config llama3-8b-64k --model ./llama3-8b --data books.jsonl.gz 
 """
 
 
-PRESET_TARGET = "16k"
-
-
-def embedded_preset(target_length: str | None, other_table: bool = False) -> dict[str, Any]:
-    """The settings that suit the embedded default, those of `configs/calf-16k.yaml`.
-
-    The knobs of its table hold for its strategy and target alone, in one stage; a target shorter
-    than their training window is trained in full windows.
-    """
+def embedded_preset(target_length: str | None) -> dict[str, Any]:
+    """The settings that suit the embedded default, those of `configs/calf-16k.yaml`; a target
+    shorter than their training window is trained in full windows."""
     values = read_yaml(Path(__file__).parent.parent / "calf" / "extend.yaml")
-    train, target = values["train"], parse_length(target_length or PRESET_TARGET)
-    if target < parse_length(train["window"]):
+    train = values["train"]
+    if target_length and parse_length(target_length) < parse_length(train["window"]):
         train["window"] = target_length
-    if other_table or target != parse_length(PRESET_TARGET):
-        values["rope"].pop("knobs", None)
     return values
 
 
@@ -68,8 +60,7 @@ def gather(
     values: dict[str, Any] = read_yaml(config_path(config_file)) if config_file else {}
     if not config_file and flags.get("model", EMBEDDED) == EMBEDDED:
         last = flags["stages"][-1] if "stages" in flags else None
-        other = {"rope.strategy", "stages"} & {*flags, *(a.split("=")[0] for a in assignments)}
-        values = embedded_preset(flags.get("target_length", last), other_table=bool(other))
+        values = embedded_preset(flags.get("target_length", last))
     for path, value in flags.items():
         put(values, path, value)
     return apply_overrides(values, assignments)
@@ -117,6 +108,18 @@ def extend(
     gpus: Annotated[
         int | None, typer.Option(min=1, help="GPUs to train on. Default: all visible.")
     ] = None,
+    nodes: Annotated[
+        int | None,
+        typer.Option(min=1, help="Machines that train together, this command on each. Default: 1."),
+    ] = None,
+    node_rank: Annotated[
+        int | None,
+        typer.Option(min=0, help="Which of --nodes this is; 0 leads. Default: as Slurm says."),
+    ] = None,
+    rendezvous: Annotated[
+        str | None,
+        typer.Option(help="HOST[:PORT] of node 0 for the others. Default: its name, a free port."),
+    ] = None,
     sequence_parallel: SequenceParallel = None,
     deterministic: Annotated[
         bool,
@@ -162,6 +165,7 @@ def extend(
         "train.window": window,
         "train.control": control or None,
         "train.processes": gpus,
+        "train.nodes": nodes,
         "train.sequence_parallel": sequence_parallel,
         "train.deterministic": deterministic or None,
         "train.keep_checkpoints": keep_checkpoints,
@@ -176,11 +180,14 @@ def extend(
     resolved = build(gather(config, given, assignments or []))
     run_dir = out or default_run_dir(resolved)
     if gpus is not None and not resolved.train.share_devices:
-        _check_gpus(gpus)
+        _check_gpus(gpus, resolved.train.nodes)
     if dry_run:
         _show_plan(resolved, run_dir, console)
+    elif _is_another_node(resolved.train.nodes, node_rank, rendezvous):
+        _join(resolved.train.nodes, node_rank, run_dir, console)
     else:
-        _run(resolved, run_dir, console, (not no_eval, strict, allow_native))
+        switches = (not no_eval, strict, allow_native, rendezvous or "")
+        _run(resolved, run_dir, console, switches)
 
 
 def _from_file(factors: Path) -> dict[str, Any]:
@@ -192,10 +199,30 @@ def _from_file(factors: Path) -> dict[str, Any]:
     return {"rope.strategy": "longrope", "rope.knobs": knobs}
 
 
-def _check_gpus(requested: int) -> None:
+def _is_another_node(nodes: int, node_rank: int | None, rendezvous: str | None) -> bool:
+    """Whether another node leads the run."""
+    if nodes == 1:
+        if node_rank is not None or rendezvous is not None:
+            raise UsageError("--node-rank and --rendezvous are of a run on several --nodes")
+        return False
+    from giraffe_cli.train.nodes import own_rank
+
+    return own_rank(nodes, node_rank) > 0
+
+
+def _join(nodes: int, node_rank: int | None, run_dir: Path, console: Console) -> None:
+    from giraffe_cli.train.joining import join
+    from giraffe_cli.train.nodes import own_rank
+
+    rank = own_rank(nodes, node_rank)
+    join(run_dir, rank, console)
+    console.result({"node": rank, "run_dir": str(run_dir)}, f"node {rank}: the training is over")
+
+
+def _check_gpus(requested: int, nodes: int) -> None:
     import torch
 
-    visible = torch.cuda.device_count()
+    visible = nodes * torch.cuda.device_count()
     if requested > visible:
         raise UsageError(
             f"--gpus {requested}: {visible} visible here",
@@ -226,7 +253,7 @@ def _show_plan(config: ExtendConfig, run_dir: Path, console: Console) -> None:
 
 
 def _run(
-    config: ExtendConfig, run_dir: Path, console: Console, switches: tuple[bool, bool, bool]
+    config: ExtendConfig, run_dir: Path, console: Console, switches: tuple[bool, bool, bool, str]
 ) -> None:
     from giraffe_cli.pipeline import Options, describe_time, extend
     from giraffe_cli.report.serve import serve_lines

@@ -1,6 +1,6 @@
 """A frozen base whose weights are shared out: each process holds 1/N of them, and two layers whole.
 
-    base = ShardedBase(shards, line, group, device)
+    base = ShardedBase(shards, line, processes, group)
     base.take_embeddings()                 # whole until two others were asked for
     layers = base.layers(decoder.layers)   # layers[n] is whole until two others were asked for
     base.take_head()
@@ -64,19 +64,22 @@ class ShardedBase:
         shards: Sequence[Shard],
         line: Sequence[int | None],
         processes: int,
-        device: torch.device,
         group: Any = None,
     ) -> None:
         """`line` has the number of the shard for each place on it, None where weights are whole;
         tied embeddings and head are one shard. `group` is torch's, of all processes by default."""
         self.shards, self.line, self.group = shards, line, group
         room = processes * max(len(shard.part) for shard in shards)
+        device = shards[0].part.device
         self.buffers = [torch.empty(room, dtype=torch.uint8, device=device) for _ in range(2)]
         self.held: list[int | None] = [None, None]
         self.coming: list[Any] = [None, None]
         self.in_use, self.place, self.processes = 0, 0, processes
-        for shard in shards:
-            _let_go(shard, device)
+
+    def let_go(self) -> None:
+        """No weight is there; what stands for them lies on the device of their parts."""
+        for shard in self.shards:
+            _let_go(shard)
 
     def layers(self, layers: Sequence[Any]) -> Sequence[Any]:
         """`layers` of the base, or what wraps them: each whole from when it is asked for."""
@@ -112,7 +115,7 @@ class ShardedBase:
         slot, shard = 1 - self.in_use, self.shards[number]
         self._arrive(slot)
         if (before := self.held[slot]) is not None:
-            _let_go(self.shards[before], shard.part.device)
+            _let_go(self.shards[before])
         room = self.buffers[slot][: self.processes * len(shard.part)]
         self.coming[slot] = all_gather(shard.part, room, self.group)
         self.held[slot] = number
@@ -154,7 +157,7 @@ class _Layers(Sequence[Any]):
         return layer
 
 
-def _let_go(shard: Shard, device: torch.device) -> None:
+def _let_go(shard: Shard) -> None:
     """The weights are not there any more."""
     for weight in shard.weights:
-        weight.data = absent(weight.shape, weight.dtype, device)
+        weight.data = absent(weight.shape, weight.dtype, shard.part.device)

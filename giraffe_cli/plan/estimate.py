@@ -18,6 +18,7 @@ from giraffe_cli.plan.ladder import (
     ladder,
     make_rung,
     processes_of,
+    processes_per_node,
 )
 from giraffe_cli.plan.machine import DEVICES, Machine, this_machine
 from giraffe_cli.plan.memory import Demand
@@ -56,7 +57,7 @@ def demand_of(
         machine.kind,
         machine.keeps_freed,
         attention_share,
-        processes_of(config.train, machine),
+        processes_per_node(config.train, machine),
     )
 
 

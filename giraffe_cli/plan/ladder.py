@@ -62,7 +62,7 @@ def ladder(demand: Demand, machine: Machine, rates: Rates) -> list[Rung]:
         InvalidInput: a setting that has no effect on this kind of machine.
     """
     budget = bytes_per_process(machine, demand.train)
-    demand = replace(demand, processes=processes_of(demand.train, machine))
+    demand = replace(demand, processes=processes_per_node(demand.train, machine))
     rungs = [
         make_rung(demand, machine, rates, with_chunk(demand, levers, budget))
         for levers in settings(demand)
@@ -77,7 +77,7 @@ def _host_holds(demand: Demand, machine: Machine, levers: Levers) -> bool:
     """Whether what waits in host memory finds room there, for all processes of the machine."""
     if levers.offload != "host" or machine.host_bytes is None:
         return True
-    processes = min(processes_of(demand.train, machine), machine.devices)
+    processes = min(processes_per_node(demand.train, machine), machine.devices)
     return away_bytes(demand, levers) * processes <= HOST_SHARE * machine.host_bytes
 
 
@@ -96,19 +96,26 @@ def next_down(rungs: Sequence[Rung], levers: Levers) -> Rung | None:
 
 
 def processes_of(train: TrainConfig, machine: Machine) -> int:
-    """How many processes train, as `train/parallel.py` chooses them."""
+    """How many processes train on all nodes, as `train/parallel.py` chooses them."""
     if train.processes is not None:
         return train.processes
     share = train.sequence_parallel
-    groups = max(1, machine.devices // share) if machine.kind == "cuda" else 1
+    devices = machine.devices * train.nodes
+    groups = max(1, devices // share) if machine.kind == "cuda" else 1
     return share * max(n for n in range(1, groups + 1) if train.windows_per_step % n == 0)
+
+
+def processes_per_node(train: TrainConfig, machine: Machine) -> int:
+    """How many of them on each machine."""
+    return max(1, processes_of(train, machine) // train.nodes)
 
 
 def bytes_per_process(machine: Machine, train: TrainConfig) -> int:
     """What one process may take: a device, or its share of it or of the host."""
-    sharing = processes_of(train, machine) if machine.kind == "cpu" else 1
+    here = processes_per_node(train, machine)
+    sharing = here if machine.kind == "cpu" else 1
     if train.share_devices and machine.kind == "cuda":
-        sharing = -(-processes_of(train, machine) // machine.devices)
+        sharing = -(-here // machine.devices)
     return machine.usable_bytes // sharing
 
 
@@ -217,7 +224,7 @@ def _seconds(demand: Demand, machine: Machine, rates: Rates, levers: Levers) -> 
     operations = step_per_token(demand.shape, train, demand.window, levers, demand.attention_share)
     devices = processes_of(train, machine) if machine.kind == "cuda" else 1
     if train.share_devices and machine.kind == "cuda":
-        devices = min(devices, machine.devices)
+        devices = min(devices, machine.devices * train.nodes)
     seconds = operations.seconds(rates) * tokens / devices
     if levers.offload != "none":
         away = away_bytes(demand, levers) * train.windows_per_step / devices
@@ -233,7 +240,7 @@ def _gathering(demand: Demand, computing: float) -> float:
     units = sharded_numbers(demand)
     others = 2 * sum(units) * demand.width * (demand.processes - 1) / demand.processes
     share = demand.train.sequence_parallel
-    passes = demand.train.windows_per_step * share / demand.processes
+    passes = demand.train.windows_per_step * share / (demand.processes * demand.train.nodes)
     gathered = passes * others / GATHERED_PER_SECOND[demand.kind]
     return max(0.0, gathered - computing) + UNHIDDEN * gathered
 

@@ -59,7 +59,7 @@ class Demand:
     attention_share: float = 1.0
     """s² of the windows."""
     processes: int = 1
-    """That train together."""
+    """Of one machine, that train together: they can share the base out."""
 
     @property
     def tokens(self) -> int:

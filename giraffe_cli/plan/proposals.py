@@ -43,8 +43,10 @@ def _changes(demand: Demand, machine: Machine) -> Iterator[tuple[str, str, Deman
             how = "--set train.optimizer=adamw8bit"
             yield "moments in 8 bits", how, _with(demand, optimizer="adamw8bit"), machine
     elif train.quantize_base == "none":
-        how = "--set train.quantize_base=nf4"
-        yield "hold the base in 4 bits (NF4)", how, _with(demand, quantize_base="nf4"), machine
+        whole = " --set train.shard_base=none" if train.shard_base == "full" else ""
+        how = f"--set train.quantize_base=nf4{whole}"
+        changed = _with(demand, quantize_base="nf4", shard_base="none")
+        yield "hold the base in 4 bits (NF4)", how, changed, machine
     if demand.dtype == "float32":
         changed = dataclasses.replace(demand, dtype="bfloat16")
         yield "halve weights and activations", "--set dtype=bfloat16", changed, machine
@@ -54,12 +56,17 @@ def _changes(demand: Demand, machine: Machine) -> Iterator[tuple[str, str, Deman
         yield "train shorter windows with PoSE", how, changed, machine
     heads = demand.shape.num_attention_heads
     for share in (2, 4, 8):
-        if machine.kind == "cuda" and share > train.sequence_parallel and heads % share == 0:
+        fits_nodes = share % train.nodes == 0 and (
+            train.shard_base != "full" or share > train.nodes
+        )
+        is_more = share > train.sequence_parallel and heads % share == 0
+        if machine.kind == "cuda" and is_more and fits_nodes:
+            here = share // train.nodes
             yield (
                 f"share each window over {share} GPUs",
                 f"--gpus {share} --sequence-parallel {share}",
                 _with(demand, sequence_parallel=share, processes=share, windows_per_step=1),
-                dataclasses.replace(machine, devices=max(share, machine.devices)),
+                dataclasses.replace(machine, devices=max(here, machine.devices)),
             )
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch.distributed as dist
 
@@ -27,6 +28,8 @@ class Layout:
     processes: int = 1
     sequence_parallel: int = 1
     """Neighbouring processes that share each window."""
+    nodes: int = 1
+    """Machines; neighbours stand on the same one first."""
 
     @property
     def window_rank(self) -> int:
@@ -56,6 +59,29 @@ class Layout:
             for first in range(0, self.processes, size)
         ]
         return SequenceGroup(groups[self.window_rank], self.slice_rank, size)
+
+    @property
+    def base_rank(self) -> int:
+        """Which part of a base that is shared out is this process's."""
+        return self.rank % self.base_processes
+
+    @property
+    def base_processes(self) -> int:
+        """How many such parts there are: one for each process of a machine."""
+        return self.processes // self.nodes
+
+    def base_group(self) -> Any:
+        """The processes that share a base out: those of this machine, between which exchanges are
+        fast. None where they are all.
+
+        Every process must call this, in the same order as its other collective calls.
+        """
+        size = self.base_processes
+        if self.nodes == 1:
+            return None
+        firsts = range(0, self.processes, size)
+        groups = [dist.new_group(list(range(first, first + size))) for first in firsts]
+        return groups[self.rank // size]
 
     def place(self, number: int) -> int:
         """Where this process's `number`-th window stands among all windows of the step."""

@@ -26,6 +26,7 @@ from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import read_json, read_kept, stage_holds
 from giraffe_cli.train import determinism, parallel
 from giraffe_cli.train.checkpoints import saved_steps
+from giraffe_cli.train.crew import Crew
 from giraffe_cli.train.gradients import any_of
 from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.memory_errors import memory_errors_told
@@ -79,8 +80,10 @@ def train_stage(
     hands_on: bool = False,
     levers: Levers | None = None,
     evaluated_documents: int = 0,
+    crew: Crew | None = None,
 ) -> TrainResult:
     """Fine-tune into `run_dir/adapter`, in as many processes as `config` says; skips what holds.
+    `crew` are the nodes of a run on several.
 
     `start_from` is the run folder of a stage that was trained with `hands_on`: the weights start
     where it ended, the optimiser and the schedule anew.
@@ -112,12 +115,14 @@ def train_stage(
     whole = stage_holds(job.adapter_dir, job.identity(open_packed(packed_dir).digest))
     summary = read_kept(job.summary_path)
     if not whole or summary is None or (hands_on and not job.weights_path.exists()):
-        processes = parallel.choose_processes(config, parallel.visible_gpus(), reporter)
+        assert (crew is not None) == (config.nodes > 1)
+        visible = config.nodes * parallel.visible_gpus()
+        processes = parallel.choose_processes(config, visible, reporter)
         is_repeated_on_gpu = config.deterministic and parallel.visible_gpus() > 0
         if processes > 1 or is_repeated_on_gpu:
             variables = determinism.ENVIRONMENT if is_repeated_on_gpu else None
             request = job.to_json()
-            parallel.launch(request, run_dir, processes, reporter, environment=variables)
+            parallel.launch(request, run_dir, processes, reporter, environment=variables, crew=crew)
         else:
             with determinism.repeatable(config.deterministic):
                 train(job, reporter)

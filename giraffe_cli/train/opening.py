@@ -42,7 +42,12 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
     stream, identity = open_stream(job, rows), job.identity(rows.digest)
     held_out = open_held_out(job, rows, stream, reporter)
     accelerator = make_accelerator(job)
-    layout = Layout(accelerator.process_index, accelerator.num_processes, config.sequence_parallel)
+    layout = Layout(
+        accelerator.process_index,
+        accelerator.num_processes,
+        config.sequence_parallel,
+        config.nodes,
+    )
     model = build_model(job, layout, accelerator.device)
     dropout = causal_model(model.model).config.attention_dropout
     model.kernels, probed = choose_kernels(job, dropout, accelerator.device)

@@ -1,21 +1,18 @@
-"""Several processes for one run: how many train, how they start, and how they are heard.
+"""Several processes for one run: how many train, and how they are heard.
 
-The parent runs torch's own launcher with an argument list, replays what rank 0 reports, and turns
+The parent runs torch's own launcher (`train/launcher.py`), replays what rank 0 reports, and turns
 a worker's error into its own. A stop travels as a file (`workers/stop`) that every worker sees at
-the end of its step, because the launcher would kill them after 30 seconds; a parent that dies
-closes the pipe the workers inherited as stdin, and they end at once. Launcher and workers ignore
-the signals themselves: a scheduler sends them to every process of a job, and they would end it.
+the end of its step, because the launcher would kill them after 30 seconds; launcher and workers
+ignore the signals themselves: a scheduler sends them to every process of a job, and they would end
+it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -27,13 +24,16 @@ from giraffe_cli.config import TrainConfig
 from giraffe_cli.errors import DoesNotFit, GiraffeError, Interrupted, InvalidInput, UsageError
 from giraffe_cli.progress import Bar, Reporter
 from giraffe_cli.rundir import begin_stage, read_json, write_json
-from giraffe_cli.train.signals import ignored_by_children, stop_requests
+from giraffe_cli.train.crew import Crew
+from giraffe_cli.train.launcher import launcher_command, run_launcher
+from giraffe_cli.train.signals import stop_requests
 
 _EVENT = "giraffe-event "
 
 
 def choose_processes(config: TrainConfig, visible_devices: int, reporter: Reporter) -> int:
-    """How many processes train: as configured, else as many GPUs as divide a step's windows.
+    """How many processes train, on all nodes: as configured, else as many GPUs as divide a step's
+    windows. `visible_devices` are the GPUs of all nodes.
 
     Raises:
         UsageError: the windows of a step cannot be shared equally, or there are fewer GPUs.
@@ -51,7 +51,7 @@ def choose_processes(config: TrainConfig, visible_devices: int, reporter: Report
                 f"--set train.windows_per_step={config.processes // share}, or a multiple",
             )
         _check_devices(config, config.processes, visible_devices, reporter)
-        return config.processes
+        return _on_nodes(config.processes, config.nodes)
     if 0 < visible_devices < share:
         raise UsageError(
             f"sequence_parallel {share} needs as many GPUs, {visible_devices} are visible",
@@ -66,7 +66,21 @@ def choose_processes(config: TrainConfig, visible_devices: int, reporter: Report
         )
     elif chosen < visible_devices:
         reporter.warn(f"training on {chosen} of {visible_devices} GPUs: {share} share each window")
-    return chosen
+    return _on_nodes(chosen, config.nodes)
+
+
+def _on_nodes(processes: int, nodes: int) -> int:
+    """`processes`, where every node has as many of them.
+
+    Raises:
+        UsageError: they cannot be spread so.
+    """
+    if processes % nodes:
+        raise UsageError(
+            f"{processes} processes cannot be spread over {nodes} nodes",
+            f"--set train.processes={nodes}, or a multiple; train.windows_per_step likewise",
+        )
+    return processes
 
 
 def _check_devices(
@@ -109,41 +123,39 @@ def launch(
     worker: str = "giraffe_cli.train.worker",
     job: str = "training",
     environment: Mapping[str, str] | None = None,
+    crew: Crew | None = None,
 ) -> None:
     """Run the module `worker` in `processes` processes until they end; `job` names what they do.
-    `environment` is what theirs has beside this one's.
+    `environment` is what theirs has beside this one's. A `crew` takes its nodes' shares of them.
 
     Raises:
-        GiraffeError: a worker failed; its own error where it told one.
+        GiraffeError: a worker failed; its own error where it told one. Or a node is not there.
         Interrupted: a signal came; the workers saved a checkpoint.
     """
-    folder = begin_stage(run_dir / "workers")
+    folder, variables = begin_stage(run_dir / "workers"), environment or {}
     write_json(folder / "request.json", request)
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *("--signals-to-handle", "SIGQUIT"),
-        *("--nproc-per-node", str(processes), "-m", worker),
-        str((folder / "request.json").absolute()),
-    ]
-    reporter.info(f"starting {processes} processes: {shlex.join(command)}")
-    stop_file = folder / "stop"
-    with open(folder / "log.txt", "wb") as log, stop_requests(then=stop_file.touch):
-        with ignored_by_children():
-            process = subprocess.Popen(
-                command,
-                env={**_environment(processes), **(environment or {})},
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                start_new_session=True,  # Ctrl-C reaches the workers as a stop file
-                text=True,
-            )
-        # leaving the block closes the workers' stdin, at which any that still run end
-        with process:
-            assert process.stdout is not None
-            replay(process.stdout, reporter)
-            code = process.wait()
+    here = processes // (crew.nodes if crew else 1)
+    places = crew.call(folder, here, worker, variables) if crew else ["--standalone"]
+    command = launcher_command(places, here, worker, folder / "request.json")
+    on_nodes = f" on {crew.nodes} nodes" if crew else ""
+    reporter.info(f"starting {processes} processes{on_nodes}: {shlex.join(command)}")
+    with stop_requests(then=(folder / "stop").touch):
+        code = run_launcher(
+            command,
+            folder / "log.txt",
+            here,
+            variables,
+            hear=lambda lines: replay(lines, reporter),
+            is_over=(lambda: _told_elsewhere(folder, here)) if crew else None,
+        )
+    if crew:
+        crew.over()
     raise_what_workers_told(folder, code, job)
+
+
+def _told_elsewhere(folder: Path, here: int) -> bool:
+    """Whether a worker beyond the first `here` has left an error."""
+    return any(int(path.stem.split("-")[1]) >= here for path in folder.glob("error-*.json"))
 
 
 def tell_error(folder: Path, rank: int, error: BaseException) -> None:
@@ -202,16 +214,6 @@ def replay(lines: IO[str], reporter: Reporter) -> None:
                     bar.advance(event["amount"], **event["fields"])
                 case "end":
                     open_bars.close()
-
-
-def _environment(processes: int) -> dict[str, str]:
-    """This environment, with torch's threads shared out and this very package importable."""
-    here = str(Path(__file__).parents[2])
-    return {
-        **os.environ,
-        "OMP_NUM_THREADS": str(max(1, torch.get_num_threads() // processes)),
-        "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")])),
-    }
 
 
 def visible_gpus() -> int:

@@ -79,28 +79,33 @@ def build_model(
     """
     dtype, layout = torch_dtype(job.dtype), layout or Layout()
     device = device or torch.device("cpu")
-    is_sharded = job.levers.shard_base and layout.processes > 1
-    if is_sharded:
-        whole = whole_weights(job.config)
-        loader = ShardedLoader(job.checkpoint.path, dtype, layout.rank, layout.processes, whole)
-        base = loader.model(job.table, register_attention())
-        shards, line = loader.shards(base, device)
-    else:
-        base = load_base(
-            job.checkpoint.path,
-            job.config,
-            dtype=dtype,
-            table=job.table,
-            attn_implementation=register_attention(),
-        )
+    base, shared = _open_base(job, dtype, layout, device)
     model = make_trainable(base, job.config, dtype, job.seed)
     model.train()
     levers = _levers_that_work(job, base.config.attention_dropout)
     levers = _fused_where_possible(job, levers, causal_model(model).model.layers)
-    levers = dataclasses.replace(levers, shard_base=is_sharded)
-    kept = ShardedBase(shards, line, layout.processes, device) if is_sharded else None
+    levers = dataclasses.replace(levers, shard_base=shared is not None)
+    if shared:
+        shared.let_go()  # else its weights, which are not there, would be moved to the device
     group = layout.sequence_group()
-    return WindowLoss(model, dtype, levers, group, job.run_dir, kept).to(device)
+    return WindowLoss(model, dtype, levers, group, job.run_dir, shared).to(device)
+
+
+def _open_base(
+    job: TrainJob, dtype: torch.dtype, layout: Layout, device: torch.device
+) -> tuple[Any, ShardedBase | None]:
+    """The checkpoint whole, or with what brings its weights where the processes share them out."""
+    path, attention = job.checkpoint.path, register_attention()
+    parts = layout.base_processes
+    if not job.levers.shard_base or parts == 1:
+        whole = load_base(
+            path, job.config, dtype=dtype, table=job.table, attn_implementation=attention
+        )
+        return whole, None
+    loader = ShardedLoader(path, dtype, layout.base_rank, parts, whole_weights(job.config))
+    base = loader.model(job.table, attention)
+    shards, line = loader.shards(base, device)
+    return base, ShardedBase(shards, line, parts, layout.base_group())
 
 
 def _levers_that_work(job: TrainJob, attention_dropout: float) -> Levers:
