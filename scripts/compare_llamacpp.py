@@ -190,7 +190,7 @@ def without_table(folder: Path, table: RopeTable, copy: Path) -> Path:
     copy.mkdir()
     for path in folder.iterdir():
         if path.name not in (ROPE_FILE, MANIFEST, "config.json"):
-            (copy / path.name).symlink_to(path)
+            (copy / path.name).hardlink_to(path)  # a symbolic one leads out of the checkpoint
     config = {k: v for k, v in read_json(folder / "config.json").items() if k != "rope_scaling"}
     config["rope_parameters"] = {"rope_type": "default", "rope_theta": theta}
     write_json(copy / "config.json", config)
