@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from giraffe_cli import presets as module
+from giraffe_cli.cli.extend import gather
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.presets import config_path, presets
 
@@ -54,3 +55,17 @@ def test_a_preset_is_planned_by_name(giraffe, tmp_path, monkeypatch):
     shape = ("--shape", "llama3-8b", "--device", "h200")
     done = giraffe("plan", "--config", "llama3-8b-64k", *shape)
     assert done.code == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("flags", "assignments", "rope"),
+    [
+        ({"target_length": "16k"}, [], {"strategy": "yarn", "knobs": {"factor": 24}}),
+        ({"target_length": "4k"}, [], {"strategy": "yarn"}),
+        ({"stages": ["4k", "16k"]}, [], {"strategy": "yarn"}),
+        ({"rope.strategy": "ntk"}, [], {"strategy": "ntk"}),
+        ({}, ["rope.strategy=ntk"], {"strategy": "ntk"}),
+    ],
+)
+def test_the_knobs_of_calfs_table_hold_for_it_alone(flags, assignments, rope):
+    assert gather(None, flags, assignments)["rope"] == rope

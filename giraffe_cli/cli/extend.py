@@ -43,13 +43,21 @@ giraffe extend --config llama3-8b-64k --model ./llama3-8b --data books.jsonl.gz 
 """
 
 
-def embedded_preset(target_length: str | None) -> dict[str, Any]:
-    """The settings that suit the embedded default, those of `configs/calf-16k.yaml`; a target
-    shorter than their training window is trained in full windows."""
+PRESET_TARGET = "16k"
+
+
+def embedded_preset(target_length: str | None, other_table: bool = False) -> dict[str, Any]:
+    """The settings that suit the embedded default, those of `configs/calf-16k.yaml`.
+
+    The knobs of its table hold for its strategy and target alone, in one stage; a target shorter
+    than their training window is trained in full windows.
+    """
     values = read_yaml(Path(__file__).parent.parent / "calf" / "extend.yaml")
-    train = values["train"]
-    if target_length and parse_length(target_length) < parse_length(train["window"]):
+    train, target = values["train"], parse_length(target_length or PRESET_TARGET)
+    if target < parse_length(train["window"]):
         train["window"] = target_length
+    if other_table or target != parse_length(PRESET_TARGET):
+        values["rope"].pop("knobs", None)
     return values
 
 
@@ -60,7 +68,8 @@ def gather(
     values: dict[str, Any] = read_yaml(config_path(config_file)) if config_file else {}
     if not config_file and flags.get("model", EMBEDDED) == EMBEDDED:
         last = flags["stages"][-1] if "stages" in flags else None
-        values = embedded_preset(flags.get("target_length", last))
+        other = {"rope.strategy", "stages"} & {*flags, *(a.split("=")[0] for a in assignments)}
+        values = embedded_preset(flags.get("target_length", last), other_table=bool(other))
     for path, value in flags.items():
         put(values, path, value)
     return apply_overrides(values, assignments)
