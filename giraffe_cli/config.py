@@ -234,7 +234,8 @@ class TrainConfig(Section):
     GPU, where the adapter is plain LoRA over weights of 16 or 32 bits."""
     shard_base: Literal["auto", "none", "full"] = "auto"
     """Share the frozen base out over the processes: each keeps a part of every layer, and gathers a
-    layer when it computes it. full: so; auto: where that is the fastest setting that fits."""
+    layer when it computes it. full: so; auto: where that is the fastest setting that fits, on CPUs;
+    on GPUs, where it has not run yet, a plan proposes it."""
     mlp_tile: Literal["auto", "none"] | Length = "auto"
     """Tokens that pass through an MLP at a time while layers are recomputed."""
     loss_chunk: Literal["auto"] | Length = "auto"

@@ -218,8 +218,11 @@ def test_a_base_that_does_not_fit_a_device_is_shared_out():
     eight = dataclasses.replace(named_machine("h100"), devices=8)
     shape = named_shape("llama3-70b")
     assert shape.num_parameters == 70_553_706_496
-    taken = plan_of(eight, "8k", shape, windows_per_step=8)
+    taken = plan_of(eight, "8k", shape, windows_per_step=8, shard_base="full")
     assert (taken["fits"], taken["levers"]["shard_base"]) == (True, True)
+    left = plan_of(eight, "8k", shape, windows_per_step=8)
+    assert not left["fits"], "not by itself on GPUs, where it has not run"
+    assert "--set train.shard_base=full" in [p["how"] for p in left["proposals"] if p["fits"]]
     layer, ends = 855_638_016, 128256 * 8192
     assert taken["bytes"]["weights"] == pytest.approx(
         2 * ((80 * layer + 2 * ends) / 8 + 2 * ends + 161 * 8192), rel=1e-3

@@ -214,7 +214,9 @@ def _sharding(demand: Demand) -> list[bool]:
     train = demand.train
     if train.shard_base != "auto":
         return [train.shard_base == "full"]
-    return [False, True] if train.can_shard_base and demand.processes > 1 else [False]
+    # it has not run on GPUs yet: there it is proposed, and taken when it is asked for
+    allowed = train.can_shard_base and demand.processes > 1 and demand.kind == "cpu"
+    return [False, True] if allowed else [False]
 
 
 def _seconds(demand: Demand, machine: Machine, rates: Rates, levers: Levers) -> float:

@@ -47,6 +47,14 @@ def _changes(demand: Demand, machine: Machine) -> Iterator[tuple[str, str, Deman
         how = f"--set train.quantize_base=nf4{whole}"
         changed = _with(demand, quantize_base="nf4", shard_base="none")
         yield "hold the base in 4 bits (NF4)", how, changed, machine
+    if demand.processes > 1 and train.shard_base == "auto" and train.can_shard_base:
+        how = "--set train.shard_base=full"
+        yield (
+            "share the base out over the processes",
+            how,
+            _with(demand, shard_base="full"),
+            machine,
+        )
     if demand.dtype == "float32":
         changed = dataclasses.replace(demand, dtype="bfloat16")
         yield "halve weights and activations", "--set dtype=bfloat16", changed, machine
