@@ -108,7 +108,6 @@ def main() -> int:
         for cell in cells:
             print(f"{gpu_figures.expected_seconds(cell, None):6.0f} s  {cell.name}")
         return 0
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and end what was started
     result = measure_all(options, cells)
     print(gpu_figures.table(result["cells"]))
     print(gpu_figures.ceiling_lines(result["ceilings"]))
@@ -248,4 +247,5 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and end what was started
     sys.exit(main())
