@@ -340,7 +340,7 @@ class TrainConfig(Section):
                 "shard_base needs checkpointing: kept activations keep the gathered weights",
             ),
             (
-                is_asked and not self.can_shard_base,
+                is_asked and self.checkpointing != "none" and not self.can_shard_base,
                 "shard_base: full shares out a frozen base in 16 or 32 bits, under plain LoRA: "
                 "method: full freezes none, quantize_base, use_dora and pissa need it whole",
             ),
@@ -350,7 +350,8 @@ class TrainConfig(Section):
     def can_shard_base(self) -> bool:
         """Whether what is trained allows the frozen weights to be shared out."""
         needs_weights = self.lora.use_dora or self.lora.init_lora_weights == "pissa"
-        return self.method == "lora" and self.quantize_base == "none" and not needs_weights
+        is_plain = self.method == "lora" and self.quantize_base == "none" and not needs_weights
+        return is_plain and self.checkpointing != "none"
 
 
 class StageConfig(Section):

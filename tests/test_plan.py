@@ -213,6 +213,21 @@ def test_no_more_waits_in_host_memory_than_it_holds():
         assert kept <= 0.8 * 40e9
 
 
+def test_asked_offload_that_the_host_cannot_hold_is_refused():
+    """Eight of 32 layers' inputs at 128k are 2^17 * 4096 * 2 * 8 = 8.6 GB, of 1 GB that is free."""
+    machine = dataclasses.replace(H200, host_bytes=10**9)
+    asked = {"offload": "host", "offload_layers": 8, "checkpointing": "full"}
+    with pytest.raises(DoesNotFit, match=r"pins at least 8\.6 GB of host memory, 1\.0 GB are free"):
+        plan_of(machine, "128k", **asked)
+
+
+def test_proposals_keep_to_what_the_config_asks_for():
+    """Without checkpointing no base can be shared out."""
+    two = dataclasses.replace(named_machine("h100"), devices=2)
+    kept = plan_of(two, "8k", shape=SMOLLM2, windows_per_step=8, checkpointing="none")
+    assert not any("shard_base" in one["how"] for one in kept["proposals"])
+
+
 def test_a_base_that_does_not_fit_a_device_is_shared_out():
     """70 B weights of 16 bits are 141 GB: an eighth of them and two layers are 21 GB."""
     eight = dataclasses.replace(named_machine("h100"), devices=8)

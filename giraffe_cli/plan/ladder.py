@@ -17,11 +17,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from giraffe_cli.config import TrainConfig
-from giraffe_cli.errors import InvalidInput
+from giraffe_cli.errors import DoesNotFit, InvalidInput
 from giraffe_cli.model.levers import Checkpointing, Levers, Offload
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.plan.memory import Demand, away_bytes, bytes_by_part, sharded_numbers
 from giraffe_cli.plan.operations import Rates, step_per_token
+from giraffe_cli.units import format_bytes
 
 CHUNKS = {"cpu": (256, 128), "cuda": (4096, 2048, 1024, 512, 256, 128)}
 """Tokens whose logits exist at a time, when the choice is left; on a CPU more are not faster."""
@@ -60,6 +61,7 @@ def ladder(demand: Demand, machine: Machine, rates: Rates) -> list[Rung]:
 
     Raises:
         InvalidInput: a setting that has no effect on this kind of machine.
+        DoesNotFit: offload that was asked for, and host memory holds it with no number of layers.
     """
     budget = bytes_per_process(machine, demand.train)
     demand = replace(demand, processes=processes_per_node(demand.train, machine))
@@ -68,6 +70,8 @@ def ladder(demand: Demand, machine: Machine, rates: Rates) -> list[Rung]:
         for levers in settings(demand)
         if _host_holds(demand, machine, levers)
     ]
+    if not rungs:
+        raise _does_not_fit_the_host(demand, machine)
     rungs.sort(key=lambda rung: (rung.seconds_per_step, rung.total))
     smallest = list(itertools.accumulate((rung.total for rung in rungs), min))
     return [r for n, r in enumerate(rungs) if n == 0 or r.total < smallest[n - 1]]
@@ -77,8 +81,23 @@ def _host_holds(demand: Demand, machine: Machine, levers: Levers) -> bool:
     """Whether what waits in host memory finds room there, for all processes of the machine."""
     if levers.offload != "host" or machine.host_bytes is None:
         return True
+    return _pinned(demand, machine, levers) <= HOST_SHARE * machine.host_bytes
+
+
+def _pinned(demand: Demand, machine: Machine, levers: Levers) -> float:
+    """Bytes of host memory that the processes of one machine pin."""
     processes = min(processes_per_node(demand.train, machine), machine.devices)
-    return away_bytes(demand, levers) * processes <= HOST_SHARE * machine.host_bytes
+    return away_bytes(demand, levers) * processes
+
+
+def _does_not_fit_the_host(demand: Demand, machine: Machine) -> DoesNotFit:
+    least = min(_pinned(demand, machine, levers) for levers in settings(demand))
+    host = machine.host_bytes or 0
+    return DoesNotFit(
+        f"train.offload: host pins at least {format_bytes(least)} of host memory, "
+        f"{format_bytes(host)} are free and {HOST_SHARE:.0%} of them may be pinned",
+        "--set train.offload=auto, fewer train.offload_layers, or a shorter --window",
+    )
 
 
 def first_that_fits(rungs: Sequence[Rung], machine: Machine, train: TrainConfig) -> Rung | None:
