@@ -266,7 +266,11 @@ class TrainConfig(Section):
     """Machines that train together, all alike and each running the same command; `processes` are
     those of all of them. The run folder, model and packed data must be seen by each."""
     sequence_parallel: int = Field(default=1, ge=1)
-    """Processes that share each window, every one a slice of its tokens and of its heads."""
+    """Processes that share each window, every one a slice of its tokens."""
+    sequence_parallel_by: Literal["heads", "keys"] = "heads"
+    """What they exchange for attention. heads: each gets all tokens of its share of the heads,
+    which must divide by the processes. keys: each gathers all keys and values for its own queries,
+    whatever the heads; on GPUs in 16 bits by `flash`, where it has not run yet."""
     share_devices: bool = False
     """Let `processes` be more than the GPUs, several on each: to try a layout on fewer than it is
     meant for. They speak through host memory (gloo), which is slower than one process."""
@@ -288,6 +292,15 @@ class TrainConfig(Section):
                 ),
                 (self.patience and not self.held_out_every, "patience needs held_out_every"),
                 *self._of_sharding(),
+                (
+                    self.sequence_parallel_by == "keys" and self.sequence_parallel == 1,
+                    "sequence_parallel_by: keys needs sequence_parallel: how many share a window",
+                ),
+                (
+                    self.sequence_parallel_by == "keys"
+                    and self.attention_kernel not in ("auto", "flash"),
+                    "sequence_parallel_by: keys attends by attention_kernel: flash",
+                ),
                 (
                     self.share_devices and self.processes is None,
                     "share_devices needs processes: how many share the GPUs",
@@ -397,7 +410,8 @@ def knobs_without_effect(train: TrainConfig) -> set[str]:
         *("share_devices", "deterministic"),
     }
     if train.lora.dropout == 0:
-        free |= {"mlp_tile", "sequence_parallel"}  # masks are drawn tile by tile, slice by slice
+        # masks are drawn tile by tile, slice by slice
+        free |= {"mlp_tile", "sequence_parallel", "sequence_parallel_by"}
     if train.patience is None and train.keep == "last":
         free |= {"held_out_every", "held_out_windows"}
     return free

@@ -133,7 +133,7 @@ def check_stages(
     for train in {
         stage.config.train.model_dump_json(): stage.config.train for stage in stages
     }.values():
-        check_heads(checkpoint.num_attention_heads, train.sequence_parallel)
+        check_heads(checkpoint.num_attention_heads, train)
         choose_processes(train, visible_gpus(), reporter)
         check_trackers(train.trackers)
 

@@ -49,7 +49,7 @@ def test_it_fits_where_its_header_says_with_the_memory_it_names(path):
     assert found["fits"]
     predicted = re.search(r"memory about ([\d.]+) GB", text).group(1)
     assert f"{found['bytes']['total'] / 1e9:.1f}" == predicted
-    check_heads(shape.num_attention_heads, config.train.sequence_parallel)
+    check_heads(shape.num_attention_heads, config.train)
     for entry in ("Purpose:", "Run:", "Expected:", "Measured:", f"configs/clusters/{path.stem}"):
         assert entry in text
 

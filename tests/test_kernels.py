@@ -8,7 +8,16 @@ import torch
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.kernel_base import AbstractKernel, Documents
 from giraffe_cli.model.kernels import KERNELS
-from giraffe_cli.model.probe import AttentionShape, Probed, _error, probe, repeatable, settle
+from giraffe_cli.model.probe import (
+    AttentionShape,
+    Probed,
+    _error,
+    agreed,
+    probe,
+    repeatable,
+    settle,
+)
+from giraffe_cli.model.tails import CpuTails
 
 SHAPE = AttentionShape(heads=4, kv_heads=2, head_dim=16)
 CPU = torch.device("cpu")
@@ -28,6 +37,36 @@ def test_the_check_passes_a_right_kernel_and_stops_wrong_ones():
     assert _error(KERNELS["cpu"](), SHAPE, torch.float32, CPU) < 1e-6
     assert _error(Halved(), SHAPE, torch.float32, CPU) == pytest.approx(0.5, abs=1e-3)
     assert _error(LosesKeyGradient(), SHAPE, torch.float32, CPU) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
+def test_tails_are_the_last_queries_of_documents_with_all_their_keys(dtype, allowed):
+    """Against queries for every key, of which the first 100 have no effect; bfloat16: 5e-3."""
+    assert _error(CpuTails(), SHAPE, dtype, CPU, past=100) < allowed
+    assert _error(CpuTails(), SHAPE, dtype, CPU) < allowed
+
+    class UpperLeft(CpuTails):
+        def forward(self, query, key, value, scale, documents):
+            few = documents.lengths[0]
+            cut = [
+                torch.cat([part[:, :, :few], part[:, :, few + 100 :]], 2) for part in (key, value)
+            ]
+            return super().forward(query, *cut, scale, Documents.tiling(documents.lengths, CPU))
+
+    assert _error(UpperLeft(), SHAPE, dtype, CPU, past=100) > 0.1
+
+
+def test_processes_go_by_the_slowest_measurement_and_any_obstacle():
+    mine = [Probed("cudnn", 500.0), Probed("flash", 400.0), Probed("efficient", 100.0)]
+    other = [Probed("flash", 450.0), Probed("cudnn", 390.0), Probed("efficient", obstacle="wide")]
+    together = agreed([mine, other])
+    assert [(one.name, one.teraflops) for one in together] == [
+        ("flash", 400.0),
+        ("cudnn", 390.0),
+        ("efficient", 0.0),
+    ]
+    assert together[2].obstacle == "wide"
+    assert agreed([other, mine]) == together
 
 
 def test_documents_are_bounds_on_the_device():
@@ -89,6 +128,24 @@ def test_every_kernel_says_whether_it_takes_documents():
     assert all(issubclass(kernel, AbstractKernel) for kernel in KERNELS.values())
 
 
+@pytest.mark.parametrize("lengths", [(8,), (5, 3)])
+@pytest.mark.parametrize("name", ["flash", "cudnn", "efficient"])
+def test_operators_of_gpus_take_what_they_are_given_and_return_its_shapes(name, lengths):
+    """On torch's device without memory, which checks arguments and computes shapes."""
+    meta, kernel = torch.device("meta"), KERNELS[name]()
+    past = 10 if kernel.takes_documents else 0
+    query, key = (
+        torch.empty(1, heads, tokens, 16, device=meta, dtype=torch.bfloat16)
+        for heads, tokens in ((4, 8), (2, 8 + past))
+    )
+    documents = Documents.tiling(lengths, meta, past) if kernel.takes_documents else None
+    out, log_sum = kernel.forward(query, key, key, None, documents)
+    grads = kernel.backward(out, query, key, key, out, log_sum, None, documents)
+    assert [tuple(part.shape) for part in (out, *grads)] == [
+        tuple(part.shape) for part in (query, query, key, key)
+    ]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
@@ -102,3 +159,7 @@ def test_a_gpu_attends_with_a_checked_kernel(shape, dtype, record_property):
     expected = {"flash", "cudnn", "efficient"} if dtype == torch.bfloat16 else {"efficient"}
     assert expected <= usable, probed
     settle("auto", list(probed.values()))
+    if dtype == torch.bfloat16:
+        of_tails = {one.name: one for one in probe(shape, dtype, 2048, device, of_tails=True)}
+        assert of_tails["flash"].obstacle is None, of_tails
+        assert "as many keys" in of_tails["cudnn"].obstacle

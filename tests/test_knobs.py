@@ -156,6 +156,10 @@ ENTRIES = {
         {"train.windows_per_step": 2, "train.processes": 2},
     ),
     "train.sequence_parallel": Plan({"train.processes": 2, "train.sequence_parallel": 2}),
+    "train.sequence_parallel_by": Plan(
+        {"train.processes": 2, "train.sequence_parallel": 2, "train.sequence_parallel_by": "keys"},
+        {"train.processes": 2, "train.sequence_parallel": 2},
+    ),
     "train.shard_base": Plan(
         {"train.windows_per_step": 2, "train.processes": 2, "train.shard_base": "full"},
         {"train.windows_per_step": 2, "train.processes": 2, "train.shard_base": "none"},

@@ -228,6 +228,18 @@ def test_proposals_keep_to_what_the_config_asks_for():
     assert not any("shard_base" in one["how"] for one in kept["proposals"])
 
 
+def test_windows_are_shared_by_keys_where_heads_do_not_divide():
+    """SmolLM2 has nine heads. Of 128k tokens' keys and values all are in each process."""
+    proposed = [one["how"] for one in plan_of(H200, "128k", shape=SMOLLM2)["proposals"]]
+    assert "--gpus 2 --sequence-parallel 2 --set train.sequence_parallel_by=keys" in proposed
+    assert "--gpus 2 --sequence-parallel 2" in [p["how"] for p in plan_of(H200)["proposals"]]
+    two = dataclasses.replace(H200, devices=2)
+    shared = {"processes": 2, "sequence_parallel": 2, "checkpointing": "full"}
+    by_heads = plan_of(two, "128k", **shared)["bytes"]["layer"]
+    by_keys = plan_of(two, "128k", **shared, sequence_parallel_by="keys")["bytes"]["layer"]
+    assert by_keys - by_heads == 10 * 2**17 * 2 * 1024
+
+
 def test_a_base_that_does_not_fit_a_device_is_shared_out():
     """70 B weights of 16 bits are 141 GB: an eighth of them and two layers are 21 GB."""
     eight = dataclasses.replace(named_machine("h100"), devices=8)

@@ -16,17 +16,21 @@ tokens, N all tokens, D head_dim.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from giraffe_cli.model.flash import AttentionTape, attend
+from giraffe_cli.model.gathered_keys import KeyGroup, Tail, attend_to_all
 from giraffe_cli.model.kernel_base import Documents
 from giraffe_cli.model.kernels import CpuKernel, Kernels
 from giraffe_cli.model.past import causal, lower_right, merged, whole
 from giraffe_cli.model.sequence_parallel import SequenceGroup
 from giraffe_cli.model.stored import StoredKeyValues
+from giraffe_cli.model.tails import CpuTails
 
 ATTENTION_NAME = "giraffe"
 
@@ -41,10 +45,11 @@ def register_attention() -> str:
     return ATTENTION_NAME
 
 
-def attention_in_words(across_documents: bool, sequence_parallel: int) -> str:
+def attention_in_words(across_documents: bool, sequence_parallel: int, shared_by: str) -> str:
     """Which attention a training run uses, for people."""
     seen = "across the documents of a window" if across_documents else "document by document"
-    shared = f", heads shared by {sequence_parallel} processes" if sequence_parallel > 1 else ""
+    is_shared = sequence_parallel > 1
+    shared = f", {shared_by} shared by {sequence_parallel} processes" if is_shared else ""
     return f"{ATTENTION_NAME}, causal flash {seen}{shared}, no mask"
 
 
@@ -62,6 +67,7 @@ def document_attention(
     past: StoredKeyValues | None = None,
     kernels: Kernels | None = None,
     documents: Documents | None = None,
+    tails: Sequence[Tail] = (),
     **_: object,
 ) -> tuple[Tensor, None]:
     """transformers' attention signature: query [B, H, Q, D], key and value [B, K, N, D].
@@ -70,13 +76,14 @@ def document_attention(
     documents' boundaries; beside a KV cache the pieces are continuations of what it holds, each of
     which sees the cache and itself. `tape` records the outputs or plays them back
     (`model/flash.py`). Under `sequence_group` the Q tokens are this process's slice of the row that
-    cu_seqlens describes. `past` is the cache where key and value are only its open tokens: the
-    closed ones are read from it in pieces. A training gives its `kernels`, and `documents`, which
-    say on its device what cu_seqlens say. Returns [B, Q, H, D] and no weights.
+    cu_seqlens describes, under a `KeyGroup` the chunks that `tails` describe. `past` is the cache
+    where key and value are only its open tokens: the closed ones are read from it in pieces. A
+    training gives its `kernels`, and `documents`, which say on its device what cu_seqlens say.
+    Returns [B, Q, H, D] and no weights.
 
     Raises:
         ValueError: a padding mask, documents beside a batch of several rows, or beside a KV cache
-            anywhere but on a CPU, or a tape beside dropout.
+            anywhere but on a CPU, or dropout beside a tape or a `KeyGroup`.
     """
     if attention_mask is not None:
         raise ValueError("the giraffe attention takes no mask: give cu_seqlens, and pad nothing")
@@ -84,6 +91,12 @@ def document_attention(
         raise ValueError("attention with dropout cannot be played back: checkpointing=full")
     if dropout:
         kernels = None  # they draw nothing
+    if isinstance(sequence_group, KeyGroup):
+        if dropout:
+            raise ValueError("attention with dropout is not shared by keys")
+        kernel = kernels.several if kernels else CpuTails()
+        shared = attend_to_all(sequence_group, query, key, value, scaling, kernel, tails, tape)
+        return shared.transpose(1, 2).contiguous(), None
     if sequence_group is not None:
         query, key, value = map(sequence_group.to_heads, sequence_group.shared(query, key, value))
         attended, _no_weights = document_attention(

@@ -38,6 +38,15 @@ def all_gather(part: Tensor, whole: Tensor, group: Any) -> Any:
     return gather(whole, part, group=group, async_op=True)
 
 
+def told_by_all(value: Any) -> list[Any]:
+    """What each process gave, in their order: small things that pickle; alone, its own."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return [value]
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, value)
+    return told
+
+
 class _Done:
     """What there is nothing to wait for."""
 

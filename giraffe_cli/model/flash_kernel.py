@@ -9,7 +9,9 @@ from giraffe_cli.model.kernel_base import AbstractKernel, Documents, Grads
 
 
 class FlashKernel(AbstractKernel):
-    """FlashAttention-2; keys and values are not repeated for the heads that share them."""
+    """FlashAttention-2; keys and values are not repeated for the heads that share them. Its causal
+    mask is lower-right where keys are more than queries, as `causal_lower_right` of
+    `torch.nn.attention.bias` relies on."""
 
     takes_documents = True
 
@@ -64,5 +66,6 @@ def _bounds(query: Tensor, documents: Documents | None) -> tuple[Tensor | None, 
     if documents is None:
         size: int = query.shape[2]
         return None, None, size, size  # type: ignore[return-value]
-    ends, longest = documents.cu_seqlens, documents.longest
-    return ends, ends, longest, longest  # type: ignore[return-value]
+    of_keys = documents.of_keys
+    ends, longest = (documents.cu_seqlens, of_keys.cu_seqlens), (documents.longest, of_keys.longest)
+    return *ends, *longest  # type: ignore[return-value]

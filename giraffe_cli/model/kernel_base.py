@@ -23,6 +23,14 @@ class Documents:
     """[documents + 1] int32."""
     lengths: tuple[int, ...]
     """Tokens of each."""
+    keys: Documents | None = None
+    """The same of the keys, where they are more than the queries: of a document's Q queries and
+    N keys the queries are the last, and the mask is lower-right causal."""
+
+    @property
+    def of_keys(self) -> Documents:
+        """Where the documents' keys begin."""
+        return self.keys or self
 
     @property
     def longest(self) -> int:
@@ -32,14 +40,24 @@ class Documents:
     @classmethod
     def of(cls, lengths: tuple[int, ...], device: torch.device) -> Documents | None:
         """Of a row of documents of `lengths`; None where there is one."""
-        if len(lengths) < 2:
-            return None
+        return None if len(lengths) < 2 else cls.tiling(lengths, device)
+
+    @classmethod
+    def tiling(
+        cls, lengths: tuple[int, ...], device: torch.device, past: int | None = None
+    ) -> Documents:
+        """Of a row of documents of `lengths`, be it one; given `past`, the first has so many keys
+        before its queries."""
         ends = torch.tensor([0, *lengths], dtype=torch.int32).cumsum(0).int()
-        return cls(ends.to(device, non_blocking=True), tuple(lengths))
+        keys = None
+        if past is not None:
+            keys = cls.tiling((lengths[0] + past, *lengths[1:]), device)
+        return cls(ends.to(device, non_blocking=True), tuple(lengths), keys)
 
 
 class AbstractKernel(ABC):
-    """Upper-left causal attention without dropout; K divides H."""
+    """Upper-left causal attention without dropout, lower-right where documents say of more keys;
+    K divides H."""
 
     takes_documents = False
     """Whether it tells several documents of a row apart in one call."""

@@ -38,6 +38,11 @@ def whole(query: Tensor, key: Tensor, value: Tensor, scaling: float | None) -> P
 
 def merged(parts: Iterable[Part], dtype: torch.dtype) -> Tensor:
     """Attention over all parts, `[B, H, Q, D]`; summed in float32."""
+    return merged_part(parts)[0].to(dtype)
+
+
+def merged_part(parts: Iterable[Part]) -> Part:
+    """Attention over all parts, of one part its own, of several in float32."""
     total: Tensor | None = None
     total_lse = torch.empty(0)
     for out, lse in parts:
@@ -49,7 +54,7 @@ def merged(parts: Iterable[Part], dtype: torch.dtype) -> Tensor:
         total += out.float() * (lse - both).exp().unsqueeze(-1)
         total_lse = both
     assert total is not None
-    return total.to(dtype)
+    return total, total_lse
 
 
 def lower_right(

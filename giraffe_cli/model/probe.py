@@ -27,6 +27,8 @@ ALLOWED = 1e-2
 """Of the reference's norm."""
 CHECKED = (150, 2100, 106, 70)
 """Documents of the check, in tokens: a long one among short ones."""
+PAST = 100
+"""Keys of the first of them that have no query, in the check of tails."""
 TIMED = 16384
 """Most tokens of the timed window."""
 ROUNDS = 3
@@ -53,10 +55,31 @@ class Probed:
 
 
 def probe(
-    shape: AttentionShape, dtype: torch.dtype, tokens: int, device: torch.device
+    shape: AttentionShape,
+    dtype: torch.dtype,
+    tokens: int,
+    device: torch.device,
+    of_tails: bool = False,
 ) -> list[Probed]:
-    """Every kernel of `CANDIDATES` on windows of `tokens`, the fastest first."""
-    found = [_probed(name, shape, dtype, min(tokens, TIMED), device) for name in CANDIDATES]
+    """Every kernel of `CANDIDATES` on windows of `tokens`, the fastest first. `of_tails`: what can
+    attend with the last queries of a document to all its keys, and is checked at that."""
+    found = [
+        _probed(name, shape, dtype, min(tokens, TIMED), device, PAST if of_tails else 0)
+        for name in CANDIDATES
+    ]
+    return sorted(found, key=lambda one: -one.teraflops)
+
+
+def agreed(by_process: Sequence[Sequence[Probed]]) -> list[Probed]:
+    """What every process of a training goes by, the fastest first: of each kernel the slowest
+    measurement, and an obstacle where any process met one. So all attend alike, whatever noise each
+    of them timed."""
+    found = []
+    for name in (one.name for one in by_process[0]):
+        alike = [one for probed in by_process for one in probed if one.name == name]
+        obstacle = next((one.obstacle for one in alike if one.obstacle), None)
+        slowest = 0.0 if obstacle else min(one.teraflops for one in alike)
+        found.append(Probed(name, slowest, obstacle))
     return sorted(found, key=lambda one: -one.teraflops)
 
 
@@ -97,11 +120,18 @@ def settle(wanted: str, probed: Sequence[Probed]) -> tuple[Kernels, str]:
 
 
 def _probed(
-    name: str, shape: AttentionShape, dtype: torch.dtype, tokens: int, device: torch.device
+    name: str,
+    shape: AttentionShape,
+    dtype: torch.dtype,
+    tokens: int,
+    device: torch.device,
+    past: int = 0,
 ) -> Probed:
     kernel = KERNELS[name]()
+    if past and not kernel.takes_documents:
+        return Probed(name, obstacle="it takes as many keys as queries")
     try:
-        error = _error(kernel, shape, dtype, device)
+        error = _error(kernel, shape, dtype, device, past)
         if not error <= ALLOWED:
             return Probed(name, obstacle=f"its error is {error:.1e} of float32's result")
         return Probed(name, _teraflops(kernel, shape, dtype, tokens, device))
@@ -110,18 +140,29 @@ def _probed(
 
 
 def _error(
-    kernel: AbstractKernel, shape: AttentionShape, dtype: torch.dtype, device: torch.device
+    kernel: AbstractKernel,
+    shape: AttentionShape,
+    dtype: torch.dtype,
+    device: torch.device,
+    past: int = 0,
 ) -> float:
-    """‖found - reference‖ / ‖reference‖, the largest of output and gradients."""
+    """‖found - reference‖ / ‖reference‖, the largest of output and gradients; the first `past`
+    queries are left out, which is what they were had their output no effect."""
     inputs = [part.to(dtype) for part in _random(shape, sum(CHECKED), device)]
     worst = 0.0
     lengths = CHECKED if kernel.takes_documents else (sum(CHECKED),)
-    expected = _reference([part.float() for part in inputs], lengths)
     query, key, value, grad = inputs
+    grad[:, :, :past] = 0
+    out, *expected = _reference([part.float() for part in inputs], lengths)
     documents = Documents.of(lengths, device)
-    out, log_sum = kernel.forward(query, key, value, None, documents)
-    grads = kernel.backward(grad, query, key, value, out, log_sum, None, documents)
-    for mine, theirs in zip((out, *grads), expected, strict=True):
+    if past:
+        documents = Documents.tiling((lengths[0] - past, *lengths[1:]), device, past)
+        query, grad, out, expected[0] = (
+            part[:, :, past:] for part in (query, grad, out, expected[0])
+        )
+    found, log_sum = kernel.forward(query, key, value, None, documents)
+    grads = kernel.backward(grad, query, key, value, found, log_sum, None, documents)
+    for mine, theirs in zip((found, *grads), (out, *expected), strict=True):
         worst = max(worst, float((mine.float() - theirs).norm() / theirs.norm()))
     return worst
 

@@ -7,7 +7,7 @@ with all heads into all tokens with slices of heads, and back:
     [1, H, S/N, D]  →  to_heads  →  [1, H/N, S, D]  →  attention  →  [1, S, H/N, D]  →  to_tokens
 
 so documents, masks and positions are those of one process, exactly. Unlike ring attention it takes
-any mask; N must divide H.
+any mask; N must divide H. Where it does not, `model/gathered_keys.py` shares by keys.
 """
 
 from __future__ import annotations
@@ -31,9 +31,14 @@ class SequenceGroup:
     """Place of this process in it: which slice of the tokens it holds."""
     size: int
 
-    def slice_length(self, num_tokens: int) -> int:
-        """Tokens a process holds of a row of `num_tokens`; the last slice may be padded."""
-        return -(-num_tokens // self.size)
+    def padded(self, num_tokens: int) -> int:
+        """Length of a row of `num_tokens` that all processes hold equally much of."""
+        return -(-num_tokens // self.size) * self.size
+
+    def pieces(self, num_tokens: int) -> list[tuple[int, int]]:
+        """Begin and end of what this process holds of the padded row, in order."""
+        length = self.padded(num_tokens) // self.size
+        return [(self.rank * length, (self.rank + 1) * length)]
 
     def shared(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Key and value heads repeated as far as each process needs some of its own.

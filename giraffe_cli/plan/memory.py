@@ -9,6 +9,7 @@ and b bytes a number (4, or 2 under bfloat16, where norms compute in 4):
                + T·b·(6f + 3d)        the MLP of T tokens (a tile): four saved, two gradients
                                       (5f where projections are fused)
                  or S·b·(3q + 4k)     the backward pass of attention, where that is more
+                    + N·b·10k         where processes share windows of N tokens by keys
     loss       3·S·d·b + chunk·V·4    (half more in 16 bits)
     optimizer  two copies of the largest trained tensor
 
@@ -235,6 +236,9 @@ def _layer(demand: Demand, levers: Levers) -> Tensors:
     )
     row = demand.tokens * demand.width
     attending: Tensors = [(3, row * q), (4, row * k)]
+    if demand.train.sequence_parallel_by == "keys":
+        # all tokens' keys and values, gathered and as two chunks see them, and their gradients
+        attending.append((10, demand.window * demand.width * k))
     if levers.checkpointing == "none":
         passing: Tensors = [(2, row * d), (2, row * f), *_wide_norms(demand, 1, demand.tokens)]
         return max(passing, [(2, row * d), *attending], key=_live)

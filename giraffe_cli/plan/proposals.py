@@ -67,13 +67,15 @@ def _changes(demand: Demand, machine: Machine) -> Iterator[tuple[str, str, Deman
         fits_nodes = share % train.nodes == 0 and (
             train.shard_base != "full" or share > train.nodes
         )
-        is_more = share > train.sequence_parallel and heads % share == 0
-        if machine.kind == "cuda" and is_more and fits_nodes:
+        if machine.kind == "cuda" and share > train.sequence_parallel and fits_nodes:
             here = share // train.nodes
+            by = "heads" if heads % share == 0 else "keys"
+            how = f"--gpus {share} --sequence-parallel {share}"
+            changes = {"sequence_parallel": share, "processes": share, "windows_per_step": 1}
             yield (
                 f"share each window over {share} GPUs",
-                f"--gpus {share} --sequence-parallel {share}",
-                _with(demand, sequence_parallel=share, processes=share, windows_per_step=1),
+                how if by == "heads" else f"{how} --set train.sequence_parallel_by=keys",
+                _with(demand, **changes, sequence_parallel_by=by),
                 dataclasses.replace(machine, devices=max(here, machine.devices)),
             )
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from giraffe_cli.model.gathered_keys import KeyGroup
 from giraffe_cli.model.sequence_parallel import SequenceGroup
 from giraffe_cli.train.data import Window
 
@@ -28,6 +29,8 @@ class Layout:
     processes: int = 1
     sequence_parallel: int = 1
     """Neighbouring processes that share each window."""
+    sequence_parallel_by: str = "heads"
+    """What they exchange for attention."""
     nodes: int = 1
     """Machines; neighbours stand on the same one first."""
 
@@ -58,7 +61,8 @@ class Layout:
             dist.new_group(list(range(first, first + size)))
             for first in range(0, self.processes, size)
         ]
-        return SequenceGroup(groups[self.window_rank], self.slice_rank, size)
+        kind = SequenceGroup if self.sequence_parallel_by == "heads" else KeyGroup
+        return kind(groups[self.window_rank], self.slice_rank, size)
 
     @property
     def base_rank(self) -> int:

@@ -111,7 +111,7 @@ def train_stage(
         levers=levers or Levers.asked_for(config),
         evaluated_documents=evaluated_documents,
     )
-    parallel.check_heads(checkpoint.num_attention_heads, config.sequence_parallel)
+    parallel.check_heads(checkpoint.num_attention_heads, config)
     whole = stage_holds(job.adapter_dir, job.identity(open_packed(packed_dir).digest))
     summary = read_kept(job.summary_path)
     if not whole or summary is None or (hands_on and not job.weights_path.exists()):

@@ -46,6 +46,7 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         accelerator.process_index,
         accelerator.num_processes,
         config.sequence_parallel,
+        config.sequence_parallel_by,
         config.nodes,
     )
     model = build_model(job, layout, accelerator.device)
@@ -65,7 +66,9 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
     start_equal(kept.values())
     if state.step:
         reporter.info(f"resuming after step {state.step} of {config.steps}")
-    attention = attention_in_words(config.across_documents, config.sequence_parallel)
+    attention = attention_in_words(
+        config.across_documents, config.sequence_parallel, config.sequence_parallel_by
+    )
     reporter.info(f"attention: {attention}; {model.levers.sentence}")
     if probed:
         reporter.info(f"attention kernels: {probed}")

@@ -100,18 +100,20 @@ def _check_devices(
         )
 
 
-def check_heads(num_heads: int, sequence_parallel: int) -> None:
-    """Refuse a window shared by processes that cannot share its attention heads.
+def check_heads(num_heads: int, config: TrainConfig) -> None:
+    """Refuse a window shared by heads that the processes cannot share.
 
     Raises:
         InvalidInput: the heads do not divide by the processes; the hint says what does.
     """
-    if num_heads % sequence_parallel == 0:
+    share = config.sequence_parallel
+    if num_heads % share == 0 or config.sequence_parallel_by == "keys":
         return
     shares = ", ".join(str(n) for n in range(2, num_heads + 1) if num_heads % n == 0)
     raise InvalidInput(
-        f"{num_heads} attention heads cannot be shared by {sequence_parallel} processes",
-        f"--sequence-parallel takes a divisor of the heads: {shares}",
+        f"{num_heads} attention heads cannot be shared by {share} processes",
+        f"--sequence-parallel takes a divisor of the heads: {shares}; "
+        "--set train.sequence_parallel_by=keys takes any number",
     )
 
 

@@ -21,11 +21,12 @@ from torch import Tensor, nn
 from giraffe_cli.checkpoint import torch_dtype
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.attention import register_attention
+from giraffe_cli.model.collectives import told_by_all
 from giraffe_cli.model.flash import why_not_recorded
 from giraffe_cli.model.fused import why_not_fused
 from giraffe_cli.model.kernels import Kernels
 from giraffe_cli.model.levers import Levers
-from giraffe_cli.model.probe import AttentionShape, probe, repeatable, settle
+from giraffe_cli.model.probe import AttentionShape, agreed, probe, repeatable, settle
 from giraffe_cli.model.shard_loading import ShardedLoader, whole_weights
 from giraffe_cli.model.sharded import ShardedBase
 from giraffe_cli.model.trainable import causal_model, load_base, make_trainable
@@ -145,24 +146,41 @@ def _fused_where_possible(job: TrainJob, levers: Levers, layers: Sequence[Any]) 
 def choose_kernels(
     job: TrainJob, attention_dropout: float, device: torch.device
 ) -> tuple[Kernels | None, str]:
-    """What attends on `device`, and how it was chosen; None on a CPU, whose attention has one
-    kernel, and under dropout, which torch's own attention draws.
+    """What attends on `device`, and how it was chosen, the same in every process; None on a CPU,
+    whose attention has one kernel, and under dropout, which torch's own attention draws.
+
+    Every process must call this, in the same order as its other collective calls.
 
     Raises:
-        InvalidInput: the kernel that was asked for cannot be used.
+        InvalidInput: the kernel that was asked for cannot be used, or windows shared by keys beside
+            attention dropout.
     """
+    by_keys = job.config.sequence_parallel_by == "keys"
+    if by_keys and attention_dropout:
+        raise InvalidInput(
+            "sequence_parallel_by: keys draws no dropout, the checkpoint's attention_dropout is "
+            f"{attention_dropout:g}",
+            "--set train.sequence_parallel_by=heads, or attention_dropout 0 in its config.json",
+        )
     if device.type == "cpu" or attention_dropout:
         return None, ""
-    share, shape = job.config.sequence_parallel, job.checkpoint
+    if by_keys and job.dtype == "float32":
+        raise InvalidInput(
+            "sequence_parallel_by: keys attends in 16 bits on a GPU, the run computes in float32",
+            "--set dtype=bfloat16, or --set train.sequence_parallel_by=heads",
+        )
+    share, shape = 1 if by_keys else job.config.sequence_parallel, job.checkpoint
     per_process = AttentionShape(
         shape.num_attention_heads // share,
         max(1, shape.num_key_value_heads // share),
         shape.head_dim,
     )
-    probed = probe(per_process, torch_dtype(job.dtype), job.window, device)
+    probed = agreed(
+        told_by_all(probe(per_process, torch_dtype(job.dtype), job.window, device, by_keys))
+    )
     if job.config.deterministic:
         probed = repeatable(probed)
-    return settle(job.config.attention_kernel, probed)
+    return settle("flash" if by_keys else job.config.attention_kernel, probed)
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:

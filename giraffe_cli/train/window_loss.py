@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from giraffe_cli.model.fused import FusedLayer
+from giraffe_cli.model.gathered_keys import KeyGroup
 from giraffe_cli.model.kernel_base import Documents
 from giraffe_cli.model.kernels import Kernels
 from giraffe_cli.model.levers import Levers
@@ -62,12 +64,14 @@ class WindowLoss(nn.Module):
         decoder = causal_model(self.model).model
         # boundaries stay on the CPU: reading them must not wait for the device in every layer
         cu_seqlens = torch.tensor([0, *seq_lengths], dtype=torch.int32).cumsum(0).int()
-        settings = {
+        settings: dict[str, Any] = {
             "cu_seqlens": cu_seqlens,
             "sequence_group": self.group,
             "kernels": self.kernels,
             "documents": Documents.of(seq_lengths, input_ids.device),
         }
+        if isinstance(self.group, KeyGroup):
+            settings["tails"] = self.group.tails(seq_lengths, input_ids.device)
         context = self._autocast(input_ids.device)
         if self.base:
             self.base.take_embeddings()
@@ -106,13 +110,12 @@ def slice_of(
     5 tokens over 2 processes: tokens 0-2 and 3-4 with one of padding, documents (…, 1).
     """
     num_tokens = input_ids.shape[1]
-    length = group.slice_length(num_tokens)
-    padding = length * group.size - num_tokens
-    start = group.rank * length
-    pad = torch.nn.functional.pad
-    return (
-        pad(input_ids, (0, padding))[:, start : start + length],
-        pad(labels, (0, padding), value=IGNORED)[start : start + length],
-        pad(position_ids, (0, padding))[:, start : start + length],
-        (*seq_lengths, padding) if padding else seq_lengths,
-    )
+    padding = group.padded(num_tokens) - num_tokens
+    pieces = group.pieces(num_tokens)
+
+    def mine(row: Tensor, value: int = 0) -> Tensor:
+        padded = torch.nn.functional.pad(row, (0, padding), value=value)
+        return torch.cat([padded[..., start:end] for start, end in pieces], -1)
+
+    lengths = (*seq_lengths, padding) if padding else seq_lengths
+    return mine(input_ids), mine(labels, IGNORED), mine(position_ids), lengths
