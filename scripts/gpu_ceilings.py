@@ -66,7 +66,7 @@ def rates(found: dict[str, Any], head_dim: int, length: int) -> dict[str, float]
     }
 
 
-def _trial(shape: str, place: Any) -> dict[str, float]:
+def _trial(shape: str, place: Any) -> dict[str, float | None]:
     """What the plan's own trial step finds for a window of 32k: the rates that it predicts with."""
     from gpu_cells import Cell
     from gpu_paths import dtype_name, shape_of, train_config

@@ -308,7 +308,7 @@ def ceiling_lines(found: dict[str, Any]) -> str:
         ]
         lines.append(f"attention {name}, forward/backward TF/s: {', '.join(told)}")
     for shape, rates in found.get("trials", {}).items():
-        told = ", ".join(f"{k} {v / 1e12:.3g}" for k, v in rates.items())
+        told = ", ".join(f"{k} {v / 1e12:.3g}" for k, v in rates.items() if v)
         lines.append(f"trial step of {shape}, TF/s: {told}")
     if found["copies"]:
         copies = ", ".join(f"{k} {v:.3g}" for k, v in found["copies"].items())

@@ -73,6 +73,26 @@ def test_kept_attention_saves_one_pass_of_it_and_a_full_fine_tune_adds_a_product
     assert (none.linear, none.head) == (3 * forward.linear, 3 * forward.head)
 
 
+def test_windows_of_several_documents_go_at_the_speed_of_their_own_kernel():
+    """2 s of attention become 0.5 s at a quarter of it, and 1 s where its kernel has half the
+    speed."""
+    rates, slower = Rates(1e12, 1e12, 1e12), Rates(1e12, 1e12, 1e12, attention_packed=5e11)
+    assert slower.at(1.0) == slower
+    assert slower.at(0.25).attention == 5e11
+    assert rates.at(0.25) == rates
+    seconds = [
+        estimate(LLAMA_8B, config_of("8k"), H200, Pace(one, True, ""), None, share)[
+            "seconds_per_step"
+        ]
+        for one, share in ((rates, 1.0), (rates, 0.25), (slower, 1.0), (slower, 0.25))
+    ]
+    attention = step_per_token(LLAMA_8B, TrainConfig(), 8192, Levers("attention")).attention
+    part = attention * 8192 / 1e12
+    assert seconds[0] - seconds[1] == pytest.approx(0.75 * part)
+    assert seconds[2] == seconds[0]
+    assert seconds[2] - seconds[3] == pytest.approx(0.5 * part)
+
+
 def test_documents_leave_over_their_share_of_attention():
     whole, packed = (forward_per_token(LLAMA_8B, 8192, share).attention for share in (1.0, 0.25))
     assert packed == whole / 4

@@ -55,18 +55,25 @@ class Device:
     assumption: str
 
 
-def _gpu(memory_gb: int, tera: float, share: float, attention_share: float) -> Device:
-    rates = Rates(tera * share * 1e12, tera * attention_share * 1e12, tera * share * 1e12)
-    told = f"{tera:g} TFLOP/s in bfloat16, {share:.0%} of it in products, {attention_share:.0%} in"
-    return Device("cuda", memory_gb * 10**9, rates, f"{told} attention")
+def _gpu(
+    memory_gb: int, tera: float, share: float, attention: float, packed: float | None = None
+) -> Device:
+    """Shares of `tera` 10^12 operations a second: of products, of attention, and of attention in
+    windows of several documents."""
+    peak = tera * 1e12
+    rates = Rates(peak * share, peak * attention, peak * share, packed and peak * packed)
+    told = f"{tera:g} TFLOP/s in bfloat16, {share:.0%} of it in products, {attention:.0%} in"
+    apart = f", {packed:.0%} where a window has several documents" if packed else ""
+    return Device("cuda", memory_gb * 10**9, rates, f"{told} attention{apart}")
 
 
 DEVICES = {
     # Dense bfloat16 peaks of NVIDIA's data sheets. Shares on Hopper: measured on an H100 on layers
-    # of Llama-3.1-8B (`scripts/bench_gpu.py`). On Ampere FlashAttention-2 reaches 50 % (Dao 2023,
+    # of Llama-3.1-8B, packed windows by FlashAttention-2 on an H200 (`scripts/bench_gpu.py`). On
+    # Ampere FlashAttention-2 reaches 50 % (Dao 2023,
     # arXiv:2307.08691); the rest is assumed.
-    "h200": _gpu(141, 989, 0.56, 0.56),
-    "h100": _gpu(80, 989, 0.56, 0.56),
+    "h200": _gpu(141, 989, 0.56, 0.56, 0.30),
+    "h100": _gpu(80, 989, 0.56, 0.56, 0.30),
     "a100": _gpu(80, 312, 0.55, 0.45),
     "rtx4090": _gpu(24, 165, 0.60, 0.50),
     # 16 cores of AVX2 in float32 at 3 GHz: 32 operations a cycle and core, half of them sustained

@@ -12,7 +12,7 @@ L layers, d hidden, h heads of D, k key/value heads, f intermediate, V vocabular
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
@@ -27,10 +27,19 @@ class Rates:
     linear: float
     attention: float
     head: float
+    attention_packed: float | None = None
+    """In windows of several documents, where another kernel attends to them; None: `attention`."""
 
-    def to_json(self) -> dict[str, float]:
+    def to_json(self) -> dict[str, float | None]:
         """Operations a second by name."""
         return dict(vars(self))
+
+    def at(self, attention_share: float) -> Rates:
+        """Of windows whose documents leave over that share of attention: of one document at 1."""
+        packed = self.attention_packed
+        if packed is None or attention_share == 1:
+            return self
+        return replace(self, attention=packed)
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from giraffe_cli.checkpoint import Checkpoint, torch_dtype
 from giraffe_cli.config import ExtendConfig, TrainConfig, resolve_dtype
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.fused import FusedLayer, why_not_fused
-from giraffe_cli.model.kernels import Kernels
+from giraffe_cli.model.kernels import KERNELS, Kernels
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.loss import chunked_nll
 from giraffe_cli.model.probe import AttentionShape, probe, settle
@@ -63,18 +63,18 @@ def trial_step(
     Raises:
         InvalidInput: the GPU has no usable attention kernel.
     """
-    kernels = None
+    kernels = packed = None
     if device.type == "cpu":
         attention = _attention_rate(shape, dtype, window)
     else:
         heads = AttentionShape(shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim)
         probed = probe(heads, torch_dtype(dtype), window, device)
         kernels, _told = settle(train.attention_kernel, probed)
-        wanted = train.attention_kernel
-        attention = 1e12 * max(one.teraflops for one in probed if wanted in ("auto", one.name))
+        speed = {KERNELS[one.name]: 1e12 * one.teraflops for one in probed}
+        attention, packed = speed[type(kernels.one)], speed[type(kernels.several)]
     head = _head_rate(shape, dtype, window, device)
     linear = _linear_rate(shape, train, dtype, window, attention, device, kernels)
-    return Rates(linear, attention, head)
+    return Rates(linear, attention, head, packed)
 
 
 def _linear_rate(
