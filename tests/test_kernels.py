@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.model.kernel_base import AbstractKernel, Documents
+from giraffe_cli.model.kernel_base import AbstractKernel, Documents, Inputs
 from giraffe_cli.model.kernels import KERNELS
 from giraffe_cli.model.probe import (
     AttentionShape,
@@ -46,12 +46,12 @@ def test_tails_are_the_last_queries_of_documents_with_all_their_keys(dtype, allo
     assert _error(CpuTails(), SHAPE, dtype, CPU) < allowed
 
     class UpperLeft(CpuTails):
-        def forward(self, query, key, value, scale, documents):
-            few = documents.lengths[0]
-            cut = [
-                torch.cat([part[:, :, :few], part[:, :, few + 100 :]], 2) for part in (key, value)
-            ]
-            return super().forward(query, *cut, scale, Documents.tiling(documents.lengths, CPU))
+        def forward(self, given):
+            few = given.documents.lengths[0]
+            kept = [*range(few), *range(few + 100, given.key.shape[2])]
+            cut = Documents.tiling(given.documents.lengths, CPU)
+            key, value = given.key[:, :, kept], given.value[:, :, kept]
+            return super().forward(Inputs(given.query, key, value, None, cut))
 
     assert _error(UpperLeft(), SHAPE, dtype, CPU, past=100) > 0.1
 
@@ -139,8 +139,9 @@ def test_operators_of_gpus_take_what_they_are_given_and_return_its_shapes(name, 
         for heads, tokens in ((4, 8), (2, 8 + past))
     )
     documents = Documents.tiling(lengths, meta, past) if kernel.takes_documents else None
-    out, log_sum = kernel.forward(query, key, key, None, documents)
-    grads = kernel.backward(out, query, key, key, out, log_sum, None, documents)
+    given = Inputs(query, key, key, None, documents)
+    out, log_sum = kernel.forward(given)
+    grads = kernel.backward(given, out, log_sum, out)
     assert [tuple(part.shape) for part in (out, *grads)] == [
         tuple(part.shape) for part in (query, query, key, key)
     ]

@@ -25,7 +25,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from giraffe_cli.model.flash import AttentionTape, attend
 from giraffe_cli.model.gathered_keys import KeyGroup, Tail, attend_to_all
-from giraffe_cli.model.kernel_base import Documents
+from giraffe_cli.model.kernel_base import Documents, Inputs
 from giraffe_cli.model.kernels import CpuKernel, Kernels
 from giraffe_cli.model.past import causal, lower_right, merged, whole
 from giraffe_cli.model.sequence_parallel import SequenceGroup
@@ -114,7 +114,8 @@ def document_attention(
     if cu_seqlens is not None and len(cu_seqlens) > 2:
         if kernels is not None and kernels.several.takes_documents:
             documents = documents or Documents.of(tuple(cu_seqlens.diff().tolist()), query.device)
-            together = attend(query, key, value, scaling, kernels.several, documents, tape)
+            given = Inputs(query, key, value, scaling, documents)
+            together = attend(given, kernels.several, tape)
             return together.transpose(1, 2).contiguous(), None
         return _by_document(query, key, value, cu_seqlens, dropout, scaling, tape, kernels), None
     if query.shape[2] == key.shape[2]:
@@ -146,10 +147,9 @@ def _causal(
     kernels: Kernels | None,
 ) -> Tensor:
     """Upper-left causal [B, H, Q, D]; `enable_gqa` spares repeating the key/value heads."""
-    if kernels is not None:
-        return attend(query, key, value, scaling, kernels.one, tape=tape)
-    if tape is not None:
-        return attend(query, key, value, scaling, CpuKernel(), tape=tape)
+    if kernels is not None or tape is not None:
+        kernel = kernels.one if kernels is not None else CpuKernel()
+        return attend(Inputs(query, key, value, scaling), kernel, tape)
     return functional.scaled_dot_product_attention(
         query,
         key,

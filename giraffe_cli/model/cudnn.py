@@ -11,41 +11,24 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from giraffe_cli.model.kernel_base import AbstractKernel, Documents, Grads
+from giraffe_cli.model.kernel_base import AbstractKernel, Grads, Inputs
 
 
 class CudnnKernel(AbstractKernel):
     """16 bits, one document."""
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scale: float | None,
-        documents: Documents | None,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, given: Inputs) -> tuple[Tensor, Tensor]:
         found = torch.ops.aten._scaled_dot_product_cudnn_attention(
-            query, key, value, None, True, 0.0, True, False, scale=scale
+            *given, None, True, 0.0, True, False, scale=given.scale
         )
         return found[0], found[1]
 
-    def backward(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        out: Tensor,
-        log_sum: Tensor,
-        scale: float | None,
-        documents: Documents | None,
-    ) -> Grads:
-        size = query.shape[2]
-        drawn = torch.zeros((), dtype=torch.int64, device=query.device)  # no dropout: not read
+    def backward(self, given: Inputs, out: Tensor, log_sum: Tensor, grad: Tensor) -> Grads:
+        size = given.query.shape[2]
+        drawn = torch.zeros((), dtype=torch.int64, device=grad.device)  # no dropout: not read
         grads: Grads = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
-            *(grad, query, key, value, out, log_sum, drawn, drawn),
+            *(grad, *given, out, log_sum, drawn, drawn),
             *(None, None, None, size, size, 0.0, True),
-            scale=scale,
+            scale=given.scale,
         )
         return grads

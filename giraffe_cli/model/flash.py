@@ -5,9 +5,9 @@ first three are cheap to recompute, the last two are the attention itself. So th
 layer records them on a tape, and the second pass plays them back instead of attending again:
 
     tape = AttentionTape(store, "layer 3")
-    out = attend(q, k, v, scale, kernel, tape=tape)      # first pass, no gradient: records
+    out = attend(Inputs(q, k, v), kernel, tape)     # first pass, no gradient: records
     tape.rewind()
-    out = attend(q, k, v, scale, kernel, tape=tape)      # second: the same tensor, with a gradient
+    out = attend(Inputs(q, k, v), kernel, tape)     # second: the same tensor, with a gradient
 
 One attention pass of three is saved (forward, recomputation, and 2.5 forwards' worth of backward).
 """
@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from giraffe_cli.model.kernel_base import AbstractKernel, Documents
+from giraffe_cli.model.kernel_base import AbstractKernel, Inputs
 from giraffe_cli.model.store_base import AbstractStore
 
 
@@ -53,27 +53,18 @@ def why_not_recorded(dropout: float) -> str | None:
     return f"the checkpoint's attention_dropout is {dropout:g}" if dropout else None
 
 
-def attend(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scale: float | None,
-    kernel: AbstractKernel,
-    documents: Documents | None = None,
-    tape: AttentionTape | None = None,
-) -> Tensor:
-    """Upper-left causal attention without dropout: [B, H, S, D] from query [B, H, S, D] and
-    key, value [B, K, S, D]; recorded on `tape`, or played back from it."""
+def attend(given: Inputs, kernel: AbstractKernel, tape: AttentionTape | None = None) -> Tensor:
+    """Causal attention without dropout, [B, H, S, D]; recorded on `tape`, or played back."""
     if tape is not None and not tape.is_recording:
         kept = tape.play()
     else:
         with torch.no_grad():
-            kept = kernel.forward(query, key, value, scale, documents)
+            kept = kernel.forward(given)
         if tape is not None:
             tape.record(*kept)
     if not torch.is_grad_enabled():
         return kept[0]
-    attended: Tensor = _Attended.apply(query, key, value, *kept, scale, kernel, documents)  # type: ignore[no-untyped-call]
+    attended: Tensor = _Attended.apply(*given, *kept, given, kernel)  # type: ignore[no-untyped-call]
     return attended
 
 
@@ -88,17 +79,17 @@ class _Attended(torch.autograd.Function):
         value: Tensor,
         out: Tensor,
         log_sum: Tensor,
-        scale: float | None,
+        given: Inputs,
         kernel: AbstractKernel,
-        documents: Documents | None,
     ) -> Tensor:
         ctx.save_for_backward(query, key, value, out, log_sum)
-        ctx.scale, ctx.kernel, ctx.documents = scale, kernel, documents
+        ctx.scale, ctx.documents, ctx.kernel = given.scale, given.documents, kernel
         return out.detach()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        saved = ctx.saved_tensors
-        grads = ctx.kernel.backward(grad_outputs[0], *saved, ctx.scale, ctx.documents)
-        return *grads, None, None, None, None, None
+        query, key, value, out, log_sum = ctx.saved_tensors
+        given = Inputs(query, key, value, ctx.scale, ctx.documents)
+        grads = ctx.kernel.backward(given, out, log_sum, grad_outputs[0])
+        return *grads, None, None, None, None

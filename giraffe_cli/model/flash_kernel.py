@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from giraffe_cli.model.kernel_base import AbstractKernel, Documents, Grads
+from giraffe_cli.model.kernel_base import AbstractKernel, Documents, Grads, Inputs
 
 
 class FlashKernel(AbstractKernel):
@@ -15,36 +15,21 @@ class FlashKernel(AbstractKernel):
 
     takes_documents = True
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scale: float | None,
-        documents: Documents | None,
-    ) -> tuple[Tensor, Tensor]:
-        rows = [_rows(part, documents) for part in (query, key, value)]
+    def forward(self, given: Inputs) -> tuple[Tensor, Tensor]:
+        documents = given.documents
+        rows = [_rows(part, documents) for part in given]
         out, log_sum, *_ = torch.ops.aten._flash_attention_forward(
-            *rows, *_bounds(query, documents), 0.0, True, False, scale=scale
+            *rows, *_bounds(given), 0.0, True, False, scale=given.scale
         )
         return _heads_first(out, documents), log_sum
 
-    def backward(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        out: Tensor,
-        log_sum: Tensor,
-        scale: float | None,
-        documents: Documents | None,
-    ) -> Grads:
-        rows = [_rows(part, documents) for part in (grad, query, key, value, out)]
-        drawn = torch.zeros(2, dtype=torch.uint64, device=query.device)  # no dropout: not read
+    def backward(self, given: Inputs, out: Tensor, log_sum: Tensor, grad: Tensor) -> Grads:
+        documents = given.documents
+        rows = [_rows(part, documents) for part in (grad, *given, out)]
+        drawn = torch.zeros(2, dtype=torch.uint64, device=grad.device)  # no dropout: not read
         grads = torch.ops.aten._flash_attention_backward(
-            *(*rows, log_sum, *_bounds(query, documents), 0.0, True, drawn, drawn[:0]),
-            scale=scale,
+            *(*rows, log_sum, *_bounds(given), 0.0, True, drawn, drawn[:0]),
+            scale=given.scale,
         )
         query_grad, key_grad, value_grad = (_heads_first(part, documents) for part in grads)
         return query_grad, key_grad, value_grad
@@ -61,10 +46,11 @@ def _heads_first(rows: Tensor, documents: Documents | None) -> Tensor:
     return (rows if documents is None else rows[None]).transpose(1, 2)
 
 
-def _bounds(query: Tensor, documents: Documents | None) -> tuple[Tensor | None, ...]:
+def _bounds(given: Inputs) -> tuple[Tensor | None, ...]:
     """`cum_seq_q, cum_seq_k, max_q, max_k` of FlashAttention-2's operators."""
+    documents = given.documents
     if documents is None:
-        size: int = query.shape[2]
+        size: int = given.query.shape[2]
         return None, None, size, size  # type: ignore[return-value]
     of_keys = documents.of_keys
     ends, longest = (documents.cu_seqlens, of_keys.cu_seqlens), (documents.longest, of_keys.longest)

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from giraffe_cli.model.collectives import all_gather, all_to_all
 from giraffe_cli.model.flash import AttentionTape, attend
-from giraffe_cli.model.kernel_base import AbstractKernel, Documents
+from giraffe_cli.model.kernel_base import AbstractKernel, Documents, Inputs
 from giraffe_cli.model.sequence_parallel import SequenceGroup
 
 
@@ -86,8 +86,8 @@ def attend_to_all(
     attended = []
     for mine, tail in zip(queries, tails, strict=True):
         seen = slice(tail.first_key, tail.end)
-        seen_keys, seen_values = keys[:, :, seen], values[:, :, seen]
-        attended.append(attend(mine, seen_keys, seen_values, scaling, kernel, tail.documents, tape))
+        given = Inputs(mine, keys[:, :, seen], values[:, :, seen], scaling, tail.documents)
+        attended.append(attend(given, kernel, tape))
     return torch.cat(attended, 2)
 
 

@@ -6,6 +6,7 @@ Legend of shapes: B batch, H heads, K key/value heads, S tokens, D head_dim.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +56,25 @@ class Documents:
         return cls(ends.to(device, non_blocking=True), tuple(lengths), keys)
 
 
+@dataclass(frozen=True)
+class Inputs:
+    """What is attended with."""
+
+    query: Tensor
+    """[B, H, S, D]."""
+    key: Tensor
+    """[B, K, S, D], as `value`; more of them where documents say so."""
+    value: Tensor
+    scale: float | None = None
+    """Of the scores; None: 1 / sqrt(D)."""
+    documents: Documents | None = None
+    """Of a packed row; None: one."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Query, key and value."""
+        return iter((self.query, self.key, self.value))
+
+
 class AbstractKernel(ABC):
     """Upper-left causal attention without dropout, lower-right where documents say of more keys;
     K divides H."""
@@ -63,26 +83,9 @@ class AbstractKernel(ABC):
     """Whether it tells several documents of a row apart in one call."""
 
     @abstractmethod
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scale: float | None,
-        documents: Documents | None,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, given: Inputs) -> tuple[Tensor, Tensor]:
         """(output [B, H, S, D], log-sum-exp in a shape of the kernel's own), no gradient."""
 
     @abstractmethod
-    def backward(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        out: Tensor,
-        log_sum: Tensor,
-        scale: float | None,
-        documents: Documents | None,
-    ) -> Grads:
-        """The gradients, given the output's."""
+    def backward(self, given: Inputs, out: Tensor, log_sum: Tensor, grad: Tensor) -> Grads:
+        """The gradients, from what `forward` gave and the output's gradient."""

@@ -4,8 +4,9 @@ What autograd would save is handed out instead, so that `model/flash.py` can kee
 of a layer is computed again:
 
     kernel = KERNELS["flash"]()
-    out, log_sum = kernel.forward(query, key, value, scale, None)
-    grads = kernel.backward(grad, query, key, value, out, log_sum, scale, None)
+    given = Inputs(query, key, value)
+    out, log_sum = kernel.forward(given)
+    grads = kernel.backward(given, out, log_sum, grad)
 
 All are torch's own; none needs another package.
 
@@ -27,38 +28,21 @@ from torch import Tensor
 
 from giraffe_cli.model.cudnn import CudnnKernel
 from giraffe_cli.model.flash_kernel import FlashKernel
-from giraffe_cli.model.kernel_base import AbstractKernel, Documents, Grads
+from giraffe_cli.model.kernel_base import AbstractKernel, Grads, Inputs
 
 
 class CpuKernel(AbstractKernel):
     """torch's flash attention for CPUs."""
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scale: float | None,
-        documents: Documents | None,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, given: Inputs) -> tuple[Tensor, Tensor]:
         out, log_sum = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
-            query, key, value, 0.0, True, scale=scale
+            *given, 0.0, True, scale=given.scale
         )
         return out, log_sum
 
-    def backward(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        out: Tensor,
-        log_sum: Tensor,
-        scale: float | None,
-        documents: Documents | None,
-    ) -> Grads:
+    def backward(self, given: Inputs, out: Tensor, log_sum: Tensor, grad: Tensor) -> Grads:
         grads: Grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad, query, key, value, out, log_sum, 0.0, True, scale=scale
+            grad, *given, out, log_sum, 0.0, True, scale=given.scale
         )
         return grads
 
@@ -66,38 +50,21 @@ class CpuKernel(AbstractKernel):
 class EfficientKernel(AbstractKernel):
     """Memory-efficient attention; keys and values are repeated for the heads that share them."""
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scale: float | None,
-        documents: Documents | None,
-    ) -> tuple[Tensor, Tensor]:
+    def forward(self, given: Inputs) -> tuple[Tensor, Tensor]:
         out, log_sum, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
-            *(query, _repeated(query, key), _repeated(query, value), None, True, 0.0, True),
-            scale=scale,
+            *(*_repeated(given), None, True, 0.0, True),
+            scale=given.scale,
         )
         return out, log_sum
 
-    def backward(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        out: Tensor,
-        log_sum: Tensor,
-        scale: float | None,
-        documents: Documents | None,
-    ) -> Grads:
-        drawn = torch.zeros((), dtype=torch.int64, device=query.device)  # no dropout: not read
+    def backward(self, given: Inputs, out: Tensor, log_sum: Tensor, grad: Tensor) -> Grads:
+        drawn = torch.zeros((), dtype=torch.int64, device=grad.device)  # no dropout: not read
         grads = torch.ops.aten._scaled_dot_product_efficient_attention_backward(
-            *(grad, query, _repeated(query, key), _repeated(query, value), None, out, log_sum),
+            *(grad, *_repeated(given), None, out, log_sum),
             *(drawn, drawn, 0.0, [True, True, True, False], True),
-            scale=scale,
+            scale=given.scale,
         )
-        return grads[0], _summed(grads[1], key), _summed(grads[2], value)
+        return grads[0], _summed(grads[1], given.key), _summed(grads[2], given.value)
 
 
 KERNELS: dict[str, type[AbstractKernel]] = {
@@ -123,10 +90,13 @@ class Kernels:
         return cls(KERNELS[one](), KERNELS[several or one]())
 
 
-def _repeated(query: Tensor, shared: Tensor) -> Tensor:
-    """[B, K, S, D] → [B, H, S, D]."""
-    groups = query.shape[1] // shared.shape[1]
-    return shared if groups == 1 else shared.repeat_interleave(groups, 1)
+def _repeated(given: Inputs) -> Inputs:
+    """With keys and values [B, K, S, D] → [B, H, S, D]."""
+    groups = given.query.shape[1] // given.key.shape[1]
+    if groups == 1:
+        return given
+    key, value = (part.repeat_interleave(groups, 1) for part in (given.key, given.value))
+    return Inputs(given.query, key, value, given.scale)
 
 
 def _summed(grad: Tensor, shared: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.model.kernel_base import AbstractKernel, Documents
+from giraffe_cli.model.kernel_base import AbstractKernel, Documents, Inputs
 from giraffe_cli.model.kernels import KERNELS, Kernels
 
 CANDIDATES = ("cudnn", "flash", "efficient")
@@ -160,8 +160,9 @@ def _error(
         query, grad, out, expected[0] = (
             part[:, :, past:] for part in (query, grad, out, expected[0])
         )
-    found, log_sum = kernel.forward(query, key, value, None, documents)
-    grads = kernel.backward(grad, query, key, value, found, log_sum, None, documents)
+    given = Inputs(query, key, value, None, documents)
+    found, log_sum = kernel.forward(given)
+    grads = kernel.backward(given, found, log_sum, grad)
     for mine, theirs in zip((found, *grads), (out, *expected), strict=True):
         worst = max(worst, float((mine.float() - theirs).norm() / theirs.norm()))
     return worst
@@ -201,10 +202,11 @@ def _teraflops(
     device: torch.device,
 ) -> float:
     query, key, value, grad = (part.to(dtype) for part in _random(shape, tokens, device))
+    given = Inputs(query, key, value)
 
     def both() -> None:
-        out, log_sum = kernel.forward(query, key, value, None, None)
-        kernel.backward(grad, query, key, value, out, log_sum, None, None)
+        out, log_sum = kernel.forward(given)
+        kernel.backward(given, out, log_sum, grad)
 
     both()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from giraffe_cli.model.kernel_base import AbstractKernel, Documents, Grads
+from giraffe_cli.model.kernel_base import AbstractKernel, Grads, Inputs
 from giraffe_cli.model.past import Part, causal, merged_part, whole
 
 
@@ -23,85 +23,57 @@ class CpuTails(AbstractKernel):
 
     takes_documents = True
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        scale: float | None,
-        documents: Documents | None,
-    ) -> tuple[Tensor, Tensor]:
-        parts = []
-        for q, k, v in _by_document(documents, query, key, value):
-            past = k.shape[2] - q.shape[2]
-            parts.append(merged_part(_parts(q, k, v, past, scale)))
-        out = torch.cat([out for out, _ in parts], 2).to(query.dtype)
+    def forward(self, given: Inputs) -> tuple[Tensor, Tensor]:
+        parts = [merged_part(_parts(one)) for one in _by_document(given)]
+        out = torch.cat([out for out, _ in parts], 2).to(given.query.dtype)
         return out, torch.cat([lse for _, lse in parts], 2)
 
-    def backward(
-        self,
-        grad: Tensor,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        out: Tensor,
-        log_sum: Tensor,
-        scale: float | None,
-        documents: Documents | None,
-    ) -> Grads:
-        assert documents is not None
-        lengths = list(documents.lengths)
-        grads, outs, log_sums = (torch.split(part, lengths, 2) for part in (grad, out, log_sum))
-        inputs = _by_document(documents, query, key, value)
-        found = [
-            _grads(g, o, lse, q, k, v, scale)
-            for g, o, lse, (q, k, v) in zip(grads, outs, log_sums, inputs, strict=True)
-        ]
-        query_grad, key_grad, value_grad = (torch.cat(each, 2) for each in zip(*found, strict=True))
-        return query_grad, key_grad, value_grad
+    def backward(self, given: Inputs, out: Tensor, log_sum: Tensor, grad: Tensor) -> Grads:
+        assert given.documents is not None
+        lengths = list(given.documents.lengths)
+        rows = (torch.split(part, lengths, 2) for part in (out, log_sum, grad))
+        found = [_grads(*each) for each in zip(_by_document(given), *rows, strict=True)]
+        query, key, value = (torch.cat(each, 2) for each in zip(*found, strict=True))
+        return query, key, value
 
 
-def _by_document(
-    documents: Documents | None, query: Tensor, key: Tensor, value: Tensor
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    assert documents is not None
-    of_keys = list(documents.of_keys.lengths)
-    return zip(
-        torch.split(query, list(documents.lengths), 2),
-        torch.split(key, of_keys, 2),
-        torch.split(value, of_keys, 2),
-        strict=True,
+def _by_document(given: Inputs) -> Iterator[Inputs]:
+    assert given.documents is not None
+    lengths, of_keys = given.documents.lengths, given.documents.of_keys.lengths
+    rows = (
+        torch.split(part, list(each), 2)
+        for part, each in zip(given, (lengths, of_keys, of_keys), strict=True)
     )
+    return (Inputs(q, k, v, given.scale) for q, k, v in zip(*rows, strict=True))
 
 
-def _parts(
-    query: Tensor, key: Tensor, value: Tensor, past: int, scale: float | None
-) -> Iterator[Part]:
+def _at(given: Inputs) -> int:
+    """How many keys lie before those of the queries."""
+    return int(given.key.shape[2] - given.query.shape[2])
+
+
+def _parts(given: Inputs) -> Iterator[Part]:
+    query, key, value = given
+    past = _at(given)
     if past:
-        yield whole(query, key[:, :, :past], value[:, :, :past], scale)
-    yield causal(query, key[:, :, past:], value[:, :, past:], scale)
+        yield whole(query, key[:, :, :past], value[:, :, :past], given.scale)
+    yield causal(query, key[:, :, past:], value[:, :, past:], given.scale)
 
 
-def _grads(
-    grad: Tensor,
-    out: Tensor,
-    log_sum: Tensor,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    scale: float | None,
-) -> Grads:
+def _grads(given: Inputs, out: Tensor, log_sum: Tensor, grad: Tensor) -> Grads:
     """Of one document."""
+    query, key, value = given
 
-    def part(keys: Tensor, values: Tensor, is_causal: bool) -> Grads:
+    def part(keys: slice, is_causal: bool) -> Grads:
         found: Grads = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward(
-            grad, query, keys, values, out, log_sum, 0.0, is_causal, scale=scale
+            *(grad, query, key[:, :, keys], value[:, :, keys], out, log_sum, 0.0, is_causal),
+            scale=given.scale,
         )
         return found
 
-    past = key.shape[2] - query.shape[2]
-    new = part(key[:, :, past:], value[:, :, past:], True)
+    past = _at(given)
+    new = part(slice(past, None), True)
     if not past:
         return new
-    seen = part(key[:, :, :past], value[:, :, :past], False)
+    seen = part(slice(past), False)
     return new[0] + seen[0], torch.cat([seen[1], new[1]], 2), torch.cat([seen[2], new[2]], 2)
