@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -93,3 +95,19 @@ def test_the_embedded_default_needs_no_model_and_no_data(giraffe, target, window
     assert plan["model"]["source"] == "calf"
     assert plan["native_length"] == 1024
     assert (plan["window"], plan["positions"]) == (window, positions)
+
+
+def test_a_table_written_as_factors_says_nothing_of_keys_that_others_read(tiny_llama, tmp_path):
+    """transformers warns of `long_mscale`, which is there for vLLM; in a process of its own, since
+    its logger takes the error stream of the process that first used it."""
+    settings = ("--rope", "yarn", "--set", "rope.knobs.factor=24", "--steps", "0", "--no-eval")
+    command = ("extend", "--model", tiny_llama, "--target-len", "512", *settings)
+    done = subprocess.run(
+        [sys.executable, "-m", "giraffe_cli", *map(str, command), "--out", tmp_path / "run"],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    table = json.loads((tmp_path / "run" / "rope.json").read_text())
+    assert "long_mscale" in table["rope_parameters"]
+    assert "Unrecognized keys" not in done.stderr

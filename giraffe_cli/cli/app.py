@@ -36,6 +36,13 @@ COMMANDS = {
     "doctor": "doctor.doctor",
 }
 """Command → module and function (or group) below this package, in the order of the help."""
+QUIET = (
+    # where it is installed, PEFT imports it, and it asks for a kernel we do not use
+    "bitsandbytes.backends.cpu.ops",
+    # it warns of the keys that vLLM reads; what is wrong with a table, `inspect` and `verify` say
+    "transformers.modeling_rope_utils",
+)
+"""Loggers whose warnings are no news to a user."""
 
 
 RESUMING = "run the same command again; extend, pack-data, eval and rope go on where they stopped"
@@ -106,8 +113,8 @@ def of_the_machine(error: OSError) -> GiraffeError:
 def main() -> None:
     """Run the command line; errors of users and machines become text and an exit code, ours a
     traceback."""
-    # where bitsandbytes is installed, PEFT imports it, and it asks for a kernel we do not use
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
     logging.setLogRecordFactory(harmless_record)
     try:
         asked = _asked()
