@@ -226,9 +226,9 @@ class TrainConfig(Section):
     offload_layers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """How many layers' wait there, from the first; the others' stay on the device. auto: as many as
     the plan needs on a GPU, all of them on a CPU."""
-    attention_kernel: Literal["auto", "cudnn", "flash", "efficient"] = "auto"
-    """What a GPU attends with; auto: the fastest of a short measurement, which is told. A CPU has
-    one kernel."""
+    attention_kernel: Literal["auto", "cudnn", "flash", "flash4", "efficient"] = "auto"
+    """What a GPU attends with; auto: the fastest of torch's own in a short measurement, which is
+    told. flash4 needs `pip install --pre flash-attn-4`, and has not run yet. A CPU has one."""
     fused_layers: Annotated[Literal["auto", "on", "off"], BeforeValidator(_switch)] = "auto"
     """Take the projections of a layer together and what lies between them in one pass; auto: on a
     GPU, where the adapter is plain LoRA over weights of 16 or 32 bits."""
@@ -298,8 +298,8 @@ class TrainConfig(Section):
                 ),
                 (
                     self.sequence_parallel_by == "keys"
-                    and self.attention_kernel not in ("auto", "flash"),
-                    "sequence_parallel_by: keys attends by attention_kernel: flash",
+                    and self.attention_kernel not in ("auto", "flash", "flash4"),
+                    "sequence_parallel_by: keys attends by attention_kernel: flash, or flash4",
                 ),
                 (
                     self.share_devices and self.processes is None,

@@ -231,8 +231,8 @@ def kernels_on(cell: Cell, device: Any) -> tuple[Any, str]:
         return None, "cpu"
     shape = shape_of(cell)
     sizes = AttentionShape(shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim)
-    probed = probe(sizes, dtype_on(device), cell.length, device)
-    return settle(train_config(cell).attention_kernel, probed)
+    wanted = train_config(cell).attention_kernel
+    return settle(wanted, probe(sizes, dtype_on(device), cell.length, device, wanted))
 
 
 def pin_ahead(cell: Cell, levers: Any) -> float:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -124,8 +128,61 @@ def test_without_a_kernel_for_documents_they_are_attended_one_by_one():
 
 
 def test_every_kernel_says_whether_it_takes_documents():
-    assert {name for name, kernel in KERNELS.items() if kernel.takes_documents} == {"flash"}
+    assert {name for name, kernel in KERNELS.items() if kernel.takes_documents} == {
+        "flash",
+        "flash4",
+    }
     assert all(issubclass(kernel, AbstractKernel) for kernel in KERNELS.values())
+
+
+def test_a_kernel_of_another_package_is_measured_where_it_is_asked_for(monkeypatch):
+    """Not by `auto`; and where the package is missing, the refusal names it."""
+    monkeypatch.setitem(sys.modules, "flash_attn", None)
+    names = {one.name for one in probe(SHAPE, torch.bfloat16, 64, CPU)}
+    assert names == {"cudnn", "flash", "efficient"}
+    probed = probe(SHAPE, torch.bfloat16, 64, CPU, "flash4")
+    assert {one.name for one in probed} == {*names, "flash4"}
+    with pytest.raises(InvalidInput, match="flash4: its package is not installed here"):
+        settle("flash4", probed)
+
+
+def test_flash4_calls_its_package_by_its_own_names(monkeypatch):
+    """Rows of tokens, documents' bounds with those of their keys, scale and order; what comes back
+    is put heads first."""
+    heard = {}
+
+    def forward(query, key, value, **settings):
+        heard["forward"] = settings
+        return query + 0, torch.zeros(query.shape[1], query.shape[0]), None, None, None
+
+    def backward(query, key, value, out, grad, log_sum, **settings):
+        heard["backward"] = settings
+        return query + 1, key + 2, value + 3
+
+    interface = SimpleNamespace(_flash_attn_fwd=forward, _flash_attn_bwd=backward)
+    for name, module in (("", SimpleNamespace()), (".cute", SimpleNamespace()),
+                         (".cute.interface", interface)):  # fmt: skip
+        monkeypatch.setitem(sys.modules, f"flash_attn{name}", module)
+    query, key = torch.randn(1, 4, 8, 16), torch.randn(1, 2, 18, 16)
+    given = Inputs(query, key, key, 0.5, Documents.tiling((5, 3), CPU, 10))
+    out, log_sum = KERNELS["flash4"]().forward(given)
+    assert torch.equal(out, query)
+    assert log_sum.shape == (4, 8)
+    grads = KERNELS["flash4"]().backward(given, out, log_sum, out)
+    for found, expected in zip(grads, (query + 1, key + 2, key + 3), strict=True):
+        assert torch.equal(found, expected)
+    settings = heard["backward"]
+    assert settings.pop("deterministic") is False
+    assert heard["forward"].pop("return_lse")
+    for told in (settings, heard["forward"]):
+        assert told.pop("cu_seqlens_q").tolist() == [0, 5, 8]
+        assert told.pop("cu_seqlens_k").tolist() == [0, 15, 18]
+        assert told == {
+            "softmax_scale": 0.5, "causal": True, "max_seqlen_q": 5, "max_seqlen_k": 15
+        }  # fmt: skip
+    one, _ = KERNELS["flash4"]().forward(Inputs(query, query, query))
+    assert one.shape == query.shape
+    assert heard["forward"] == {"softmax_scale": None, "causal": True, "return_lse": True}
 
 
 @pytest.mark.parametrize("lengths", [(8,), (5, 3)])
@@ -160,6 +217,14 @@ def test_a_gpu_attends_with_a_checked_kernel(shape, dtype, record_property):
     expected = {"flash", "cudnn", "efficient"} if dtype == torch.bfloat16 else {"efficient"}
     assert expected <= usable, probed
     settle("auto", list(probed.values()))
+    if dtype == torch.bfloat16 and importlib.util.find_spec("flash_attn"):
+        for of_tails in (False, True):
+            (flash4,) = [
+                one
+                for one in probe(shape, dtype, 2048, device, "flash4", of_tails)
+                if one.name == "flash4"
+            ]
+            assert flash4.obstacle is None, flash4
     if dtype == torch.bfloat16:
         of_tails = {one.name: one for one in probe(shape, dtype, 2048, device, of_tails=True)}
         assert of_tails["flash"].obstacle is None, of_tails

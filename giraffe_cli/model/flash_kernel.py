@@ -17,33 +17,33 @@ class FlashKernel(AbstractKernel):
 
     def forward(self, given: Inputs) -> tuple[Tensor, Tensor]:
         documents = given.documents
-        rows = [_rows(part, documents) for part in given]
+        rows = [rows_of(part, documents) for part in given]
         out, log_sum, *_ = torch.ops.aten._flash_attention_forward(
             *rows, *_bounds(given), 0.0, True, False, scale=given.scale
         )
-        return _heads_first(out, documents), log_sum
+        return heads_first(out, documents), log_sum
 
     def backward(self, given: Inputs, out: Tensor, log_sum: Tensor, grad: Tensor) -> Grads:
         documents = given.documents
-        rows = [_rows(part, documents) for part in (grad, *given, out)]
+        rows = [rows_of(part, documents) for part in (grad, *given, out)]
         drawn = torch.zeros(2, dtype=torch.uint64, device=grad.device)  # no dropout: not read
         grads = torch.ops.aten._flash_attention_backward(
             *(*rows, log_sum, *_bounds(given), 0.0, True, drawn, drawn[:0]),
             scale=given.scale,
         )
-        query_grad, key_grad, value_grad = (_heads_first(part, documents) for part in grads)
+        query_grad, key_grad, value_grad = (heads_first(part, documents) for part in grads)
         return query_grad, key_grad, value_grad
 
 
-def _rows(tensor: Tensor, documents: Documents | None) -> Tensor:
+def rows_of(tensor: Tensor, documents: Documents | None) -> Tensor:
     """[B, H, S, D] → [B, S, H, D], or [S, H, D] of the one row that holds documents."""
     rows = tensor.transpose(1, 2)
-    return rows if documents is None else rows[0]
+    return rows if documents is None else rows.squeeze(0)
 
 
-def _heads_first(rows: Tensor, documents: Documents | None) -> Tensor:
-    """The inverse of `_rows`."""
-    return (rows if documents is None else rows[None]).transpose(1, 2)
+def heads_first(rows: Tensor, documents: Documents | None) -> Tensor:
+    """The inverse of `rows_of`."""
+    return (rows if documents is None else rows.unsqueeze(0)).transpose(1, 2)
 
 
 def _bounds(given: Inputs) -> tuple[Tensor | None, ...]:

@@ -8,12 +8,13 @@ of a layer is computed again:
     out, log_sum = kernel.forward(given)
     grads = kernel.backward(given, out, log_sum, grad)
 
-All are torch's own; none needs another package.
+All but `flash4` are torch's own and need no other package.
 
     cpu        flash attention on a CPU, any type
     flash      FlashAttention-2 (Dao 2023, arXiv:2307.08691), 16 bits; the documents of a packed
                window in one call, as `torch.nn.attention.varlen` makes it
     cudnn      cuDNN's, 16 bits, windows of one document (`model/cudnn.py`)
+    flash4     FlashAttention-4, where its package is installed (`model/cute_kernel.py`)
     efficient  memory-efficient attention (Rabe and Staats 2021, arXiv:2112.05682), float32 too
 
 Legend of shapes: B batch, H heads, K key/value heads, S tokens, D head_dim.
@@ -27,6 +28,7 @@ import torch
 from torch import Tensor
 
 from giraffe_cli.model.cudnn import CudnnKernel
+from giraffe_cli.model.cute_kernel import CuteKernel
 from giraffe_cli.model.flash_kernel import FlashKernel
 from giraffe_cli.model.kernel_base import AbstractKernel, Grads, Inputs
 
@@ -71,6 +73,7 @@ KERNELS: dict[str, type[AbstractKernel]] = {
     "cpu": CpuKernel,
     "flash": FlashKernel,
     "cudnn": CudnnKernel,
+    "flash4": CuteKernel,
     "efficient": EfficientKernel,
 }
 

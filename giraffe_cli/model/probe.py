@@ -21,6 +21,7 @@ from giraffe_cli.model.kernel_base import AbstractKernel, Documents, Inputs
 from giraffe_cli.model.kernels import KERNELS, Kernels
 
 CANDIDATES = ("cudnn", "flash", "efficient")
+"""What `auto` chooses from; any other is measured where it is asked for."""
 REPEATABLE = ("flash", "efficient")
 """Those whose backward pass adds in order where torch is told to repeat itself, best first."""
 ALLOWED = 1e-2
@@ -59,13 +60,16 @@ def probe(
     dtype: torch.dtype,
     tokens: int,
     device: torch.device,
+    wanted: str = "auto",
     of_tails: bool = False,
 ) -> list[Probed]:
-    """Every kernel of `CANDIDATES` on windows of `tokens`, the fastest first. `of_tails`: what can
-    attend with the last queries of a document to all its keys, and is checked at that."""
+    """Every kernel of `CANDIDATES`, and the one that is wanted, on windows of `tokens`, the fastest
+    first. `of_tails`: what can attend with the last queries of a document to all its keys, and is
+    checked at that."""
+    names = dict.fromkeys(name for name in (*CANDIDATES, wanted) if name != "auto")
     found = [
         _probed(name, shape, dtype, min(tokens, TIMED), device, PAST if of_tails else 0)
-        for name in CANDIDATES
+        for name in names
     ]
     return sorted(found, key=lambda one: -one.teraflops)
 
@@ -135,8 +139,10 @@ def _probed(
         if not error <= ALLOWED:
             return Probed(name, obstacle=f"its error is {error:.1e} of float32's result")
         return Probed(name, _teraflops(kernel, shape, dtype, tokens, device))
-    except (RuntimeError, NotImplementedError) as error:
-        return Probed(name, obstacle=str(error).splitlines()[0])
+    except ImportError as error:
+        return Probed(name, obstacle=f"its package is not installed here ({error})")
+    except (RuntimeError, NotImplementedError, AssertionError) as error:
+        return Probed(name, obstacle=(str(error) or type(error).__name__).splitlines()[0])
 
 
 def _error(

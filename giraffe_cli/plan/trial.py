@@ -68,7 +68,7 @@ def trial_step(
         attention = _attention_rate(shape, dtype, window)
     else:
         heads = AttentionShape(shape.num_attention_heads, shape.num_key_value_heads, shape.head_dim)
-        probed = probe(heads, torch_dtype(dtype), window, device)
+        probed = probe(heads, torch_dtype(dtype), window, device, train.attention_kernel)
         kernels, _told = settle(train.attention_kernel, probed)
         speed = {KERNELS[one.name]: 1e12 * one.teraflops for one in probed}
         attention, packed = speed[type(kernels.one)], speed[type(kernels.several)]

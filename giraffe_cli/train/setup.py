@@ -175,12 +175,13 @@ def choose_kernels(
         max(1, shape.num_key_value_heads // share),
         shape.head_dim,
     )
-    probed = agreed(
-        told_by_all(probe(per_process, torch_dtype(job.dtype), job.window, device, by_keys))
-    )
+    dtype, wanted = torch_dtype(job.dtype), job.config.attention_kernel
+    if by_keys and wanted == "auto":
+        wanted = "flash"
+    probed = agreed(told_by_all(probe(per_process, dtype, job.window, device, wanted, by_keys)))
     if job.config.deterministic:
         probed = repeatable(probed)
-    return settle("flash" if by_keys else job.config.attention_kernel, probed)
+    return settle(wanted, probed)
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
