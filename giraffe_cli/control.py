@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.config import ExtendConfig, RopeConfig, TrainConfig
+from giraffe_cli.config.extend import ExtendConfig
+from giraffe_cli.config.rope import RopeConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import is_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.base import RopeTable, make_table

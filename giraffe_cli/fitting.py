@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.config import ExtendConfig
+from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.estimate import assumed_pace, demand_of, estimate

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint, inspect
-from giraffe_cli.config import AUTO, ExtendConfig, resolve_dtype
+from giraffe_cli.config.base import AUTO
+from giraffe_cli.config.building import resolve_dtype
+from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.control import control_stages, describe_control
 from giraffe_cli.errors import GateFailed, InvalidInput
 from giraffe_cli.evals.runner import Subject, evaluate

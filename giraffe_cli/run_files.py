@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from giraffe_cli.config import ExtendConfig, build, read_sealed_yaml
+from giraffe_cli.config.building import build
+from giraffe_cli.config.extend import ExtendConfig
+from giraffe_cli.config.files import read_sealed_yaml
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import MANIFEST, read_json

@@ -12,17 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint, head_to_extend, inspect
-from giraffe_cli.config import (
-    AUTO,
-    EvalConfig,
-    ExtendConfig,
-    build,
-    differing_keys,
-    knobs_without_effect,
-    read_sealed_yaml,
-    resolve_dtype,
-    write_sealed_yaml,
-)
+from giraffe_cli.config.base import AUTO
+from giraffe_cli.config.building import build, differing_keys, resolve_dtype
+from giraffe_cli.config.evaluate import EvalConfig
+from giraffe_cli.config.extend import ExtendConfig
+from giraffe_cli.config.files import read_sealed_yaml, write_sealed_yaml
+from giraffe_cli.config.train import knobs_without_effect
 from giraffe_cli.corpus.base import BadRecords, Document
 from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest
 from giraffe_cli.corpus.sources import read_source

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.config import ExtendConfig, resolve_dtype
+from giraffe_cli.config.building import resolve_dtype
+from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.corpus.store import document_ids
 from giraffe_cli.errors import InvalidInput

@@ -348,7 +348,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def train_config(settings: dict[str, Any]) -> Any:
     """The training knobs of a setting."""
-    from giraffe_cli.config import TrainConfig
+    from giraffe_cli.config.train import TrainConfig
 
     knobs = {"steps": STEPS, "warmup_steps": 1, "window": settings["length"]}
     return TrainConfig.model_validate({**settings["train"], **knobs})

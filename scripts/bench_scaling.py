@@ -164,7 +164,7 @@ def _build(layers: int, levers: Any = None) -> tuple[Any, Any]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    from giraffe_cli.config import TrainConfig
+    from giraffe_cli.config.train import TrainConfig
     from giraffe_cli.model.attention import register_attention
     from giraffe_cli.model.levers import Levers
     from giraffe_cli.model.lora import add_lora

@@ -501,7 +501,8 @@ def _build_ours(cell: dict[str, Any]) -> tuple[Any, Any]:
     import torch
     from peft import set_peft_model_state_dict
 
-    from giraffe_cli.config import LoraConfig, TrainConfig
+    from giraffe_cli.config.lora import LoraConfig
+    from giraffe_cli.config.train import TrainConfig
     from giraffe_cli.model.attention import register_attention
     from giraffe_cli.model.levers import Levers
     from giraffe_cli.model.lora import add_lora

@@ -164,7 +164,7 @@ def ours(cell: Cell, clock: Clock) -> dict[str, Any]:
 
 def train_config(cell: Cell) -> Any:
     """Rank 16, all linears, and the levers that the cell names."""
-    from giraffe_cli.config import TrainConfig
+    from giraffe_cli.config.train import TrainConfig
 
     known = set(TrainConfig.model_fields) - {"steps"} if cell.path == "ours" else set()
     return TrainConfig.model_validate(
@@ -417,7 +417,7 @@ def peft_model(cell: Cell, device: Any) -> Any:
 
 def train_config_targets() -> list[str]:
     """All linears, in Llama's names."""
-    from giraffe_cli.config import LoraConfig
+    from giraffe_cli.config.lora import LoraConfig
 
     return list(LoraConfig().targets)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import prose
 
-from giraffe_cli.config import PackConfig
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.holdout import choose_held_out
 from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.corpus.store import held_out, open_packed

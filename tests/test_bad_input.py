@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet as pq
 import pytest
 
-from giraffe_cli.config import PackConfig
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.base import BadRecords
 from giraffe_cli.corpus.sources import read_source
 from giraffe_cli.errors import GiraffeError, InvalidInput

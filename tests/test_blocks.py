@@ -11,7 +11,7 @@ import pytest
 from conftest import prose
 from test_assemble import write_byte_tokenizer
 
-from giraffe_cli.config import PackConfig
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus import blocks, packing, tokens
 from giraffe_cli.corpus.backends import HfBackend
 from giraffe_cli.corpus.blocks import Tools, read_done, tokenise_unit

@@ -9,7 +9,7 @@ import shutil
 import pytest
 from tiny_runs import TARGET, make_base, merge
 
-from giraffe_cli.config import write_sealed_yaml
+from giraffe_cli.config.files import write_sealed_yaml
 
 
 @pytest.fixture(scope="module")

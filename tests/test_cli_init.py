@@ -10,7 +10,11 @@ import pytest
 import yaml
 from conftest import build_tiny_llama
 
-from giraffe_cli.config import ExtendConfig, PackConfig, TrainConfig, build, read_yaml
+from giraffe_cli.config.building import build
+from giraffe_cli.config.extend import ExtendConfig
+from giraffe_cli.config.files import read_yaml
+from giraffe_cli.config.pack import PackConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.plan.estimate import assumed_pace
 from giraffe_cli.plan.machine import named_machine
 from giraffe_cli.plan.shapes import named_shape

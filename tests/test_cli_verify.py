@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 from tiny_runs import TARGET, ask_here, make_adapter, make_base, merge, table_for
 
-from giraffe_cli.config import build, write_sealed_yaml
+from giraffe_cli.config.building import build
+from giraffe_cli.config.files import write_sealed_yaml
 from giraffe_cli.rundir import finish_stage, read_json, write_json
 from giraffe_cli.tensor_stream import tensor_digests
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from giraffe_cli.config import build, read_yaml
+from giraffe_cli.config.building import build
+from giraffe_cli.config.files import read_yaml
 from giraffe_cli.plan.estimate import estimate
 from giraffe_cli.plan.machine import named_machine
 from giraffe_cli.plan.shapes import named_shape

@@ -7,7 +7,9 @@ from typing import get_args
 import pytest
 from pydantic import BaseModel
 
-from giraffe_cli.config import ExtendConfig, apply_overrides, build, differing_keys, read_yaml
+from giraffe_cli.config.building import apply_overrides, build, differing_keys
+from giraffe_cli.config.extend import ExtendConfig
+from giraffe_cli.config.files import read_yaml
 from giraffe_cli.errors import InvalidInput
 
 

@@ -13,13 +13,9 @@ from conftest import load_script
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from giraffe_cli.config import (
-    ExtendConfig,
-    build,
-    read_sealed_yaml,
-    read_yaml,
-    write_sealed_yaml,
-)
+from giraffe_cli.config.building import build
+from giraffe_cli.config.extend import ExtendConfig
+from giraffe_cli.config.files import read_sealed_yaml, read_yaml, write_sealed_yaml
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.units import parse_bytes, parse_length
 

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from test_stages import staged
 
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.config import build
+from giraffe_cli.config.building import build
 from giraffe_cli.control import control_config, control_stages, windows_per_step
 from giraffe_cli.corpus.store import document_ids, held_out
 from giraffe_cli.errors import InvalidInput

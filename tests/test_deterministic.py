@@ -9,7 +9,7 @@ import pytest
 import torch
 from train_runs import Hooked, adapter_bytes, build_material, metrics, run, timeless
 
-from giraffe_cli.config import read_yaml
+from giraffe_cli.config.files import read_yaml
 from giraffe_cli.errors import Interrupted
 from giraffe_cli.train.determinism import repeatable
 

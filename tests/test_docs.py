@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from giraffe_cli.cli.app import COMMANDS
-from giraffe_cli.config import ExtendConfig, build
+from giraffe_cli.config.building import build
+from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.evals.base import tasks
 from giraffe_cli.rope.base import strategies
 

@@ -10,7 +10,7 @@ import torch
 from tiny_runs import make_adapter, make_base, table_for
 
 from giraffe_cli.checkpoint import inspect, load_model
-from giraffe_cli.config import write_sealed_yaml
+from giraffe_cli.config.files import write_sealed_yaml
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.opening import open_checkpoint, run_of
 from giraffe_cli.progress import SilentReporter

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from giraffe_cli.config import PackConfig
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus import executor as tasks_module
 from giraffe_cli.corpus.executor import (
     AbstractExecutor,

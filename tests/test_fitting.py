@@ -17,7 +17,7 @@ import torch
 from train_runs import SETTINGS, adapter_bytes, build_material
 
 import giraffe_cli.train.loop as loop
-from giraffe_cli.config import build
+from giraffe_cli.config.building import build
 from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit
 from giraffe_cli.fitting import Fit, read_levers
 from giraffe_cli.model.levers import Levers

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from giraffe_cli.config import EvalConfig
+from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import Example, Value
 from giraffe_cli.evals.gating import check_gates, settle

@@ -10,7 +10,8 @@ import pytest
 
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.cli.app import harmless_record
-from giraffe_cli.config import apply_overrides, read_yaml
+from giraffe_cli.config.building import apply_overrides
+from giraffe_cli.config.files import read_yaml
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.plain_yaml import parse_yaml
 from giraffe_cli.units import parse_length, visible

@@ -20,7 +20,8 @@ from train_runs import SETTINGS, build_material, checkpoints, run, timeless
 
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.cli.plan import plan_on
-from giraffe_cli.config import ExtendConfig, build, put
+from giraffe_cli.config.building import build, put
+from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.plan.machine import named_machine
 from giraffe_cli.rundir import digest_file
 from giraffe_cli.stages import choose_table
@@ -94,7 +95,7 @@ ENTRIES = {
     **{f"pack.{key}": AsOption("pack-data", option_of(key)) for key in PACK_OPTIONS},
     "pack.token_budget": AsOption("pack-data", "--tokens"),
     "pack.block_bytes": NoEffect(
-        "giraffe_cli/config.py", "changes memory and speed, not what is packed"
+        "giraffe_cli/config/pack.py", "changes memory and speed, not what is packed"
     ),
     "train.steps": Train({"steps": 3}),
     "train.window": Plan({"train.window": 128}),
@@ -195,7 +196,9 @@ ENTRIES = {
     "eval.cache": ShownBy(
         "test_pipeline.py::test_several_runs_may_share_the_folder_of_scored_samples"
     ),
-    "eval.batch_tokens": NoEffect("giraffe_cli/config.py", "changes the speed. 0: one prompt"),
+    "eval.batch_tokens": NoEffect(
+        "giraffe_cli/config/evaluate.py", "changes the speed. 0: one prompt"
+    ),
 }  # fmt: skip
 
 

@@ -31,6 +31,7 @@ LEVELS = [
     ("report.*", 4),
     ("corpus.executors.*", 4),
     ("config", 2),
+    ("config.*", 2),
     ("presets", 2),
     ("rope.base", 1),
     ("rope.knobs", 1),

@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from giraffe_cli.config import LoraConfig
+from giraffe_cli.config.lora import LoraConfig
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.lora import add_lora, save_adapter
 from giraffe_cli.rope.base import RopeTable

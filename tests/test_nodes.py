@@ -12,7 +12,7 @@ import time
 import pytest
 from train_runs import Hooked, build_material, checkpoints, metrics, run
 
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput, UsageError
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rundir import make_folder, read_json, write_json

@@ -158,7 +158,7 @@ ENTRIES = {
         "--text-field": ("--min-piece 1", "--min-piece 1 --text-field id"),
         "--max-doc-bytes": ("--on-bad skip", "--on-bad skip --max-doc-bytes 1kB"),
         "--backend": NoEffect(
-            "giraffe_cli/config.py",
+            "giraffe_cli/config/pack.py",
             "auto: fastokens when it is installed and shown to give equal ids",
         ),
         "--workers": NoEffect(

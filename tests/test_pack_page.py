@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_report import Page
 
-from giraffe_cli.config import PackConfig
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.corpus.store import open_packed
 from giraffe_cli.errors import InvalidInput

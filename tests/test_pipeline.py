@@ -12,7 +12,7 @@ from conftest import build_tiny_llama
 from safetensors.numpy import load_file
 
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.config import build, resolve_dtype
+from giraffe_cli.config.building import build, resolve_dtype
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.samples import default_lengths
 from giraffe_cli.pipeline import Options, evaluate_models, extend

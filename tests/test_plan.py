@@ -8,7 +8,8 @@ import json
 import pytest
 
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.config import TrainConfig, build
+from giraffe_cli.config.building import build
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import DoesNotFit, InvalidInput
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.estimate import Pace, check_fits, demand_of, estimate

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from test_configs import ROOT, header
 
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.config import build, read_yaml
+from giraffe_cli.config.building import build
+from giraffe_cli.config.files import read_yaml
 from giraffe_cli.merge import merge_stage
 from giraffe_cli.plan.estimate import estimate
 from giraffe_cli.plan.machine import named_machine

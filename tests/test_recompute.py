@@ -20,7 +20,7 @@ KNOBS = {"nll.targets": 32, "nll.anchors": 1, "passkey.depths": 2, "passkey.tria
 def evaluated(corpus, tmp_path_factory):
     """calf at 256 and 512 tokens, the native window taken as 256 so that far text is shuffled."""
     from giraffe_cli.checkpoint import inspect
-    from giraffe_cli.config import EvalConfig
+    from giraffe_cli.config.evaluate import EvalConfig
     from giraffe_cli.corpus.sources import BadRecords, read_source
     from giraffe_cli.evals.runner import Subject, evaluate
     from giraffe_cli.evals.samples import Texts

@@ -20,7 +20,8 @@ from conftest import prose
 from test_assemble import write_byte_tokenizer
 
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.config import PackConfig, build
+from giraffe_cli.config.building import build
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.merge import merge_stage
 from giraffe_cli.progress import SilentReporter

@@ -7,7 +7,9 @@ import torch
 from conftest import build_tiny_llama
 from train_runs import Hooked, build_material, run
 
-from giraffe_cli.config import TrainConfig, build, knobs_without_effect, read_yaml
+from giraffe_cli.config.building import build
+from giraffe_cli.config.files import read_yaml
+from giraffe_cli.config.train import TrainConfig, knobs_without_effect
 from giraffe_cli.corpus.store import held_out, open_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.levers import Levers

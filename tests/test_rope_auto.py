@@ -9,7 +9,8 @@ import torch
 from conftest import prose
 
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.config import build, read_yaml
+from giraffe_cli.config.building import build
+from giraffe_cli.config.files import read_yaml
 from giraffe_cli.corpus.holdout import choose_held_out, is_held_out
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.pipeline import Options, extend

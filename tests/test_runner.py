@@ -11,7 +11,7 @@ import pytest
 from conftest import prose
 from evaluated import build_other_llama, subject
 
-from giraffe_cli.config import EvalConfig
+from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.evals.runner import evaluate

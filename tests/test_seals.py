@@ -12,7 +12,8 @@ from tiny_runs import make_adapter, make_base, merge, table_for
 
 from giraffe_cli.adapter import read_adapter
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.config import build, read_sealed_yaml, write_sealed_yaml
+from giraffe_cli.config.building import build
+from giraffe_cli.config.files import read_sealed_yaml, write_sealed_yaml
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import Outcome
 from giraffe_cli.evals.cache import OutcomeCache, read_states

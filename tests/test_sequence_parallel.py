@@ -11,7 +11,7 @@ from test_stack import CPU, base, trained, window  # noqa: F401 - base is a fixt
 from test_train import material, metrics, run  # noqa: F401 - material is a fixture
 from test_train_gradients import in_processes
 
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.attention import document_attention
 from giraffe_cli.model.gathered_keys import KeyGroup

@@ -13,7 +13,7 @@ from test_train_gradients import in_processes
 from train_runs import build_material, metrics, run
 
 from giraffe_cli.checkpoint import load_model
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.collectives import all_gather

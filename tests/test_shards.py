@@ -10,7 +10,7 @@ import pytest
 from conftest import prose
 from test_assemble import write_byte_tokenizer
 
-from giraffe_cli.config import PackConfig
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus import assemble, packing
 from giraffe_cli.corpus.blocks import read_done, tokenise_unit
 from giraffe_cli.corpus.packing import merge_shards, pack_shard, pack_stage

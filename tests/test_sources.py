@@ -13,7 +13,7 @@ import pyarrow
 import pyarrow.parquet as pq
 import pytest
 
-from giraffe_cli.config import PackConfig
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus import changes
 from giraffe_cli.corpus.base import BadRecords, Document, FileSpan, Unit
 from giraffe_cli.corpus.changes import check_unchanged, raw_digest, stamps, unchanged

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from giraffe_cli.checkpoint import load_model
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import Row
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.model.attention import register_attention

@@ -12,7 +12,7 @@ from test_pipeline import settings
 from test_resume import forked
 
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.config import build
+from giraffe_cli.config.building import build
 from giraffe_cli.corpus.holdout import rank
 from giraffe_cli.corpus.store import document_ids, held_out
 from giraffe_cli.errors import InvalidInput

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import build_tokenizer, prose
 
-from giraffe_cli.config import PackConfig
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus import assemble, rows
 from giraffe_cli.corpus.holdout import choose_held_out
 from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest

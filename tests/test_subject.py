@@ -11,7 +11,7 @@ from conftest import prose
 from evaluated import build_other_llama, opened, subject
 
 from giraffe_cli.checkpoint import load_model
-from giraffe_cli.config import EvalConfig
+from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.evals.base import Example

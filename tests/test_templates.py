@@ -14,7 +14,7 @@ from collections.abc import Iterator
 import pytest
 from eval_stubs import byte_material, visible
 
-from giraffe_cli.config import ExtendConfig
+from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.corpus.base import BadRecords
 from giraffe_cli.corpus.sources import read_source
 from giraffe_cli.evals.base import RETRIEVAL, RETRIEVAL_OF_SEVERAL, make_task, tasks

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.config import EvalConfig
+from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import Material, Outcome, TokenDocument

@@ -14,7 +14,7 @@ import torch
 from train_runs import SETTINGS, STEPS, Hooked, adapter_bytes, build_material, metrics, run
 
 from giraffe_cli.checkpoint import load_model
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import Row, open_packed
 from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput, UsageError
 from giraffe_cli.model.lora import add_lora

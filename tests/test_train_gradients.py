@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import Row
 from giraffe_cli.errors import UsageError
 from giraffe_cli.progress import SilentReporter

@@ -21,7 +21,7 @@ from train_runs import (
 )
 
 from giraffe_cli.checkpoint import load_model
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import held_out, open_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.scheme import make_positions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.train.opening import warn_of_schedule
 from giraffe_cli.train.schedule import learning_rate

@@ -13,7 +13,7 @@ from rich.console import Console as RichConsole
 from train_runs import Hooked, build_material, run
 
 from giraffe_cli.cli.console import Console
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.step import StepOutcome
 from giraffe_cli.train.telling import live_fields, metrics, three_figures

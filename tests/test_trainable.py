@@ -9,7 +9,8 @@ import torch
 from conftest import build_tiny_llama
 
 from giraffe_cli.checkpoint import inspect, load_model
-from giraffe_cli.config import LoraConfig, TrainConfig
+from giraffe_cli.config.lora import LoraConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.lora import add_lora

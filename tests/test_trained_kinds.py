@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from tiny_runs import ask_here
 
 from giraffe_cli.checkpoint import inspect, load_model, torch_dtype
-from giraffe_cli.config import PackConfig, TrainConfig
+from giraffe_cli.config.pack import PackConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.merge import merge_stage
 from giraffe_cli.model import pissa

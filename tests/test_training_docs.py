@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from giraffe_cli.config import StageConfig, build
+from giraffe_cli.config.building import build
+from giraffe_cli.config.stages import StageConfig
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")

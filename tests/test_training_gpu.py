@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.host_store import BLOCK, HostStore
 from giraffe_cli.model.kernels import Kernels

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 from conftest import prose
 
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.packing import PackConfig, pack_stage
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rope.base import make_table

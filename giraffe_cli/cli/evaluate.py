@@ -19,7 +19,7 @@ from giraffe_cli.cli.options import AllowPickle, AsJson, Chat, Dtype, choices_of
 from giraffe_cli.errors import GateFailed, UsageError
 
 if TYPE_CHECKING:
-    from giraffe_cli.config import EvalConfig
+    from giraffe_cli.config.evaluate import EvalConfig
 
 EXAMPLES = """
 Examples:
@@ -259,7 +259,7 @@ def _run(
 ) -> dict[str, Any]:
     """Open what was named, gather the documents, evaluate."""
     from giraffe_cli.checkpoint import inspect
-    from giraffe_cli.config import resolve_dtype
+    from giraffe_cli.config.building import resolve_dtype
     from giraffe_cli.evals.opening import open_checkpoint, run_of
     from giraffe_cli.evals.parts import first_process_first
     from giraffe_cli.evals.runner import Subject

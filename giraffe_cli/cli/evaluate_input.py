@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from giraffe_cli.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from giraffe_cli.config import EvalConfig
+    from giraffe_cli.config.evaluate import EvalConfig
     from giraffe_cli.corpus.base import Document
 
 DEFAULT_DATA = "python-stdlib"
@@ -27,7 +27,7 @@ def eval_config(given: dict[str, Any], assignments: list[str], samples: int | No
     Raises:
         InvalidInput: a length, a task, a knob or a number that cannot be.
     """
-    from giraffe_cli.config import apply_overrides, build
+    from giraffe_cli.config.building import apply_overrides, build
     from giraffe_cli.evals.chosen import runnable
 
     values = {key: value for key, value in given.items() if value is not None}
@@ -113,7 +113,7 @@ def documents_for(config: EvalConfig, run: Path) -> list[Document]:
     Raises:
         InvalidInput: a source is missing or unreadable, or all hold no text.
     """
-    from giraffe_cli.config import PackConfig
+    from giraffe_cli.config.pack import PackConfig
     from giraffe_cli.corpus.base import BadRecords
     from giraffe_cli.corpus.holdout import choose_held_out
     from giraffe_cli.corpus.sources import check_distinct, read_source

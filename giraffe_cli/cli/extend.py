@@ -27,7 +27,9 @@ from giraffe_cli.cli.options import (
     TargetLen,
     Window,
 )
-from giraffe_cli.config import ExtendConfig, apply_overrides, build, put, read_yaml
+from giraffe_cli.config.building import apply_overrides, build, put
+from giraffe_cli.config.extend import ExtendConfig
+from giraffe_cli.config.files import read_yaml
 from giraffe_cli.errors import UsageError
 from giraffe_cli.presets import config_path
 from giraffe_cli.units import format_length, parse_length

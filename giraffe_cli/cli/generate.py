@@ -86,7 +86,7 @@ def generate(
     weights are loaded.
     """
     console = Console(as_json)
-    from giraffe_cli.config import resolve_dtype
+    from giraffe_cli.config.building import resolve_dtype
     from giraffe_cli.inference.sampling import Sampling
     from giraffe_cli.inference.session import Answering
 

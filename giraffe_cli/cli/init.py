@@ -24,7 +24,8 @@ from giraffe_cli.cli.options import (
     Window,
 )
 from giraffe_cli.cli.plan import machine_of
-from giraffe_cli.config import build, put, read_yaml
+from giraffe_cli.config.building import build, put
+from giraffe_cli.config.files import read_yaml
 from giraffe_cli.errors import InvalidInput, UsageError
 from giraffe_cli.units import format_bytes, format_length, parse_length
 

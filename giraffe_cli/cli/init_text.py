@@ -1,4 +1,4 @@
-"""A config as a commented YAML file: each knob under its documentation from `config.py`.
+"""A config as a commented YAML file: each knob under its documentation from `config`.
 
     # Peak learning rate of AdamW.
     # Here: that of configs/smollm2-135m-16k.yaml
@@ -19,7 +19,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from giraffe_cli.config import ExtendConfig
+from giraffe_cli.config.extend import ExtendConfig
 
 SHOWN: dict[str, tuple[str, ...]] = {
     "": ("model", "data", "target_length", "dtype", "seed", "rope", "pack", "train", "eval"),

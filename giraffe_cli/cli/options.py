@@ -45,7 +45,7 @@ def choices_of(path: str) -> Callable[[], tuple[str, ...]]:
     """Gives what the config key `path` may be: `pack.rule` → best-fit, concat, one."""
 
     def choices() -> tuple[str, ...]:
-        from giraffe_cli.config import ExtendConfig
+        from giraffe_cli.config.extend import ExtendConfig
 
         *sections, leaf = path.split(".")
         section: Any = ExtendConfig

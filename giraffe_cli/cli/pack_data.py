@@ -19,7 +19,7 @@ from giraffe_cli.errors import InvalidInput, UsageError, raise_together
 from giraffe_cli.units import format_length, parse_length
 
 if TYPE_CHECKING:
-    from giraffe_cli.config import PackConfig
+    from giraffe_cli.config.pack import PackConfig
 
 EXAMPLES = """
 Examples:
@@ -289,7 +289,7 @@ def _config(values: dict[str, Any]) -> PackConfig:
     """
     from pydantic import ValidationError
 
-    from giraffe_cli.config import PackConfig
+    from giraffe_cli.config.pack import PackConfig
 
     flag_of = {"token_budget": "tokens"}
     try:

@@ -35,7 +35,8 @@ from giraffe_cli.cli.plan_inference import (
     refuse_training_options,
     show_inference,
 )
-from giraffe_cli.config import ExtendConfig, build
+from giraffe_cli.config.building import build
+from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.errors import UsageError
 from giraffe_cli.units import format_bytes, format_length, parse_bytes
 

@@ -55,7 +55,7 @@ def show_inference(
     Raises:
         DoesNotFit: no way of keeping keys and values fits.
     """
-    from giraffe_cli.config import resolve_dtype
+    from giraffe_cli.config.building import resolve_dtype
     from giraffe_cli.plan.inference import predict
     from giraffe_cli.plan.inference_trial import inference_pace_of
 

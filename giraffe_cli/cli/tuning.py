@@ -74,7 +74,7 @@ def open_for_tuning(
         InvalidInput: checkpoint or corpus cannot be used, or no document reaches the target.
     """
     from giraffe_cli.checkpoint import head_to_extend, inspect
-    from giraffe_cli.config import resolve_dtype
+    from giraffe_cli.config.building import resolve_dtype
     from giraffe_cli.evals.samples import Texts
     from giraffe_cli.rundir import make_folder
     from giraffe_cli.tune.evidence import gather_evidence

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from giraffe_cli.config import PackConfig
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.base import Unit
 from giraffe_cli.corpus.blocks import HELD, Tools, unit_folder
 from giraffe_cli.corpus.corpus_index import CorpusIndex, TokenFiles

@@ -25,7 +25,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from giraffe_cli.config import PackConfig
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.backends import Disagreement
 from giraffe_cli.corpus.base import BadRecords, Document, Unit
 from giraffe_cli.corpus.contamination import EvaluationGrams

@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from giraffe_cli.config import PackConfig
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.packing import merge_shards, pack_shard, pack_stage
 from giraffe_cli.corpus.sources import parse_source, resolve
 from giraffe_cli.corpus.store import check_replaceable, is_packed

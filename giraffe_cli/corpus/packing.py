@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli import __version__
-from giraffe_cli.config import PackConfig, differing_keys
+from giraffe_cli.config.building import differing_keys
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.assemble import assemble
 from giraffe_cli.corpus.base import Unit
 from giraffe_cli.corpus.blocks import (

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from giraffe_cli.config import EvalConfig
+from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.errors import InvalidInput, near_misses, raise_together
 from giraffe_cli.evals.base import Example, tasks
 from giraffe_cli.registry import pick

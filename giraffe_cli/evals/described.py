@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import giraffe_cli
-from giraffe_cli.config import EvalConfig
+from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.evals.base import Material
 from giraffe_cli.evals.reading import chunk_here
 from giraffe_cli.evals.samples import Batch

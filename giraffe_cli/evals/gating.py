@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple, NoReturn
 
-from giraffe_cli.config import EvalConfig
+from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.errors import InvalidInput, near_misses
 from giraffe_cli.evals.base import AbstractTask, Measure, measure_name
 from giraffe_cli.evals.samples import Batch

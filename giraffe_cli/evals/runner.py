@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from giraffe_cli.config import EvalConfig
+from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.evals.base import Outcome
 from giraffe_cli.evals.cache import sample_key
 from giraffe_cli.evals.described import describe, settings, versions

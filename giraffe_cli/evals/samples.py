@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from giraffe_cli.checkpoint import load_tokenizer
-from giraffe_cli.config import EvalConfig
+from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.evals.base import (

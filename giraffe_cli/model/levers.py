@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 
 Checkpointing = Literal["none", "attention", "full"]
 Offload = Literal["none", "host", "disk"]

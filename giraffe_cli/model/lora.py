@@ -21,7 +21,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from giraffe_cli.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
-from giraffe_cli.config import LoraConfig
+from giraffe_cli.config.lora import LoraConfig
 from giraffe_cli.errors import near_misses, raise_together
 from giraffe_cli.model.pissa import START, as_plain_lora, start_from_largest_directions
 from giraffe_cli.rope.base import RopeTable

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
 from giraffe_cli.checkpoint import config_for
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.sharded import Shard, absent, layout
 from giraffe_cli.rope.base import RopeTable

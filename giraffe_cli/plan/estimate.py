@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.config import ExtendConfig, resolve_dtype
+from giraffe_cli.config.building import resolve_dtype
+from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.errors import DoesNotFit
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.ladder import (

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import DoesNotFit, InvalidInput
 from giraffe_cli.model.levers import Checkpointing, Levers, Offload
 from giraffe_cli.plan.machine import Machine

@@ -22,7 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.operations import adapter_numbers, kept_attention_layers, linear_shapes
 

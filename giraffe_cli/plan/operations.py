@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.model.levers import Levers
 
 

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.plan.ladder import bytes_per_process, ladder
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.plan.memory import Demand

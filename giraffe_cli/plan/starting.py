@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.config import build
+from giraffe_cli.config.building import build
 from giraffe_cli.plan.estimate import Pace, check_fits, estimate
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.units import format_bytes, format_length, format_seconds

@@ -19,7 +19,9 @@ from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from giraffe_cli.checkpoint import Checkpoint, torch_dtype
-from giraffe_cli.config import ExtendConfig, TrainConfig, resolve_dtype
+from giraffe_cli.config.building import resolve_dtype
+from giraffe_cli.config.extend import ExtendConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.fused import FusedLayer, why_not_fused
 from giraffe_cli.model.kernels import KERNELS, Kernels

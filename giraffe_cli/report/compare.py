@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from giraffe_cli.config import build, read_yaml
+from giraffe_cli.config.building import build
+from giraffe_cli.config.files import read_yaml
 from giraffe_cli.errors import InvalidInput, raise_together
 from giraffe_cli.report.loss_plot import Border
 from giraffe_cli.report.numbers import ABSENT, Score, number, proportion, with_half_width

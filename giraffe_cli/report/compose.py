@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.config import ExtendConfig, resolve_dtype
+from giraffe_cli.config.building import resolve_dtype
+from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.gates import Gate
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.train.loop import TrainResult

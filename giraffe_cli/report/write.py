@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from giraffe_cli.config import read_yaml
+from giraffe_cli.config.files import read_yaml
 from giraffe_cli.report.card import write_card
 from giraffe_cli.report.choice import Choice
 from giraffe_cli.report.evaluation_part import EvaluationPart

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.config import TrainConfig, knobs_without_effect
+from giraffe_cli.config.train import TrainConfig, knobs_without_effect
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import digest_file, digest_value

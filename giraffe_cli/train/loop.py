@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import open_packed
 from giraffe_cli.errors import GiraffeError, Interrupted
 from giraffe_cli.model.levers import Levers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import PackedRows, held_out, open_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.attention import attention_in_words

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.model.low_bits import ADAMW_8BIT, import_bitsandbytes
 
 BETAS = (0.9, 0.95)

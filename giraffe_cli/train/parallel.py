@@ -20,7 +20,7 @@ from typing import IO, Any
 import torch
 
 from giraffe_cli import errors
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import DoesNotFit, GiraffeError, Interrupted, InvalidInput, UsageError
 from giraffe_cli.progress import Bar, Reporter
 from giraffe_cli.rundir import begin_stage, read_json, write_json

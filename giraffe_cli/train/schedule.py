@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 
-from giraffe_cli.config import TrainConfig
+from giraffe_cli.config.train import TrainConfig
 
 COSINE_FLOOR = 0.1
 """Share of the peak that the cosine tends to."""

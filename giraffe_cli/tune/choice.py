@@ -15,7 +15,9 @@ from typing import Any
 import torch
 
 from giraffe_cli.checkpoint import Checkpoint, head_to_extend
-from giraffe_cli.config import AUTO, ExtendConfig, resolve_dtype
+from giraffe_cli.config.base import AUTO
+from giraffe_cli.config.building import resolve_dtype
+from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.corpus.holdout import choose_held_out, is_held_out
 from giraffe_cli.corpus.store import held_out, is_packed

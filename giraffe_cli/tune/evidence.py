@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.config import EvalConfig
+from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import AbstractTask
 from giraffe_cli.evals.order import Entry

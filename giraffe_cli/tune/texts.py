@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from giraffe_cli.config import PackConfig
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.base import BadRecords, Document
 from giraffe_cli.corpus.sources import check_distinct, read_source
 from giraffe_cli.corpus.store import held_out, is_packed

@@ -287,7 +287,7 @@ def _known(folder: Path) -> dict[str, str] | None:
 
 def _record(folder: Path, name: str) -> str:
     """Files of a run that are read alone: by a resumed run, by `merge`, by `report`."""
-    from giraffe_cli.config import read_sealed_yaml
+    from giraffe_cli.config.files import read_sealed_yaml
     from giraffe_cli.report.scored import read_results
     from giraffe_cli.rundir import read_json, read_kept
 
@@ -301,7 +301,7 @@ def _record(folder: Path, name: str) -> str:
 
 
 def _corpus(folder: Path, name: str) -> str:
-    from giraffe_cli.config import PackConfig
+    from giraffe_cli.config.pack import PackConfig
     from giraffe_cli.corpus.base import BadRecords
     from giraffe_cli.corpus.sources import read_source
 
@@ -311,7 +311,8 @@ def _corpus(folder: Path, name: str) -> str:
 
 
 def _config(folder: Path) -> str:
-    from giraffe_cli.config import build, read_yaml
+    from giraffe_cli.config.building import build
+    from giraffe_cli.config.files import read_yaml
 
     return _digest(build(read_yaml(folder / "config.yaml")).model_dump(mode="json"))
 

@@ -118,7 +118,7 @@ def _drawn(kind: str, folder: Path, size: int, seed: str, take: Take) -> None:
 
 def _configs() -> tuple[Values, Callable[[Any, Path], None]]:
     """Values of the config's schema, some with parts replaced by anything."""
-    from giraffe_cli.config import ExtendConfig
+    from giraffe_cli.config.extend import ExtendConfig
 
     schema = ExtendConfig.model_json_schema()
     return changed({**schema, "required": ["target_length"]}), through_files
@@ -128,7 +128,8 @@ def through_files(value: Any, folder: Path) -> None:
     """A config through YAML and, where it is taken, through the sealed file of a run and back."""
     import yaml
 
-    from giraffe_cli.config import build, read_sealed_yaml, read_yaml, write_sealed_yaml
+    from giraffe_cli.config.building import build
+    from giraffe_cli.config.files import read_sealed_yaml, read_yaml, write_sealed_yaml
 
     path, sealed = folder / "a.yaml", folder / "run.yaml"
     path.write_text(yaml.safe_dump(value), encoding="utf-8")
@@ -216,7 +217,7 @@ def _bytes_of(
 
 
 def _corpus(path: Path) -> None:
-    from giraffe_cli.config import PackConfig
+    from giraffe_cli.config.pack import PackConfig
     from giraffe_cli.corpus.base import BadRecords
     from giraffe_cli.corpus.sources import read_source
 

@@ -1,4 +1,4 @@
-"""Every knob of a config, from `config.py`."""
+"""Every knob of a config, from `giraffe_cli.config`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from markdown import page, table
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from giraffe_cli.config import ExtendConfig
+from giraffe_cli.config.extend import ExtendConfig
 
 LEAD = """Every knob of a config file, of `--set KEY=VALUE` and of `run.yaml`, from the code that
 reads them; the same as a [JSON schema](config.schema.json). `giraffe init` writes a file with those

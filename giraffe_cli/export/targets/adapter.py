@@ -21,7 +21,7 @@ from giraffe_cli.adapter import (
     read_adapter,
 )
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.config import ExtendConfig
+from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.export.adapter_card import OVERRIDES, card, overrides
 from giraffe_cli.export.base import AbstractTarget, Exported, ExportOptions

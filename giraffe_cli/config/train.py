@@ -1,0 +1,211 @@
+"""The fine-tune."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from giraffe_cli.config.base import Knobs, Length, Section, switch
+from giraffe_cli.config.lora import LoraConfig
+
+
+class TrainConfig(Section):
+    """The fine-tune."""
+
+    steps: int = Field(default=100, ge=0)
+    """Optimiser steps; 0 writes the zero-shot extension."""
+    window: Length | None = None
+    """Tokens in a training window; default: the target length. Shorter windows train with PoSE."""
+    positions: Literal["auto"] | str = "auto"
+    """Position scheme; auto: `plain` for full windows, `pose` for shorter ones."""
+    position_knobs: Knobs = Field(default_factory=dict)
+    """Knobs of the position scheme, such as `chunks`."""
+    windows_per_step: int = Field(default=1, ge=1)
+    """Windows in one optimiser step, over all processes and accumulation together."""
+    learning_rate: float = Field(default=2e-4, gt=0)
+    """Peak learning rate of AdamW."""
+    warmup_steps: int = Field(default=10, ge=0)
+    """Steps of linear warm-up."""
+    schedule: Literal["cosine", "constant", "wsd"] = "cosine"
+    """After warm-up: cosine to a tenth of the peak, constant, or constant and then linearly to
+    nought over the last `decay_steps` (warm-up, stable, decay)."""
+    decay_steps: int | None = Field(default=None, ge=1)
+    """Steps of the decay under `wsd`; default: a fifth of the steps."""
+    weight_decay: float = Field(default=0.0, ge=0)
+    """AdamW's weight decay, of matrices; embeddings and norms do not decay."""
+    clip_norm: float = Field(default=1.0, gt=0)
+    """Gradients are clipped to this global norm."""
+    method: Literal["lora", "full"] = "lora"
+    """Train an adapter, or every weight: in float32, computing in the run's dtype, which takes 16
+    bytes a weight with gradients and moments."""
+    lora: LoraConfig = Field(default_factory=LoraConfig)
+    """The adapter."""
+    quantize_base: Literal["none", "nf4"] = "none"
+    """nf4: hold the frozen base in 4 bits (bitsandbytes); the merge goes into the original, which
+    differs from what was trained on by that rounding."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit: moments in 8 bits (bitsandbytes)."""
+    checkpointing: Literal["auto", "none", "attention", "full"] = "auto"
+    """Layers recomputed in the backward pass: none; all but attention, whose output is kept; all.
+    auto: the first that fits."""
+    attention_layers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Under `checkpointing: attention`: of how many layers the output is kept, from the last; the
+    others' is computed again. auto: as many as fit on a GPU, all of them on a CPU."""
+    offload: Literal["auto", "none", "host", "disk"] = "auto"
+    """Where the inputs of recomputed layers wait: on the device, in host memory, in a file."""
+    offload_layers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """How many layers' wait there, from the first; the others' stay on the device. auto: as many as
+    the plan needs on a GPU, all of them on a CPU."""
+    attention_kernel: Literal["auto", "cudnn", "flash", "flash4", "efficient"] = "auto"
+    """What a GPU attends with; auto: the fastest of torch's own in a short measurement, which is
+    told. flash4 needs `pip install --pre flash-attn-4`, and has not run yet. A CPU has one."""
+    fused_layers: Annotated[Literal["auto", "on", "off"], BeforeValidator(switch)] = "auto"
+    """Take the projections of a layer together and what lies between them in one pass; auto: on a
+    GPU, where the adapter is plain LoRA over weights of 16 or 32 bits."""
+    shard_base: Literal["auto", "none", "full"] = "auto"
+    """Share the frozen base out over the processes: each keeps a part of every layer, and gathers a
+    layer when it computes it. full: so; auto: where that is the fastest setting that fits, on CPUs;
+    on GPUs, where it has not run yet, a plan proposes it."""
+    mlp_tile: Literal["auto", "none"] | Length = "auto"
+    """Tokens that pass through an MLP at a time while layers are recomputed."""
+    loss_chunk: Literal["auto"] | Length = "auto"
+    """Tokens whose logits exist at one time; auto: as many as the memory left over holds, up to 256
+    on a CPU, where more are not faster, and 4,096 on a GPU."""
+    across_documents: bool = False
+    """Let the documents of a window see each other, on purpose."""
+    held_out_every: int = Field(default=0, ge=0)
+    """Steps between measurements of the loss on held-out windows; 0: never."""
+    held_out_windows: int = Field(default=4, ge=1)
+    """Windows of a measurement."""
+    patience: int | None = Field(default=None, ge=1)
+    """Stop after so many measurements in a row without a lower loss."""
+    keep: Literal["last", "best"] = "last"
+    """Which weights the run ends with: of the last step, or of the lowest held-out loss."""
+    control: bool = False
+    """Train a second adapter for comparison: same steps and documents, at the native window and
+    without scaling. What it gains is the text's domain, not length."""
+    max_bad_steps: int = Field(default=3, ge=0)
+    """A step whose loss is no number moves nothing; after so many more in a row the run ends."""
+    checkpoint_every: int = Field(default=50, ge=1)
+    """Steps between checkpoints."""
+    keep_checkpoints: int = Field(default=2, ge=1)
+    """How many checkpoints stay on disk."""
+    processes: int | None = Field(default=None, ge=1)
+    """Processes that train together; default: one per visible GPU, one without GPUs."""
+    nodes: int = Field(default=1, ge=1)
+    """Machines that train together, all alike and each running the same command; `processes` are
+    those of all of them. The run folder, model and packed data must be seen by each."""
+    sequence_parallel: int = Field(default=1, ge=1)
+    """Processes that share each window, every one a slice of its tokens."""
+    sequence_parallel_by: Literal["heads", "keys"] = "heads"
+    """What they exchange for attention. heads: each gets all tokens of its share of the heads,
+    which must divide by the processes. keys: each gathers all keys and values for its own queries,
+    whatever the heads; on GPUs in 16 bits by `flash`, where it has not run yet."""
+    share_devices: bool = False
+    """Let `processes` be more than the GPUs, several on each: to try a layout on fewer than it is
+    meant for. They speak through host memory (gloo), which is slower than one process."""
+    deterministic: bool = False
+    """Repeat the training to the bit on a GPU too, at the price of slower kernels; a resumed run
+    then ends in the same bytes, as it does on a CPU."""
+    trackers: list[str] = Field(default_factory=list)
+    """Accelerate trackers, such as `tensorboard`, `trackio` or `wandb`."""
+
+    @model_validator(mode="after")
+    def _no_option_without_effect(self) -> TrainConfig:
+        if problems := _problems(self):
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def can_shard_base(self) -> bool:
+        """Whether what is trained allows the frozen weights to be shared out."""
+        needs_weights = self.lora.use_dora or self.lora.init_lora_weights == "pissa"
+        is_plain = self.method == "lora" and self.quantize_base == "none" and not needs_weights
+        return is_plain and self.checkpointing != "none"
+
+
+def _problems(train: TrainConfig) -> list[str]:
+    """A sentence for each knob that would have no effect, or cannot have the one asked for."""
+    is_shared = train.shard_base == "full"
+    rules = (
+        (train.decay_steps and train.schedule != "wsd", "decay_steps needs schedule: wsd"),
+        (
+            train.steps and (train.decay_steps or 0) > train.steps,
+            f"decay_steps {train.decay_steps} is more than the {train.steps} steps there are",
+        ),
+        (train.patience and not train.held_out_every, "patience needs held_out_every"),
+        (
+            is_shared and train.checkpointing == "none",
+            "shard_base needs checkpointing: kept activations keep the gathered weights",
+        ),
+        (
+            is_shared and train.checkpointing != "none" and not train.can_shard_base,
+            "shard_base: full shares out a frozen base in 16 or 32 bits, under plain LoRA: "
+            "method: full freezes none, quantize_base, use_dora and pissa need it whole",
+        ),
+        (
+            train.sequence_parallel_by == "keys" and train.sequence_parallel == 1,
+            "sequence_parallel_by: keys needs sequence_parallel: how many share a window",
+        ),
+        (
+            train.sequence_parallel_by == "keys"
+            and train.attention_kernel not in ("auto", "flash", "flash4"),
+            "sequence_parallel_by: keys attends by attention_kernel: flash, or flash4",
+        ),
+        (
+            train.share_devices and train.processes is None,
+            "share_devices needs processes: how many share the GPUs",
+        ),
+        (
+            train.keep == "best" and not train.held_out_every,
+            "keep: best needs held_out_every",
+        ),
+        (
+            train.method == "full" and train.quantize_base != "none",
+            "method: full trains every weight, quantize_base freezes them",
+        ),
+        (
+            train.method == "full" and train.lora != LoraConfig(),
+            "method: full has no adapter, lora has no effect on it",
+        ),
+        (
+            train.lora.use_dora and train.lora.init_lora_weights == "pissa",
+            "use_dora and init_lora_weights: pissa exclude each other: what PiSSA starts "
+            "from is constant, DoRA scales it",
+        ),
+        (
+            train.checkpointing == "none" and train.offload in ("host", "disk"),
+            "offload needs checkpointing",
+        ),
+        (
+            train.checkpointing in ("none", "full") and train.attention_layers != "auto",
+            "attention_layers needs checkpointing: attention",
+        ),
+        (
+            train.offload == "none" and train.offload_layers != "auto",
+            "offload_layers needs offload",
+        ),
+        (
+            train.checkpointing == "none" and isinstance(train.mlp_tile, int),
+            "mlp_tile needs checkpointing",
+        ),
+    )
+    return [sentence for is_wrong, sentence in rules if is_wrong]
+
+
+def knobs_without_effect(train: TrainConfig) -> set[str]:
+    """Knobs of `train` that change no trained weight beyond the order of float sums: a run may be
+    resumed with others of them."""
+    free = {
+        *("checkpoint_every", "keep_checkpoints", "processes", "trackers", "max_bad_steps"),
+        *("checkpointing", "attention_layers", "offload", "offload_layers", "loss_chunk"),
+        *("attention_kernel", "fused_layers", "shard_base", "control", "nodes"),
+        *("share_devices", "deterministic"),
+    }
+    if train.lora.dropout == 0:
+        # masks are drawn tile by tile, slice by slice
+        free |= {"mlp_tile", "sequence_parallel", "sequence_parallel_by"}
+    if train.patience is None and train.keep == "last":
+        free |= {"held_out_every", "held_out_windows"}
+    return free
