@@ -7,6 +7,7 @@ sequence parallelism wants more devices. Each comes with the smallest peak predi
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,6 +19,8 @@ from giraffe_cli.plan.operations import Rates
 from giraffe_cli.units import format_length
 
 SHORT_WINDOW = 2048
+Change = tuple[str, str, Demand, Machine]
+"""What it is, the options that ask for it, and the plan under it."""
 
 
 def proposals(demand: Demand, machine: Machine, rates: Rates) -> list[dict[str, Any]]:
@@ -30,53 +33,60 @@ def proposals(demand: Demand, machine: Machine, rates: Rates) -> list[dict[str, 
     return found
 
 
-def _changes(demand: Demand, machine: Machine) -> Iterator[tuple[str, str, Demand, Machine]]:
+def _changes(demand: Demand, machine: Machine) -> Iterator[Change]:
+    changes = _of_every_weight(demand) if demand.train.method == "full" else _of_the_base(demand)
+    for what, how, changed in itertools.chain(changes, _of_the_window(demand)):
+        yield what, how, changed, machine
+    if machine.kind == "cuda":
+        yield from _of_devices(demand, machine)
+
+
+def _of_every_weight(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
+    how = "--set train.method=lora"
+    yield "train an adapter instead of every weight", how, _with(demand, method="lora")
+    if demand.train.optimizer == "adamw":
+        how = "--set train.optimizer=adamw8bit"
+        yield "moments in 8 bits", how, _with(demand, optimizer="adamw8bit")
+
+
+def _of_the_base(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
     train = demand.train
-    if train.method == "full":
-        yield (
-            "train an adapter instead of every weight",
-            "--set train.method=lora",
-            _with(demand, method="lora"),
-            machine,
-        )
-        if train.optimizer == "adamw":
-            how = "--set train.optimizer=adamw8bit"
-            yield "moments in 8 bits", how, _with(demand, optimizer="adamw8bit"), machine
-    elif train.quantize_base == "none":
+    if train.quantize_base == "none":
         whole = " --set train.shard_base=none" if train.shard_base == "full" else ""
         how = f"--set train.quantize_base=nf4{whole}"
         changed = _with(demand, quantize_base="nf4", shard_base="none")
-        yield "hold the base in 4 bits (NF4)", how, changed, machine
+        yield "hold the base in 4 bits (NF4)", how, changed
     if demand.processes > 1 and train.shard_base == "auto" and train.can_shard_base:
         how = "--set train.shard_base=full"
-        yield (
-            "share the base out over the processes",
-            how,
-            _with(demand, shard_base="full"),
-            machine,
-        )
+        yield "share the base out over the processes", how, _with(demand, shard_base="full")
+
+
+def _of_the_window(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
     if demand.dtype == "float32":
         changed = dataclasses.replace(demand, dtype="bfloat16")
-        yield "halve weights and activations", "--set dtype=bfloat16", changed, machine
+        yield "halve weights and activations", "--set dtype=bfloat16", changed
     if demand.window > SHORT_WINDOW:
         changed = dataclasses.replace(demand, window=SHORT_WINDOW)
         how = f"--window {format_length(SHORT_WINDOW)}"
-        yield "train shorter windows with PoSE", how, changed, machine
-    heads = demand.shape.num_attention_heads
+        yield "train shorter windows with PoSE", how, changed
+
+
+def _of_devices(demand: Demand, machine: Machine) -> Iterator[Change]:
+    train, heads = demand.train, demand.shape.num_attention_heads
     for share in (2, 4, 8):
         fits_nodes = share % train.nodes == 0 and (
             train.shard_base != "full" or share > train.nodes
         )
-        if machine.kind == "cuda" and share > train.sequence_parallel and fits_nodes:
-            here = share // train.nodes
+        if share > train.sequence_parallel and fits_nodes:
             by = "heads" if heads % share == 0 else "keys"
             how = f"--gpus {share} --sequence-parallel {share}"
             changes = {"sequence_parallel": share, "processes": share, "windows_per_step": 1}
+            here = max(share // train.nodes, machine.devices)
             yield (
                 f"share each window over {share} GPUs",
                 how if by == "heads" else f"{how} --set train.sequence_parallel_by=keys",
                 _with(demand, **changes, sequence_parallel_by=by),
-                dataclasses.replace(machine, devices=max(here, machine.devices)),
+                dataclasses.replace(machine, devices=here),
             )
 
 
