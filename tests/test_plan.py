@@ -78,9 +78,8 @@ def test_windows_of_several_documents_go_at_the_speed_of_their_own_kernel():
     """2 s of attention become 0.5 s at a quarter of it, and 1 s where its kernel has half the
     speed."""
     rates, slower = Rates(1e12, 1e12, 1e12), Rates(1e12, 1e12, 1e12, attention_packed=5e11)
-    assert slower.at(1.0) == slower
-    assert slower.at(0.25).attention == 5e11
-    assert rates.at(0.25) == rates
+    assert slower.of_documents().attention == 5e11
+    assert rates.of_documents() == rates
     seconds = [
         estimate(LLAMA_8B, config_of("8k"), H200, Pace(one, True, ""), None, share)[
             "seconds_per_step"
@@ -92,6 +91,18 @@ def test_windows_of_several_documents_go_at_the_speed_of_their_own_kernel():
     assert seconds[0] - seconds[1] == pytest.approx(0.75 * part)
     assert seconds[2] == seconds[0]
     assert seconds[2] - seconds[3] == pytest.approx(0.5 * part)
+    two = dataclasses.replace(H200, devices=2)
+    shared = {"processes": 2, "sequence_parallel": 2, "attention_layers": 32}
+    by_heads, by_keys = (
+        estimate(
+            LLAMA_8B,
+            config_of("8k", checkpointing="attention", sequence_parallel_by=by, **shared),
+            two,
+            Pace(slower, True, ""),
+        )["seconds_per_step"]
+        for by in ("heads", "keys")
+    )
+    assert by_keys - by_heads == pytest.approx(part / 2), "keys are attended to by that kernel"
 
 
 def test_documents_leave_over_their_share_of_attention():

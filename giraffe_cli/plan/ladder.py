@@ -246,7 +246,9 @@ def _seconds(demand: Demand, machine: Machine, rates: Rates, levers: Levers) -> 
     devices = processes_of(train, machine) if machine.kind == "cuda" else 1
     if train.share_devices and machine.kind == "cuda":
         devices = min(devices, machine.devices * train.nodes)
-    seconds = operations.seconds(rates.at(demand.attention_share)) * tokens / devices
+    if demand.attention_share < 1 or train.sequence_parallel_by == "keys":
+        rates = rates.of_documents()
+    seconds = operations.seconds(rates) * tokens / devices
     if levers.offload != "none":
         away = away_bytes(demand, levers) * train.windows_per_step / devices
         seconds += _waiting(away, levers.offload, seconds)

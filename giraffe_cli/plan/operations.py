@@ -28,18 +28,16 @@ class Rates:
     attention: float
     head: float
     attention_packed: float | None = None
-    """In windows of several documents, where another kernel attends to them; None: `attention`."""
+    """By the kernel that tells documents apart; None: as `attention`."""
 
     def to_json(self) -> dict[str, float | None]:
         """Operations a second by name."""
         return dict(vars(self))
 
-    def at(self, attention_share: float) -> Rates:
-        """Of windows whose documents leave over that share of attention: of one document at 1."""
+    def of_documents(self) -> Rates:
+        """Where that kernel attends."""
         packed = self.attention_packed
-        if packed is None or attention_share == 1:
-            return self
-        return replace(self, attention=packed)
+        return self if packed is None else replace(self, attention=packed)
 
 
 @dataclass(frozen=True)
