@@ -53,6 +53,7 @@ def gain_plot(scored: Scored) -> Plot | None:
         return None
     figure = Figure(figsize=(6.2, 3.2), layout="constrained")
     axes = figure.add_subplot()
+    axes.margins(y=0.12)  # the name of the native window stands above the line at 0
     axes.axhline(0, color=FAINT, linewidth=1)
     lengths = sorted({scored.native_length, *(n for *_, scores in series for n in scores)})
     context_axis(axes, lengths, room=0.36)
