@@ -21,7 +21,9 @@ from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.estimate import assumed_pace, demand_of, estimate
 from giraffe_cli.plan.ladder import Rung, allows, ladder, make_rung, next_down
-from giraffe_cli.plan.machine import this_machine
+from giraffe_cli.plan.machine import Machine, this_machine
+from giraffe_cli.plan.memory import Demand
+from giraffe_cli.plan.operations import Rates
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import make_folder, read_json, write_sealed
 from giraffe_cli.train.loop import TrainResult
@@ -45,6 +47,8 @@ class Fit:
     """Of the stage."""
     folder: Path
     reporter: Reporter
+    attention_share: float = 1.0
+    """s² of its windows."""
     slower: float | None = None
     """Time of the stage before, measured over assumed; None of the first, whose time its own first
     step tells."""
@@ -84,16 +88,17 @@ class Fit:
         levers = read_levers(self.folder)
         if levers is None or not result.steps:
             return None
-        return result.seconds / result.steps / self._rungs(levers)[0].seconds_per_step
+        return result.seconds / result.steps / self._rung(levers).seconds_per_step
 
     def _planned(self, levers: Levers) -> float | None:
-        return self.slower and self.slower * self._rungs(levers)[0].seconds_per_step
+        return self.slower and self.slower * self._rung(levers).seconds_per_step
 
     def _settled(self) -> Levers:
         kept = read_levers(self.folder)
         if kept is not None and allows(self.config.train, kept):
             return kept
-        levers = Levers(**estimate(self.checkpoint, self.config)["levers"])
+        planned = estimate(self.checkpoint, self.config, attention_share=self.attention_share)
+        levers = Levers(**planned["levers"])
         self._keep(levers, [])
         return levers
 
@@ -102,15 +107,18 @@ class Fit:
         earlier = read_json(path)["given_up"] if path.exists() else []
         write_sealed(path, {"levers": levers.to_json(), "given_up": [*earlier, *given_up]})
 
+    def _rung(self, levers: Levers) -> Rung:
+        """What they are predicted to cost here, whether or not the ladder has them now."""
+        return make_rung(*self._predicted(), levers)
+
     def _rungs(self, levers: Levers) -> list[Rung]:
         """`levers`, which need not be on the ladder, and the ladder."""
+        return [self._rung(levers), *ladder(*self._predicted())]
+
+    def _predicted(self) -> tuple[Demand, Machine, Rates]:
         machine = this_machine()
-        demand, rates = (
-            demand_of(self.checkpoint, self.config, machine),
-            assumed_pace(machine).rates,
-        )
-        rungs = ladder(demand, machine, rates)
-        return [make_rung(demand, machine, rates, levers), *rungs]
+        demand = demand_of(self.checkpoint, self.config, machine, self.attention_share)
+        return demand, machine, assumed_pace(machine).rates
 
 
 def _hand_back() -> None:

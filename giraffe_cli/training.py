@@ -20,7 +20,7 @@ from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.building import resolve_dtype
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.corpus.base import Document
-from giraffe_cli.corpus.store import document_ids
+from giraffe_cli.corpus.store import attention_share, document_ids
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.fitting import Fit, read_levers
 from giraffe_cli.plan.estimate import Pace, check_fits
@@ -28,11 +28,12 @@ from giraffe_cli.plan.machine import Machine
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.run_files import stage_folders
-from giraffe_cli.rundir import make_folder, write_sealed
+from giraffe_cli.rundir import make_folder, read_json, write_sealed
 from giraffe_cli.stages import Timings, choose_table, make_plan, packed_folder
 from giraffe_cli.train.crew import Crew
 from giraffe_cli.train.loop import TrainResult, train_stage
-from giraffe_cli.train.parallel import check_heads, choose_processes, visible_gpus
+from giraffe_cli.train.parallel import choose_processes, visible_gpus
+from giraffe_cli.train.sharing import check_heads, check_keys
 from giraffe_cli.train.trackers import check_trackers
 from giraffe_cli.units import format_length
 
@@ -129,12 +130,20 @@ def check_stages(
     """Refuse before anything is packed what training would refuse hours later.
 
     Raises:
-        InvalidInput: attention heads or trackers; UsageError: windows, processes and GPUs.
+        InvalidInput: what processes share of a window, or trackers; UsageError: windows, processes
+            and GPUs.
     """
-    for train in {
-        stage.config.train.model_dump_json(): stage.config.train for stage in stages
-    }.values():
+    dropout = read_json(checkpoint.path / "config.json").get("attention_dropout", 0.0)
+    settings = {
+        (
+            stage.config.train.model_dump_json(),
+            resolve_dtype(stage.config.dtype, checkpoint.dtype),
+        ): stage.config.train
+        for stage in stages
+    }
+    for (_, dtype), train in settings.items():
         check_heads(checkpoint.num_attention_heads, train)
+        check_keys(train, dropout, dtype, visible_gpus() > 0)
         choose_processes(train, visible_gpus(), reporter)
         check_trackers(train.trackers)
 
@@ -229,7 +238,9 @@ def train_stages(
                 evaluated_documents=_evaluated_of_held_out(stage.config),
                 crew=crew,
             )
-            fit = Fit(checkpoint, stage.config, stage.folder, reporter, slower)
+            whole = stage.config.train.across_documents
+            share = 1.0 if whole else attention_share(packed[stage.folder])
+            fit = Fit(checkpoint, stage.config, stage.folder, reporter, share, slower)
             results.append(fit.train(start))
             slower = fit.measured_over_assumed(results[-1])
     return results

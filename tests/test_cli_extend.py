@@ -97,11 +97,14 @@ def test_the_embedded_default_needs_no_model_and_no_data(giraffe, target, window
     assert (plan["window"], plan["positions"]) == (window, positions)
 
 
-def test_a_table_written_as_factors_says_nothing_of_keys_that_others_read(tiny_llama, tmp_path):
+def test_a_table_written_as_factors_says_nothing_of_keys_that_others_read(
+    tiny_llama, corpus, tmp_path
+):
     """transformers warns of `long_mscale`, which is there for vLLM; in a process of its own, since
     its logger takes the error stream of the process that first used it."""
-    settings = ("--rope", "yarn", "--set", "rope.knobs.factor=24", "--steps", "0", "--no-eval")
-    command = ("extend", "--model", tiny_llama, "--target-len", "512", *settings)
+    settings = ("--rope", "yarn", "--set", "rope.knobs.factor=24", "--steps", "1", "--no-eval")
+    options = ("--model", tiny_llama, "--data", corpus, "--target-len", "512", "--window", "128")
+    command = ("extend", *options, *settings)
     done = subprocess.run(
         [sys.executable, "-m", "giraffe_cli", *map(str, command), "--out", tmp_path / "run"],
         capture_output=True,

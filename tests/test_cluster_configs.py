@@ -19,7 +19,7 @@ from giraffe_cli.config.files import read_yaml
 from giraffe_cli.plan.estimate import estimate
 from giraffe_cli.plan.machine import named_machine
 from giraffe_cli.plan.shapes import named_shape
-from giraffe_cli.train.parallel import check_heads
+from giraffe_cli.train.sharing import check_heads
 
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "configs" / "clusters"

@@ -6,11 +6,13 @@ a limit on the address space, in a process of its own.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -21,6 +23,7 @@ from giraffe_cli.config.building import build
 from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit
 from giraffe_cli.fitting import Fit, read_levers
 from giraffe_cli.model.levers import Levers
+from giraffe_cli.plan.machine import Machine
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rundir import read_json
 from giraffe_cli.train.loop import train_stage
@@ -166,10 +169,34 @@ def test_a_stage_is_planned_with_what_the_one_before_took(material, tmp_path):
     assumed = first._planned(read_levers(first.folder))
     assert assumed is None
     slower = first.measured_over_assumed(result)
-    second = Fit(material.checkpoint, first.config, tmp_path / "second", SilentReporter(), slower)
+    second = Fit(
+        material.checkpoint, first.config, tmp_path / "second", SilentReporter(), slower=slower
+    )
     given = {}
     second.train(lambda **values: given.update(values))
     assert given["planned_seconds_per_step"] == pytest.approx(result.seconds / result.steps)
+
+
+def test_a_stage_that_has_ended_asks_no_more_whether_it_would_fit(material, tmp_path, monkeypatch):
+    """Its activations waited in host memory, of which less is free by now than they took."""
+    levers = Levers("full", "host", offload_layers=1)
+    (tmp_path / "levers.json").write_text(json.dumps({"levers": levers.to_json(), "given_up": []}))
+    gpu = Machine("cuda", 1, 80 * 10**9, host_bytes=1)
+    monkeypatch.setattr("giraffe_cli.fitting.this_machine", lambda: gpu)
+    fit = fit_of(material, tmp_path, offload="host", offload_layers=1, checkpointing="full")
+    with pytest.raises(DoesNotFit, match="pins at least"):
+        fit._rungs(levers)
+    assert fit.measured_over_assumed(SimpleNamespace(seconds=3.0, steps=1)) > 0
+
+
+def test_levers_are_chosen_by_what_documents_leave_over_of_attention(material, tmp_path):
+    given = []
+    for share in (1.0, 0.25):
+        fit = dataclasses.replace(
+            fit_of(material, tmp_path / str(share)), attention_share=share, slower=1.0
+        )
+        fit.train(lambda **values: given.append(values["planned_seconds_per_step"]))
+    assert given[1] < given[0]
 
 
 # ── several processes ────────────────────────────────────────────────────────────────────────

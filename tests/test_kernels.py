@@ -142,7 +142,7 @@ def test_a_kernel_of_another_package_is_measured_where_it_is_asked_for(monkeypat
     assert names == {"cudnn", "flash", "efficient"}
     probed = probe(SHAPE, torch.bfloat16, 64, CPU, "flash4")
     assert {one.name for one in probed} == {*names, "flash4"}
-    with pytest.raises(InvalidInput, match="flash4: its package is not installed here"):
+    with pytest.raises(InvalidInput, match="flash-attn-4 is not installed here"):
         settle("flash4", probed)
 
 
@@ -171,10 +171,8 @@ def test_flash4_calls_its_package_by_its_own_names(monkeypatch):
     grads = KERNELS["flash4"]().backward(given, out, log_sum, out)
     for found, expected in zip(grads, (query + 1, key + 2, key + 3), strict=True):
         assert torch.equal(found, expected)
-    settings = heard["backward"]
-    assert settings.pop("deterministic") is False
     assert heard["forward"].pop("return_lse")
-    for told in (settings, heard["forward"]):
+    for told in heard.values():
         assert told.pop("cu_seqlens_q").tolist() == [0, 5, 8]
         assert told.pop("cu_seqlens_k").tolist() == [0, 15, 18]
         assert told == {

@@ -265,11 +265,40 @@ def test_windows_are_shared_by_keys_where_heads_do_not_divide():
     proposed = [one["how"] for one in plan_of(H200, "128k", shape=SMOLLM2)["proposals"]]
     assert "--gpus 2 --sequence-parallel 2 --set train.sequence_parallel_by=keys" in proposed
     assert "--gpus 2 --sequence-parallel 2" in [p["how"] for p in plan_of(H200)["proposals"]]
+    for refused in ({"attention_kernel": "cudnn"}, {"dtype": "float32"}):
+        left = [one["how"] for one in plan_of(H200, "128k", shape=SMOLLM2, **refused)["proposals"]]
+        assert not any("sequence_parallel_by" in how for how in left)
     two = dataclasses.replace(H200, devices=2)
+    asked = plan_of(two, "128k", processes=2, sequence_parallel=2, sequence_parallel_by="keys")[
+        "proposals"
+    ]
+    (four,) = [one for one in asked if one["how"] == "--gpus 4 --sequence-parallel 4"]
+    by_keys = ladder(
+        demand_of(
+            LLAMA_8B,
+            config_of("128k", processes=4, sequence_parallel=4, sequence_parallel_by="keys"),
+            dataclasses.replace(H200, devices=4),
+        ),
+        dataclasses.replace(H200, devices=4),
+        UNIT.rates,
+    )
+    assert four["bytes"] == min(rung.total for rung in by_keys)
     shared = {"processes": 2, "sequence_parallel": 2, "checkpointing": "full"}
     by_heads = plan_of(two, "128k", **shared)["bytes"]["layer"]
     by_keys = plan_of(two, "128k", **shared, sequence_parallel_by="keys")["bytes"]["layer"]
-    assert by_keys - by_heads == 10 * 2**17 * 2 * 1024
+    assert by_keys - by_heads == 2**17 * 2 * (10 * 1024 + 2 * 4096)
+
+
+def test_without_recomputation_all_keys_of_a_window_are_kept_by_keys():
+    """Of 32 layers, two rows of 1,024 numbers in 16 bits for the half of 32k tokens that is not the
+    process's own: 2.1 GB."""
+    two = dataclasses.replace(H200, devices=2)
+    shared = {"processes": 2, "sequence_parallel": 2, "checkpointing": "none"}
+    by_heads, by_keys = (
+        plan_of(two, "32k", **shared, sequence_parallel_by=by)["bytes"]["kept"]
+        for by in ("heads", "keys")
+    )
+    assert by_keys - by_heads == 32 * 2 * 1024 * 2 * 2**14
 
 
 def test_a_base_that_does_not_fit_a_device_is_shared_out():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -238,6 +241,23 @@ def test_the_flag_reaches_the_processes_and_says_what_it_does(
     assert refused.code == 3
     assert "4 attention heads cannot be shared by 3 processes" in refused.stderr
     assert "hint: --sequence-parallel takes a divisor of the heads: 2, 4" in refused.stderr
+
+
+def test_dropout_of_the_checkpoint_is_refused_before_anything_is_packed(
+    giraffe, tiny_llama, corpus, tmp_path
+):
+    model = tmp_path / "dropping"
+    shutil.copytree(tiny_llama, model)
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "attention_dropout": 0.1}))
+    refused = giraffe(
+        *("extend", "--model", model, "--data", corpus, "--target-len", "256", "--window", "64"),
+        *("--out", tmp_path / "run", "--no-eval", "--rope", "yarn", "--sequence-parallel", 2),
+        *("--set", "train.processes=2", "--set", "train.sequence_parallel_by=keys"),
+    )
+    assert refused.code == 3
+    assert "the checkpoint's attention_dropout is 0.1" in refused.stderr
+    assert not (tmp_path / "run" / "packed").exists()
 
 
 def test_the_attention_and_the_levers_in_force_are_told(material, tmp_path):  # noqa: F811

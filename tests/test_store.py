@@ -14,7 +14,7 @@ from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus import assemble, rows
 from giraffe_cli.corpus.holdout import choose_held_out
 from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest
-from giraffe_cli.corpus.store import Layout, held_out, is_packed, open_packed
+from giraffe_cli.corpus.store import Layout, attention_share, held_out, is_packed, open_packed
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.progress import SilentReporter
 
@@ -115,6 +115,17 @@ def test_stats_hold_the_promised_keys_and_add_up(pack, corpus):
     assert stats["padding"] == stats["windows"] * 64 - stats["tokens_kept"]
     rows = open_packed(folder)
     assert sum(len(rows.row(i).input_ids) for i in range(len(rows))) == stats["tokens_kept"]
+
+
+def test_the_share_of_attention_is_what_the_documents_of_the_windows_leave_over(pack, corpus):
+    folder, _, _ = pack(corpus)
+    rows = open_packed(folder)
+    by_hand = [
+        sum(int(n) ** 2 for n in rows.row(index).seq_lengths) / rows.window**2
+        for index in range(len(rows))
+    ]
+    assert 0 < min(by_hand) < max(by_hand) <= 1
+    assert attention_share(folder) == pytest.approx(sum(by_hand) / len(by_hand))
 
 
 def test_rows_spread_over_groups_and_shards(pack, corpus, monkeypatch):

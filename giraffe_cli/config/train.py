@@ -154,6 +154,11 @@ def _problems(train: TrainConfig) -> list[str]:
             "sequence_parallel_by: keys attends by attention_kernel: flash, or flash4",
         ),
         (
+            train.deterministic and train.attention_kernel in ("cudnn", "flash4"),
+            "deterministic: the backward pass of attention_kernel: "
+            f"{train.attention_kernel} adds in any order; flash and efficient repeat it",
+        ),
+        (
             train.share_devices and train.processes is None,
             "share_devices needs processes: how many share the GPUs",
         ),

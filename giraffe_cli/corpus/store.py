@@ -133,6 +133,19 @@ def document_ids(folder: Path) -> set[str]:
     return found
 
 
+def attention_share(folder: Path) -> float:
+    """s²: the mean over a packed folder's windows of Σ l² / S², the part of full attention that
+    documents of l tokens leave over in windows of S; reads their lengths alone."""
+    window, squares, rows = read_json(folder / MANIFEST)["window"], 0.0, 0
+    for shard in sorted(folder.glob("rows-*.parquet")):
+        file = pq.ParquetFile(shard)
+        for group in range(file.num_row_groups):
+            column = file.read_row_group(group, columns=["seq_lengths"])["seq_lengths"]
+            lengths = column.combine_chunks().flatten().to_numpy().astype(float)
+            squares, rows = squares + float(lengths @ lengths), rows + len(column)
+    return squares / (rows * window**2) if rows else 1.0
+
+
 def is_packed(path: Path) -> bool:
     """Whether `path` is a folder whose packing finished."""
     try:

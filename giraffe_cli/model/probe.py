@@ -99,11 +99,11 @@ def repeatable(probed: Sequence[Probed]) -> list[Probed]:
     return [by_name[name] for name in REPEATABLE] + others
 
 
-def settle(wanted: str, probed: Sequence[Probed]) -> tuple[Kernels, str]:
+def settle(wanted: str, probed: Sequence[Probed], otherwise: str = "") -> tuple[Kernels, str]:
     """The kernels to train with, `wanted` or by `auto` the first, and a sentence that says so.
 
     Raises:
-        InvalidInput: `wanted` cannot be used here, or nothing can.
+        InvalidInput: `wanted` cannot be used here, or nothing can; `otherwise` is the hint.
     """
     usable = [one for one in probed if one.obstacle is None]
     names = [one.name for one in usable if wanted in ("auto", one.name)]
@@ -111,7 +111,7 @@ def settle(wanted: str, probed: Sequence[Probed]) -> tuple[Kernels, str]:
         raise InvalidInput(
             "attention on this GPU: "
             + "; ".join(f"{one.name}: {one.obstacle}" for one in probed if one.obstacle),
-            "--set train.attention_kernel=auto takes one that works, where one does",
+            otherwise or "--set train.attention_kernel=auto takes one that works, where one does",
         )
     several = next((name for name in names if KERNELS[name].takes_documents), None)
     if several is None:
@@ -139,10 +139,19 @@ def _probed(
         if not error <= ALLOWED:
             return Probed(name, obstacle=f"its error is {error:.1e} of float32's result")
         return Probed(name, _teraflops(kernel, shape, dtype, tokens, device))
-    except ImportError as error:
-        return Probed(name, obstacle=f"its package is not installed here ({error})")
-    except (RuntimeError, NotImplementedError, AssertionError) as error:
-        return Probed(name, obstacle=(str(error) or type(error).__name__).splitlines()[0])
+    except (RuntimeError, NotImplementedError) as error:
+        return Probed(name, obstacle=_first_line(error))
+    except Exception as error:
+        if name in CANDIDATES:
+            raise
+        # a package of its own, whose errors are of every kind
+        return Probed(name, obstacle=_first_line(error))
+
+
+def _first_line(error: Exception) -> str:
+    """What it says, and what it is where it says nothing."""
+    kind = type(error).__name__
+    return next(iter(str(error).splitlines()), "") or kind
 
 
 def _error(

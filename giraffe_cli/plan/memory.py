@@ -9,7 +9,7 @@ and b bytes a number (4, or 2 under bfloat16, where norms compute in 4):
                + T·b·(6f + 3d)        the MLP of T tokens (a tile): four saved, two gradients
                                       (5f where projections are fused)
                  or S·b·(3q + 4k)     the backward pass of attention, where that is more
-                    + N·b·10k         where processes share windows of N tokens by keys
+                    + N·b·(10k + 2q)  where processes share windows of N tokens by keys
     loss       3·S·d·b + chunk·V·4    (half more in 16 bits)
     optimizer  two copies of the largest trained tensor
 
@@ -66,6 +66,11 @@ class Demand:
     def tokens(self) -> int:
         """S."""
         return -(-self.window // self.train.sequence_parallel)
+
+    @property
+    def seen(self) -> int:
+        """Tokens whose keys the process holds at a time: its own, or by keys all of the window."""
+        return self.window if self.train.sequence_parallel_by == "keys" else self.tokens
 
     @property
     def width(self) -> int:
@@ -220,7 +225,7 @@ def _saved(demand: Demand) -> Tensors:
     return [
         (4, row * demand.shape.hidden_size),
         (2, row * demand.queries),
-        (2, row * demand.keys),
+        (2, demand.seen * demand.width * demand.keys),
         (4, row * demand.shape.intermediate_size),
         *_wide_norms(demand, 2, demand.tokens),
     ]
@@ -237,8 +242,11 @@ def _layer(demand: Demand, levers: Levers) -> Tensors:
     row = demand.tokens * demand.width
     attending: Tensors = [(3, row * q), (4, row * k)]
     if demand.train.sequence_parallel_by == "keys":
-        # all tokens' keys and values, gathered and as two chunks see them, and their gradients
+        # all tokens' keys and values and their gradients, before and after they are exchanged; and
+        # FlashAttention-2's gradients of a key head for each query head that shares it
         attending.append((10, demand.window * demand.width * k))
+        if q > k:
+            attending.append((2, demand.window * demand.width * q))
     if levers.checkpointing == "none":
         passing: Tensors = [(2, row * d), (2, row * f), *_wide_norms(demand, 1, demand.tokens)]
         return max(passing, [(2, row * d), *attending], key=_live)

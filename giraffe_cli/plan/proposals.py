@@ -78,16 +78,27 @@ def _of_devices(demand: Demand, machine: Machine) -> Iterator[Change]:
             train.shard_base != "full" or share > train.nodes
         )
         if share > train.sequence_parallel and fits_nodes:
-            by = "heads" if heads % share == 0 else "keys"
+            is_asked = train.sequence_parallel_by == "keys"
+            by = "keys" if is_asked or heads % share else "heads"
+            if by == "keys" and not _can_share_keys(demand):
+                continue
             how = f"--gpus {share} --sequence-parallel {share}"
+            if by == "keys" and not is_asked:
+                how += " --set train.sequence_parallel_by=keys"
             changes = {"sequence_parallel": share, "processes": share, "windows_per_step": 1}
             here = max(share // train.nodes, machine.devices)
             yield (
                 f"share each window over {share} GPUs",
-                how if by == "heads" else f"{how} --set train.sequence_parallel_by=keys",
+                how,
                 _with(demand, **changes, sequence_parallel_by=by),
                 dataclasses.replace(machine, devices=here),
             )
+
+
+def _can_share_keys(demand: Demand) -> bool:
+    """On a GPU, where a kernel of 16 bits does it."""
+    kernels = ("auto", "flash", "flash4")
+    return demand.dtype != "float32" and demand.train.attention_kernel in kernels
 
 
 def _with(demand: Demand, **changes: Any) -> Demand:

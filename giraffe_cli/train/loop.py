@@ -33,6 +33,7 @@ from giraffe_cli.train.memory_errors import memory_errors_told
 from giraffe_cli.train.opening import open_run
 from giraffe_cli.train.run import Run, recorder
 from giraffe_cli.train.schedule import learning_rate
+from giraffe_cli.train.sharing import check_heads
 from giraffe_cli.train.signals import stop_requests
 from giraffe_cli.train.state import TrainState
 from giraffe_cli.train.step import train_step
@@ -111,7 +112,7 @@ def train_stage(
         levers=levers or Levers.asked_for(config),
         evaluated_documents=evaluated_documents,
     )
-    parallel.check_heads(checkpoint.num_attention_heads, config)
+    check_heads(checkpoint.num_attention_heads, config)
     whole = stage_holds(job.adapter_dir, job.identity(open_packed(packed_dir).digest))
     summary = read_kept(job.summary_path)
     if not whole or summary is None or (hands_on and not job.weights_path.exists()):

@@ -21,7 +21,7 @@ import torch
 
 from giraffe_cli import errors
 from giraffe_cli.config.train import TrainConfig
-from giraffe_cli.errors import DoesNotFit, GiraffeError, Interrupted, InvalidInput, UsageError
+from giraffe_cli.errors import DoesNotFit, GiraffeError, Interrupted, UsageError
 from giraffe_cli.progress import Bar, Reporter
 from giraffe_cli.rundir import begin_stage, read_json, write_json
 from giraffe_cli.train.crew import Crew
@@ -98,23 +98,6 @@ def _check_devices(
             f"pass --gpus {visible_devices}; --set train.share_devices=true puts several on each, "
             "to try them out",
         )
-
-
-def check_heads(num_heads: int, config: TrainConfig) -> None:
-    """Refuse a window shared by heads that the processes cannot share.
-
-    Raises:
-        InvalidInput: the heads do not divide by the processes; the hint says what does.
-    """
-    share = config.sequence_parallel
-    if num_heads % share == 0 or config.sequence_parallel_by == "keys":
-        return
-    shares = ", ".join(str(n) for n in range(2, num_heads + 1) if num_heads % n == 0)
-    raise InvalidInput(
-        f"{num_heads} attention heads cannot be shared by {share} processes",
-        f"--sequence-parallel takes a divisor of the heads: {shares}; "
-        "--set train.sequence_parallel_by=keys takes any number",
-    )
 
 
 def launch(

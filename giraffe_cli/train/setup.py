@@ -33,11 +33,13 @@ from giraffe_cli.model.trainable import causal_model, load_base, make_trainable
 from giraffe_cli.train.data import Window
 from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.layout import Layout
+from giraffe_cli.train.sharing import check_keys
 from giraffe_cli.train.trackers import check_trackers
 from giraffe_cli.train.window_loss import WindowLoss
 
 REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """Layouts in which each process holds the whole model."""
+_BY_HEADS = "--set train.sequence_parallel_by=heads takes any kernel, where heads divide"
 
 
 def make_accelerator(job: TrainJob) -> Accelerator:
@@ -152,23 +154,13 @@ def choose_kernels(
     Every process must call this, in the same order as its other collective calls.
 
     Raises:
-        InvalidInput: the kernel that was asked for cannot be used, or windows shared by keys beside
-            attention dropout.
+        InvalidInput: the kernel that was asked for cannot be used, or windows cannot be shared by
+            keys.
     """
     by_keys = job.config.sequence_parallel_by == "keys"
-    if by_keys and attention_dropout:
-        raise InvalidInput(
-            "sequence_parallel_by: keys draws no dropout, the checkpoint's attention_dropout is "
-            f"{attention_dropout:g}",
-            "--set train.sequence_parallel_by=heads, or attention_dropout 0 in its config.json",
-        )
+    check_keys(job.config, attention_dropout, job.dtype, device.type == "cuda")
     if device.type == "cpu" or attention_dropout:
         return None, ""
-    if by_keys and job.dtype == "float32":
-        raise InvalidInput(
-            "sequence_parallel_by: keys attends in 16 bits on a GPU, the run computes in float32",
-            "--set dtype=bfloat16, or --set train.sequence_parallel_by=heads",
-        )
     share, shape = 1 if by_keys else job.config.sequence_parallel, job.checkpoint
     per_process = AttentionShape(
         shape.num_attention_heads // share,
@@ -181,7 +173,7 @@ def choose_kernels(
     probed = agreed(told_by_all(probe(per_process, dtype, job.window, device, wanted, by_keys)))
     if job.config.deterministic:
         probed = repeatable(probed)
-    return settle(wanted, probed)
+    return settle(wanted, probed, _BY_HEADS if by_keys else "")
 
 
 def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
