@@ -1,4 +1,4 @@
-"""Which attention kernel a job trains with, without a GPU: what is asked of the probe, and taken."""
+"""Which attention kernel a job trains with, without a GPU: what the probe is asked, what taken."""
 
 from __future__ import annotations
 
