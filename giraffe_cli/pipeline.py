@@ -17,6 +17,7 @@ from giraffe_cli.config.base import AUTO
 from giraffe_cli.config.building import resolve_dtype
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.control import control_stages, describe_control
+from giraffe_cli.corpus.unseen import not_trained_on
 from giraffe_cli.errors import GateFailed, InvalidInput
 from giraffe_cli.evals.runner import Subject, evaluate
 from giraffe_cli.evals.samples import Texts, default_lengths
@@ -45,7 +46,6 @@ from giraffe_cli.train.loop import TrainResult
 from giraffe_cli.training import (
     TrainingStage,
     check_stages,
-    held_out_of_all,
     pack_stages,
     plan_stages,
     refuse_what_does_not_fit,
@@ -258,8 +258,10 @@ def prepare_data(work: Work) -> tuple[dict[Path, Path], Texts]:
         return packed, Texts()
     own = packed.get(work.run_dir)
     documents = evaluation_documents(config, own)
-    if own and not config.eval.data:
-        documents = held_out_of_all(documents, own, packed.values(), work.reporter)
+    if config.trains:
+        others = packed.values() if config.eval.data else set(packed.values()) - {own}
+        hint = "pass --eval-data with other text, or raise pack.hold_out"
+        documents = not_trained_on(documents, others, hint, work.reporter)
     if work.controls and work.lengths[0] > work.native_length:
         raise InvalidInput(
             f"the control run is scored up to {format_length(work.native_length)}, eval.lengths "

@@ -19,9 +19,7 @@ from typing import Any
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.building import resolve_dtype
 from giraffe_cli.config.extend import ExtendConfig
-from giraffe_cli.corpus.base import Document
-from giraffe_cli.corpus.store import attention_share, document_ids
-from giraffe_cli.errors import InvalidInput
+from giraffe_cli.corpus.store import attention_share
 from giraffe_cli.fitting import Fit, read_levers
 from giraffe_cli.plan.estimate import Pace, check_fits
 from giraffe_cli.plan.machine import Machine
@@ -170,30 +168,6 @@ def pack_stages(
         for key, owner in owners.items()
     }
     return {stage.folder: folders[stage.windows_key] for stage in (*stages, *controls)}
-
-
-def held_out_of_all(
-    documents: list[Document], own: Path, packed: Iterable[Path], reporter: Reporter
-) -> list[Document]:
-    """Those of `documents`, held out of the packed folder `own`, that no other stage trains on.
-
-    Raises:
-        InvalidInput: none is left.
-    """
-    others = set(packed) - {own}
-    trained = set[str]().union(*(document_ids(folder) for folder in others))
-    kept = [document for document in documents if document.id not in trained]
-    if len(kept) < len(documents):
-        reporter.warn(
-            f"{len(documents) - len(kept)} of {len(documents)} held-out documents are not "
-            "evaluated: another stage trains on them"
-        )
-    if documents and not kept:
-        raise InvalidInput(
-            "every held-out document is trained on by another stage",
-            "pass --eval-data FILE, or raise pack.hold_out",
-        )
-    return kept
 
 
 def _evaluated_of_held_out(config: ExtendConfig) -> int:

@@ -8,6 +8,7 @@ import json
 import pytest
 from conftest import prose
 
+from giraffe_cli.corpus.store import held_out
 from giraffe_cli.rundir import read_json
 
 QUICK = ("--tasks", "nll,passkey", "--lengths", "128,384", "--set", "nll.targets=16",
@@ -223,3 +224,38 @@ def test_a_missing_corpus_and_a_missing_checkpoint_are_named(giraffe, tiny_llama
         done = giraffe(*arguments, "--out", tmp_path / "e")
         assert done.code == 3
         assert "absent.jsonl" in done.stderr
+
+
+def test_what_a_run_was_trained_on_is_not_scored(giraffe, tiny_llama, corpus, tmp_path):
+    """The corpus of the training given once more: what it held out of it is read, no more."""
+    run = tmp_path / "run"
+    done = giraffe(
+        *("extend", "--model", tiny_llama, "--data", corpus, "--target-len", "384"),
+        *("--rope", "yarn", "--window", "128", "--steps", 1, "--no-eval", "--out", run),
+        *("--set", "train.lora.rank=2", "--set", "pack.hold_out=0.4"),
+    )
+    assert done.code == 0, done.stderr
+    kept = {document.id for document in held_out(run / "packed")}
+    trained = len(corpus.read_text().splitlines()) - len(kept)
+    scored = giraffe(
+        *("eval", run / "model", "--data", corpus, "--tasks", "nll", "--lengths", "128,384"),
+        *("--set", "nll.targets=32", "--out", tmp_path / "scores"),
+    )
+    assert scored.code == 0, scored.stderr
+    assert f"{trained} of {trained + len(kept)} documents are not evaluated" in scored.stderr
+    samples = (tmp_path / "scores" / "samples.jsonl").read_text().splitlines()
+    assert {json.loads(line)["cluster"] for line in samples} <= kept
+    (tmp_path / "seen.jsonl").write_text(
+        "".join(
+            f"{line}\n"
+            for line in corpus.read_text().splitlines()
+            if json.loads(line)["id"] not in kept
+        )
+    )
+    refused = giraffe(
+        *("eval", run / "model", "--data", tmp_path / "seen.jsonl", "--tasks", "nll"),
+        *("--lengths", "128", "--out", tmp_path / "none"),
+    )
+    assert refused.code == 3
+    assert "every document of the evaluation is trained on" in refused.stderr
+    assert "held-out documents" in refused.stderr

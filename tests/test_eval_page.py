@@ -35,6 +35,7 @@ from giraffe_cli.report.score_tables import Cell, difference, level, task_tables
 from giraffe_cli.report.scored import Scored
 from giraffe_cli.report.verdicts import evaluation_verdicts
 from giraffe_cli.report.verdicts_retrieval import found_up_to
+from giraffe_cli.units import format_length
 
 COMMAND = ["giraffe", "eval", "runs/calf-16k/model", "--base", "calf", "--data", "my books"]
 
@@ -354,6 +355,18 @@ def test_effective_lengths_tell_none_from_unknown(results):
     rows = dict(reach_rows(Scored.of_evaluation(results)))
     assert rows["passkey"][:2] == ["none", "2k"]
     assert rows["passkey.ranked"][:2] == ["–", "1k"]
+
+
+def test_too_few_samples_are_told_from_a_length_that_is_not_reached(results):
+    """At 0.81 asked for: 0.90 [0.79, 0.96] may be it, 0.70 [0.6, 0.8] is not."""
+    results["measures"]["passkey"]["effective_length"]["threshold"] = 0.81
+    for model, mean, low, high in (("base", 0.7, 0.6, 0.8), ("checkpoint", 0.9, 0.79, 0.96)):
+        found = results["models"][model]
+        found["effective_length"]["passkey"] = 1024
+        following = min(int(n) for n in found["tasks"]["passkey"] if int(n) > 1024)
+        found["tasks"]["passkey"][str(following)] |= {"mean": mean, "ci_low": low, "ci_high": high}
+    rows = dict(reach_rows(Scored.of_evaluation(results)))
+    assert rows["passkey"][:2] == ["1k", f"1k, undecided at {format_length(following)}"]
 
 
 # ── pictures ─────────────────────────────────────────────────────────────────────────────────

@@ -254,8 +254,12 @@ def test_nats_in_plain_words(nats, text):
 def test_the_table_of_pairs_is_counted():
     # theta 16, 4 pairs: 1, 1/2, 1/4, 1/8; the first kept, the second halved, two slowed by 4.
     rope = {"head_dim": 8, "rope_theta": 16.0, "inv_freq": [1, 1 / 4, 1 / 16, 1 / 32]}
-    text = facts.describe_table(rope, 4.0)
-    assert text == "4 pairs: 1 unchanged, 2 slowed by 4, 1 in between"
+    assert facts.describe_table(rope) == "4 pairs: 1 unchanged, 2 slowed by 4, 1 by 2"
+    # by more than target over native window, as YaRN's own factor may be
+    rope["inv_freq"] = [1, 1 / 2, 1 / 96, 1 / 192]
+    assert facts.describe_table(rope) == "4 pairs: 2 unchanged, 2 slowed by 24"
+    rope["inv_freq"] = [1, 1 / 2, 1 / 4, 1 / 8]
+    assert facts.describe_table(rope) == "4 pairs: 4 unchanged"
 
 
 def test_commands_quote_what_a_shell_would_split(report):
@@ -395,7 +399,7 @@ def test_the_page_says_title_verdicts_table_and_how_to_repeat(written):
         "4.54 to 4.66",
         "logits at end",
         "short_context.delta_nll",
-        "16 pairs: 6 unchanged, 6 slowed by 16, 4 in between",
+        "16 pairs: 6 unchanged, 6 slowed by 16, 4 by ",
         "2 min 28 s",
         "run.yaml --out",
         "metrics.jsonl",

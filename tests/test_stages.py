@@ -139,7 +139,7 @@ def test_a_document_that_an_earlier_stage_trains_on_is_not_evaluated(tiny_llama,
         pack={"hold_out": 1e-9},
         train={**TRAIN, "steps": 1},
     )
-    with pytest.raises(InvalidInput, match="trained on by another stage") as caught:
+    with pytest.raises(InvalidInput, match="every document of the evaluation") as caught:
         extend(config, tmp_path / "run", Options(), SilentReporter())
     assert "--eval-data" in caught.value.hint
     run_dir = tmp_path / "blind"

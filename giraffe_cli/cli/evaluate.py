@@ -287,7 +287,7 @@ def _run(
         lengths=chosen,
         native_length=native,
         seed=seed,
-        texts=evaluation_texts(config, documents_for(config, run_of(checkpoint)), chooser),
+        texts=evaluation_texts(config, documents_for(config, run_of(checkpoint), console), chooser),
         out=out,
         cache=Path(config.cache) if config.cache else out / "cache",
         reporter=console,

@@ -10,6 +10,7 @@ from giraffe_cli.errors import InvalidInput
 if TYPE_CHECKING:
     from giraffe_cli.config.evaluate import EvalConfig
     from giraffe_cli.corpus.base import Document
+    from giraffe_cli.progress import Reporter
 
 DEFAULT_DATA = "python-stdlib"
 COUNTS = ("samples", "trials")
@@ -106,18 +107,19 @@ def named_files(given: list[str] | None) -> dict[str, str] | None:
     return found or None
 
 
-def documents_for(config: EvalConfig, run: Path) -> list[Document]:
-    """Text to score on: `--data`, else what the folder `run` held out, else python-stdlib's;
-    none where no task reads any.
+def documents_for(config: EvalConfig, run: Path, reporter: Reporter) -> list[Document]:
+    """Text to score on: `--data` but what the folder `run` was trained on, else what it held out,
+    else python-stdlib's; none where no task reads any.
 
     Raises:
-        InvalidInput: a source is missing or unreadable, or all hold no text.
+        InvalidInput: a source is missing or unreadable, or all hold no text, or trained text only.
     """
     from giraffe_cli.config.pack import PackConfig
     from giraffe_cli.corpus.base import BadRecords
     from giraffe_cli.corpus.holdout import choose_held_out
     from giraffe_cli.corpus.sources import check_distinct, read_source
     from giraffe_cli.corpus.store import held_out, is_packed
+    from giraffe_cli.corpus.unseen import not_trained_on
     from giraffe_cli.evals.chosen import needs_of
     from giraffe_cli.stages import documents_of
 
@@ -131,4 +133,9 @@ def documents_for(config: EvalConfig, run: Path) -> list[Document]:
         kept = choose_held_out([d.id for d in found], PackConfig().hold_out)
         return [document for document in found if document.id in kept]
     check_distinct(config.data)
-    return documents_of(config.data, "--data")
+    documents = documents_of(config.data, "--data")
+    if not (run / "training.json").is_file():
+        return documents
+    windows = [folder for folder in (packed, *run.glob("stages/*/packed")) if is_packed(folder)]
+    hint = "--data with other text; without it the run's held-out documents are read"
+    return not_trained_on(documents, windows, hint, reporter)

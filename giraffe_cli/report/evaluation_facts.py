@@ -34,7 +34,21 @@ def _reached(scored: Scored, measure: str, model: str) -> str:
     if not scored.has_reference(measure, model):
         return "–"
     length = scored.effective_length(measure, model)
-    return format_length(length) if length else "none"
+    told = format_length(length) if length else "none"
+    undecided = _undecided(scored, measure, model, length)
+    return f"{told}, undecided at {format_length(undecided)}" if undecided else told
+
+
+def _undecided(scored: Scored, measure: str, model: str, reached: int | None) -> int | None:
+    """The next length, where the mean is what is asked for and its lower bound is not: too few
+    samples to say that it is not reached."""
+    rule = scored.measures[measure].get("effective_length", {})
+    threshold, scores = rule.get("threshold"), scored.scores(measure, model)
+    further = [n for n in scores if n > (reached or 0) and n >= scored.native_length]
+    if threshold is None or not further:
+        return None
+    score = scores[further[0]]
+    return further[0] if score["ci_low"] < threshold <= score["mean"] else None
 
 
 def reach_rules(scored: Scored) -> list[str]:

@@ -1,6 +1,6 @@
 """The settings, times and files of a run as rows of text, for the page and the card.
 
-rope.json with 16 pairs, factor 16  →  `16 pairs: 5 unchanged, 4 slowed by 16, 7 in between`
+rope.json with 16 pairs  →  `16 pairs: 5 unchanged, 4 slowed by 16, 7 by 1.1 to 12`
 """
 
 from __future__ import annotations
@@ -48,25 +48,31 @@ def rope_rows(report: Mapping[str, Any], table: Mapping[str, Any]) -> list[Row]:
     if "rope_theta" in parameters:
         rows.append(("rope_theta", f"{parameters['rope_theta']:,.0f}"))
     factor = report["target_length"] / report["native_length"]
-    rows.append(("factor", f"{factor:g}"))
+    rows.append(("target / native window", f"{factor:g}"))
     if "attention_factor" in rope:
         rows.append(("attention factor", f"{rope['attention_factor']:.4f}"))
     if rope.get("inv_freq"):
-        rows.append(("table", describe_table(rope, factor)))
+        rows.append(("table", describe_table(rope)))
     return rows
 
 
-def describe_table(rope: Mapping[str, Any], factor: float) -> str:
-    """How many rotary pairs kept their speed, how many were slowed by the whole factor."""
+def describe_table(rope: Mapping[str, Any]) -> str:
+    """How many rotary pairs kept their speed, how many were slowed the most, and the others."""
     head_dim, theta = rope["head_dim"], rope["rope_theta"]
     slowed = [
         theta ** (-2 * pair / head_dim) / value for pair, value in enumerate(rope["inv_freq"])
     ]
-    unchanged = sum(math.isclose(ratio, 1, rel_tol=1e-6) for ratio in slowed)
-    fully = sum(math.isclose(ratio, factor, rel_tol=1e-6) for ratio in slowed)
-    between = len(slowed) - unchanged - fully
-    parts = [f"{unchanged} unchanged", f"{fully} slowed by {factor:g}"]
-    parts += [f"{between} in between"] if between else []
+    most = max(slowed)
+    unchanged = [ratio for ratio in slowed if math.isclose(ratio, 1, rel_tol=1e-6)]
+    fully = [ratio for ratio in slowed if math.isclose(ratio, most, rel_tol=1e-6)]
+    between = sorted(set(slowed) - {*unchanged, *fully})
+    parts = [f"{len(unchanged)} unchanged"]
+    if len(unchanged) < len(slowed):
+        parts.append(f"{len(fully)} slowed by {most:.3g}")
+    if between:
+        count = len(slowed) - len(unchanged) - len(fully)
+        ends = dict.fromkeys(f"{end:.3g}" for end in (between[0], between[-1]))
+        parts.append(f"{count} by {' to '.join(ends)}")
     return f"{len(slowed)} pairs: {', '.join(parts)}"
 
 

@@ -60,7 +60,11 @@ def render_page(
             "commands": facts.repeat_commands(report, artefacts["run"]),
             "serve": serve_lines(Path(report["model_dir"])),
             "files": list(facts.file_rows(run_dir)),
-            "versions": results.get("versions", {}),
+            "versions": {
+                name: version
+                for name, version in results.get("versions", {}).items()
+                if name != "giraffe"
+            },
         },
     )
 
