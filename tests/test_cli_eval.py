@@ -259,3 +259,30 @@ def test_what_a_run_was_trained_on_is_not_scored(giraffe, tiny_llama, corpus, tm
     assert refused.code == 3
     assert "every document of the evaluation is trained on" in refused.stderr
     assert "held-out documents" in refused.stderr
+
+
+def test_a_run_that_was_given_packed_windows_is_scored_on_what_they_hold_out(
+    giraffe, tiny_llama, corpus, tmp_path
+):
+    windows, run = tmp_path / "windows", tmp_path / "run"
+    done = giraffe(
+        *("pack-data", corpus, "--tokenizer", tiny_llama, "--window", 128, "--hold-out", 0.4),
+        *("--out", windows),
+    )
+    assert done.code == 0, done.stderr
+    done = giraffe(
+        *("extend", "--model", tiny_llama, "--data", windows, "--target-len", 384, "--window", 128),
+        *("--rope", "yarn", "--steps", 1, "--no-eval", "--set", "train.lora.rank=2", "--out", run),
+    )
+    assert done.code == 0, done.stderr
+    settings = ("--tasks", "nll", "--lengths", "128,384", "--set", "nll.targets=32")
+    scored = giraffe("eval", run / "model", *settings, "--out", tmp_path / "scores")
+    assert scored.code == 0, scored.stderr
+    samples = (tmp_path / "scores" / "samples.jsonl").read_text().splitlines()
+    kept = {document.id for document in held_out(windows)}
+    assert {json.loads(line)["cluster"] for line in samples} <= kept
+    again = giraffe("eval", run / "model", *settings, "--data", corpus, "--out", tmp_path / "again")
+    assert "documents are not evaluated: they are trained on" in again.stderr
+    windows.rename(tmp_path / "elsewhere")
+    lost = giraffe("eval", run / "model", *settings, "--out", tmp_path / "lost")
+    assert f"the windows that {run} was trained on are not found" in lost.stderr

@@ -118,24 +118,43 @@ def documents_for(config: EvalConfig, run: Path, reporter: Reporter) -> list[Doc
     from giraffe_cli.corpus.base import BadRecords
     from giraffe_cli.corpus.holdout import choose_held_out
     from giraffe_cli.corpus.sources import check_distinct, read_source
-    from giraffe_cli.corpus.store import held_out, is_packed
+    from giraffe_cli.corpus.store import held_out
     from giraffe_cli.corpus.unseen import not_trained_on
     from giraffe_cli.evals.chosen import needs_of
     from giraffe_cli.stages import documents_of
 
-    needed, packed = needs_of(config.tasks), run / "packed"
+    needed, windows = needs_of(config.tasks), _windows_of(run)
     if "documents" not in needed and not (config.data and "haystack" in needed):
         return []
-    if not config.data and is_packed(packed):
-        return held_out(packed)
+    if not config.data and windows:
+        return held_out(windows[0])
+    is_trained = (run / "training.json").is_file()
     if not config.data:
+        if is_trained:
+            reporter.warn(
+                f"the windows that {run} was trained on are not found: {DEFAULT_DATA} is read, "
+                "which may be among them; --data names other text"
+            )
         found = list(read_source(DEFAULT_DATA, BadRecords()))
         kept = choose_held_out([d.id for d in found], PackConfig().hold_out)
         return [document for document in found if document.id in kept]
     check_distinct(config.data)
     documents = documents_of(config.data, "--data")
-    if not (run / "training.json").is_file():
+    if not is_trained:
         return documents
-    windows = [folder for folder in (packed, *run.glob("stages/*/packed")) if is_packed(folder)]
     hint = "--data with other text; without it the run's held-out documents are read"
     return not_trained_on(documents, windows, hint, reporter)
+
+
+def _windows_of(run: Path) -> list[Path]:
+    """The packed folders that the run in folder `run` read, its last stage's first: its own, and
+    those that it was given."""
+    from giraffe_cli.config.files import read_yaml
+    from giraffe_cli.corpus.store import is_packed
+
+    found, file = [run / "packed", *sorted(run.glob("stages/*/packed"))], run / "run.yaml"
+    if file.is_file():
+        values = read_yaml(file)
+        for part in (values, *reversed(values.get("stages", []))):
+            found += [Path(source) for source in part.get("data") or []]
+    return [folder for folder in dict.fromkeys(found) if is_packed(folder)]
