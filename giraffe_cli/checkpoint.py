@@ -142,11 +142,14 @@ def inspect(source: str, work_dir: Path, allow_pickle: bool | None = None) -> Ch
     )
 
 
-def head_to_extend(checkpoint: Checkpoint, target_length: int, on_existing: str) -> Head:
+def head_to_extend(
+    checkpoint: Checkpoint, target_length: int, on_existing: str, or_pass: str = ""
+) -> Head:
     """What a strategy is applied to: `head`, once the window and the existing scaling allow it.
 
     `compose` scales the real table of a scaled base beyond the real window; `replace` puts the
-    strategy in the place of its scaling, over the native window.
+    strategy in the place of its scaling, over the native window. `or_pass` is an option of the
+    caller that accepts a base which reaches the target, for the hint.
 
     Raises:
         InvalidInput: the base reaches the target, or is scaled and `on_existing` is `refuse`.
@@ -155,7 +158,8 @@ def head_to_extend(checkpoint: Checkpoint, target_length: int, on_existing: str)
     if target_length <= window:
         raise InvalidInput(
             f"{checkpoint.source} already reaches {window} tokens, the target is {target_length}",
-            "choose a longer --target-len, or pass --allow-native to accept the base as it is",
+            "choose a longer --target-len"
+            + (f", or pass {or_pass} to accept the base as it is" if or_pass else ""),
         )
     if on_existing == "refuse":
         refuse_scaled(checkpoint, target_length)

@@ -17,10 +17,11 @@ from giraffe_cli.config.building import build, differing_keys, resolve_dtype
 from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.files import read_sealed_yaml, write_sealed_yaml
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.config.train import knobs_without_effect
 from giraffe_cli.corpus.base import BadRecords, Document
 from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest
-from giraffe_cli.corpus.sources import read_source
+from giraffe_cli.corpus.sources import is_local, read_source, resolve
 from giraffe_cli.corpus.store import held_out, is_packed, open_packed
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.evals.gating import check_gates
@@ -87,10 +88,20 @@ def claimed(config: ExtendConfig, run_dir: Path) -> Iterator[None]:
 
 def claim(config: ExtendConfig, run_dir: Path) -> None:
     """Make `run_dir` the folder of this config, or recognise it as such; knobs that change no
-    weight may differ, and the folder's config then follows.
+    weight may differ, and the folder's config then follows. Raises as `check_claim` does.
+    """
+    if check_claim(config, run_dir):
+        return
+    make_folder(run_dir)
+    write_sealed_yaml(run_dir / "run.yaml", config.model_dump(mode="json"))
+
+
+def check_claim(config: ExtendConfig, run_dir: Path) -> bool:
+    """Whether `run_dir` is the folder of this very config; nothing is written.
 
     Raises:
-        InvalidInput: it holds a run of another config; the differing keys are named.
+        InvalidInput: it holds a run of another config, whose differing keys are named, or is no
+            directory.
     """
     path, values = run_dir / "run.yaml", config.model_dump(mode="json")
     if path.exists():
@@ -106,11 +117,10 @@ def claim(config: ExtendConfig, run_dir: Path) -> None:
                 "pass the same options to resume it, or another --out to start a new run",
             )
         if not different:
-            return
+            return True
     if run_dir.exists() and not run_dir.is_dir():
         raise InvalidInput(f"{run_dir} is not a directory", "choose another --out")
-    make_folder(run_dir)
-    write_sealed_yaml(path, values)
+    return False
 
 
 def choose_table(config: ExtendConfig, checkpoint: Checkpoint) -> RopeTable:
@@ -121,7 +131,9 @@ def choose_table(config: ExtendConfig, checkpoint: Checkpoint) -> RopeTable:
             an unknown strategy, position scheme or knob.
     """
     make_positions(config.positions, config.train.position_knobs)
-    head = head_to_extend(checkpoint, config.target_length, config.rope.on_existing)
+    head = head_to_extend(
+        checkpoint, config.target_length, config.rope.on_existing, "--allow-native"
+    )
     if config.rope.strategy == AUTO:
         return settings(head)[0][0].table
     return make_table(config.rope.strategy, config.rope.knobs, head)
@@ -162,13 +174,20 @@ def packed_folder(
     Raises:
         InvalidInput: a packed directory of another tokenizer or of shorter windows.
     """
+    given = given_windows(config, checkpoint)
+    if given:
+        return given
+    out = run_dir / "packed"
+    pack_stage(config.data, checkpoint.path, config.window, config.pack, config.seed, out, reporter)
+    return out
+
+
+def given_windows(config: ExtendConfig, checkpoint: Checkpoint) -> Path | None:
+    """The packed directory that `config` names in the place of a corpus; raises as
+    `packed_folder`."""
     given = [Path(source) for source in config.data if is_packed(Path(source))]
     if not given:
-        out = run_dir / "packed"
-        pack_stage(
-            config.data, checkpoint.path, config.window, config.pack, config.seed, out, reporter
-        )
-        return out
+        return None
     if len(config.data) > 1:
         raise InvalidInput(
             f"--data mixes the packed directory {given[0]} with other sources",
@@ -187,6 +206,24 @@ def packed_folder(
             f"pass --window {rows.window}, or pack again with --window {config.window}",
         )
     return given[0]
+
+
+def check_sources(config: ExtendConfig, checkpoint: Checkpoint) -> None:
+    """Look at what would be packed, and read nothing of it; standard input and the Hub are left
+    alone.
+
+    Raises:
+        InvalidInput, UsageError: as `packed_folder`, as far as the files' names tell.
+    """
+    if given_windows(config, checkpoint) is None:
+        resolve([named for named in config.data if is_local(named)], config.pack)
+
+
+def check_texts(config: EvalConfig) -> None:
+    """Look at the corpora that would be scored on, as `check_sources` does; raises likewise."""
+    for named in (*config.data, *config.haystack, *config.other_data):
+        if is_local(named) and not is_packed(Path(named)):
+            resolve([named], PackConfig())
 
 
 def evaluation_documents(config: ExtendConfig, packed: Path | None) -> list[Document]:

@@ -158,8 +158,6 @@ def test_needles_and_other_text_come_from_what_a_packed_folder_holds_out(
     ("arguments", "message"),
     [
         (("--lengths", "12q"), "`12q` is not a length in tokens"),
-        (("--tasks", "nil"), "unknown evaluation task `nil`"),
-        (("--tasks", "nil"), "did you mean `nll`?"),
         (("--set", "nll.anchor=2"), "`anchor` is no knob of `nll`"),
         (("--set", "nll.anchors=0"), "anchors is 0, must be 1 or more"),
         (("--tasks", "niah", "--documents", "3"), "--documents 3 has no effect on niah"),

@@ -81,9 +81,9 @@ def test_the_embedded_model_is_written_here(giraffe, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (("--to", "ggml"), 3, "unknown export target `ggml`"),
-        (("--to", "ggml"), 3, "known: adapter, gguf"),
-        (("--to", "gguf", "--dtype", "q4_0"), 3, "choose one of f16, bf16, f32, q8_0"),
+        (("--to", "ggml"), 2, "--to ggml: no such choice"),
+        (("--to", "ggml"), 2, "known: adapter, gguf"),
+        (("--to", "gguf", "--dtype", "q4_0"), 2, "known: bf16, f16, f32, q8_0"),
         (("--to", "gguf", "--base-id", "a/b"), 2, "--base-id has no effect on --to gguf"),
         (("--to", "adapter", "--dtype", "f16"), 2, "--dtype has no effect on --to adapter"),
         ((), 2, "--to"),

@@ -8,6 +8,9 @@ import sys
 
 import pytest
 
+from giraffe_cli.config.building import build
+from giraffe_cli.stages import claim
+
 
 @pytest.fixture
 def arguments(tiny_llama, corpus, tmp_path):
@@ -58,8 +61,11 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(giraffe, arguments, tmp_pat
         (("--target-len", "-4"), 3, "is not a length"),
         (("--target-len", "64"), 3, "train.window 128 is longer than target_length 64"),
         (("--target-len", "128"), 3, "already reaches 128 tokens"),
-        (("--rope", "yarrn"), 3, "did you mean `yarn`?"),
-        (("--set", "train.stepz=4"), 3, "unknown key `train.stepz`; did you mean `steps`?"),
+        (("--rope", "yarrn"), 2, "--rope yarrn: no such choice\n\nhint: did you mean `yarn`?"),
+        (("--rope", "yarrn", "--dry-run"), 2, "--rope yarrn: no such choice"),
+        (("--set", "rope.strategy=yarrn"), 3, "did you mean `yarn`?"),
+        (("--set", "train.stepz=4"), 3, "unknown key `train.stepz`\n\nhint: did you mean `steps`?"),
+        (("--target-len", "128"), 3, "or pass --allow-native to accept the base as it is"),
         (("--set", "train.steps"), 3, "no `key=value`"),
         (("--set", "train.lora.targets=[q_prj]"), 3, "q_prj"),
         (("--rope", "yarn", "--set", "rope.knobs={beta: 3}"), 3, "`beta` is no knob of `yarn`"),
@@ -82,7 +88,40 @@ def test_bad_input_is_named_and_leaves_nothing(giraffe, arguments, tmp_path, opt
 def test_target_length_is_asked_for(giraffe):
     refused = giraffe("extend")
     assert refused.code == 3
-    assert "--target-len 16k" in refused.stderr
+    assert "hint: pass --target-len 16k, or write target_length into the config" in refused.stderr
+
+
+@pytest.mark.parametrize("option", ["--data", "--eval-data"])
+def test_a_dry_run_refuses_what_the_run_refuses(giraffe, arguments, tmp_path, option):
+    absent = (option, tmp_path / "books.jsonl")
+    dry = giraffe(*arguments, *absent, "--dry-run")
+    assert (dry.code, dry.stdout) == (3, "")
+    assert f"`{tmp_path}/books.jsonl` does not exist" in dry.stderr
+    assert not (tmp_path / "run").exists()
+    run = giraffe(*arguments, *absent)
+    assert run.code == dry.code
+    assert run.stderr.splitlines()[-3:] == dry.stderr.splitlines()[-3:]
+
+
+def test_a_dry_run_without_evaluation_looks_at_none_of_its_texts(giraffe, arguments):
+    assert giraffe(*arguments, "--eval-data", "no.jsonl", "--dry-run", "--no-eval").code == 0
+
+
+def test_a_dry_run_knows_the_folder_of_another_run(giraffe, arguments, tmp_path, tiny_llama):
+    config = build({"model": str(tiny_llama), "target_length": 512, "seed": 3})
+    claim(config, tmp_path / "run")
+    before = sorted(tmp_path.rglob("*"))
+    dry = giraffe(*arguments, "--dry-run")
+    assert (dry.code, dry.stdout) == (3, "")
+    assert "holds a run of another config; different: data, eval" in dry.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_dry_run_leaves_a_native_base_as_it_is(giraffe, tiny_llama):
+    command = ("extend", "--model", tiny_llama, "--target-len", "128", "--dry-run")
+    assert giraffe(*command).code == 3
+    done = giraffe(*command, "--allow-native", "--json")
+    assert (done.code, json.loads(done.stdout)) == (0, {"native_length": 128})
 
 
 @pytest.mark.parametrize(

@@ -75,6 +75,18 @@ def test_every_knob_is_shown_or_named(giraffe, tiny_arguments, tmp_path):
         assert re.search(rf"\b{name}\b", text), name
 
 
+def test_a_corpus_that_is_not_there_yet_is_named_and_the_file_written(
+    giraffe, tiny_llama, corpus, tmp_path
+):
+    base = ("init", "--model", tiny_llama, "--target-len", "512", "--data")
+    later = giraffe(*base, tmp_path / "later.jsonl", "--out", tmp_path / "a.yaml")
+    assert later.code == 0, later.stderr
+    assert f"warning: `{tmp_path}/later.jsonl` does not exist" in later.stderr
+    assert (tmp_path / "a.yaml").exists()
+    there = giraffe(*base, corpus, "--out", tmp_path / "b.yaml")
+    assert "does not exist" not in there.stderr
+
+
 def test_an_existing_file_stays(giraffe, tiny_arguments, tmp_path):
     out = tmp_path / "c.yaml"
     out.write_text("mine")
@@ -96,7 +108,7 @@ def test_calf_starts_from_its_own_settings(giraffe, tmp_path):
     ("arguments", "code", "words"),
     [
         (("--target-len", "512"), 2, "needs --data"),
-        (("--target-len", "128", "--data", "x.jsonl"), 3, "already reaches 128"),
+        (("--target-len", "128", "--data", "x.jsonl"), 3, "hint: choose a longer --target-len\n"),
         (("--target-len", "512", "--data", "x.jsonl", "--device", "h1000"), 2, "h100"),
         (("--target-len", "16m", "--data", "x", "--device", "cpu", "--window", "16m",
           "--device-memory", "600MB"), 4, "training needs at least"),

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from giraffe_cli.plan.shapes import SHAPES
+
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -86,6 +88,45 @@ def test_a_dry_run_shows_the_ladder(giraffe, tiny_llama, corpus, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_proposals_are_told_where_nothing_fits(giraffe):
+    shape = ("--shape", "llama3-8b", "--target-len", "64k", "--device")
+    fits, too_small = (giraffe("plan", *shape, device) for device in ("h100", "rtx4090"))
+    assert (fits.code, too_small.code) == (0, 4)
+    assert "share each window" not in fits.stdout
+    assert "share each window over 2 GPUs" in too_small.stdout
+    assert "PoSE (--window 2k); it may not teach the use of far text" in too_small.stdout
+
+
+def test_whose_speeds_a_plan_takes_is_told(giraffe):
+    shape = ("plan", "--shape", "smollm2-135m", "--target-len", "16k")
+    assumed = giraffe(*shape, "--gpus", "2")
+    assert "speeds: h100 assumed, pass --device\n" in assumed.stderr
+    assert "of that peak: matrix products 56 %, attention 56 % (30 % where" in assumed.stdout
+    here = giraffe("plan", "--inference", "--shape", "smollm2-135m", "--device-memory", "40GB")
+    assert "speeds: those of this machine, pass --device for another's" in here.stderr
+    assert "speeds: " not in giraffe(*shape, "--gpus", "2", "--device", "a100").stderr
+
+
+def test_a_plan_says_what_extend_would_refuse(giraffe):
+    planned = giraffe("plan", "--shape", "smollm2-135m", "--target-len", "8k", "--device", "h100")
+    assert planned.code == 0, planned.stderr
+    assert (
+        "warning: giraffe extend would refuse this: smollm2-135m already reaches" in planned.stderr
+    )
+
+
+def test_columns_of_inference_have_units_and_whole_numbers_in_80_columns(giraffe, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    told = giraffe("plan", "--inference", "--shape", "llama3-8b", "--device", "h100").stdout
+    assert "tokens/s" in told
+    assert "…" not in told
+
+
+def test_the_help_names_every_shape(giraffe):
+    told = giraffe("plan", "--help").stdout
+    assert all(name in told for name in SHAPES)
+
+
 def test_a_config_json_without_weights(giraffe, tiny_llama, tmp_path):
     (tmp_path / "config.json").write_text((tiny_llama / "config.json").read_text())
     file = ("--config-json", tmp_path / "config.json")
@@ -114,7 +155,9 @@ def test_the_commands_of_the_guide_run(giraffe):
 @pytest.mark.parametrize(
     ("options", "code", "text"),
     [
-        (("--shape", "llama9"), 3, "no shape `llama9`"),
+        (("--shape", "llama9"), 2, "--shape llama9: no such choice"),
+        (("--device-memory", "80"), 2, "--device-memory 80: 80 bytes\n\nhint: write 80GB"),
+        (("--device-memory", "24000k"), 2, "24,000,000 bytes\n\nhint: write 80GB, or 600MB"),
         (("--shape", "llama3-8b", "--model", "calf"), 2, "name one model"),
         (("--device", "h1000"), 2, "did you mean `h100` or"),
         (("--device", "cpu", "--gpus", "2"), 2, "leave one out"),

@@ -118,7 +118,7 @@ def test_search_writes_factors_that_extend_takes(search, giraffe, tiny_llama, tm
         (("yarm",), 3, "did you mean `yarn`?"),
         (("yarn", "--set", "ntk.alpha=8"), 3, "knobs of ntk have no effect"),
         (("yarn", "--set", "beta_fast=8"), 2, "no `STRATEGY.knob=value`"),
-        (("--target-len", "64"), 3, "already reaches 128 tokens"),
+        (("--target-len", "64"), 3, "hint: choose a longer --target-len\n"),
         (("--target-len", "8k"), 3, "none of 3 documents has 8192 tokens"),
     ],
 )

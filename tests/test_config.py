@@ -38,6 +38,23 @@ def test_every_problem_is_reported_at_once():
 
 
 @pytest.mark.parametrize(
+    ("values", "hint"),
+    [
+        ({}, "pass --target-len 16k, or write target_length into the config"),
+        ({"target_length": "1q"}, "write 16k, 1m or a plain integer such as 16384"),
+        ({"target_length": "1k", "pack": {"max_doc_bytes": "much"}}, "write 256MB, 1.5GB or "),
+        ({"target_length": "1k", "eval": {"gates": ["a<b"]}}, "write nll@16k-nll@8k<0, "),
+        ({"target_length": "1k", "sed": 1}, "did you mean `seed`? known: "),
+    ],
+)
+def test_one_problem_says_what_helps(values, hint):
+    with pytest.raises(InvalidInput) as caught:
+        build(values)
+    assert caught.value.hint.startswith(hint)
+    assert hint not in caught.value.message
+
+
+@pytest.mark.parametrize(
     ("values", "found"),
     [
         ({"target_length": "16kb"}, "`16kb` is not a length in tokens"),

@@ -155,8 +155,9 @@ def test_a_value_of_several_types_is_one_problem():
         build({"target_length": "16k", "train": {"mlp_tile": "x"}})
     assert caught.value.message == (
         "config: `train.mlp_tile`: Input should be 'auto' or 'none', or `x` is not a length in "
-        "tokens; write 16k, 1m or a plain integer such as 16384"
+        "tokens"
     )
+    assert caught.value.hint == "write 16k, 1m or a plain integer such as 16384"
 
 
 def test_what_is_named_is_named_briefly():

@@ -233,7 +233,7 @@ def test_names_alone_tell_most_of_it():
     ("source", "found", "hint"),
     [
         ("boks.jsonl", "`boks.jsonl` does not exist", "did you mean `books.jsonl`"),
-        ("in/boks.jsonl", "`in/boks.jsonl` does not exist", "check the path"),
+        ("in/boks.jsonl", "`in/boks.jsonl` does not exist", "check the path; readable sources: "),
         ("docz/", "`docz/` does not exist", "did you mean `docs`"),
         ("data/*.jsonl", r"no file matches `data/\*.jsonl`", "check the pattern"),
         ("doc*", r"no file matches `doc\*`; 1 folders do", "check the pattern"),

@@ -69,14 +69,24 @@ def suites(incomplete: str) -> list[Offer]:
     return _begin(incomplete, ((name, f"{len(one.tasks)} tasks") for name, one in SUITES.items()))
 
 
-def executors(incomplete: str) -> list[Offer]:
+def executor_names() -> list[str]:
     """Executors of `pack-data`."""
-    return _begin(incomplete, ((name, "") for name in _plugins("giraffe_cli.corpus.executors")))
+    return _plugins("giraffe_cli.corpus.executors")
+
+
+def executors(incomplete: str) -> list[Offer]:
+    """Those that begin so."""
+    return _begin(incomplete, ((name, "") for name in executor_names()))
+
+
+def export_target_names() -> list[str]:
+    """Targets of `export --to`."""
+    return _plugins("giraffe_cli.export.targets")
 
 
 def export_targets(incomplete: str) -> list[Offer]:
-    """Targets of `export --to`."""
-    return _begin(incomplete, ((name, "") for name in _plugins("giraffe_cli.export.targets")))
+    """Those that begin so."""
+    return _begin(incomplete, ((name, "") for name in export_target_names()))
 
 
 def configs(incomplete: str) -> list[str]:

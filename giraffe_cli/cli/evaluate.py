@@ -36,6 +36,12 @@ giraffe eval ./smollm2-16k --base ./smollm2 --suite standard --file lambada=lamb
 """
 
 
+def _task_names() -> list[str]:
+    from giraffe_cli.evals.base import tasks
+
+    return list(tasks())
+
+
 def _print_schema(asked: bool) -> None:
     if asked:
         from giraffe_cli.evals.schema import results_schema
@@ -65,9 +71,11 @@ def evaluate(
     ] = None,
     tasks: Annotated[
         str | None,
-        typer.Option(
-            help="Tasks by comma, such as nll,passkey. Default: the suite's.",
-            autocompletion=complete.tasks,
+        one_of(
+            _task_names,
+            "Tasks by comma, such as nll,passkey. Default: the suite's.",
+            complete.tasks,
+            several=True,
         ),
     ] = None,
     lengths: Annotated[

@@ -9,7 +9,7 @@ import typer
 
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.options import AsJson
+from giraffe_cli.cli.options import AsJson, one_of
 
 EXAMPLES = """
 Examples:
@@ -24,23 +24,31 @@ giraffe export runs/mine --to adapter --base-id meta-llama/Meta-Llama-3-8B
 """
 
 
+def _file_dtypes() -> tuple[str, ...]:
+    from giraffe_cli.export.gguf_tensors import DTYPES
+
+    return DTYPES
+
+
 def export(
     checkpoint: Annotated[
         str, typer.Argument(help="A model directory, ours or any Llama, or a run's folder.")
     ],
     to: Annotated[
         str,
-        typer.Option(
+        one_of(
+            complete.export_target_names,
+            "gguf (llama.cpp) or adapter (PEFT, vLLM).",
+            complete.export_targets,
             "--to",
-            help="gguf (llama.cpp) or adapter (PEFT, vLLM).",
-            autocompletion=complete.export_targets,
         ),
     ],
     dtype: Annotated[
         str | None,
-        typer.Option(
-            help="gguf: f16, bf16, f32 or q8_0. Default: the checkpoint's own.",
-            autocompletion=complete.file_dtypes,
+        one_of(
+            _file_dtypes,
+            "gguf: f16, bf16, f32 or q8_0. Default: the checkpoint's own.",
+            complete.file_dtypes,
         ),
     ] = None,
     out: Annotated[

@@ -26,6 +26,7 @@ from giraffe_cli.cli.options import (
     Steps,
     TargetLen,
     Window,
+    one_of,
 )
 from giraffe_cli.config.building import apply_overrides, build, put
 from giraffe_cli.config.extend import ExtendConfig
@@ -46,6 +47,13 @@ giraffe extend --config llama3-8b-64k --model ./llama3-8b --data books.jsonl.gz 
 
 
 PRESET_TARGET = "16k"
+
+
+def _strategies_or_auto() -> list[str]:
+    from giraffe_cli.config.base import AUTO
+    from giraffe_cli.rope.base import strategies
+
+    return [AUTO, *strategies()]
 
 
 def embedded_preset(target_length: str | None, other_table: bool = False) -> dict[str, Any]:
@@ -96,10 +104,12 @@ def extend(
     ] = None,
     rope: Annotated[
         str | None,
-        typer.Option(
-            help="RoPE strategy, see `giraffe rope list`; auto: the best of all on your text, "
-            "compared first, within a tenth of the predicted training time. Default: auto.",
-            autocompletion=complete.strategies_or_auto,
+        one_of(
+            _strategies_or_auto,
+            "RoPE strategy, see `giraffe rope list`; auto: the best on your text, compared first, "
+            "of as many as a tenth of the predicted training time lets it read. Default: auto; of "
+            "calf: yarn.",
+            complete.strategies_or_auto,
         ),
     ] = None,
     factors: Annotated[
@@ -193,7 +203,7 @@ def extend(
     if gpus is not None and not resolved.train.share_devices:
         _check_gpus(gpus, resolved.train.nodes)
     if dry_run:
-        _show_plan(resolved, run_dir, console)
+        _show_plan(resolved, run_dir, not no_eval, allow_native, console)
     elif _is_another_node(resolved.train.nodes, node_rank, rendezvous):
         _join(resolved.train.nodes, node_rank, run_dir, console)
     else:
@@ -241,18 +251,30 @@ def _check_gpus(requested: int, nodes: int) -> None:
         )
 
 
-def _show_plan(config: ExtendConfig, run_dir: Path, console: Console) -> None:
+def _show_plan(
+    config: ExtendConfig, run_dir: Path, evaluates: bool, allow_native: bool, console: Console
+) -> None:
+    """What a run would do, and every refusal of it that shows without a lock or a trace."""
     from giraffe_cli.checkpoint import inspect
     from giraffe_cli.cli.plan_text import plan_tables
     from giraffe_cli.control import control_stages
     from giraffe_cli.pipeline import announce
     from giraffe_cli.plan.machine import this_machine
     from giraffe_cli.plan.trial import pace_of
+    from giraffe_cli.stages import check_claim, check_sources, check_texts
     from giraffe_cli.training import plan_stages, refuse_what_does_not_fit, training_stages
 
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = inspect(config.model, Path(scratch), config.allow_pickle)
+        if allow_native and checkpoint.reach >= config.target_length:
+            console.result({"native_length": checkpoint.reach}, f"nothing to do: {config.model}")
+            return
         stages = training_stages(config, checkpoint, run_dir)
+        check_claim(config, run_dir)
+        for stage in stages:
+            check_sources(stage.config, checkpoint)
+        if evaluates:
+            check_texts(config.eval)
         machine = this_machine()
         pace = pace_of(machine, checkpoint, config)
         controls = control_stages(stages, checkpoint, run_dir)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,7 +24,7 @@ from giraffe_cli.cli.options import (
     RequiredTargetLen,
     Window,
 )
-from giraffe_cli.cli.plan import machine_of
+from giraffe_cli.cli.plan import machine_of, tell_assumed
 from giraffe_cli.config.building import build, put
 from giraffe_cli.config.files import read_yaml
 from giraffe_cli.errors import InvalidInput, UsageError
@@ -73,6 +74,9 @@ def init(
         raise InvalidInput(f"{out} exists", "choose another --out, or move it away")
     given = _given(target_len, model, data, window, on_existing_rope)
     machine = machine_of(device, device_memory, gpus)
+    tell_assumed(device, device_memory, gpus, console)
+    for problem in _missing(given.get("data", [])):
+        console.warn(f"{problem}; the config is written all the same")
     with tempfile.TemporaryDirectory() as scratch:
         start, checkpoint = _start(given, machine, hours, Path(scratch))
     if start.estimate["seconds"] > hours * 3600:
@@ -106,6 +110,20 @@ def _given(
     if on_existing is not None:
         put(values, "rope.on_existing", on_existing)
     return values
+
+
+def _missing(sources: list[str]) -> Iterator[str]:
+    """A sentence for each source that is not there yet, or not readable."""
+    from giraffe_cli.config.pack import PackConfig
+    from giraffe_cli.corpus.sources import is_local, resolve
+    from giraffe_cli.corpus.store import is_packed
+
+    for source in filter(is_local, sources):
+        try:
+            if not is_packed(Path(source)):
+                resolve([source], PackConfig())
+        except InvalidInput as error:
+            yield error.message
 
 
 def _start(

@@ -22,23 +22,28 @@ def one_of(
     known: Iterable[str] | Callable[[], Iterable[str]],
     help: str,
     offered: Callable[[str], Any] | None = None,
+    *names: str,
+    several: bool = False,
 ) -> Any:
-    """An option that takes one of `known`, which may be asked for late; `offered` tells a shell
-    more about them. A value that is none of them raises UsageError."""
+    """An option that takes one of `known`, which may be asked for late, or `several` by comma;
+    `offered` tells a shell more about them. `names` are the option's own where the parameter's do
+    not do. A value that is none of them raises UsageError."""
 
     def choices() -> tuple[str, ...]:
         return tuple(known() if callable(known) else known)
 
     def check(param: typer.CallbackParam, value: str | None) -> str | None:
-        if value is not None and value not in choices():
+        given = [] if value is None else value.split(",") if several else [value]
+        wrong = next((one for one in given if one not in choices()), None)
+        if wrong is not None:
             option = max(param.opts, key=len)
-            raise UsageError(f"{option} {value}: no such choice", near_misses(value, choices()))
+            raise UsageError(f"{option} {wrong}: no such choice", near_misses(wrong, choices()))
         return value
 
     def plainly(incomplete: str) -> list[str]:
         return [one for one in choices() if one.startswith(incomplete)]
 
-    return typer.Option(help=help, callback=check, autocompletion=offered or plainly)
+    return typer.Option(*names, help=help, callback=check, autocompletion=offered or plainly)
 
 
 def choices_of(path: str) -> Callable[[], tuple[str, ...]]:
@@ -79,7 +84,11 @@ Steps = Annotated[
     int | None, typer.Option(min=0, help="Optimiser steps; 0 writes the zero-shot extension.")
 ]
 Window = Annotated[
-    str | None, typer.Option(help="Training window; shorter than the target trains with PoSE.")
+    str | None,
+    typer.Option(
+        help="Training window. Default: the target. A shorter one trains with PoSE, which was not "
+        "shown to teach the use of far text."
+    ),
 ]
 ConfigFile = Annotated[
     Path | None,
@@ -110,15 +119,20 @@ Device = Annotated[
     str | None,
     one_of(
         _devices,
-        "A machine to plan for: h100, h200, a100, rtx4090, cpu. Default: this one.",
+        "A machine to plan for: h100, h200, a100, rtx4090, cpu. Default: this one; h100 with "
+        "--gpus.",
         complete.devices,
     ),
 ]
 DeviceMemory = Annotated[
-    str | None, typer.Option(help="Memory of a device (of the host on a CPU): 80GB.")
+    str | None,
+    typer.Option(
+        help="Memory of a device (of the host on a CPU): 80GB. Speeds stay those of --device."
+    ),
 ]
 DeviceCount = Annotated[
-    int | None, typer.Option("--gpus", min=1, help="How many GPUs the machine has.")
+    int | None,
+    typer.Option("--gpus", min=1, help="How many GPUs the machine has: h100 without --device."),
 ]
 OnBad = Annotated[
     str | None,

@@ -141,9 +141,10 @@ def pack_data(
     ] = False,
     executor: Annotated[
         str | None,
-        typer.Option(
-            help="local, slurm or ray: shards as tasks, and the merge (extra [cluster]).",
-            autocompletion=complete.executors,
+        one_of(
+            complete.executor_names,
+            "local, slurm or ray: shards as tasks, and the merge (extra \\[cluster]).",
+            complete.executors,
         ),
     ] = None,
     tasks: Annotated[

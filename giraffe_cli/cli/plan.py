@@ -29,6 +29,7 @@ from giraffe_cli.cli.options import (
     Steps,
     TargetLen,
     Window,
+    one_of,
 )
 from giraffe_cli.cli.plan_inference import (
     refuse_inference_options,
@@ -37,7 +38,8 @@ from giraffe_cli.cli.plan_inference import (
 )
 from giraffe_cli.config.building import build
 from giraffe_cli.config.extend import ExtendConfig
-from giraffe_cli.errors import UsageError
+from giraffe_cli.errors import InvalidInput, UsageError
+from giraffe_cli.plan.shapes import SHAPES
 from giraffe_cli.units import format_bytes, format_length, parse_bytes
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ giraffe plan --config llama3-8b-128k --shape llama3-8b --device-memory 40GB --gp
 giraffe plan --inference --shape llama3.2-1b --prompt-len 64k --device rtx4090
 """
 ASSUMED_GPU = "h100"
+LEAST_MEMORY = 100 * 10**6
+"""Bytes: an interpreter with torch takes more, so that a smaller `--device-memory` is a slip."""
 
 
 def plan(
@@ -64,10 +68,7 @@ def plan(
     model: Model = None,
     shape: Annotated[
         str | None,
-        typer.Option(
-            help="Without weights: llama3-8b, llama3.2-1b, llama2-13b, llama2-7b, smollm2-135m.",
-            autocompletion=complete.shapes,
-        ),
+        one_of(SHAPES, f"Without weights: {', '.join(SHAPES)}.", complete.shapes),
     ] = None,
     config_json: Annotated[
         Path | None, typer.Option(help="Without weights: a model's config.json.")
@@ -111,6 +112,7 @@ def plan(
         }  # fmt: skip
         refuse_training_options(training)
         machine = machine_of(device, device_memory, None)
+        tell_assumed(device, device_memory, None, console)
         with tempfile.TemporaryDirectory() as scratch:
             checkpoint = _checkpoint(
                 model or EMBEDDED, shape, config_json, Path(scratch), allow_pickle
@@ -132,10 +134,12 @@ def plan(
     given = {path: value for path, value in flags.items() if value is not None}
     resolved = build(gather(config, given, assignments or []))
     machine = machine_of(device, device_memory, gpus)
+    tell_assumed(device, device_memory, gpus, console)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = _checkpoint(
             resolved.model, shape, config_json, Path(scratch), resolved.allow_pickle
         )
+        _tell_refusals(checkpoint, resolved, console)
         found = plan_on(machine, checkpoint, resolved)
     _show(found, checkpoint, machine, console)
 
@@ -149,11 +153,11 @@ def machine_of(device: str | None, memory: str | None, gpus: int | None) -> Mach
     """The machine that is named, else this one, with the memory that is given.
 
     Raises:
-        UsageError: GPUs of a CPU.
+        UsageError: GPUs of a CPU, or a memory that no device has.
     """
     from giraffe_cli.plan.machine import DEVICES, named_machine, this_machine
 
-    size = parse_bytes(memory) if memory is not None else None
+    size = _memory(memory) if memory is not None else None
     if device is None and gpus is None:
         here = this_machine()
         return dataclasses.replace(here, memory_bytes=size) if size is not None else here
@@ -161,6 +165,24 @@ def machine_of(device: str | None, memory: str | None, gpus: int | None) -> Mach
     if gpus is not None and DEVICES[name].kind == "cpu":
         raise UsageError("--gpus and --device cpu", "leave one out")
     return named_machine(name, gpus or 1, size)
+
+
+def _memory(given: str) -> int:
+    size = parse_bytes(given)
+    if size < LEAST_MEMORY:
+        meant = f"{size}GB" if size < 1000 else "80GB, or 600MB"
+        raise UsageError(f"--device-memory {given}: {size:,} bytes", f"write {meant}")
+    return size
+
+
+def tell_assumed(
+    device: str | None, memory: str | None, gpus: int | None, console: Console
+) -> None:
+    """Whose speeds a plan takes where memory or GPUs are given and no device is."""
+    if device is None and gpus is not None:
+        console.info(f"speeds: {ASSUMED_GPU} assumed, pass --device")
+    elif device is None and memory is not None:
+        console.info("speeds: those of this machine, pass --device for another's")
 
 
 def _checkpoint(
@@ -178,6 +200,17 @@ def _checkpoint(
     if config_json is not None:
         return shape_of_config(config_json)
     return inspect(model, scratch, allow_pickle)
+
+
+def _tell_refusals(checkpoint: Checkpoint, config: ExtendConfig, console: Console) -> None:
+    """What `extend` would refuse is planned all the same: sizes and hours have their use."""
+    from giraffe_cli.checkpoint import head_to_extend
+
+    try:
+        for stage in config.stage_configs():
+            head_to_extend(checkpoint, stage.target_length, stage.rope.on_existing)
+    except InvalidInput as error:
+        console.warn(f"giraffe extend would refuse this: {error.message}")
 
 
 def plan_on(machine: Machine, checkpoint: Checkpoint, config: ExtendConfig) -> dict[str, Any]:

@@ -74,14 +74,18 @@ def show_inference(
 
 
 def _table(found: dict[str, Any]) -> Table:
-    from rich.table import Table
+    from rich.table import Column, Table
 
     title = (
         f"{found['model']}, {found['prompt_length']:,} prompt tokens, computed in {found['dtype']}"
     )
     table = Table(
-        *("keys and values", "a token", "of all", "peak memory", "fits"),
-        *("longest prompt", "prefill", "decode"),
+        # in 80 columns these keep a number whole; the others' units go on a second line
+        Column("keys and\nvalues", no_wrap=True),
+        *("a token", "of all", "peak memory", "fits"),
+        Column("longest\nprompt,\ntokens", no_wrap=True),
+        Column("prefill", no_wrap=True),
+        Column("decode,\ntokens/s", no_wrap=True),
         title=title,
     )
     for one in found["caches"]:

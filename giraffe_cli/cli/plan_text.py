@@ -82,9 +82,15 @@ def _ladder_table(estimate: dict[str, Any]) -> Table:
 
 
 def _proposal_lines(estimate: dict[str, Any]) -> list[str]:
-    """What would make it smaller and is not done unasked."""
+    """What would make it fit and is not done unasked; nothing where it fits."""
+    if estimate["fits"]:
+        return []
     return [
         f"{'fits' if one['fits'] else 'does not fit either'} in {format_bytes(one['bytes'])}: "
-        f"{one['what']} ({one['how']})"
+        f"{one['what']} ({one['how']}){_caution(one['how'])}"
         for one in estimate["proposals"]
     ]
+
+
+def _caution(how: str) -> str:
+    return "; it may not teach the use of far text" if how.startswith("--window") else ""

@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, get_args, get_origin
+from typing import Any, NamedTuple, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
 from giraffe_cli.config.extend import ExtendConfig
-from giraffe_cli.errors import InvalidInput, near_misses, raise_together
+from giraffe_cli.errors import GiraffeError, InvalidInput, near_misses, raise_together
 from giraffe_cli.plain_yaml import parse_yaml
 from giraffe_cli.units import brief
 
-_REQUIRED = {"target_length": ", pass --target-len 16k or write it into the config"}
+_REQUIRED = {"target_length": "pass --target-len 16k, or write target_length into the config"}
+"""Key → what helps where it is missing."""
+
+
+class Problem(NamedTuple):
+    """What is wrong with one value, and what helps where the problem itself knows."""
+
+    text: str
+    hint: str | None = None
+
+    @property
+    def sentence(self) -> str:
+        """Both, for a list of problems."""
+        return f"{self.text}; {self.hint}" if self.hint else self.text
 
 
 def put(values: dict[str, Any], path: str, value: Any) -> None:
@@ -60,7 +73,10 @@ def build(values: Mapping[str, Any], subject: str = "config") -> ExtendConfig:
     try:
         return ExtendConfig.model_validate(dict(values))
     except ValidationError as error:
-        raise_together(_problems(error.errors()), subject)
+        problems = _problems(error.errors())
+        if len(problems) == 1:
+            raise InvalidInput(f"{subject}: {problems[0].text}", problems[0].hint) from error
+        raise_together([problem.sentence for problem in problems], subject)
         raise
 
 
@@ -83,24 +99,35 @@ def resolve_dtype(requested: str, stored: str) -> str:
     return "float32" if stored == "float32" else "bfloat16"
 
 
-def _problems(entries: Iterable[Any]) -> list[str]:
+def _problems(entries: Iterable[Any]) -> list[Problem]:
     """pydantic's errors as sentences that name the dotted key, one for each value: what may be of
     several types has an error of each."""
-    told: dict[str, str] = {}
+    told: dict[str, Problem] = {}
     for entry in entries:
         path = _path(entry["loc"])
         if entry["type"] == "extra_forbidden":
             *parents, leaf = entry["loc"]
-            told[path] = f"unknown key `{path}`; {near_misses(brief(leaf), _field_names(parents))}"
+            known = near_misses(brief(leaf), _field_names(parents))
+            told[path] = Problem(f"unknown key `{path}`", known)
         elif entry["type"] == "missing":
-            told[path] = f"`{path}` is required{_REQUIRED.get(path, '')}"
+            told[path] = Problem(f"`{path}` is required", _REQUIRED.get(path))
         else:
-            message = entry["msg"].removeprefix("Value error, ")
+            message, hint = _told(entry)
             if path in told:
-                told[path] += f", or {message.removeprefix('Input should be ')}"
+                message = f"{told[path].text}, or {message.removeprefix('Input should be ')}"
+                told[path] = Problem(message, told[path].hint or hint)
             else:
-                told[path] = f"`{path}`: {message}" if path else message
+                told[path] = Problem(f"`{path}`: {message}" if path else message, hint)
     return list(told.values())
+
+
+def _told(entry: Any) -> Problem:
+    """What a validator says; of one that passes on an error of ours, its hint apart."""
+    raised = entry.get("ctx", {}).get("error")
+    cause = getattr(raised, "__cause__", None)
+    if isinstance(cause, GiraffeError):
+        return Problem(cause.message, cause.hint)
+    return Problem(entry["msg"].removeprefix("Value error, "))
 
 
 def _path(loc: Iterable[Any]) -> str:

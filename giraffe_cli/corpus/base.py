@@ -187,9 +187,13 @@ def reader_for(source: str, knobs: Mapping[str, Any] | None = None) -> AbstractR
             return make_reader(name, knobs)
     if not Path(source).exists() and ":" not in source and os.sep in source:
         raise missing(source)
-    listed = "; ".join(f"{name}: {kind.summary}" for name, kind in known.items())
     fact = f"no reader for `{source}`" if Path(source).exists() else f"`{source}` does not exist"
-    raise InvalidInput(fact, f"readable sources: {listed}")
+    raise InvalidInput(fact, _readable())
+
+
+def _readable() -> str:
+    listed = "; ".join(f"{name}: {kind.summary}" for name, kind in readers().items())
+    return f"readable sources: {listed}"
 
 
 def units_of(
@@ -241,9 +245,11 @@ def file_size(path: str | Path) -> int:
 
 
 def missing(path: str | Path) -> InvalidInput:
-    """The error for a path that leads nowhere; names beside it that look alike are the hint."""
+    """The error for a path that leads nowhere; the hint: names beside it that look alike, else
+    what can be read."""
     folder = Path(path).parent
     names = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
     close = difflib.get_close_matches(Path(path).name, names, n=3, cutoff=0.6)
     question = f"did you mean {' or '.join(f'`{folder / name}`' for name in close)}?"
-    return InvalidInput(f"`{path}` does not exist", question if close else "check the path")
+    other = f"check the path; {_readable()}"
+    return InvalidInput(f"`{path}` does not exist", question if close else other)

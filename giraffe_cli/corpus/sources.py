@@ -48,6 +48,7 @@ from giraffe_cli.errors import InvalidInput, UsageError
 __all__ = [
     "Source",
     "check_distinct",
+    "is_local",
     "parse_source",
     "raw_digest",
     "read_source",
@@ -104,6 +105,12 @@ def resolve(sources: list[str], config: PackConfig, spool: Path | None = None) -
             "leave --text-field out; it is for JSONL, parquet, Arrow and hub sources",
         )
     return units
+
+
+def is_local(named: str) -> bool:
+    """Whether a source lies here and can be looked at: neither standard input nor the Hub."""
+    path = parse_source(named).path
+    return path != "-" and not path.startswith("hf:")
 
 
 def reader_of(unit: Unit, config: PackConfig) -> AbstractReader:

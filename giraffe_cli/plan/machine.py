@@ -62,9 +62,12 @@ def _gpu(
     windows of several documents."""
     peak = tera * 1e12
     rates = Rates(peak * share, peak * attention, peak * share, packed and peak * packed)
-    told = f"{tera:g} TFLOP/s in bfloat16, {share:.0%} of it in products, {attention:.0%} in"
-    apart = f", {packed:.0%} where a window has several documents" if packed else ""
-    return Device("cuda", memory_gb * 10**9, rates, f"{told} attention{apart}")
+    apart = f" ({100 * packed:.0f} % where windows hold several documents)" if packed else ""
+    told = (
+        f"{tera:g} TFLOP/s in bfloat16; of that peak: matrix products {100 * share:.0f} %, "
+        f"attention {100 * attention:.0f} %{apart}"
+    )
+    return Device("cuda", memory_gb * 10**9, rates, told)
 
 
 DEVICES = {
