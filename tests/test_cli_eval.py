@@ -282,5 +282,7 @@ def test_a_run_that_was_given_packed_windows_is_scored_on_what_they_hold_out(
     again = giraffe("eval", run / "model", *settings, "--data", corpus, "--out", tmp_path / "again")
     assert "documents are not evaluated: they are trained on" in again.stderr
     windows.rename(tmp_path / "elsewhere")
-    lost = giraffe("eval", run / "model", *settings, "--out", tmp_path / "lost")
-    assert f"the windows that {run} was trained on are not found" in lost.stderr
+    for data, named in (((), "python-stdlib"), (("--data", corpus), corpus)):
+        lost = giraffe("eval", run / "model", *settings, *data, "--out", tmp_path / "lost")
+        assert f"the windows that {run} was trained on are not found" in lost.stderr
+        assert f"whether it read {named} cannot be told" in lost.stderr

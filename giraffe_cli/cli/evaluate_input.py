@@ -129,12 +129,12 @@ def documents_for(config: EvalConfig, run: Path, reporter: Reporter) -> list[Doc
     if not config.data and windows:
         return held_out(windows[0])
     is_trained = (run / "training.json").is_file()
+    if is_trained and not windows:
+        reporter.warn(
+            f"the windows that {run} was trained on are not found: whether it read "
+            f"{', '.join(config.data or [DEFAULT_DATA])} cannot be told"
+        )
     if not config.data:
-        if is_trained:
-            reporter.warn(
-                f"the windows that {run} was trained on are not found: {DEFAULT_DATA} is read, "
-                "which may be among them; --data names other text"
-            )
         found = list(read_source(DEFAULT_DATA, BadRecords()))
         kept = choose_held_out([d.id for d in found], PackConfig().hold_out)
         return [document for document in found if document.id in kept]
