@@ -32,6 +32,7 @@ from gpu_cells import Cell, Process
 
 KEPT = "checkpointing=attention"
 BEST = "checkpointing=selective,kernel=cudnn"
+TILES = "projection_tile=4096,mlp_tile=4096,loss_chunk=1024"
 AHEAD = {"cuda": 2, "cpu": 0}
 """Processes that import while a cell is measured."""
 LIMITS = {"quick": 240.0, "full": 560.0, "longest": 560.0, "tiny": 300.0}
@@ -70,6 +71,8 @@ PLANS = {
         f"8b/128k/one/ours:{KEPT}",
         f"8b/32k/one/trl:{BEST},liger=1",
         "8b/32k/one/trl:steps=1",
+        f"8b/128k/one/ours:checkpointing=full,{TILES}",
+        f"8b/128k/one/ours:checkpointing=full,offload=host,{TILES}",
         "8b/128k/one/ours:checkpointing=full",
         f"8b/128k/one/trl:{BEST}",
         "8b/8k/one/hf",
@@ -88,6 +91,7 @@ PLANS = {
         f"tiny/256/one/ours:{KEPT}",
         "tiny/256/one/hf",
         "tiny/256/packed/ours:checkpointing=full,mlp_tile=64,loss_chunk=32",
+        "tiny/256/one/ours:checkpointing=full,projection_tile=64,mlp_tile=64,loss_chunk=32",
         "tiny/256/packed/hf",
     ],
 }

@@ -102,6 +102,8 @@ HELD = [
     cell("d576", 1024, method="full"),
     cell("d576", 2048, **WIDE, lora={"rank": 64}),
     cell("smollm2", 1024),
+    cell("d256", 8192, projection_tile=1024),
+    cell("d576", 4096, checkpointing="full", projection_tile=512),
 ]
 SETTINGS = [
     *({**entry, "fit": True} for entry in FIT),

@@ -136,6 +136,8 @@ ENTRIES = {
     "train.attention_kernel": ShownBy("test_kernels.py::test_what_is_asked_for_is_taken"),
     "train.mlp_tile": Plan({"train.checkpointing": "full", "train.mlp_tile": 64},
                            {"train.checkpointing": "full"}),
+    "train.projection_tile": Plan({"train.checkpointing": "full", "train.projection_tile": 64},
+                                  {"train.checkpointing": "full", "train.projection_tile": "none"}),
     "train.loss_chunk": Plan({"train.loss_chunk": 16}),
     "train.across_documents": Train({"across_documents": True}),
     "train.held_out_every": Train({"held_out_every": 2}),

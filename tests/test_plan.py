@@ -217,6 +217,29 @@ def test_what_the_config_sets_stays_as_set():
     assert all(r.levers.checkpointing != "none" for r in rungs_of(LAPTOP, mlp_tile=512))
 
 
+def test_projections_go_by_tiles_on_a_cpu_and_where_it_is_asked_for_on_a_gpu():
+    """On a GPU that has not run: a plan proposes it, with what it saves of the layer at work."""
+    assert {r.levers.projection_tile for r in rungs_of(LAPTOP)} == {0, 1024}
+    assert {r.levers.projection_tile for r in rungs_of(H200, LLAMA_8B, "128k")} == {0}
+    whole, tiled = (
+        plan_of(checkpointing="full", offload="none", loss_chunk=1024, projection_tile=tile)
+        for tile in ("none", 4096)
+    )
+    row = 2**17 * 2 * 4096
+    # in one piece 4 gradients and sums, 3 of queries, 3 more of attention, keys, a norm in float32
+    assert whole["bytes"]["layer"] == row * (4 + 3 + 3 + 6 / 4 + 2)
+    # by tiles a gradient, queries, outputs and theirs, keys and values; a fourth of the heads
+    standing, group = row * (1 + 3 + 2 / 4), row * (1 + 2 / 4 + 2) / 4
+    parts = tiled["bytes"]
+    assert parts["total"] - parts.get("loss", 0) - parts.get("layer", 0) < 53e9
+    assert max(parts.get("loss", 0), parts.get("layer", 0)) >= standing + group
+    assert parts["total"] < 60e9 < whole["bytes"]["total"]
+    proposed = {one["how"]: one for one in plan_of(checkpointing="full")["proposals"]}
+    assert "--set train.projection_tile=4k" in proposed
+    none = plan_of(checkpointing="none")["proposals"]
+    assert not any("projection_tile" in one["how"] for one in none)
+
+
 def test_less_memory_takes_a_rung_further_down_and_a_smaller_loss_chunk():
     taken = []
     for gigabytes in (1000, 80, 40):

@@ -81,7 +81,13 @@ def test_shared_attention_equals_the_dense_mask(tmp_path, size, heads, kv_heads,
 
 
 @pytest.mark.parametrize(
-    "levers", [Levers("none"), Levers("attention"), Levers("full", mlp_tile=5)]
+    "levers",
+    [
+        Levers("none"),
+        Levers("attention"),
+        Levers("full", mlp_tile=5),
+        Levers("attention", mlp_tile=5, projection_tile=4),
+    ],
 )
 @pytest.mark.parametrize("positions", ["plain", "pose"])
 @pytest.mark.parametrize("by", BY)

@@ -72,7 +72,13 @@ def told_by(loss):
 
 @pytest.mark.parametrize("is_tied", [True, False])
 @pytest.mark.parametrize(
-    "levers", [Levers("attention"), Levers("full", mlp_tile=7), Levers("attention", fused=True)]
+    "levers",
+    [
+        Levers("attention"),
+        Levers("full", mlp_tile=7),
+        Levers("attention", fused=True),
+        Levers("attention", mlp_tile=7, projection_tile=5, fused=True),
+    ],
 )
 def test_nats_and_gradients_are_those_of_a_whole_base_to_the_bit(
     tiny_llama, untied_llama, tmp_path, levers, is_tied

@@ -112,6 +112,9 @@ LEVERS = {
     "attention": Levers("attention", mlp_tile=512),
     "attention, fused": Levers("attention", mlp_tile=512, loss_chunk=300, fused=True),
     "full, fused": Levers("full", fused=True),
+    "tiles": Levers("attention", mlp_tile=512, projection_tile=300),
+    "tiles, fused": Levers("full", mlp_tile=512, projection_tile=512, fused=True),
+    "tiles, host": Levers("attention", "host", mlp_tile=512, projection_tile=512, fused=True),
     "host": Levers("attention", "host", mlp_tile=512, fused=True),
     "host, some": Levers("full", "host", offload_layers=2, fused=True),
 }
@@ -137,7 +140,7 @@ def test_bfloat16_is_float32_to_its_rounding(
 
 
 @pytest.mark.parametrize("documents", DOCUMENTS)
-@pytest.mark.parametrize("levers", ["attention", "attention, fused", "host"])
+@pytest.mark.parametrize("levers", ["attention", "attention, fused", "host", "tiles"])
 def test_float32_is_float32(expected, levers, documents, record_property):
     nats, grads = expected["d64", documents]
     kernels = Kernels.named("efficient")

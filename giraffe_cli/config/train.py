@@ -69,6 +69,10 @@ class TrainConfig(Section):
     on GPUs, where it has not run yet, a plan proposes it."""
     mlp_tile: Literal["auto", "none"] | Length = "auto"
     """Tokens that pass through an MLP at a time while layers are recomputed."""
+    projection_tile: Literal["auto", "none"] | Length = "auto"
+    """Tokens that are projected for attention at a time while layers are recomputed; heads then
+    attend in up to four groups. auto: where the plan needs it, on a CPU; on a GPU, where it has not
+    run yet, a plan proposes it."""
     loss_chunk: Literal["auto"] | Length = "auto"
     """Tokens whose logits exist at one time; auto: as many as the memory left over holds, up to 256
     on a CPU, where more are not faster, and 4,096 on a GPU."""
@@ -195,6 +199,10 @@ def _problems(train: TrainConfig) -> list[str]:
             train.checkpointing == "none" and isinstance(train.mlp_tile, int),
             "mlp_tile needs checkpointing",
         ),
+        (
+            train.checkpointing == "none" and isinstance(train.projection_tile, int),
+            "projection_tile needs checkpointing",
+        ),
     )
     return [sentence for is_wrong, sentence in rules if is_wrong]
 
@@ -210,7 +218,7 @@ def knobs_without_effect(train: TrainConfig) -> set[str]:
     }
     if train.lora.dropout == 0:
         # masks are drawn tile by tile, slice by slice
-        free |= {"mlp_tile", "sequence_parallel", "sequence_parallel_by"}
+        free |= {"mlp_tile", "projection_tile", "sequence_parallel", "sequence_parallel_by"}
     if train.patience is None and train.keep == "last":
         free |= {"held_out_every", "held_out_windows"}
     return free

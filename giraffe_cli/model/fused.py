@@ -1,8 +1,8 @@
 """A Llama decoder layer with its projections taken together and one pass for what lies between.
 
-    layers = fused_layers(decoder.layers)       # the same weights, read when they are used
-    middle = layers[0].attention_block(hidden, attending, tape)
-    hidden = layers[0].mlp_block(middle)
+    layer = FusedLayer(decoder.layers[0])       # the same weights, read when they are used
+    middle = layer.attention_block(hidden, attending, tape)
+    hidden = layer.mlp_block(middle)
 
 The same function as transformers' layer under PEFT's adapters, to rounding; on a CPU in float32 to
 the order of sums. What it cannot take together (`why_not_fused`) stays with transformers.
@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from giraffe_cli.model.attention import document_attention
-from giraffe_cli.model.flash import AttentionTape
+from giraffe_cli.model.layer_base import AbstractLayer, Context, States, backward_from
 from giraffe_cli.model.pointwise import on, rms_norm, rotate, swiglu
 from giraffe_cli.model.products import products, why_not_together
 
@@ -28,50 +28,59 @@ PROJECTIONS = {
 
 
 @dataclass(frozen=True)
-class FusedLayer:
+class FusedLayer(AbstractLayer):
     """transformers' `LlamaDecoderLayer`, run by its weights."""
 
-    layer: Any
+    def project(self, hidden: Tensor, rotary: tuple[Tensor, Tensor]) -> States:
+        states = products(normed(self.layer.input_layernorm, hidden), self._projections)
+        query, key, value = (self._by_heads(part) for part in states)
+        turn = on(hidden.device, rotate)
+        return turn(query, *rotary), turn(key, *rotary), value
 
-    def attention_block(
+    def rejoin(self, hidden: Tensor, attended: Tensor) -> Tensor:
+        joined = attended.reshape(*hidden.shape[:2], -1)
+        return hidden + products(joined, [self.layer.self_attn.o_proj])[0]
+
+    def mlp_block(self, hidden: Tensor) -> Tensor:
+        mlp = self.layer.mlp
+        rows = normed(self.layer.post_attention_layernorm, hidden)
+        gate, up = products(rows, [mlp.gate_proj, mlp.up_proj])
+        return hidden + products(on(hidden.device, swiglu)(gate, up), [mlp.down_proj])[0]
+
+    def project_backward(
         self,
         hidden: Tensor,
         rotary: tuple[Tensor, Tensor],
-        settings: dict[str, Any],
-        tape: AttentionTape | None,
-    ) -> Tensor:
-        """h + attention(norm(h)), `[1, S, d]`."""
-        attention = self.layer.self_attn
-        normed = _normed(self.layer.input_layernorm, hidden)
-        states = products(normed, [attention.q_proj, attention.k_proj, attention.v_proj])
-        query, key, value = (
-            part.view(*hidden.shape[:2], -1, attention.head_dim) for part in states
-        )
+        slopes: States,
+        context: Context,
+        wanted: bool,
+    ) -> Tensor | None:
+        """As the base's, without the products: their gradients need the input alone, and a rotation
+        is undone by the opposite one."""
+        leaf = hidden.detach().requires_grad_(wanted)
+        cos, sin = rotary
         turn = on(hidden.device, rotate)
-        attended, _no_weights = document_attention(
-            attention,
-            turn(query, *rotary).transpose(1, 2),
-            turn(key, *rotary).transpose(1, 2),
-            value.transpose(1, 2),
-            None,
-            scaling=attention.scaling,
-            tape=tape,
-            **settings,
-        )
-        joined = attended.reshape(*hidden.shape[:2], -1)
-        return hidden + products(joined, [attention.o_proj])[0]
+        query, key = (turn(slope, cos, -sin) for slope in slopes[:2])
+        with torch.enable_grad(), context():
+            rows = normed(self.layer.input_layernorm, leaf)
+            placeholders = products(rows, self._projections, valued=False)
+        flat = (slope.reshape(*hidden.shape[:2], -1) for slope in (query, key, slopes[2]))
+        backward_from(placeholders, tuple(flat))
+        return leaf.grad
 
-    def mlp_block(self, hidden: Tensor) -> Tensor:
-        """h + mlp(norm(h)), `[1, S, d]`."""
-        mlp = self.layer.mlp
-        normed = _normed(self.layer.post_attention_layernorm, hidden)
-        gate, up = products(normed, [mlp.gate_proj, mlp.up_proj])
-        return hidden + products(on(hidden.device, swiglu)(gate, up), [mlp.down_proj])[0]
+    @property
+    def _projections(self) -> list[Any]:
+        attention = self.layer.self_attn
+        return [attention.q_proj, attention.k_proj, attention.v_proj]
+
+    def _by_heads(self, part: Tensor) -> Tensor:
+        return part.view(*part.shape[:2], -1, self.layer.self_attn.head_dim)
 
 
-def _normed(norm: Any, hidden: Tensor) -> Tensor:
-    normed: Tensor = on(hidden.device, rms_norm)(hidden, norm.weight, norm.variance_epsilon)
-    return normed
+def normed(norm: Any, hidden: Tensor) -> Tensor:
+    """What transformers' `LlamaRMSNorm` gives, in one pass where it is compiled."""
+    result: Tensor = on(hidden.device, rms_norm)(hidden, norm.weight, norm.variance_epsilon)
+    return result
 
 
 def why_not_fused(layers: Sequence[Any]) -> str | None:

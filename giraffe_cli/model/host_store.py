@@ -1,7 +1,7 @@
 """Layer inputs of a GPU in pinned host memory, copied while the GPU computes.
 
-The backward pass takes back in about the reverse order of the forward's puts, so each take starts
-the copies of what was put just before:
+The backward pass takes back layer by layer in the reverse order of the forward's puts, so the first
+take of a layer's starts the copies of the layer below:
 
     compute   layer 1 | layer 2 | layer 3 ...      layer 3 | layer 2 | layer 1
     out               | 1 →     | 2 →
@@ -22,15 +22,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from giraffe_cli.model.store_base import AbstractStore
+from giraffe_cli.model.store_base import AbstractStore, laid_out, layout_of
 
 BLOCK = 512 << 20
 """Bytes of a pinned block."""
 BEHIND = 2
 """Copies out that may be under way."""
-AHEAD = 4
-"""Tensors at the most that are fetched before they are asked for: a layer's input, output and
-log-sum-exp, and one more."""
 
 
 class _Lane:
@@ -79,7 +76,7 @@ class HostStore(AbstractStore):
         self.coming: dict[str, tuple[Tensor, Any]] = {}
 
     def put(self, name: str, tensor: Tensor) -> None:
-        layout = _layout(tensor)
+        layout = layout_of(tensor)
         flat = tensor.detach().permute(layout).contiguous().reshape(-1).view(torch.uint8)
         pieces = self._room(flat.numel())
 
@@ -98,12 +95,22 @@ class HostStore(AbstractStore):
         if name in self.parked:
             self._fetch(name)
         tensor, arrived = self.coming.pop(name)
-        while self.parked and len(self.coming) < AHEAD:
-            self._fetch(next(reversed(self.parked)))
+        for following in self._wanted_next(_layer_of(name)):
+            self._fetch(following)
         self._wait_for(arrived)
         if not self.parked and not self.coming:
             self.used = 0  # the next window's tensors go over this one's
         return tensor
+
+    def _wanted_next(self, layer: str) -> list[str]:
+        """What is left of `layer`, and of the layer that was put before it, the last first."""
+        layers, names = {layer, *map(_layer_of, self.coming)}, []
+        for name in reversed(self.parked):
+            layers.add(_layer_of(name))
+            if len(layers) > 2:
+                break
+            names.append(name)
+        return names
 
     def _fetch(self, name: str) -> None:
         """Start the copy of a tensor back."""
@@ -119,8 +126,7 @@ class HostStore(AbstractStore):
 
         # the tensor's memory may still be in use by what was computed before
         arrived = self.inward.run(copy, self._so_far(), parked.copied)
-        back = [parked.layout.index(axis) for axis in range(len(shape))]
-        self.coming[name] = tensor.permute(back), arrived
+        self.coming[name] = laid_out(tensor, parked.layout), arrived
 
     def _let_go(self, most: int) -> None:
         """Hand tensors back to the allocator, once the computation waits for their copies."""
@@ -151,8 +157,5 @@ class HostStore(AbstractStore):
         return pieces
 
 
-def _layout(tensor: Tensor) -> tuple[int, ...]:
-    """The axes from the widest stride to the narrowest: attention's output is [B, H, S, D] as a
-    view of [B, S, H, D], and comes back as it was."""
-    strides = tensor.stride()
-    return tuple(sorted(range(tensor.dim()), key=lambda axis: (-strides[axis], axis)))
+def _layer_of(name: str) -> str:
+    return name.split("/")[0]

@@ -9,6 +9,8 @@ masks a tile draws, where there is dropout):
     offload         layer inputs wait on the device → in host memory → in a file
     offload_layers  the first so many layers' inputs wait there, the others' on the device
     mlp_tile        tokens that pass through an MLP at a time while a layer is recomputed
+    projection_tile  tokens that are projected for attention at a time; heads attend in groups
+                    (`model/tiled.py`)
     fused           a layer's projections taken together (`model/fused.py`)
     shard_base      the frozen weights shared out over the processes (`model/sharded.py`)
 """
@@ -22,6 +24,15 @@ from giraffe_cli.config.train import TrainConfig
 
 Checkpointing = Literal["none", "attention", "full"]
 Offload = Literal["none", "host", "disk"]
+
+
+HEAD_GROUPS = 4
+"""At the most: what a group needs is a tenth of a layer's memory by then."""
+
+
+def head_groups(key_heads: int) -> int:
+    """Into how many equal groups of heads attention is divided under a `projection_tile`."""
+    return max(count for count in range(1, HEAD_GROUPS + 1) if key_heads % count == 0)
 
 
 @dataclass(frozen=True)
@@ -45,15 +56,17 @@ class Levers:
     """Whose attention output is kept, from the last; 0: of all of them."""
     fused: bool = False
     shard_base: bool = False
+    projection_tile: int = 0
+    """Tokens; 0: the whole window at once, all heads attend together."""
 
     @classmethod
     def asked_for(cls, config: TrainConfig) -> Levers:
         """What `config` says; where it leaves the choice (`auto`), what suits most machines."""
         given: dict[str, Any] = {
-            name: 0 if value == "none" and name == "mlp_tile" else value
+            name: 0 if value == "none" and name.endswith("_tile") else value
             for name in (
                 *("checkpointing", "attention_layers", "offload", "offload_layers"),
-                *("mlp_tile", "loss_chunk"),
+                *("mlp_tile", "projection_tile", "loss_chunk"),
             )
             if (value := getattr(config, name)) != "auto"
         }
@@ -75,6 +88,8 @@ class Levers:
         waiting["disk"] = f", inputs{some} on disk"
         is_tiled = self.mlp_tile and self.checkpointing != "none"
         tiles = f"; MLP by {self.mlp_tile:,} tokens" if is_tiled else ""
+        if self.projection_tile and self.checkpointing != "none":
+            tiles += f"; projections by {self.projection_tile:,} tokens, heads in groups"
         fused = "; projections fused" if self.fused else ""
         sharded = "; base shared out over the processes" if self.shard_base else ""
         return (

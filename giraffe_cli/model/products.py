@@ -57,13 +57,19 @@ def factors_of(module: nn.Module) -> Factors:
     return Factors(module.base_layer.weight, down, up, float(module.scaling["default"]))
 
 
-def products(hidden: Tensor, modules: Sequence[nn.Module]) -> tuple[Tensor, ...]:
+def products(
+    hidden: Tensor, modules: Sequence[nn.Module], *, valued: bool = True
+) -> tuple[Tensor, ...]:
     """`[..., out_i]` of every module from `hidden` `[..., in]`; weights are of its dtype, adapters
-    are taken in it."""
+    are taken in it.
+
+    Not `valued`, they are shapes in the memory of one number, to go back from: what the gradients
+    need is `hidden`, not the products.
+    """
     found = [factors_of(module) for module in modules]
     tensors = [part for one in found for part in (one.weight, one.down, one.up)]
     scales = tuple(one.scale for one in found)
-    together: tuple[Tensor, ...] = _Products.apply(hidden, scales, *tensors)  # type: ignore[no-untyped-call]
+    together: tuple[Tensor, ...] = _Products.apply(hidden, scales, valued, *tensors)  # type: ignore[no-untyped-call]
     return together
 
 
@@ -72,7 +78,7 @@ class _Products(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, scales: tuple[float, ...], *tensors: Tensor | None
+        ctx: Any, hidden: Tensor, scales: tuple[float, ...], valued: bool, *tensors: Tensor | None
     ) -> tuple[Tensor, ...]:
         weights, downs, ups = tensors[::3], tensors[1::3], tensors[2::3]
         rows, dtype = hidden.reshape(-1, hidden.shape[-1]), hidden.dtype
@@ -82,6 +88,9 @@ class _Products(torch.autograd.Function):
         outs = []
         for weight, up, scale, place in zip(weights, ups, scales, places, strict=True):
             assert weight is not None
+            if not valued:
+                outs.append(rows.new_zeros(1).expand(*hidden.shape[:-1], len(weight)))
+                continue
             out = rows @ weight.t()
             if up is not None and inner is not None:
                 out.addmm_(inner[:, place], (up * scale).to(dtype).t())
@@ -122,7 +131,7 @@ class _Products(torch.autograd.Function):
                 below.addmm_(together, all_down)
         parts = zip([None] * count, down_grads, up_grads, strict=True)
         flat = [part for triple in parts for part in triple]
-        return None if below is None else below.view(ctx.shape), None, *flat
+        return None if below is None else below.view(ctx.shape), None, None, *flat
 
 
 def _stacked(downs: Sequence[Tensor | None], dtype: torch.dtype) -> Tensor | None:

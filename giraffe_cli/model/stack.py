@@ -11,14 +11,14 @@ in a store, and the backward goes through the layers from the last to the first:
 
 At most one attention block and one tile of one MLP exist at a time, each is recomputed once, and
 the backward starts with the gradient that the layer above left. Trained weights get their gradients
-on the way, into `.grad`.
+on the way, into `.grad`. With a `projection_tile` the attention block goes by tiles as well, but
+for attention itself: `model/tiled.py`.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,27 +26,15 @@ import torch
 from torch import Tensor
 
 from giraffe_cli.model.flash import AttentionTape
-from giraffe_cli.model.fused import FusedLayer
+from giraffe_cli.model.layer_base import AbstractLayer, Attending, Context
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.store import make_stores
 from giraffe_cli.model.store_base import AbstractStore
-
-Context = Callable[[], Any]
-"""Makes the context manager (autocast) under which a block computes."""
-
-
-@dataclass(frozen=True)
-class Attending:
-    """What every layer's attention needs besides its input."""
-
-    position_embeddings: tuple[Tensor, Tensor]
-    """cos and sin, [1, S, D] each."""
-    settings: dict[str, Any]
-    """Keywords of the attention function, such as `cu_seqlens`."""
+from giraffe_cli.model.tiled import TiledLayer
 
 
 def run_layers(
-    layers: Sequence[Any],
+    layers: Sequence[AbstractLayer],
     hidden: Tensor,
     attending: Attending,
     levers: Levers,
@@ -62,7 +50,7 @@ def run_layers(
     if levers.checkpointing == "none":
         with context():
             for layer in layers:
-                hidden = _mlp_block(layer, _attention_block(layer, hidden, attending))
+                hidden = layer.mlp_block(layer.attention_block(hidden, attending))
         return hidden
     stores = make_stores(levers, len(layers), hidden.device, folder)
     work = _Recomputation(layers, attending, levers, context, stores)
@@ -73,48 +61,26 @@ def run_layers(
 
 
 def _without_gradient(
-    layers: Sequence[Any],
+    layers: Sequence[AbstractLayer],
     hidden: Tensor,
     attending: Attending,
     levers: Levers,
     context: Context,
 ) -> Tensor:
     for layer in layers:
+        if levers.projection_tile:
+            hidden = TiledLayer(layer, attending, levers, context, None).forward(hidden)
+            continue
         with context():
-            hidden = _attention_block(layer, hidden, attending)
+            hidden = layer.attention_block(hidden, attending)
             _mlp_in_place(layer, hidden, levers)
     return hidden
 
 
-def _attention_block(
-    layer: Any, hidden: Tensor, attending: Attending, tape: AttentionTape | None = None
-) -> Tensor:
-    if isinstance(layer, FusedLayer):
-        return layer.attention_block(
-            hidden, attending.position_embeddings, attending.settings, tape
-        )
-    attended, _ = layer.self_attn(
-        hidden_states=layer.input_layernorm(hidden),
-        position_embeddings=attending.position_embeddings,
-        attention_mask=None,
-        tape=tape,
-        **attending.settings,
-    )
-    block: Tensor = hidden + attended
-    return block
-
-
-def _mlp_block(layer: Any, hidden: Tensor) -> Tensor:
-    if isinstance(layer, FusedLayer):
-        return layer.mlp_block(hidden)
-    block: Tensor = hidden + layer.mlp(layer.post_attention_layernorm(hidden))
-    return block
-
-
-def _mlp_in_place(layer: Any, hidden: Tensor, levers: Levers) -> None:
+def _mlp_in_place(layer: AbstractLayer, hidden: Tensor, levers: Levers) -> None:
     """The MLP block over its own input, tile by tile; without gradients only."""
     for tile in _tiles(hidden, levers):
-        tile.copy_(_mlp_block(layer, tile))
+        tile.copy_(layer.mlp_block(tile))
 
 
 def _tiles(hidden: Tensor, levers: Levers) -> tuple[Tensor, ...]:
@@ -127,7 +93,7 @@ class _Recomputation:
 
     def __init__(
         self,
-        layers: Sequence[Any],
+        layers: Sequence[AbstractLayer],
         attending: Attending,
         levers: Levers,
         context: Context,
@@ -148,14 +114,19 @@ class _Recomputation:
         for number, layer in enumerate(self.layers):
             self.stores[number].put(f"{number}/input", hidden)
             self.random_states.append(_random_state(hidden.device))
+            if self.levers.projection_tile:
+                hidden = self._tiled(layer, number).forward(hidden)
+                continue
             with self.context():
-                hidden = _attention_block(layer, hidden, self.attending, self.tapes[number])
+                hidden = layer.attention_block(hidden, self.attending, self.tapes[number])
                 _mlp_in_place(layer, hidden, self.levers)
         return hidden
 
     def backward(self, grad: Tensor, wants_input: bool) -> Tensor | None:
         """The gradient of the first layer's input (None unless wanted), given the last's output's;
         weights get theirs on the way."""
+        if self.levers.projection_tile:
+            grad = grad.contiguous()  # to be written over: the final norm made it for this pass
         for number in reversed(range(len(self.layers))):
             below = self._backward_layer(number, grad, wants_input or number > 0)
             if below is None:
@@ -165,25 +136,34 @@ class _Recomputation:
 
     def _backward_layer(self, number: int, grad: Tensor, wanted: bool) -> Tensor | None:
         layer, tape = self.layers[number], self.tapes[number]
-        hidden = self.stores[number].take(f"{number}/input").detach().requires_grad_(wanted)
+        hidden = self.stores[number].take(f"{number}/input").detach()
+        state = self.random_states.pop()
         if tape:
             tape.rewind()
-        with _drawing_from(self.random_states.pop(), hidden.device), torch.enable_grad():
+        if self.levers.projection_tile:
+            return self._tiled(layer, number).backward(
+                hidden, grad, wanted, lambda: _drawing_from(state, hidden.device)
+            )
+        hidden.requires_grad_(wanted)
+        with _drawing_from(state, hidden.device), torch.enable_grad():
             with self.context():
-                middle = _attention_block(layer, hidden, self.attending, tape)
+                middle = layer.attention_block(hidden, self.attending, tape)
             grad = self._backward_mlp(layer, middle.detach(), grad)
         if middle.requires_grad:
             torch.autograd.backward(middle, grad)
         return hidden.grad
 
-    def _backward_mlp(self, layer: Any, middle: Tensor, grad: Tensor) -> Tensor:
+    def _tiled(self, layer: AbstractLayer, number: int) -> TiledLayer:
+        return TiledLayer(layer, self.attending, self.levers, self.context, self.tapes[number])
+
+    def _backward_mlp(self, layer: AbstractLayer, middle: Tensor, grad: Tensor) -> Tensor:
         """The gradient of the MLP block's input, tile by tile."""
         below = torch.empty_like(grad)
         tiles = zip(*(_tiles(part, self.levers) for part in (middle, grad, below)), strict=True)
         for tile, grad_tile, below_tile in tiles:
             tile = tile.detach().requires_grad_()
             with self.context():
-                out = _mlp_block(layer, tile)
+                out = layer.mlp_block(tile)
             torch.autograd.backward(out, grad_tile)
             assert tile.grad is not None
             below_tile.copy_(tile.grad)

@@ -21,7 +21,7 @@ from torch import Tensor
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.model.host_store import HostStore
 from giraffe_cli.model.levers import Levers, Offload
-from giraffe_cli.model.store_base import AbstractStore
+from giraffe_cli.model.store_base import AbstractStore, laid_out, layout_of
 
 
 class DeviceStore(AbstractStore):
@@ -57,9 +57,11 @@ class ArenaStore(AbstractStore):
         size = -(-tensor.nbytes // 64) * 64
         if self.used + size > len(self.block):
             self.block, self.used = torch.empty(max(size, self.BLOCK), dtype=torch.uint8), 0
-        place = self.block[self.used : self.used + tensor.nbytes]
+        place = self.block[self.used : self.used + tensor.nbytes].view(tensor.dtype)
         self.used += size
-        self.kept[name] = place.view(tensor.dtype).view(tensor.shape).copy_(tensor)
+        layout = layout_of(tensor)
+        shape = [tensor.shape[axis] for axis in layout]
+        self.kept[name] = laid_out(place.view(shape), layout).copy_(tensor)
 
     def take(self, name: str) -> Tensor:
         return self.kept.pop(name)

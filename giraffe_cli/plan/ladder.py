@@ -162,14 +162,14 @@ def settings(demand: Demand) -> Iterator[Levers]:
         )
     chunk = CHUNKS[kind][0] if train.loss_chunk == "auto" else train.loss_chunk
     choices = itertools.product(*_choices(demand), _sharding(demand))
-    for checkpointing, offload, tile, away, kept, shard in choices:
+    for checkpointing, offload, tile, narrow, away, kept, shard in choices:
         if (
-            (checkpointing != "none" or (offload == "none" and tile == 0 and not shard))
+            (checkpointing != "none" or (offload == "none" and not (tile or narrow or shard)))
             and (offload != "none" or away == 0)
             and (checkpointing == "attention" or kept == 0)
         ):
             is_fused = _is_fused(demand)
-            yield Levers(checkpointing, offload, tile, chunk, away, kept, is_fused, shard)
+            yield Levers(checkpointing, offload, tile, chunk, away, kept, is_fused, shard, narrow)
 
 
 def with_chunk(demand: Demand, levers: Levers, budget: int) -> Levers:
@@ -187,6 +187,7 @@ def allows(train: TrainConfig, levers: Levers) -> bool:
         "checkpointing": train.checkpointing,
         "offload": train.offload,
         "mlp_tile": 0 if train.mlp_tile == "none" else train.mlp_tile,
+        "projection_tile": 0 if train.projection_tile == "none" else train.projection_tile,
         "loss_chunk": train.loss_chunk,
         "offload_layers": train.offload_layers,
         "attention_layers": train.attention_layers,
@@ -208,13 +209,18 @@ def _is_fused(demand: Demand) -> bool:
 
 def _choices(
     demand: Demand,
-) -> tuple[list[Checkpointing], list[Offload], list[int], list[int], list[int]]:
-    """Values of checkpointing, offload, mlp_tile, offload_layers and attention_layers."""
+) -> tuple[list[Checkpointing], list[Offload], list[int], list[int], list[int], list[int]]:
+    """Values of checkpointing, offload, mlp_tile, projection_tile, offload_layers and
+    attention_layers."""
     train, kind = demand.train, demand.kind
     tile = TILES[kind]
     tiles = [0, tile] if tile < demand.tokens else [0]
     if train.mlp_tile != "auto":
         tiles = [0 if train.mlp_tile == "none" else train.mlp_tile]
+    # on a GPU it has not run yet: there it is proposed, and taken when it is asked for
+    narrow = tiles if kind == "cpu" else [0]
+    if train.projection_tile != "auto":
+        narrow = [0 if train.projection_tile == "none" else train.projection_tile]
     offloads: list[Offload] = ["none", OFFLOAD[kind]]
     if train.offload != "auto":
         offloads = [train.offload]
@@ -225,7 +231,7 @@ def _choices(
     some = [0] if kind == "cpu" else [*range(max(1, layers // 8), layers, max(1, layers // 8)), 0]
     away = some if train.offload_layers == "auto" else [min(train.offload_layers, layers)]
     kept = some if train.attention_layers == "auto" else [min(train.attention_layers, layers)]
-    return kinds, offloads, tiles, away, kept
+    return kinds, offloads, tiles, narrow, away, kept
 
 
 def _sharding(demand: Demand) -> list[bool]:

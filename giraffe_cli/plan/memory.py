@@ -6,6 +6,7 @@ and b bytes a number (4, or 2 under bfloat16, where norms compute in 4):
 
     kept       layer inputs L·S·d·b; with `attention` also its outputs L·S·(q·b + 4·h)
     layer      S·b·(4d + 2q + 2k)     the attention block's saved tensors, gradients above and below
+                 or S·b·(d + 2q + 2k) by tiles, with the attention of one of G groups of heads
                + T·b·(6f + 3d)        the MLP of T tokens (a tile): four saved, two gradients
                                       (5f where projections are fused)
                  or S·b·(3q + 4k)     the backward pass of attention, where that is more
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.train import TrainConfig
-from giraffe_cli.model.levers import Levers
+from giraffe_cli.model.levers import Levers, head_groups
 from giraffe_cli.plan.operations import adapter_numbers, kept_attention_layers, linear_shapes
 
 NF4_BYTES = 4.127 / 8
@@ -240,6 +241,26 @@ def _layer(demand: Demand, levers: Levers) -> Tensors:
         demand.keys,
     )
     row = demand.tokens * demand.width
+    attending = _attending(demand)
+    if levers.checkpointing == "none":
+        passing: Tensors = [(2, row * d), (2, row * f), *_wide_norms(demand, 1, demand.tokens)]
+        return max(passing, [(2, row * d), *attending], key=_live)
+    mlp = _mlp(demand, levers)
+    if levers.projection_tile:
+        return _by_tiles(demand, levers, mlp)
+    saved: Tensors = [
+        (4, row * d),
+        (2, row * q),
+        (2, row * k),
+        *_taken_back(demand, levers),
+        *_wide_norms(demand, 1, demand.tokens),
+    ]
+    return [*saved, *max(mlp, attending, key=_live)]
+
+
+def _attending(demand: Demand) -> Tensors:
+    """What the backward pass of attention makes, of all heads."""
+    q, k, row = demand.queries, demand.keys, demand.tokens * demand.width
     attending: Tensors = [(3, row * q), (4, row * k)]
     if demand.train.sequence_parallel_by == "keys":
         # all tokens' keys and values and their gradients, before and after they are exchanged; and
@@ -247,26 +268,56 @@ def _layer(demand: Demand, levers: Levers) -> Tensors:
         attending.append((10, demand.window * demand.width * k))
         if q > k:
             attending.append((2, demand.window * demand.width * q))
-    if levers.checkpointing == "none":
-        passing: Tensors = [(2, row * d), (2, row * f), *_wide_norms(demand, 1, demand.tokens)]
-        return max(passing, [(2, row * d), *attending], key=_live)
+    return attending
+
+
+def _mlp(demand: Demand, levers: Levers) -> Tensors:
+    """Of a tile, with its backward pass."""
     tile = min(levers.mlp_tile or demand.tokens, demand.tokens)
-    tile_row = tile * demand.width
-    mlp: Tensors = [
-        (5 if levers.fused else 6, tile_row * f),
-        (3, tile_row * d),
+    return [
+        (5 if levers.fused else 6, tile * demand.width * demand.shape.intermediate_size),
+        (3, tile * demand.width * demand.shape.hidden_size),
         *_wide_norms(demand, 2, tile),
     ]
-    taken_back = levers.offload != "none"
+
+
+def _taken_back(demand: Demand, levers: Levers) -> Tensors:
+    """Inputs and attention outputs that are not among what is kept: this layer's and, where they
+    come from elsewhere, those of the one below that are on their way; outputs that are computed
+    again."""
+    row = demand.tokens * demand.width
     layers = demand.shape.num_layers
-    recomputes_attention = kept_attention_layers(levers, layers) < layers
-    saved: Tensors = [
-        (4 + taken_back, row * d),
-        (2 + (taken_back or recomputes_attention), row * q),
-        (2, row * k),
-        *_wide_norms(demand, 1, demand.tokens),
+    kept = kept_attention_layers(levers, layers)
+    inputs, outputs = 0, 0 if kept == layers else 1
+    if levers.offload != "none":
+        ahead = 1 if levers.offload == "host" else 0
+        inputs, outputs = 1 + ahead, 1 + (ahead if kept else 0)
+    return [(inputs, row * demand.shape.hidden_size), (outputs, row * demand.queries)]
+
+
+def _by_tiles(demand: Demand, levers: Levers, mlp: Tensors) -> Tensors:
+    """`model/tiled.py`: the window's gradient, its queries, keys, values and the gradient of what
+    was attended to; beside them a tile of the MLP, or what one group of heads needs to go back."""
+    row, groups = demand.tokens * demand.width, _head_groups(demand)
+    q, k = demand.queries, demand.keys
+    standing: Tensors = [
+        (1, row * demand.shape.hidden_size),
+        (2 * groups, row * q / groups),
+        (2 * groups, row * k / groups),
+        *_taken_back(demand, levers),
     ]
-    return [*saved, *max(mlp, attending, key=_live)]
+    group: Tensors = [(1, row * q / groups), (2, row * k / groups)]
+    if demand.kind == "cuda" and demand.width == 2:
+        group.append((1, 4.0 * demand.tokens * q / groups))  # gradients are summed in float32
+    if demand.train.sequence_parallel > 1:
+        group = _attending(demand)
+    return [*standing, *max(mlp, group, key=_live)]
+
+
+def _head_groups(demand: Demand) -> int:
+    """As `TiledLayer` forms them."""
+    is_shared = demand.train.sequence_parallel > 1
+    return 1 if is_shared else head_groups(demand.shape.num_key_value_heads)
 
 
 def _wide_norms(demand: Demand, count: int, tokens: int) -> Tensors:
@@ -281,8 +332,9 @@ def _loss(demand: Demand, levers: Levers) -> Tensors:
     found: Tensors = [
         (3, demand.tokens * demand.width * shape.hidden_size),
         (1, 4.0 * logits),
-        *_wide_norms(demand, 1, demand.tokens),
     ]
+    if not (levers.fused and demand.kind == "cuda"):  # compiled, it holds nothing wide
+        found += _wide_norms(demand, 1, demand.tokens)
     if demand.width == 2:
         found.append((1, 2.0 * logits))
     if demand.trains_head:

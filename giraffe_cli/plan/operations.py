@@ -12,6 +12,7 @@ L layers, d hidden, h heads of D, k key/value heads, f intermediate, V vocabular
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -117,7 +118,19 @@ def step_per_token(
     again = 1 - kept_attention_layers(levers, shape.num_layers) / shape.num_layers
     head_trains = is_full or ("embeddings" in train.lora.also_train and shape.tie_word_embeddings)
     return Operations(
-        linear=((3 if is_full else 2) + recomputes) * forward.linear + (3 + recomputes) * adapters,
+        linear=((3 if is_full else 2) + recomputes) * forward.linear
+        + (3 + recomputes) * adapters
+        + _projected_again(shape, levers),
         attention=(3.5 + again) * forward.attention,
         head=(3 if head_trains else 2) * forward.head,
     )
+
+
+def _projected_again(shape: Checkpoint, levers: Levers) -> float:
+    """Under a `projection_tile` queries, keys and values are computed once more for their
+    gradients; fused, these need no product."""
+    if not levers.projection_tile or levers.fused:
+        return 0.0
+    shapes = linear_shapes(shape)
+    weights = sum(math.prod(shapes[name]) for name in ("q_proj", "k_proj", "v_proj"))
+    return 2.0 * shape.num_layers * weights

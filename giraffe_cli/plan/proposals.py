@@ -1,7 +1,8 @@
 """What would make a training fit that changes its outcome or needs other hardware: only proposed.
 
 NF4 rounds the base, a shorter window trains positions by PoSE, fewer trained numbers learn less;
-sequence parallelism wants more devices. Each comes with the smallest peak predicted under it.
+sequence parallelism wants more devices. What has not run on a GPU yet is proposed there too. Each
+comes with the smallest peak predicted under it.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from giraffe_cli.config.train import TrainConfig
-from giraffe_cli.plan.ladder import bytes_per_process, ladder
+from giraffe_cli.plan.ladder import TILES, bytes_per_process, ladder
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.plan.memory import Demand
 from giraffe_cli.plan.operations import Rates
@@ -35,10 +36,20 @@ def proposals(demand: Demand, machine: Machine, rates: Rates) -> list[dict[str, 
 
 def _changes(demand: Demand, machine: Machine) -> Iterator[Change]:
     changes = _of_every_weight(demand) if demand.train.method == "full" else _of_the_base(demand)
-    for what, how, changed in itertools.chain(changes, _of_the_window(demand)):
+    for what, how, changed in itertools.chain(_of_tiles(demand), changes, _of_the_window(demand)):
         yield what, how, changed, machine
     if machine.kind == "cuda":
         yield from _of_devices(demand, machine)
+
+
+def _of_tiles(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
+    """On a GPU, where this has not run yet and the ladder does not take it by itself."""
+    train = demand.train
+    is_left = train.projection_tile == "auto" and train.checkpointing != "none"
+    if demand.kind == "cuda" and is_left and TILES["cuda"] < demand.tokens:
+        how = f"--set train.projection_tile={format_length(TILES['cuda'])}"
+        what = "project for attention by tiles (not run on a GPU yet)"
+        yield what, how, _with(demand, projection_tile=TILES["cuda"])
 
 
 def _of_every_weight(demand: Demand) -> Iterator[tuple[str, str, Demand]]:

@@ -25,10 +25,12 @@ from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.fused import FusedLayer, why_not_fused
 from giraffe_cli.model.kernels import KERNELS, Kernels
+from giraffe_cli.model.layer_base import Attending
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.loss import chunked_nll
+from giraffe_cli.model.plain import PlainLayer
 from giraffe_cli.model.probe import AttentionShape, probe, settle
-from giraffe_cli.model.stack import Attending, run_layers
+from giraffe_cli.model.stack import run_layers
 from giraffe_cli.model.trainable import causal_model, make_trainable
 from giraffe_cli.plan.estimate import Pace, assumed_pace
 from giraffe_cli.plan.ladder import CHUNKS, TILES
@@ -104,9 +106,10 @@ def _linear_rate(
         )
     ).train()
     model.to(device)
-    layers = list(model.model.layers)
-    if device.type == "cuda" and train.fused_layers != "off" and not why_not_fused(layers):
-        layers = [FusedLayer(layer) for layer in layers]
+    plain_layers = list(model.model.layers)
+    may_fuse = device.type == "cuda" and train.fused_layers != "off"
+    kind = FusedLayer if may_fuse and not why_not_fused(plain_layers) else PlainLayer
+    layers = [kind(layer) for layer in plain_layers]
     hidden = torch.randn(1, tokens, shape.hidden_size, dtype=torch_dtype(dtype), device=device)
     positions = torch.arange(tokens, device=device)[None]
     rotary = model.model.rotary_emb(hidden, position_ids=positions)

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from giraffe_cli.model.fused import FusedLayer
+from giraffe_cli.model.fused import FusedLayer, normed
 from giraffe_cli.model.gathered_keys import KeyGroup
 from giraffe_cli.model.kernel_base import Documents
 from giraffe_cli.model.kernels import Kernels
+from giraffe_cli.model.layer_base import AbstractLayer, Attending, Context
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.loss import IGNORED, chunked_nll
+from giraffe_cli.model.plain import PlainLayer
 from giraffe_cli.model.sequence_parallel import SequenceGroup
 from giraffe_cli.model.sharded import ShardedBase
-from giraffe_cli.model.stack import Attending, Context, run_layers
+from giraffe_cli.model.stack import run_layers
 from giraffe_cli.model.trainable import causal_model, head_weight
 
 
@@ -79,14 +82,14 @@ class WindowLoss(nn.Module):
             hidden = decoder.embed_tokens(input_ids)
             rotary = decoder.rotary_emb(hidden, position_ids=position_ids)
         attending = Attending(rotary, settings)
-        layers = decoder.layers
-        if self.levers.fused:
-            layers = [FusedLayer(layer) for layer in layers]
+        kind = FusedLayer if self.levers.fused else PlainLayer
+        layers: Sequence[AbstractLayer] = [kind(layer) for layer in decoder.layers]
         if self.base:
             layers = self.base.layers(layers)
         hidden = run_layers(layers, hidden, attending, self.levers, context, self.folder)
         with context():
-            hidden = decoder.norm(hidden)[0]
+            norm = decoder.norm
+            hidden = (normed(norm, hidden) if self.levers.fused else norm(hidden))[0]
         if self.base:
             self.base.take_head()
         head = head_weight(self.model)
