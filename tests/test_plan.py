@@ -74,6 +74,20 @@ def test_kept_attention_saves_one_pass_of_it_and_a_full_fine_tune_adds_a_product
     assert (none.linear, none.head) == (3 * forward.linear, 3 * forward.head)
 
 
+def test_projections_by_tiles_are_computed_once_more_unless_layers_are_fused():
+    """Of SmolLM2 a token's queries and both keys and values: 2·30·(576·576 + 2·576·192)."""
+    whole, tiled, fused = (
+        step_per_token(SMOLLM2, TrainConfig(), 8192, levers).linear
+        for levers in (
+            Levers(),
+            Levers(projection_tile=1024),
+            Levers(projection_tile=1024, fused=True),
+        )
+    )
+    assert tiled - whole == pytest.approx(2 * 30 * (576 * 576 + 2 * 576 * 192))
+    assert fused == whole
+
+
 def test_windows_of_several_documents_go_at_the_speed_of_their_own_kernel():
     """2 s of attention become 0.5 s at a quarter of it, and 1 s where its kernel has half the
     speed."""
