@@ -207,9 +207,9 @@ def _opened(cell: dict[str, Any]) -> Any:
     """The model under test, as `giraffe eval` opens it; random without a directory."""
     import torch
 
-    from giraffe_cli.checkpoint import load_model, load_tokenizer
     from giraffe_cli.evals.subject import OpenSubject, Subject, open_subject
     from giraffe_cli.model.attention import register_attention
+    from giraffe_cli.model.loading import load_model, load_tokenizer
 
     if cell["model"]:
         return open_subject(Subject("checkpoint", Path(cell["model"]), "", cell["dtype"]))
@@ -233,11 +233,11 @@ def _calf() -> Path:
 
 def _needles(cell: dict[str, Any]) -> list[Any]:
     """One haystack of `niah` at all depths, in the order of reading."""
-    from giraffe_cli.checkpoint import load_tokenizer
     from giraffe_cli.evals.base import Material
     from giraffe_cli.evals.haystack import python_documentation
     from giraffe_cli.evals.order import reading_plan
     from giraffe_cli.evals.tasks.niah import Niah
+    from giraffe_cli.model.loading import load_tokenizer
 
     tokenizer = load_tokenizer(Path(cell["model"] or _calf()))
     material = Material(

@@ -232,7 +232,7 @@ def _loaded(cell: dict[str, Any], attention: str) -> tuple[Any, Any]:
     from transformers import LlamaForCausalLM
 
     import giraffe_cli
-    from giraffe_cli.checkpoint import load_model, load_tokenizer, torch_dtype
+    from giraffe_cli.model.loading import load_model, load_tokenizer, torch_dtype
 
     dtype = torch_dtype(cell["dtype"])
     calf = Path(giraffe_cli.__file__).parent / "calf"

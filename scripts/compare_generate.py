@@ -26,11 +26,11 @@ from typing import Any
 
 import torch
 
-from giraffe_cli.checkpoint import load_model, load_tokenizer
 from giraffe_cli.inference.caches import CacheChoice
 from giraffe_cli.inference.prompts import Prompt
 from giraffe_cli.inference.session import Answering, Session
 from giraffe_cli.model.attention import register_attention
+from giraffe_cli.model.loading import load_model, load_tokenizer
 from giraffe_cli.model.reading import PROMPT_CHUNKS, feed, read_chunks
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.units import parse_length

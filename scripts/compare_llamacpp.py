@@ -31,9 +31,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from giraffe_cli.checkpoint import Checkpoint, inspect, load_model, load_tokenizer
+from giraffe_cli.checkpoint import Checkpoint, inspect
 from giraffe_cli.export.base import ExportOptions, make_target
 from giraffe_cli.merge import merge_stage
+from giraffe_cli.model.loading import load_model, load_tokenizer
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rope.base import RopeTable, make_table, strategies
 from giraffe_cli.rope.install import ROPE_FILE

@@ -24,9 +24,9 @@ from typing import Any
 import torch
 from compare_llamacpp import BATCH, LlamaCpp, to_gguf, versions
 
-from giraffe_cli.checkpoint import load_model, load_tokenizer
 from giraffe_cli.evals.base import Example, Material
 from giraffe_cli.evals.tasks.passkey import Passkey
+from giraffe_cli.model.loading import load_model, load_tokenizer
 from giraffe_cli.units import parse_length
 
 

@@ -437,7 +437,7 @@ def dtype_name(device: Any) -> str:
 
 def dtype_on(device: Any) -> Any:
     """The same as torch has it."""
-    from giraffe_cli.checkpoint import torch_dtype
+    from giraffe_cli.model.loading import torch_dtype
 
     return torch_dtype(dtype_name(device))
 

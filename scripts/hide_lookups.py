@@ -29,10 +29,10 @@ from pathlib import Path
 import numpy as np
 from calf_lookups import KEYS, VALUES, Form, Sentence, Template, Vocabulary, frequent_words, written
 
-from giraffe_cli.checkpoint import load_tokenizer
 from giraffe_cli.corpus.base import BadRecords, Document
 from giraffe_cli.corpus.holdout import choose_held_out
 from giraffe_cli.corpus.sources import read_source
+from giraffe_cli.model.loading import load_tokenizer
 from giraffe_cli.units import parse_length
 
 SHARED = 4

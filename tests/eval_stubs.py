@@ -60,7 +60,7 @@ def byte_material(**changes) -> Material:
 
 def real_material(folder: Path, **changes) -> Material:
     """The same with the tokenizer in `folder`."""
-    from giraffe_cli.checkpoint import load_tokenizer
+    from giraffe_cli.model.loading import load_tokenizer
 
     tokenizer = load_tokenizer(folder)
     fast = tokenizer.backend_tokenizer

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from conftest import build_tiny_llama
 
-from giraffe_cli.checkpoint import inspect, load_model, load_tokenizer
+from giraffe_cli.checkpoint import inspect
 from giraffe_cli.evals.subject import OpenSubject, Subject
 from giraffe_cli.model.attention import register_attention
+from giraffe_cli.model.loading import load_model, load_tokenizer
 from giraffe_cli.model.reading import CHUNKS
 
 

@@ -113,7 +113,7 @@ def test_needles_are_hidden_in_the_corpus_that_is_named(giraffe, tiny_llama, cor
     assert done.code == 0, done.stderr
     with gzip.open(tmp_path / "prompts.jsonl.gz", "rt") as handle:
         (prompt,) = map(json.loads, handle)
-    from giraffe_cli.checkpoint import load_tokenizer
+    from giraffe_cli.model.loading import load_tokenizer
 
     text = load_tokenizer(tiny_llama).decode(prompt["token_ids"])
     assert "giraffe eats" in text.lower()

@@ -11,7 +11,7 @@ import torch
 from conftest import prose
 from evaluated import build_other_llama
 
-from giraffe_cli.checkpoint import load_model, load_tokenizer
+from giraffe_cli.model.loading import load_model, load_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_more_than_the_window_is_refused_before_anything_is_loaded(
     giraffe, llama, text, monkeypatch
 ):
     text.write_text(prose(1, 40), encoding="utf-8")
-    monkeypatch.setattr("giraffe_cli.checkpoint.load_model", None)
+    monkeypatch.setattr("giraffe_cli.model.loading.load_model", None)
     found = giraffe("generate", llama, "--prompt-file", text, "--max-new-tokens", 9)
     count = len(load_tokenizer(llama)(text.read_text()).input_ids)
     assert found.code == 3
@@ -150,7 +150,7 @@ def test_a_prompt_that_does_not_fit_is_refused_before_weights_are_read(
     giraffe, llama, text, small_machine, monkeypatch
 ):
     small_machine(128 * 4 * 50)
-    monkeypatch.setattr("giraffe_cli.checkpoint.load_model", None)
+    monkeypatch.setattr("giraffe_cli.model.loading.load_model", None)
     count = len(load_tokenizer(llama)(text.read_text()).input_ids)
     assert count + 12 > 50
     found = giraffe("generate", llama, "--prompt-file", text, "--max-new-tokens", 12, "--json")

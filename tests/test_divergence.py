@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import build_tiny_llama
 
-from giraffe_cli.checkpoint import inspect, load_model, load_tokenizer
+from giraffe_cli.checkpoint import inspect
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.evals.base import Example, Outcome
 from giraffe_cli.evals.cache import OutcomeCache, sample_key, states_path
@@ -18,6 +18,7 @@ from giraffe_cli.evals.samples import Batch
 from giraffe_cli.evals.subject import OpenSubject, Subject
 from giraffe_cli.evals.tasks.nll import Nll
 from giraffe_cli.model.attention import register_attention
+from giraffe_cli.model.loading import load_model, load_tokenizer
 from giraffe_cli.progress import SilentReporter
 
 IDS = np.arange(100, dtype=np.int32) * 37 % 384

@@ -9,10 +9,11 @@ import pytest
 import torch
 from tiny_runs import make_adapter, make_base, table_for
 
-from giraffe_cli.checkpoint import inspect, load_model
+from giraffe_cli.checkpoint import inspect
 from giraffe_cli.config.files import write_sealed_yaml
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.opening import open_checkpoint, run_of
+from giraffe_cli.model.loading import load_model
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rundir import read_json, write_json
 

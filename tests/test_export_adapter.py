@@ -13,12 +13,12 @@ import pytest
 import torch
 from tiny_runs import TARGET, make_adapter, make_base, table_for
 
-from giraffe_cli.checkpoint import load_model
 from giraffe_cli.config.building import build
 from giraffe_cli.config.files import write_sealed_yaml
 from giraffe_cli.export.adapter_card import card, overrides
 from giraffe_cli.export.base import ExportOptions, make_target
 from giraffe_cli.export.targets.adapter import base_name
+from giraffe_cli.model.loading import load_model
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rundir import finish_stage, read_json, write_json
 

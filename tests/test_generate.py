@@ -7,7 +7,6 @@ import torch
 from conftest import prose
 from evaluated import build_other_llama
 
-from giraffe_cli.checkpoint import load_model, load_tokenizer
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.inference.caches import CacheChoice
 from giraffe_cli.inference.prompts import (
@@ -21,6 +20,7 @@ from giraffe_cli.inference.sampling import Sampling
 from giraffe_cli.inference.session import Answering, Session
 from giraffe_cli.inference.text import AnswerText
 from giraffe_cli.model.attention import register_attention
+from giraffe_cli.model.loading import load_model, load_tokenizer
 from giraffe_cli.progress import SilentReporter
 
 IDS = [token * 37 % 384 for token in range(301)]

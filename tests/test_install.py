@@ -7,8 +7,9 @@ import shutil
 
 import pytest
 
-from giraffe_cli.checkpoint import inspect, load_model, load_tokenizer, torch_dtype
+from giraffe_cli.checkpoint import inspect
 from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.model.loading import load_model, load_tokenizer, torch_dtype
 from giraffe_cli.rope.base import Head, RopeTable, make_table, strategies
 from giraffe_cli.rope.install import check_table, config_with_table, finish_directory
 

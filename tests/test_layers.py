@@ -67,6 +67,7 @@ LEVELS = [
     ("", 0),
     ("checkpoint", 3),
     ("checkpoint_config", 3),
+    ("checkpoint_files", 3),
     ("tensor_stream", 3),
     ("run_files", 3),
     ("adapter", 3),

@@ -16,7 +16,8 @@ import pytest
 from conftest import load_script, prose
 from test_export_tokenizer import sentencepiece_like
 
-from giraffe_cli.checkpoint import inspect, load_tokenizer
+from giraffe_cli.checkpoint import inspect
+from giraffe_cli.model.loading import load_tokenizer
 from giraffe_cli.rope.base import make_table, strategies
 
 pytestmark = [

@@ -11,12 +11,13 @@ import pytest
 pytest.importorskip("lm_eval", reason="needs giraffe-cli[eval]")
 pytestmark = pytest.mark.filterwarnings("ignore")  # of nltk, sqlitedict and other packages' own
 
-from giraffe_cli.checkpoint import inspect, load_tokenizer  # noqa: E402
+from giraffe_cli.checkpoint import inspect  # noqa: E402
 from giraffe_cli.errors import InvalidInput  # noqa: E402
 from giraffe_cli.evals.base import Example  # noqa: E402
 from giraffe_cli.evals.lm_eval_tasks import load_task, run_task  # noqa: E402
 from giraffe_cli.evals.prompt import share_found  # noqa: E402
 from giraffe_cli.evals.subject import Subject, open_subject  # noqa: E402
+from giraffe_cli.model.loading import load_tokenizer  # noqa: E402
 
 CALF = Path(__file__).parent.parent / "giraffe_cli" / "calf"
 COLOURS = """

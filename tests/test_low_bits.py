@@ -20,8 +20,8 @@ from test_trained_kinds import (
 )
 from tiny_runs import ask_here
 
-from giraffe_cli.checkpoint import load_model
 from giraffe_cli.merge import merge_stage
+from giraffe_cli.model.loading import load_model
 from giraffe_cli.model.trainable import load_base, make_trainable
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.train.optimizer import make_optimizer

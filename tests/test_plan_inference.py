@@ -8,10 +8,11 @@ import pytest
 import torch
 from evaluated import build_other_llama
 
-from giraffe_cli.checkpoint import inspect, load_model
+from giraffe_cli.checkpoint import inspect
 from giraffe_cli.inference.caches import CacheChoice
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.kv_formats import FORMATS
+from giraffe_cli.model.loading import load_model
 from giraffe_cli.model.reading import feed
 from giraffe_cli.model.stored import StoredKeyValues
 from giraffe_cli.plan.inference import BANDWIDTH

@@ -12,12 +12,12 @@ from test_stack import window
 from test_train_gradients import in_processes
 from train_runs import build_material, metrics, run
 
-from giraffe_cli.checkpoint import load_model
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.collectives import all_gather
 from giraffe_cli.model.levers import Levers
+from giraffe_cli.model.loading import load_model
 from giraffe_cli.model.shard_loading import CPU, ShardedLoader
 from giraffe_cli.model.sharded import ShardedBase, layout
 from giraffe_cli.model.trainable import make_trainable

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from giraffe_cli.checkpoint import load_model
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import Row
 from giraffe_cli.errors import GiraffeError
@@ -17,6 +16,7 @@ from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.fused import why_not_fused
 from giraffe_cli.model.kernels import CpuKernel
 from giraffe_cli.model.levers import Levers
+from giraffe_cli.model.loading import load_model
 from giraffe_cli.model.store import ArenaStore, DeviceStore, DiskStore
 from giraffe_cli.model.trainable import causal_model, make_trainable
 from giraffe_cli.rope.scheme import make_positions

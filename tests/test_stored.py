@@ -8,10 +8,10 @@ from evaluated import build_other_llama
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giraffe_cli.checkpoint import load_model
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.key_values import KeyValues
 from giraffe_cli.model.kv_formats import FORMATS, GROUP, Cast
+from giraffe_cli.model.loading import load_model
 from giraffe_cli.model.reading import feed, read_chunks
 from giraffe_cli.model.stored import OPEN, StoredKeyValues
 

@@ -10,7 +10,6 @@ import torch
 from conftest import prose
 from evaluated import build_other_llama, opened, subject
 
-from giraffe_cli.checkpoint import load_model
 from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.errors import GiraffeError
@@ -19,6 +18,7 @@ from giraffe_cli.evals.order import Prompt
 from giraffe_cli.evals.samples import Texts, gather_material
 from giraffe_cli.evals.tasks.nll import Nll
 from giraffe_cli.evals.tasks.passkey import Passkey
+from giraffe_cli.model.loading import load_model
 
 DOCUMENTS = [Document(f"doc-{i}", prose(i, 60), "prose") for i in range(4)]
 

@@ -564,7 +564,7 @@ class TestRun:
         import torch
         from conftest import prose
 
-        from giraffe_cli.checkpoint import load_model, load_tokenizer
+        from giraffe_cli.model.loading import load_model, load_tokenizer
 
         config = EvalConfig(tasks=["sliding"], documents=1, knobs={"sliding": {"stride": 32}})
         results, _ = scored(tmp_path, config, ("checkpoint", tiny_llama))

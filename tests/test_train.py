@@ -13,10 +13,10 @@ import pytest
 import torch
 from train_runs import SETTINGS, STEPS, Hooked, adapter_bytes, build_material, metrics, run
 
-from giraffe_cli.checkpoint import load_model
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import Row, open_packed
 from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput, UsageError
+from giraffe_cli.model.loading import load_model
 from giraffe_cli.model.lora import add_lora
 from giraffe_cli.plan.ladder import bytes_per_process
 from giraffe_cli.plan.machine import named_machine

@@ -20,10 +20,10 @@ from train_runs import (
     timeless,
 )
 
-from giraffe_cli.checkpoint import load_model
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import held_out, open_packed
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.model.loading import load_model
 from giraffe_cli.rope.scheme import make_positions
 from giraffe_cli.rundir import read_json
 from giraffe_cli.train.data import WindowStream

@@ -8,11 +8,12 @@ import pytest
 import torch
 from conftest import build_tiny_llama
 
-from giraffe_cli.checkpoint import inspect, load_model
+from giraffe_cli.checkpoint import inspect
 from giraffe_cli.config.lora import LoraConfig
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.levers import Levers
+from giraffe_cli.model.loading import load_model
 from giraffe_cli.model.lora import add_lora
 from giraffe_cli.model.pissa import lora_layers
 from giraffe_cli.model.trainable import causal_model, head_weight, make_trainable, state_parameters

@@ -18,12 +18,13 @@ from conftest import build_tiny_llama, prose
 from safetensors.torch import load_file
 from tiny_runs import ask_here
 
-from giraffe_cli.checkpoint import inspect, load_model, torch_dtype
+from giraffe_cli.checkpoint import inspect
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.merge import merge_stage
 from giraffe_cli.model import pissa
+from giraffe_cli.model.loading import load_model, torch_dtype
 from giraffe_cli.model.trainable import load_base, make_trainable
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rope.base import make_table

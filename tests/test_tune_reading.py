@@ -6,11 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from giraffe_cli.checkpoint import inspect, load_model
+from giraffe_cli.checkpoint import inspect
 from giraffe_cli.corpus.base import BadRecords
 from giraffe_cli.corpus.sources import read_source
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.samples import Texts
+from giraffe_cli.model.loading import load_model
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rope.base import make_table
 from giraffe_cli.rope.install import check_table, swap_table

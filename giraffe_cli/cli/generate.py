@@ -150,8 +150,8 @@ def _asked(
     opened: Checkpoint, text: str, questions: list[str], chat: bool, how: Answering
 ) -> tuple[Any, list[Prompt]]:
     """The tokenizer, and every prompt, all of which fit into the window."""
-    from giraffe_cli.checkpoint import load_tokenizer
     from giraffe_cli.inference.prompts import check_window, prompts
+    from giraffe_cli.model.loading import load_tokenizer
 
     tokenizer = load_tokenizer(opened.path)
     asked = prompts(tokenizer, text, questions, chat=chat)
@@ -179,9 +179,9 @@ def _device() -> str:
 
 
 def _session(opened: Checkpoint, tokenizer: Any, dtype: str, cache: CacheChoice) -> Session:
-    from giraffe_cli.checkpoint import load_model, torch_dtype
     from giraffe_cli.inference.session import Session
     from giraffe_cli.model.attention import register_attention
+    from giraffe_cli.model.loading import load_model, torch_dtype
     from giraffe_cli.model.reading import PROMPT_CHUNKS
 
     model = load_model(

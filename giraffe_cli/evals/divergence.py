@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from giraffe_cli.checkpoint import torch_dtype
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import Example, Outcome
 from giraffe_cli.evals.cache import read_states, sample_key
 from giraffe_cli.evals.samples import Batch
 from giraffe_cli.evals.subject import EVALUATOR, Subject
+from giraffe_cli.model.loading import torch_dtype
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import atomic_open, digest_value, make_folder, read_json
 from giraffe_cli.weights import weight_files

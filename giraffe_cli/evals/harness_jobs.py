@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from giraffe_cli.checkpoint import load_tokenizer
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.data_files import local_files
 from giraffe_cli.evals.lm_eval_tasks import (
@@ -22,6 +21,7 @@ from giraffe_cli.evals.lm_eval_tasks import (
     run_task,
 )
 from giraffe_cli.evals.subject import OpenSubject, Subject, open_subject
+from giraffe_cli.model.loading import load_tokenizer
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import digest_file, digest_value, read_json, write_sealed
 from giraffe_cli.units import format_length

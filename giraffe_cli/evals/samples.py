@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from giraffe_cli.checkpoint import load_tokenizer
 from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.errors import GiraffeError, InvalidInput
@@ -29,6 +28,7 @@ from giraffe_cli.evals.chosen import check_asked, needs_of, runnable
 from giraffe_cli.evals.haystack import python_documentation
 from giraffe_cli.evals.other_text import documentation
 from giraffe_cli.evals.subject import EVALUATOR, Subject
+from giraffe_cli.model.loading import load_tokenizer
 from giraffe_cli.progress import Reporter
 from giraffe_cli.units import format_length
 

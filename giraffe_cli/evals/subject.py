@@ -18,13 +18,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from giraffe_cli.checkpoint import load_model, load_tokenizer, torch_dtype
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.evals.answers import Ranking, generated, judged, ranking
 from giraffe_cli.evals.base import Example, Outcome
 from giraffe_cli.evals.order import Prompt, shared_tokens
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.key_values import KeyValues
+from giraffe_cli.model.loading import load_model, load_tokenizer, torch_dtype
 from giraffe_cli.model.reading import CHUNKS, feed, read_chunks, wide_logits
 from giraffe_cli.rundir import digest_file, digest_value
 

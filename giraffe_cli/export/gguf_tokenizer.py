@@ -15,7 +15,6 @@ from enum import IntEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from giraffe_cli.checkpoint import load_tokenizer
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.export.gguf_pretoken import (
     SPACE,
@@ -25,6 +24,7 @@ from giraffe_cli.export.gguf_pretoken import (
     only_composes,
 )
 from giraffe_cli.export.gguf_scores import merge_pairs, scores_of_merges
+from giraffe_cli.model.loading import load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast

@@ -18,9 +18,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM
 
-from giraffe_cli.checkpoint import config_for
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.model.loading import config_for
 from giraffe_cli.model.sharded import Shard, absent, layout
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.install import check_table

@@ -21,9 +21,9 @@ from peft import PeftModel
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from giraffe_cli.checkpoint import load_model
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.model.full import save_full
+from giraffe_cli.model.loading import load_model
 from giraffe_cli.model.lora import add_lora, save_adapter
 from giraffe_cli.model.low_bits import nf4_settings
 from giraffe_cli.model.pissa import START

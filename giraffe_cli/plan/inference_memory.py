@@ -12,9 +12,10 @@ from typing import Any
 
 import torch
 
-from giraffe_cli.checkpoint import Checkpoint, torch_dtype
+from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.errors import DoesNotFit
 from giraffe_cli.model.kv_formats import FORMATS, GROUP, AbstractFormat, Cast
+from giraffe_cli.model.loading import torch_dtype
 from giraffe_cli.model.reading import HEAD_ROWS, PROMPT_CHUNKS
 from giraffe_cli.model.stored import PIECES
 from giraffe_cli.plan.machine import Machine

@@ -11,8 +11,9 @@ from functools import partial
 
 import torch
 
-from giraffe_cli.checkpoint import Checkpoint, torch_dtype
+from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.model.key_values import KeyValues
+from giraffe_cli.model.loading import torch_dtype
 from giraffe_cli.model.past import whole
 from giraffe_cli.model.reading import PROMPT_CHUNKS, feed
 from giraffe_cli.model.stored import PIECES

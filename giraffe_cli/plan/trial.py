@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from giraffe_cli.checkpoint import Checkpoint, torch_dtype
+from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.building import resolve_dtype
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.train import TrainConfig
@@ -27,6 +27,7 @@ from giraffe_cli.model.fused import FusedLayer, why_not_fused
 from giraffe_cli.model.kernels import KERNELS, Kernels
 from giraffe_cli.model.layer_base import Attending
 from giraffe_cli.model.levers import Levers
+from giraffe_cli.model.loading import torch_dtype
 from giraffe_cli.model.loss import chunked_nll
 from giraffe_cli.model.plain import PlainLayer
 from giraffe_cli.model.probe import AttentionShape, probe, settle

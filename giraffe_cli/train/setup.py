@@ -18,7 +18,6 @@ from accelerate.utils import (
 )
 from torch import Tensor, nn
 
-from giraffe_cli.checkpoint import torch_dtype
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.collectives import told_by_all
@@ -26,6 +25,7 @@ from giraffe_cli.model.flash import why_not_recorded
 from giraffe_cli.model.fused import why_not_fused
 from giraffe_cli.model.kernels import Kernels
 from giraffe_cli.model.levers import Levers
+from giraffe_cli.model.loading import torch_dtype
 from giraffe_cli.model.probe import AttentionShape, agreed, probe, repeatable, settle
 from giraffe_cli.model.shard_loading import ShardedLoader, whole_weights
 from giraffe_cli.model.sharded import ShardedBase

@@ -225,7 +225,8 @@ def _adapter(folder: Path) -> str:
 
 
 def _model(path: Path) -> str:
-    from giraffe_cli.checkpoint import inspect, load_tokenizer
+    from giraffe_cli.checkpoint import inspect
+    from giraffe_cli.model.loading import load_tokenizer
 
     opened = inspect(str(path), path)
     return _digest(

@@ -1,0 +1,105 @@
+"""A checkpoint's files beside its weights: readable, unaltered, no link that leads out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.rope.install import ROPE_FILE
+from giraffe_cli.rundir import MANIFEST, digest_file, digest_value, read_json
+from giraffe_cli.weights import weight_files
+
+
+def check_links(path: Path) -> None:
+    """Templates and settings are copied beside what is made of a checkpoint, so a link of a
+    stranger's may not fetch a file of the user's. Weights may lie elsewhere: no text is in them.
+
+    Raises:
+        InvalidInput: a link leads out of the folder, and not into the blobs of the hub's cache.
+    """
+    folder = path.resolve()
+    inside = [folder] + [folder.parent.parent / "blobs"] * (folder.parent.name == "snapshots")
+    for entry in sorted(path.iterdir()):
+        if not entry.is_symlink() or entry.suffix == ".safetensors" or not entry.is_file():
+            continue
+        target = entry.resolve()
+        if not any(target.is_relative_to(place) for place in inside):
+            raise InvalidInput(
+                f"{entry} is a link to {target}, outside of the checkpoint",
+                f"if that is meant, make a copy that follows it: cp -rL {path} COPY",
+            )
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """What `config.json` holds.
+
+    Raises:
+        InvalidInput: there is none, or it holds no JSON object.
+    """
+    if not (path / "config.json").is_file():
+        raise InvalidInput(f"{path} has no config.json", "name a Hugging Face checkpoint directory")
+    config = read_json(path / "config.json")
+    if not isinstance(config, dict):
+        raise InvalidInput(f"{path / 'config.json'} holds no JSON object")
+    return config
+
+
+def check_settings(path: Path) -> None:
+    """The companions of `config.json` that libraries read are JSON objects, where they exist.
+
+    Raises:
+        InvalidInput: one of them is none.
+    """
+    for name in ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json"):
+        if (path / name).is_file() and not isinstance(read_json(path / name), dict):
+            raise InvalidInput(f"{path / name} holds no JSON object", "download it again")
+
+
+def check_tokenizer(path: Path, vocab_size: int) -> None:
+    """There is a fast tokenizer, and the embedding has a row for each of its ids.
+
+    Raises:
+        InvalidInput: there is none, or it belongs to another model.
+    """
+    if not (path / "tokenizer.json").is_file():
+        raise InvalidInput(
+            f"{path} has no tokenizer.json",
+            "save it: AutoTokenizer.from_pretrained(...).save_pretrained(...)",
+        )
+    value = read_json(path / "tokenizer.json")
+    try:
+        vocabulary = value["model"]["vocab"]
+        # A dictionary of ids for BPE, a list of (piece, score) for Unigram.
+        ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+        added = [int(token["id"]) for token in value.get("added_tokens", [])]
+        largest = max([*ids, *added], default=-1)
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidInput(f"{path / 'tokenizer.json'} is no fast tokenizer") from error
+    if not 0 <= largest < vocab_size:
+        raise InvalidInput(
+            f"the tokenizer of {path} is foreign: its ids reach {largest}, the embedding has "
+            f"{vocab_size} rows",
+            "put back the tokenizer that the model was trained with",
+        )
+
+
+def checkpoint_digest(path: Path) -> str:
+    """The identity of what lies in `path`, held against the manifest of who wrote it, if any.
+
+    Raises:
+        InvalidInput: a file is not what giraffe wrote there.
+    """
+    files = [path / "config.json", path / "tokenizer.json", *weight_files(path)]
+    rope = path / ROPE_FILE
+    digests = {f.name: digest_file(f) for f in [*files, *[rope] * rope.exists()]}
+    manifest = read_json(path / MANIFEST) if (path / MANIFEST).is_file() else {}
+    written = manifest.get("files") if isinstance(manifest, dict) else None
+    for name, entry in written.items() if isinstance(written, dict) else ():
+        stated = entry.get("sha256") if isinstance(entry, dict) else None
+        if stated and digests.get(name, stated) != stated:
+            raise InvalidInput(
+                f"{path / name} was altered since giraffe wrote it",
+                f"write it again; if the change is yours, remove {path / MANIFEST}",
+            )
+    return digest_value(digests)

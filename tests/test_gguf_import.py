@@ -1,0 +1,123 @@
+"""A `.gguf` file becomes the model it holds, once, or is refused with a reason."""
+
+from __future__ import annotations
+
+import json
+
+from test_checkpoint import refusal
+
+from giraffe_cli.checkpoint import inspect
+from giraffe_cli.model.loading import load_model, load_tokenizer
+
+
+def write_gguf(folder, path, **metadata):
+    """The tiny Llama as llama.cpp's converter writes it: query and key rows interleaved."""
+    import gguf
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(folder)
+    tokenizer = json.loads((folder / "tokenizer.json").read_text())
+    writer = gguf.GGUFWriter(path, metadata.pop("architecture", "llama"))
+    writer.add_context_length(128)
+    writer.add_embedding_length(64)
+    writer.add_block_count(2)
+    writer.add_feed_forward_length(128)
+    writer.add_head_count(4)
+    writer.add_head_count_kv(2)
+    writer.add_rope_dimension_count(16)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(model.config.rms_norm_eps)
+    writer.add_vocab_size(384)
+    writer.add_tokenizer_model("gpt2")
+    writer.add_token_list(sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get))
+    writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
+    writer.add_token_types([3, 3] + [1] * 382)
+    writer.add_bos_token_id(0)
+    writer.add_eos_token_id(1)
+    for key, value in metadata.items():
+        writer.add_string(key.replace("__", "."), value)
+    for name, tensor in gguf_tensors(model):
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def gguf_tensors(model):
+    names = {
+        "input_layernorm": "attn_norm",
+        "post_attention_layernorm": "ffn_norm",
+        "self_attn.q_proj": "attn_q",
+        "self_attn.k_proj": "attn_k",
+        "self_attn.v_proj": "attn_v",
+        "self_attn.o_proj": "attn_output",
+        "mlp.gate_proj": "ffn_gate",
+        "mlp.up_proj": "ffn_up",
+        "mlp.down_proj": "ffn_down",
+    }
+    state = {name: value.numpy() for name, value in model.state_dict().items()}
+    yield "token_embd.weight", state["model.embed_tokens.weight"]
+    yield "output_norm.weight", state["model.norm.weight"]
+    for layer in range(2):
+        for theirs, ours in names.items():
+            value = state[f"model.layers.{layer}.{theirs}.weight"]
+            if heads := {"attn_q": 4, "attn_k": 2}.get(ours):
+                value = value.reshape(heads, 2, 8, 64).swapaxes(1, 2).reshape(value.shape)
+            yield f"blk.{layer}.{ours}.weight", value
+
+
+def test_gguf_becomes_the_same_model_and_is_converted_once(tiny_llama, tmp_path):
+    import torch
+
+    path = write_gguf(tiny_llama, tmp_path / "tiny.gguf")
+    found = inspect(str(path), tmp_path / "work")
+    assert found.path == tmp_path / "work" / "base"
+    assert (found.native_length, found.dtype, found.num_key_value_heads) == (128, "float32", 2)
+    text = "The giraffe eats 12 leaves."
+    ids = load_tokenizer(tiny_llama)(text, return_tensors="pt").input_ids
+    assert load_tokenizer(found.path)(text).input_ids[-5:] == ids[0, -5:].tolist()
+    assert load_tokenizer(found.path).model_max_length == 128
+    with torch.no_grad():
+        ours, theirs = (
+            load_model(folder, dtype=torch.float32)(ids).logits
+            for folder in (found.path, tiny_llama)
+        )
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    written = (found.path / "model.safetensors").stat().st_mtime_ns
+    inspect(str(path), tmp_path / "work")
+    assert (found.path / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_gguf_that_is_scaled_foreign_or_damaged(tiny_llama, tmp_path):
+    scaled = write_gguf(tiny_llama, tmp_path / "scaled.gguf", llama__rope__scaling__type="yarn")
+    assert "carries RoPE scaling (yarn)" in refusal(scaled, tmp_path).message
+    foreign = write_gguf(tiny_llama, tmp_path / "qwen.gguf", architecture="qwen2")
+    assert "holds a `qwen2` model, needs `llama`" in refusal(foreign, tmp_path).message
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes(b"not a gguf at all, although long enough to be looked at")
+    assert "is not a readable GGUF file" in refusal(damaged, tmp_path).message
+    assert not (tmp_path / "work" / "base").exists()
+
+
+def test_gguf_whose_tensors_changed_their_name_or_shape(tiny_llama, tmp_path):
+    """transformers draws what is missing at random and says so in passing."""
+    whole = write_gguf(tiny_llama, tmp_path / "tiny.gguf").read_bytes()
+    path = tmp_path / "changed.gguf"
+    path.write_bytes(whole.replace(b"blk.1.attn_q.weight", b"blk.1.attn_z.weight"))
+    message = refusal(path, tmp_path).message
+    assert "lacks 1 tensors of its model, such as model.layers.1.self_attn.q_proj" in message
+    rows = (384).to_bytes(8, "little")
+    name = whole.index(b"token_embd.weight")
+    place = whole.index(rows, name)
+    path.write_bytes(whole[:place] + (192).to_bytes(8, "little") + whole[place + 8 :])
+    assert "changed.gguf cannot be unpacked: " in refusal(path, tmp_path).message
+
+
+def test_gguf_without_the_package(tmp_path, monkeypatch):
+    (tmp_path / "tiny.gguf").touch()
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    found = refusal(tmp_path / "tiny.gguf", tmp_path)
+    assert "needs the `gguf` package" in found.message
+    assert found.hint == "pip install 'giraffe-cli[gguf]'"
