@@ -160,6 +160,13 @@ def _finite(text: str) -> float:
     return number
 
 
+def sides(quantity: Side | Difference | Reach | Short) -> tuple[Side | Reach, ...]:
+    """The scores that a quantity is made of."""
+    if isinstance(quantity, Difference):
+        return quantity.first, quantity.second
+    return () if isinstance(quantity, Short) else (quantity,)
+
+
 def judged(name: str, score: Mapping[str, Any], op: str, threshold: float) -> Gate:
     """The claim held against the bound of `score` that makes it harder to pass."""
     bound = score["ci_high" if "<" in op else "ci_low"]

@@ -1,32 +1,18 @@
-"""Gates of an evaluation: names checked before a model is opened, claims tested on the samples.
-
-A difference is taken sample by sample from the scoreboards, so any two lengths and models of one
-measure can be held against each other; two means are never subtracted.
-"""
+"""Gates of an evaluation checked before a model is opened: what they name is going to be scored."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.errors import InvalidInput, near_misses
 from giraffe_cli.evals.base import AbstractTask, Measure, measure_name
+from giraffe_cli.evals.coming import Coming
 from giraffe_cli.evals.samples import Batch
-from giraffe_cli.evals.scoreboard import Scoreboard, difference
 from giraffe_cli.evals.short_context import AT_NATIVE_EXACTLY, GIVEN_BY, KEYS
 from giraffe_cli.evals.subject import Subject
-from giraffe_cli.gates import (
-    OPERATORS,
-    Claim,
-    Difference,
-    Gate,
-    Reach,
-    Short,
-    Side,
-    judged,
-    parse_gate,
-)
+from giraffe_cli.gates import Claim, Difference, Reach, Short, Side, parse_gate, sides
 from giraffe_cli.units import format_length
 
 
@@ -53,114 +39,6 @@ def check_gates(
             _check_short(quantity.key, claim, coming)
         if isinstance(quantity, Difference):
             _check_difference(quantity, claim, {batch.name: batch.task for batch in batches})
-
-
-class Coming(NamedTuple):
-    """What is about to be evaluated."""
-
-    batches: Sequence[Batch]
-    subjects: Mapping[str, Subject]
-    native_length: int
-
-    def measured(self) -> dict[str, tuple[Batch, str]]:
-        """Measure → the batch that gives it, and what its task calls it."""
-        return {
-            measure_name(batch.name, key): (batch, key)
-            for batch in self.batches
-            for key in batch.task.measures
-        }
-
-    def lengths(self, measure: str, subject: str) -> list[int]:
-        """The lengths at which `subject` gets a score by `measure`, rising."""
-        if measure not in self.measured() or subject not in self.subjects:
-            return []
-        batch, key = self.measured()[measure]
-        if batch.task.measures[key].against_base and (
-            subject == "base" or "base" not in self.subjects
-        ):
-            return []
-        takes = self.subjects[subject].takes
-        found = (e for e in batch.examples if takes(e) and not e.for_reference)
-        return sorted({e.length for e in found if key in batch.task.bears_on(e)})
-
-    def within_native(self, measure: str, subject: str) -> list[int]:
-        """Those of `lengths` within the native window."""
-        return [n for n in self.lengths(measure, subject) if n <= self.native_length]
-
-
-def sides(quantity: Side | Difference | Reach | Short) -> tuple[Side | Reach, ...]:
-    """The scores that a quantity is made of."""
-    if isinstance(quantity, Difference):
-        return quantity.first, quantity.second
-    return () if isinstance(quantity, Short) else (quantity,)
-
-
-def settle(
-    gates: Iterable[str], boards: Mapping[str, Scoreboard], short_context: Mapping[str, Any]
-) -> list[Gate]:
-    """Every gate tested; what was not scored after all fails, with a note of why."""
-    return [_settle(claim, boards, short_context) for claim in map(parse_gate, gates)]
-
-
-def _settle(
-    claim: Claim, boards: Mapping[str, Scoreboard], short_context: Mapping[str, Any]
-) -> Gate:
-    quantity = claim.quantity
-    if isinstance(quantity, Reach):
-        board = boards.get(quantity.measure)
-        reached = board.effective_length(quantity.subject) if board else None
-        if reached is None:
-            return _untested(claim, "no effective length is shown")
-        ok = OPERATORS[claim.op](reached, claim.threshold)
-        return Gate(claim.name, claim.op, claim.threshold, float(reached), ok)
-    score = _score(quantity, boards, short_context)
-    if score is None:
-        return _untested(claim, _why(quantity, boards, short_context))
-    return judged(claim.name, score, claim.op, claim.threshold)
-
-
-def _score(
-    quantity: Side | Difference | Short,
-    boards: Mapping[str, Scoreboard],
-    short_context: Mapping[str, Any],
-) -> Mapping[str, Any] | None:
-    """The score or paired difference that is tested; None when it was not scored."""
-    if isinstance(quantity, Short):
-        return short_context.get(quantity.key)
-    found = [
-        boards[side.measure].groups[side.subject].get(side.length, [])
-        if side.measure in boards
-        else []
-        for side in sides(quantity)
-        if isinstance(side, Side)
-    ]
-    if not all(found):
-        return None
-    if isinstance(quantity, Side):
-        return boards[quantity.measure].score(found[0])
-    board = boards[quantity.first.measure]
-    return difference(found[0], found[1], board.measure, board.seed)
-
-
-def _untested(claim: Claim, note: str) -> Gate:
-    return Gate(claim.name, claim.op, claim.threshold, None, False, note)
-
-
-def _why(
-    quantity: Side | Difference | Short,
-    boards: Mapping[str, Scoreboard],
-    short_context: Mapping[str, Any],
-) -> str:
-    """What is missing, and what there is."""
-    if isinstance(quantity, Short):
-        known = ", ".join(short_context) or "nothing"
-        return f"short context has no {quantity.key}, it has {known}"
-    for side in sides(quantity):
-        lengths = boards[side.measure].groups[side.subject] if side.measure in boards else {}
-        if isinstance(side, Side) and not lengths.get(side.length):
-            scored = ", ".join(map(format_length, sorted(lengths))) or "no length"
-            return f"{side} was not scored; {side.measure} was at {scored}"
-    return "the two share no samples"
 
 
 def _check_threshold(threshold: float | None, batches: Sequence[Batch]) -> None:

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from giraffe_cli.evals.base import AbstractTask, Example, Outcome, Value, measure_name
-from giraffe_cli.evals.gating import settle
 from giraffe_cli.evals.paired import PairedScore
 from giraffe_cli.evals.scoreboard import Entry, Scoreboard, difference
+from giraffe_cli.evals.settling import settle
 from giraffe_cli.evals.short_context import short_context
 from giraffe_cli.evals.statistics import Score, clustered_bootstrap
 
