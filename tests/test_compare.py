@@ -12,9 +12,10 @@ from test_stages import staged
 
 from giraffe_cli.pipeline import Options, extend
 from giraffe_cli.progress import SilentReporter
-from giraffe_cli.report.compare import caution, read_entries, rows
+from giraffe_cli.report.compare import caution, read_entries
 from giraffe_cli.report.compare_page import write_comparison
 from giraffe_cli.report.compare_plots import compare_plots
+from giraffe_cli.report.compare_rows import rows
 from giraffe_cli.report.protocol import differing, protocol
 from giraffe_cli.rundir import read_json
 

@@ -72,7 +72,7 @@ def rendered(entries: list[Entry]) -> list[RenderableType]:
     from rich.markup import escape
     from rich.table import Table
 
-    from giraffe_cli.report.compare import rows
+    from giraffe_cli.report.compare_rows import rows
     from giraffe_cli.report.tables import summary_table
     from giraffe_cli.rundir import read_json
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from giraffe_cli.report.compare import Entry, caution, rows
+from giraffe_cli.report.compare import Entry, caution
 from giraffe_cli.report.compare_plots import compare_plots
+from giraffe_cli.report.compare_rows import rows
 from giraffe_cli.report.templates import render
 from giraffe_cli.rundir import atomic_open, make_folder
 
