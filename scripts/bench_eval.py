@@ -121,7 +121,7 @@ def memory(cell: dict[str, Any]) -> dict[str, Any]:
     """Peak of one pass over what it cannot do without."""
     import transformers.models.llama.modeling_llama  # noqa: F401
 
-    import giraffe_cli.evals.subject  # noqa: F401
+    import giraffe_cli.evals.open_subject  # noqa: F401
 
     before = peak_bytes()
     opened = _opened(cell)
@@ -207,7 +207,8 @@ def _opened(cell: dict[str, Any]) -> Any:
     """The model under test, as `giraffe eval` opens it; random without a directory."""
     import torch
 
-    from giraffe_cli.evals.subject import OpenSubject, Subject, open_subject
+    from giraffe_cli.evals.open_subject import OpenSubject, open_subject
+    from giraffe_cli.evals.subject import Subject
     from giraffe_cli.model.attention import register_attention
     from giraffe_cli.model.loading import load_model, load_tokenizer
 

@@ -48,7 +48,8 @@ def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """One task: scores and texts of both scorers."""
     from giraffe_cli.checkpoint import inspect
     from giraffe_cli.evals.lm_eval_tasks import load_task, run_task
-    from giraffe_cli.evals.subject import Subject, open_subject
+    from giraffe_cli.evals.open_subject import open_subject
+    from giraffe_cli.evals.subject import Subject
 
     digest = inspect(str(options.model), options.out.parent / "checkpoint").digest
     opened = open_subject(Subject("checkpoint", options.model, digest, options.dtype))

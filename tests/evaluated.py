@@ -6,7 +6,8 @@ import torch
 from conftest import build_tiny_llama
 
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.evals.subject import OpenSubject, Subject
+from giraffe_cli.evals.open_subject import OpenSubject
+from giraffe_cli.evals.subject import Subject
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.loading import load_model, load_tokenizer
 from giraffe_cli.model.reading import CHUNKS

@@ -14,8 +14,9 @@ from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.evals.base import Example, Outcome
 from giraffe_cli.evals.cache import OutcomeCache, sample_key, states_path
 from giraffe_cli.evals.divergence import add_divergences, divergence, read_head
+from giraffe_cli.evals.open_subject import OpenSubject
 from giraffe_cli.evals.samples import Batch
-from giraffe_cli.evals.subject import OpenSubject, Subject
+from giraffe_cli.evals.subject import Subject
 from giraffe_cli.evals.tasks.nll import Nll
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.loading import load_model, load_tokenizer

@@ -22,8 +22,9 @@ def evaluated(corpus, tmp_path_factory):
     from giraffe_cli.checkpoint import inspect
     from giraffe_cli.config.evaluate import EvalConfig
     from giraffe_cli.corpus.sources import BadRecords, read_source
-    from giraffe_cli.evals.runner import Subject, evaluate
+    from giraffe_cli.evals.runner import evaluate
     from giraffe_cli.evals.samples import Texts
+    from giraffe_cli.evals.subject import Subject
     from giraffe_cli.progress import SilentReporter
 
     knobs: dict[str, dict[str, int]] = {}

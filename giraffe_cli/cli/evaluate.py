@@ -270,10 +270,9 @@ def _run(
     from giraffe_cli.config.building import resolve_dtype
     from giraffe_cli.evals.opening import open_checkpoint, run_of
     from giraffe_cli.evals.parts import first_process_first
-    from giraffe_cli.evals.runner import Subject
     from giraffe_cli.evals.runner import evaluate as score
     from giraffe_cli.evals.samples import default_lengths
-    from giraffe_cli.evals.subject import EVALUATOR
+    from giraffe_cli.evals.subject import EVALUATOR, Subject
     from giraffe_cli.stages import evaluation_texts
 
     with first_process_first():  # a GGUF is converted once, an adapter merged once

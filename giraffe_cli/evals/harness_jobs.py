@@ -20,7 +20,8 @@ from giraffe_cli.evals.lm_eval_tasks import (
     load_task,
     run_task,
 )
-from giraffe_cli.evals.subject import OpenSubject, Subject, open_subject
+from giraffe_cli.evals.open_subject import OpenSubject, open_subject
+from giraffe_cli.evals.subject import Subject
 from giraffe_cli.model.loading import load_tokenizer
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import digest_file, digest_value, read_json, write_sealed

@@ -23,7 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.evals.subject import OpenSubject
+from giraffe_cli.evals.open_subject import OpenSubject
 
 RULER = (
     *("niah_single_1", "niah_single_2", "niah_single_3"),

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from giraffe_cli.evals.answers import judged
+from giraffe_cli.evals.open_subject import OpenSubject
 from giraffe_cli.evals.order import Prompt, Step
-from giraffe_cli.evals.subject import OpenSubject
 
 PIECE_OPERATIONS = 4e11
 """Of a timed piece on a CPU: about four seconds of one core."""

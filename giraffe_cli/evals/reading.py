@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from giraffe_cli.errors import Interrupted
 from giraffe_cli.evals.cache import OutcomeCache, sample_key
+from giraffe_cli.evals.open_subject import OpenSubject, open_subject
 from giraffe_cli.evals.order import Entry, Step, split_plan
 from giraffe_cli.evals.pace import measured_pace
 from giraffe_cli.evals.parts import Part
 from giraffe_cli.evals.samples import Batch
-from giraffe_cli.evals.subject import OpenSubject, Subject, open_subject
+from giraffe_cli.evals.subject import Subject
 from giraffe_cli.model.reading import CHUNKS
 from giraffe_cli.progress import Bar, Reporter
 from giraffe_cli.train.parallel import visible_gpus

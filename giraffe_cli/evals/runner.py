@@ -11,24 +11,20 @@ from __future__ import annotations
 import gzip
 import json
 import time
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from giraffe_cli.config.evaluate import EvalConfig
-from giraffe_cli.evals.base import Outcome
-from giraffe_cli.evals.cache import sample_key
 from giraffe_cli.evals.described import describe, settings, versions
-from giraffe_cli.evals.divergence import add_divergences
 from giraffe_cli.evals.gating import check_gates
 from giraffe_cli.evals.harness import check_harness, run_harness
 from giraffe_cli.evals.order import Entry, Step, reading_plan
 from giraffe_cli.evals.parts import launched_part, own_device, wait_for_all
-from giraffe_cli.evals.reading import caches_of, chunk_here, entries_of, missing_of, read_part
+from giraffe_cli.evals.reading import chunk_here, entries_of, missing_of, read_part
 from giraffe_cli.evals.results import RULES, Sample, compose
 from giraffe_cli.evals.samples import Batch, Texts, gather_material, prepare
-from giraffe_cli.evals.subject import EVALUATOR, Subject
+from giraffe_cli.evals.scoring import scored_samples
+from giraffe_cli.evals.subject import EVALUATOR, Subject, reference_subject
 from giraffe_cli.evals.worker import request_of
 from giraffe_cli.progress import Reporter, SilentReporter
 from giraffe_cli.rundir import atomic_open, make_folder, write_sealed
@@ -120,25 +116,6 @@ def plan_of(subject: Subject, entries: list[Entry], config: EvalConfig, cache: P
     return reading_plan(missing, config.batch_tokens, chunk_here())
 
 
-def scored_samples(
-    subjects: list[Subject],
-    batches: list[Batch],
-    entries: Mapping[str, list[Entry]],
-    cache: Path,
-    reporter: Reporter,
-) -> list[Sample]:
-    """What every subject but the evaluator did with its samples, from the outcomes in `cache`."""
-    outcomes = {s.name: known_outcomes(s, entries[s.name], cache) for s in subjects}
-    add_divergences(subjects, batches, outcomes, cache, reporter)
-    of_reference = outcomes[reference_subject(subjects).name]
-    return [
-        sample
-        for subject in subjects
-        if subject.name != EVALUATOR
-        for sample in score(subject, batches, outcomes[subject.name], of_reference)
-    ]
-
-
 def add_harness(
     results: dict[str, Any],
     subjects: list[Subject],
@@ -193,12 +170,6 @@ def read_all(
         read_part(subject, plan, cache, reporter)
 
 
-def reference_subject(subjects: list[Subject]) -> Subject:
-    """Whose reading chooses what others are scored on: evaluator, else base, else checkpoint."""
-    by_name = {subject.name: subject for subject in subjects}
-    return next(by_name[name] for name in (EVALUATOR, "base", "checkpoint") if name in by_name)
-
-
 def write_samples(samples: list[Sample], out: Path) -> None:
     """`samples.jsonl`, and every prompt once in `prompts.jsonl.gz`."""
     with atomic_open(out / "samples.jsonl", "w") as handle:
@@ -231,37 +202,3 @@ def announce(
         f"{', '.join(map(format_length, used))}; tokens to read: "
         + ", ".join(f"{name} {left[name]:,} of {total[name]:,}" for name in plans)
     )
-
-
-Outcomes = dict[tuple[str, int, str], Outcome]
-"""By task, length and key."""
-
-
-def known_outcomes(subject: Subject, entries: Sequence[Entry], cache: Path) -> Outcomes:
-    """Of every entry that has been read."""
-    caches = caches_of(subject, entries, cache)
-    return {
-        (task, example.length, example.key): outcome
-        for task, example in entries
-        if (outcome := caches[task].get(sample_key(subject, task, example)))
-    }
-
-
-def score(
-    subject: Subject, batches: list[Batch], outcomes: Outcomes, reference: Outcomes
-) -> list[Sample]:
-    """The samples of `subject`, in the order of the examples."""
-    samples = []
-    for batch in batches:
-        chosen: dict[int, dict[str, Outcome]] = defaultdict(dict)
-        for (task, length, key), outcome in reference.items():
-            if task == batch.name:
-                chosen[length][key] = outcome
-        for example in batch.examples:
-            found = outcomes.get((batch.name, example.length, example.key))
-            if found is None or example.for_reference:
-                continue
-            scores = batch.task.scores(example, found, chosen[example.length])
-            curve = batch.task.curve(example, found)
-            samples.append(Sample(subject.name, batch.name, example, found, scores, curve))
-    return samples

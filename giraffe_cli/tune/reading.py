@@ -14,10 +14,11 @@ from pathlib import Path
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.evals.base import AbstractTask, Value
 from giraffe_cli.evals.cache import OutcomeCache, sample_key
+from giraffe_cli.evals.open_subject import OpenSubject, open_subject
 from giraffe_cli.evals.order import Entry, reading_plan
 from giraffe_cli.evals.pace import Pace, measured_pace
 from giraffe_cli.evals.reading import chunk_here, missing_of, take_all
-from giraffe_cli.evals.subject import OpenSubject, Subject, open_subject
+from giraffe_cli.evals.subject import Subject
 from giraffe_cli.progress import Bar
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.install import swap_table
