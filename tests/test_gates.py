@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.evals.base import Example, Value
+from giraffe_cli.evals.base import Example
 from giraffe_cli.evals.gating import check_gates
+from giraffe_cli.evals.measures import Value
 from giraffe_cli.evals.samples import Batch
 from giraffe_cli.evals.scoreboard import Entry, Scoreboard
 from giraffe_cli.evals.settling import settle

@@ -45,6 +45,7 @@ LEVELS = [
     ("corpus.duplicates", 1),
     ("corpus.contamination", 1),
     ("evals.base", 1),
+    ("evals.measures", 1),
     ("evals.tasks.*", 1),
     ("evals.pairs", 1),
     ("evals.statistics", 1),

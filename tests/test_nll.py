@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.evals.base import Material, Outcome, TokenDocument, Value
+from giraffe_cli.evals.base import Material, Outcome, TokenDocument
+from giraffe_cli.evals.measures import Value
 from giraffe_cli.evals.tasks.nll import Nll
 from giraffe_cli.evals.tasks.positions import Positions
 from giraffe_cli.evals.windows import spelt_bytes

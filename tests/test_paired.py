@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giraffe_cli.evals.base import Value
+from giraffe_cli.evals.measures import Value
 from giraffe_cli.evals.paired import (
     mcnemar,
     paired_difference,

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giraffe_cli.errors import GiraffeError, InvalidInput
-from giraffe_cli.evals.base import RANKED_AGAINST, Example, Outcome
+from giraffe_cli.evals.base import Example, Outcome
+from giraffe_cli.evals.measures import RANKED_AGAINST
 from giraffe_cli.evals.prompt import (
     check_filled,
     continuation,

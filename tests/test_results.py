@@ -7,7 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from giraffe_cli.evals.base import Example, Measure, Outcome, Value
+from giraffe_cli.evals.base import Example, Outcome
+from giraffe_cli.evals.measures import Measure, Value
 from giraffe_cli.evals.results import Sample, compose
 from giraffe_cli.evals.scoreboard import Entry, Scoreboard
 from giraffe_cli.evals.tasks.nll import Nll

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from giraffe_cli.evals.base import Example, Measure, Value
+from giraffe_cli.evals.base import Example
+from giraffe_cli.evals.measures import Measure, Value
 from giraffe_cli.evals.scoreboard import Entry, Scoreboard
 from giraffe_cli.evals.statistics import (
     Z_95,

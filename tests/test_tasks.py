@@ -33,13 +33,8 @@ from eval_stubs import (
 
 import giraffe_cli
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.evals.base import (
-    RANKED_AGAINST,
-    RETRIEVAL,
-    RETRIEVAL_OF_SEVERAL,
-    make_task,
-    tasks,
-)
+from giraffe_cli.evals.base import make_task, tasks
+from giraffe_cli.evals.measures import RANKED_AGAINST, RETRIEVAL, RETRIEVAL_OF_SEVERAL
 
 RETRIEVING = [
     n for n, kind in tasks().items() if kind.measures in (RETRIEVAL, RETRIEVAL_OF_SEVERAL)

@@ -17,7 +17,8 @@ from eval_stubs import byte_material, visible
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.corpus.base import BadRecords
 from giraffe_cli.corpus.sources import read_source
-from giraffe_cli.evals.base import RETRIEVAL, RETRIEVAL_OF_SEVERAL, make_task, tasks
+from giraffe_cli.evals.base import make_task, tasks
+from giraffe_cli.evals.measures import RETRIEVAL, RETRIEVAL_OF_SEVERAL
 
 RETRIEVING = sorted(
     n for n, kind in tasks().items() if kind.measures in (RETRIEVAL, RETRIEVAL_OF_SEVERAL)

@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from giraffe_cli.evals.base import Example, Outcome, Value, make_task
+from giraffe_cli.evals.base import Example, Outcome, make_task
+from giraffe_cli.evals.measures import Value
 from giraffe_cli.rope.base import Head
 from giraffe_cli.tune.evidence import Evidence
 

@@ -2,12 +2,8 @@
 
 A task needs no model and no network. `examples` builds token sequences of an exact length;
 the runner gives each to a model and hands back an `Outcome`; `scores` turns it into numbers, one
-for each *measure* of the task:
-
-    task nll      measures  nll, nll.shuffled, nll.bits-per-byte
-    task passkey  measures  passkey (generated), passkey.ranked, passkey.exact
-
-The same examples go to the base and to the extended model, so that differences are paired.
+for each of the task's measures (`measures.py`). The same examples go to the base and to the
+extended model, so that differences are paired.
 """
 
 from __future__ import annotations
@@ -15,73 +11,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
 
 from giraffe_cli.errors import InvalidInput, near_misses, raise_together
+from giraffe_cli.evals.measures import Measure, Value
 from giraffe_cli.registry import discover, pick
 from giraffe_cli.rundir import digest_bytes
-
-Kind = Literal["proportion", "share", "mean"]
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One of the numbers a task gives."""
-
-    summary: str
-    higher_is_better: bool
-    kind: Kind
-    """proportion: 0/1 scores, Wilson interval. share: 0..1 with parts (3 of 4 values found), and
-    mean: any number, such as nats; both by bootstrap over clusters."""
-    chance: float = 0.0
-    """What a model that knows nothing gets."""
-    unit: str = ""
-    """`nats`, `bits`; empty for shares."""
-    against_base: bool = False
-    """It holds a model against the base, so that the base itself has no score."""
-    reaches: bool = True
-    """Whether an effective length can be told by it; false for what tells nothing of the model."""
-
-    @property
-    def bounded(self) -> bool:
-        """Whether scores lie in 0..1."""
-        return self.kind != "mean"
-
-    @property
-    def has_threshold(self) -> bool:
-        """Whether its effective length asks for a share of right answers; else for no loss."""
-        return self.bounded and self.higher_is_better and self.reaches
-
-
-RANKED_AGAINST = 9
-"""Wrong answers a true one is ranked against; chance is one in ten."""
-
-RETRIEVAL = {
-    "": Measure("the answer generated greedily, by the original protocol", True, "proportion"),
-    "ranked": Measure(
-        "the true answer more probable than nine others of as many tokens", True, "proportion", 0.1
-    ),
-    "exact": Measure("every token of the true answer is the most probable", True, "proportion"),
-}
-"""The measures of a task that asks for one thing out of the context."""
-RETRIEVAL_OF_SEVERAL = {
-    "": Measure("share of the answers in the greedy generation", True, "share"),
-    "ranked": Measure(
-        "share of the answers more probable than nine others of as many tokens", True, "share", 0.1
-    ),
-    "exact": Measure("every token of the list of answers is the most probable", True, "proportion"),
-}
-"""The measures of a task that asks for several things."""
-
-
-class Value(NamedTuple):
-    """What one sample says of a measure; a sample of twice the `weight` counts twice."""
-
-    value: float
-    weight: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -268,11 +206,6 @@ class AbstractTask(ABC):
     def curve(self, example: Example, outcome: Outcome) -> Mapping[str, Value]:
         """Scores along the positions of one sample, for plots; most tasks have none."""
         return {}
-
-
-def measure_name(task: str, measure: str) -> str:
-    """`passkey`, `passkey.ranked`."""
-    return f"{task}.{measure}" if measure else task
 
 
 def tasks() -> dict[str, type[AbstractTask]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from giraffe_cli.evals.base import measure_name
+from giraffe_cli.evals.measures import measure_name
 from giraffe_cli.evals.samples import Batch
 from giraffe_cli.evals.subject import Subject
 

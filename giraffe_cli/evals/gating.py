@@ -7,8 +7,9 @@ from typing import NoReturn
 
 from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.errors import InvalidInput, near_misses
-from giraffe_cli.evals.base import AbstractTask, Measure, measure_name
+from giraffe_cli.evals.base import AbstractTask
 from giraffe_cli.evals.coming import Coming
+from giraffe_cli.evals.measures import Measure, measure_name
 from giraffe_cli.evals.samples import Batch
 from giraffe_cli.evals.short_context import AT_NATIVE_EXACTLY, GIVEN_BY, KEYS
 from giraffe_cli.evals.subject import Subject

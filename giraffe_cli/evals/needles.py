@@ -17,8 +17,9 @@ from typing import ClassVar, Literal, NamedTuple
 
 import numpy as np
 
-from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference, Value
+from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference
 from giraffe_cli.evals.haystack import Haystack, noise_lines, sentence_border
+from giraffe_cli.evals.measures import Value
 from giraffe_cli.evals.prompt import (
     SPARE,
     continuation,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from giraffe_cli.evals.base import Kind, Value
+from giraffe_cli.evals.measures import Kind, Value
 from giraffe_cli.evals.statistics import (
     RESAMPLES,
     Z_95,

@@ -15,8 +15,9 @@ from typing import ClassVar, NamedTuple
 
 import numpy as np
 
-from giraffe_cli.evals.base import RETRIEVAL, AbstractTask, Example, Material, Measure
+from giraffe_cli.evals.base import AbstractTask, Example, Material
 from giraffe_cli.evals.haystack import noise
+from giraffe_cli.evals.measures import RETRIEVAL, Measure
 from giraffe_cli.evals.prompt import SPARE, continuation, fill_in, ranked, usual
 from giraffe_cli.evals.words import DRAWN, Growing, Kind, draw_all
 

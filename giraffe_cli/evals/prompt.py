@@ -16,13 +16,8 @@ from itertools import chain
 import numpy as np
 
 from giraffe_cli.errors import GiraffeError, InvalidInput
-from giraffe_cli.evals.base import (
-    RANKED_AGAINST,
-    Example,
-    Material,
-    Outcome,
-    Value,
-)
+from giraffe_cli.evals.base import Example, Material, Outcome
+from giraffe_cli.evals.measures import RANKED_AGAINST, Value
 
 FULL_ENOUGH = 0.97
 DRAWS = 4000

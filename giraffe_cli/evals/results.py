@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from giraffe_cli.evals.base import AbstractTask, Example, Outcome, Value, measure_name
+from giraffe_cli.evals.base import AbstractTask, Example, Outcome
+from giraffe_cli.evals.measures import Value, measure_name
 from giraffe_cli.evals.paired import PairedScore
 from giraffe_cli.evals.scoreboard import Entry, Scoreboard, difference
 from giraffe_cli.evals.settling import settle

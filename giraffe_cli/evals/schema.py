@@ -14,7 +14,7 @@ from typing import Any, Literal, NotRequired
 from pydantic import ConfigDict, TypeAdapter, with_config
 from typing_extensions import TypedDict
 
-from giraffe_cli.evals.base import Kind
+from giraffe_cli.evals.measures import Kind
 from giraffe_cli.evals.paired import PairedScore
 from giraffe_cli.evals.statistics import Score
 

@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import NamedTuple
 
-from giraffe_cli.evals.base import Example, Measure, Value
+from giraffe_cli.evals.base import Example
+from giraffe_cli.evals.measures import Measure, Value
 from giraffe_cli.evals.paired import PairedScore, paired_difference
 from giraffe_cli.evals.statistics import (
     FEWEST_CLUSTERS,

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from giraffe_cli.evals.base import measure_name
+from giraffe_cli.evals.measures import measure_name
 from giraffe_cli.report.axes import Look
 from giraffe_cli.report.compare import Entry
 from giraffe_cli.report.figure import FAINT, STYLE, Plot, finish

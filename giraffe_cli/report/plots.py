@@ -8,7 +8,7 @@ from typing import Any
 
 import matplotlib
 
-from giraffe_cli.evals.base import measure_name
+from giraffe_cli.evals.measures import measure_name
 from giraffe_cli.report.context_plots import gain_plot, nll_plot
 from giraffe_cli.report.figure import STYLE, Plot
 from giraffe_cli.report.heatmap import depth_plot

@@ -18,7 +18,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.evals.base import AbstractTask, measure_name, tasks
+from giraffe_cli.evals.base import AbstractTask, tasks
+from giraffe_cli.evals.measures import measure_name
 from giraffe_cli.report.numbers import Score
 from giraffe_cli.rundir import read_json
 

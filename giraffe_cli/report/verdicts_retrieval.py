@@ -6,7 +6,7 @@ of the interval, there and at every shorter length.
 
 from __future__ import annotations
 
-from giraffe_cli.evals.base import measure_name
+from giraffe_cli.evals.measures import measure_name
 from giraffe_cli.report.numbers import Score, percent, proportion
 from giraffe_cli.report.scored import Scored
 from giraffe_cli.report.verdict import Answer, Verdict

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.evals.base import AbstractTask, Value
+from giraffe_cli.evals.base import AbstractTask
 from giraffe_cli.evals.cache import OutcomeCache, sample_key
+from giraffe_cli.evals.measures import Value
 from giraffe_cli.evals.open_subject import OpenSubject, open_subject
 from giraffe_cli.evals.order import Entry, reading_plan
 from giraffe_cli.evals.pace import Pace, measured_pace

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from giraffe_cli.evals.base import Value
+from giraffe_cli.evals.measures import Value
 from giraffe_cli.evals.order import Entry
 from giraffe_cli.evals.paired import PairedScore, paired_difference
 from giraffe_cli.evals.statistics import FEWEST_CLUSTERS, Score, clustered_bootstrap

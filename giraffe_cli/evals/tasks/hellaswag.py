@@ -21,16 +21,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.evals.base import (
-    AbstractTask,
-    Example,
-    Material,
-    Measure,
-    Outcome,
-    Reference,
-    Value,
-)
+from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference
 from giraffe_cli.evals.data_files import check_room, choose, read_rows
+from giraffe_cli.evals.measures import Measure, Value
 from giraffe_cli.evals.prompt import continuation
 from giraffe_cli.evals.windows import longest_within_native
 

@@ -18,7 +18,8 @@ import re
 from dataclasses import dataclass
 from typing import ClassVar
 
-from giraffe_cli.evals.base import Example, Outcome, Reference, Value
+from giraffe_cli.evals.base import Example, Outcome, Reference
+from giraffe_cli.evals.measures import Value
 from giraffe_cli.evals.pairs import PairTask, Record
 from giraffe_cli.evals.prompt import retrieval_scores
 

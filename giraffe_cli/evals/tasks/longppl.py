@@ -29,12 +29,11 @@ from giraffe_cli.evals.base import (
     AbstractTask,
     Example,
     Material,
-    Measure,
     Outcome,
     Reference,
     TokenDocument,
-    Value,
 )
+from giraffe_cli.evals.measures import Measure, Value
 from giraffe_cli.evals.windows import (
     anchors,
     check_targets,

@@ -19,16 +19,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from giraffe_cli.evals.base import (
-    AbstractTask,
-    Example,
-    Material,
-    Measure,
-    Outcome,
-    Reference,
-    Value,
-)
+from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference
 from giraffe_cli.evals.haystack import Haystack, sentence_border
+from giraffe_cli.evals.measures import Measure, Value
 from giraffe_cli.evals.needles import needle
 from giraffe_cli.evals.prompt import SPARE, continuation, fill
 from giraffe_cli.evals.words import draw_all

@@ -17,17 +17,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from giraffe_cli.evals.base import (
-    RETRIEVAL,
-    AbstractTask,
-    Example,
-    Material,
-    Measure,
-    Outcome,
-    Reference,
-    Value,
-)
+from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference
 from giraffe_cli.evals.haystack import Haystack, sentence_border
+from giraffe_cli.evals.measures import RETRIEVAL, Measure, Value
 from giraffe_cli.evals.needles import ask, needle
 from giraffe_cli.evals.prompt import (
     continuation,

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from giraffe_cli.evals.base import RETRIEVAL, Measure
+from giraffe_cli.evals.measures import RETRIEVAL, Measure
 from giraffe_cli.evals.needles import Needles, NeedleTask
 
 

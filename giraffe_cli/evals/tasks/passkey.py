@@ -21,17 +21,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from giraffe_cli.evals.base import (
-    RETRIEVAL,
-    AbstractTask,
-    Example,
-    Material,
-    Measure,
-    Outcome,
-    Reference,
-    Value,
-)
+from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference
 from giraffe_cli.evals.haystack import noise
+from giraffe_cli.evals.measures import RETRIEVAL, Measure, Value
 from giraffe_cli.evals.prompt import continuation, fill, ranked, retrieval_scores, usual_first
 from giraffe_cli.evals.words import five_digits
 

@@ -15,15 +15,8 @@ from typing import ClassVar
 import numpy as np
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.evals.base import (
-    AbstractTask,
-    Example,
-    Material,
-    Measure,
-    Outcome,
-    Reference,
-    Value,
-)
+from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference
+from giraffe_cli.evals.measures import Measure, Value
 
 
 @dataclass(frozen=True)

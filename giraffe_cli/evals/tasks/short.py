@@ -21,15 +21,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from giraffe_cli.evals.base import (
-    AbstractTask,
-    Example,
-    Material,
-    Measure,
-    Outcome,
-    Reference,
-    Value,
-)
+from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference
+from giraffe_cli.evals.measures import Measure, Value
 from giraffe_cli.evals.windows import (
     anchors,
     check_targets,

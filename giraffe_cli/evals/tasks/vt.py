@@ -19,17 +19,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from giraffe_cli.evals.base import (
-    RETRIEVAL_OF_SEVERAL,
-    AbstractTask,
-    Example,
-    Material,
-    Measure,
-    Outcome,
-    Reference,
-    Value,
-)
+from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference
 from giraffe_cli.evals.haystack import noise_lines
+from giraffe_cli.evals.measures import RETRIEVAL_OF_SEVERAL, Measure, Value
 from giraffe_cli.evals.needles import RULER
 from giraffe_cli.evals.prompt import (
     SPARE,
