@@ -32,7 +32,7 @@ from gpu_cells import Cell, Process
 
 KEPT = "checkpointing=attention"
 BEST = "checkpointing=selective,kernel=cudnn"
-TILES = "projection_tile=4096,mlp_tile=4096,loss_chunk=1024"
+TILES = "projection_tile=4096,head_groups=4,mlp_tile=4096,loss_chunk=1024"
 AHEAD = {"cuda": 2, "cpu": 0}
 """Processes that import while a cell is measured."""
 LIMITS = {"quick": 240.0, "full": 560.0, "longest": 560.0, "tiny": 300.0}

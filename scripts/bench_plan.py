@@ -104,6 +104,8 @@ HELD = [
     cell("smollm2", 1024),
     cell("d256", 8192, projection_tile=1024),
     cell("d576", 4096, checkpointing="full", projection_tile=512),
+    cell("d576", 2048, projection_tile=1024, fused_layers="on"),
+    cell("smollm2", 1024, dtype="bfloat16", fused_layers="on"),
 ]
 SETTINGS = [
     *({**entry, "fit": True} for entry in FIT),

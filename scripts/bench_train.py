@@ -515,7 +515,9 @@ def _build_ours(cell: dict[str, Any]) -> tuple[Any, Any]:
     model.train()
     # d256-v8k is there for its bytes a token: as large a block of logits as of 32,000 entries
     times = 4 if cell["model"] == "d256-v8k" else 1
-    return config, WindowLoss(model, torch.float32, Levers(loss_chunk=times * Levers().loss_chunk))
+    # what a plan takes on a CPU, the loss chunk aside
+    levers = Levers(fused=True, projection_tile=1024, loss_chunk=times * Levers().loss_chunk)
+    return config, WindowLoss(model, torch.float32, levers)
 
 
 def _peft_model(cell: dict[str, Any]) -> Any:

@@ -196,7 +196,7 @@ def levers_of(cell: Cell, device: Any, layers: Any) -> Any:
     levers = replace(
         Levers.asked_for(config), **{k: v for k, v in usual.items() if k not in cell.settings}
     )
-    wanted = config.fused_layers == "on" or (config.fused_layers == "auto" and is_gpu(device))
+    wanted = config.fused_layers != "off"
     return replace(levers, fused=wanted and why_not_fused(layers) is None)
 
 

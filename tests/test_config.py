@@ -103,6 +103,12 @@ def test_an_override_that_cannot_be_read_is_named(assignment, found):
         ({"method": "full", "quantize_base": "nf4"}, "trains every weight, quantize_base freezes"),
         ({"method": "full", "lora": {"rank": 8}}, "full has no adapter, lora has no effect"),
         ({"checkpointing": "none", "mlp_tile": 64}, "mlp_tile needs checkpointing"),
+        ({"checkpointing": "none", "projection_tile": 64}, "projection_tile needs checkpointing"),
+        ({"head_groups": 2}, "head_groups needs projection_tile"),
+        (
+            {"head_groups": 2, "projection_tile": 64, "sequence_parallel": 2},
+            "head_groups divides the heads of one process",
+        ),
         (
             {"schedule": "wsd", "steps": 60, "decay_steps": 500},
             "decay_steps 500 is more than the 60 steps there are",

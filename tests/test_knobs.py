@@ -53,6 +53,12 @@ class Train:
 
 
 HELD_OUT = "test_train_held_out.py::"
+NARROW = {
+    "train.checkpointing": "full",
+    "train.projection_tile": 16,
+    "train.mlp_tile": 16,
+    "train.loss_chunk": 16,
+}
 LATER = {"target_length": 512}
 STAGES = {"stages": [256, LATER]}
 
@@ -138,6 +144,8 @@ ENTRIES = {
                            {"train.checkpointing": "full"}),
     "train.projection_tile": Plan({"train.checkpointing": "full", "train.projection_tile": 64},
                                   {"train.checkpointing": "full", "train.projection_tile": "none"}),
+    "train.head_groups": Plan(
+        {**NARROW, "train.head_groups": 1}, NARROW),
     "train.loss_chunk": Plan({"train.loss_chunk": 16}),
     "train.across_documents": Train({"across_documents": True}),
     "train.held_out_every": Train({"held_out_every": 2}),

@@ -215,7 +215,7 @@ def test_each_machine_is_offered_what_it_can_do():
     assert len({rung.levers.offload_layers for rung in on_cuda}) > 4
     assert {rung.levers.offload_layers for rung in on_cpu} == {0}
     assert {rung.levers.fused for rung in on_cuda} == {True}
-    assert {rung.levers.fused for rung in on_cpu} == {False}
+    assert {rung.levers.fused for rung in on_cpu} == {True}
     assert {rung.levers.offload for rung in on_cpu} == {"none", "disk"}
     assert {rung.levers.offload for rung in on_cuda} == {"none", "host"}
     with pytest.raises(InvalidInput, match="host has no effect on a CPU"):
@@ -252,6 +252,23 @@ def test_projections_go_by_tiles_on_a_cpu_and_where_it_is_asked_for_on_a_gpu():
     assert "--set train.projection_tile=4k" in proposed
     none = plan_of(checkpointing="none")["proposals"]
     assert not any("projection_tile" in one["how"] for one in none)
+
+
+def test_heads_divide_into_up_to_four_groups_on_a_gpu_and_one_on_a_cpu():
+    """Llama-3's 8 key heads into 4, SmolLM2's 3 into 3; none where processes exchange them."""
+
+    def groups(machine, shape, **train):
+        return {r.levers.head_groups for r in rungs_of(machine, shape, "128k", **train)}
+
+    assert groups(H200, LLAMA_8B, projection_tile=4096) == {4}
+    assert groups(H200, SMOLLM2, projection_tile=4096) == {3}
+    assert groups(LAPTOP, SMOLLM2, projection_tile=4096) == {1}
+    assert groups(LAPTOP, SMOLLM2, projection_tile=4096, head_groups=3) == {3}
+    assert groups(H200, LLAMA_8B) == {1}
+    shared = {"processes": 2, "sequence_parallel": 2, "projection_tile": 4096}
+    assert groups(dataclasses.replace(H200, devices=2), LLAMA_8B, **shared) == {1}
+    with pytest.raises(InvalidInput, match="2 do not divide the 3 key heads"):
+        groups(H200, SMOLLM2, projection_tile=4096, head_groups=2)
 
 
 def test_less_memory_takes_a_rung_further_down_and_a_smaller_loss_chunk():

@@ -42,9 +42,9 @@ CLOSE = [
     Levers(loss_chunk=5),
     Levers("none", fused=True),
     Levers("attention", mlp_tile=7, fused=True),
-    Levers("attention", mlp_tile=7, projection_tile=5),
+    Levers("attention", mlp_tile=7, projection_tile=5, head_groups=2),
     Levers("full", "disk", mlp_tile=0, projection_tile=24),
-    Levers("attention", attention_layers=1, projection_tile=7, fused=True),
+    Levers("attention", attention_layers=1, projection_tile=7, fused=True, head_groups=2),
 ]
 """Products of other shapes: float32 sums in another order."""
 
@@ -129,7 +129,7 @@ def test_every_lever_gives_the_gradients_that_autograd_gives(base, levers, kind,
 def test_dropout_draws_the_same_masks_again_under_tiles(base, tile, tmp_path):
     """Twice the same window: what is recomputed draws what the forward drew, tile by tile."""
     model = trained(base, KINDS["dropout"])
-    levers = Levers("attention", mlp_tile=7, projection_tile=tile)
+    levers = Levers("attention", mlp_tile=7, projection_tile=tile, head_groups=2)
     first, again = (gradients(model, levers, tmp_path, window()) for _ in range(2))
     assert torch.equal(first[1], again[1])
     # and against autograd through the very same draws, by finite differences of one weight

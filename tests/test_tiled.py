@@ -6,6 +6,7 @@ That it gives the gradients of autograd is `test_stack.py`'s, with the other lev
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.fused import FusedLayer
 from giraffe_cli.model.kernels import CpuKernel, Kernels
 from giraffe_cli.model.layer_base import AbstractLayer, Attending
-from giraffe_cli.model.levers import Levers, head_groups
+from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.plain import PlainLayer
 from giraffe_cli.model.stack import run_layers
 from giraffe_cli.model.trainable import causal_model, make_trainable
@@ -95,10 +96,13 @@ def live_rows(model, levers, kind):
 def test_as_much_lives_at_a_time_as_the_plan_counts(model, kind):
     """In rows of S·d numbers, queries as many and keys half of it: q, k, v and the gradient of what
     was attended to are 3, the attention computed again 1, and of one of two groups of heads the
-    gradients 1. The layer's own gradient was there before and is written over. Tiles of 64 tokens
-    and attention's blocks add less than half a row. In one piece it is 10 and more."""
+    gradients 1, of all heads 2. The layer's own gradient was there before and is written over.
+    Tiles of 64 tokens and attention's blocks add less than half a row. In one piece it is 10 and
+    more."""
     tiled = Levers("full", mlp_tile=64, projection_tile=64, fused=kind is FusedLayer)
-    assert 4.5 < live_rows(model, tiled, kind) < 5.5
+    grouped = dataclasses.replace(tiled, head_groups=2)
+    assert 4.5 < live_rows(model, grouped, kind) < 5.5
+    assert 5.5 < live_rows(model, tiled, kind) < 6.5
     whole = Levers("full", mlp_tile=64, fused=kind is FusedLayer)
     assert 9.5 < live_rows(model, whole, kind) < 11.5
 
@@ -130,7 +134,7 @@ def test_attention_is_computed_as_often_as_promised(model, monkeypatch, checkpoi
         "forward",
         lambda self, given: shapes.append(given.query.shape) or real(self, given),
     )
-    levers = Levers(checkpointing, mlp_tile=4, projection_tile=8)
+    levers = Levers(checkpointing, mlp_tile=4, projection_tile=8, head_groups=2)
     out = forward(model, levers, tokens=24, kernels=Kernels.named("cpu"))
     torch.autograd.backward(out, torch.ones_like(out))
     assert shapes == [(1, 2, 24, 32)] * (passes * LAYERS * 2)
@@ -157,8 +161,3 @@ def test_no_projection_sees_more_tokens_than_its_tile(model, kind):
         assert seen == {"q_proj": [8, 8, 4] * 3, "o_proj": [5] * 8}
     else:
         assert seen == {"q_proj": [], "o_proj": []}
-
-
-def test_heads_divide_into_up_to_four_groups():
-    """Llama-3's 8 key heads into 4, SmolLM2's 3 into 3, a prime number beyond 4 into none."""
-    assert [head_groups(count) for count in (1, 2, 3, 4, 5, 6, 8, 32)] == [1, 2, 3, 4, 1, 3, 4, 4]

@@ -61,8 +61,8 @@ class TrainConfig(Section):
     """What a GPU attends with; auto: the fastest of torch's own in a short measurement, which is
     told. flash4 needs `pip install --pre flash-attn-4`, and has not run yet. A CPU has one."""
     fused_layers: Annotated[Literal["auto", "on", "off"], BeforeValidator(switch)] = "auto"
-    """Take the projections of a layer together and what lies between them in one pass; auto: on a
-    GPU, where the adapter is plain LoRA over weights of 16 or 32 bits."""
+    """Take the projections of a layer together, and on a GPU what lies between them in one pass;
+    auto: where the adapter is plain LoRA over weights of 16 or 32 bits."""
     shard_base: Literal["auto", "none", "full"] = "auto"
     """Share the frozen base out over the processes: each keeps a part of every layer, and gathers a
     layer when it computes it. full: so; auto: where that is the fastest setting that fits, on CPUs;
@@ -70,9 +70,13 @@ class TrainConfig(Section):
     mlp_tile: Literal["auto", "none"] | Length = "auto"
     """Tokens that pass through an MLP at a time while layers are recomputed."""
     projection_tile: Literal["auto", "none"] | Length = "auto"
-    """Tokens that are projected for attention at a time while layers are recomputed; heads then
-    attend in up to four groups. auto: where the plan needs it, on a CPU; on a GPU, where it has not
-    run yet, a plan proposes it."""
+    """Tokens that are projected for attention at a time while layers are recomputed. auto: where it
+    costs nothing or the plan needs it, on a CPU; on a GPU, where it has not run yet, a plan
+    proposes it."""
+    head_groups: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
+    """Under a `projection_tile`: heads attend in so many groups, one after the other, which must
+    divide the key heads. auto: up to four on a GPU, one on a CPU, whose threads share the heads
+    out, and where processes share a window."""
     loss_chunk: Literal["auto"] | Length = "auto"
     """Tokens whose logits exist at one time; auto: as many as the memory left over holds, up to 256
     on a CPU, where more are not faster, and 4,096 on a GPU."""
@@ -203,6 +207,14 @@ def _problems(train: TrainConfig) -> list[str]:
             train.checkpointing == "none" and isinstance(train.projection_tile, int),
             "projection_tile needs checkpointing",
         ),
+        (
+            train.head_groups not in ("auto", 1) and not isinstance(train.projection_tile, int),
+            "head_groups needs projection_tile",
+        ),
+        (
+            train.head_groups not in ("auto", 1) and train.sequence_parallel > 1,
+            "head_groups divides the heads of one process, which sequence_parallel exchanges",
+        ),
     )
     return [sentence for is_wrong, sentence in rules if is_wrong]
 
@@ -213,7 +225,7 @@ def knobs_without_effect(train: TrainConfig) -> set[str]:
     free = {
         *("checkpoint_every", "keep_checkpoints", "processes", "trackers", "max_bad_steps"),
         *("checkpointing", "attention_layers", "offload", "offload_layers", "loss_chunk"),
-        *("attention_kernel", "fused_layers", "shard_base", "control", "nodes"),
+        *("attention_kernel", "fused_layers", "head_groups", "shard_base", "control", "nodes"),
         *("share_devices", "deterministic"),
     }
     if train.lora.dropout == 0:

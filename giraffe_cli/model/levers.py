@@ -9,8 +9,8 @@ masks a tile draws, where there is dropout):
     offload         layer inputs wait on the device → in host memory → in a file
     offload_layers  the first so many layers' inputs wait there, the others' on the device
     mlp_tile        tokens that pass through an MLP at a time while a layer is recomputed
-    projection_tile  tokens that are projected for attention at a time; heads attend in groups
-                    (`model/tiled.py`)
+    projection_tile  tokens that are projected for attention at a time (`model/tiled.py`)
+    head_groups     heads then attend in so many groups, one after the other
     fused           a layer's projections taken together (`model/fused.py`)
     shard_base      the frozen weights shared out over the processes (`model/sharded.py`)
 """
@@ -24,15 +24,6 @@ from giraffe_cli.config.train import TrainConfig
 
 Checkpointing = Literal["none", "attention", "full"]
 Offload = Literal["none", "host", "disk"]
-
-
-HEAD_GROUPS = 4
-"""At the most: what a group needs is a tenth of a layer's memory by then."""
-
-
-def head_groups(key_heads: int) -> int:
-    """Into how many equal groups of heads attention is divided under a `projection_tile`."""
-    return max(count for count in range(1, HEAD_GROUPS + 1) if key_heads % count == 0)
 
 
 @dataclass(frozen=True)
@@ -57,7 +48,9 @@ class Levers:
     fused: bool = False
     shard_base: bool = False
     projection_tile: int = 0
-    """Tokens; 0: the whole window at once, all heads attend together."""
+    """Tokens; 0: the whole window at once."""
+    head_groups: int = 1
+    """Of equally many key heads. Under a `projection_tile`."""
 
     @classmethod
     def asked_for(cls, config: TrainConfig) -> Levers:
@@ -66,7 +59,7 @@ class Levers:
             name: 0 if value == "none" and name.endswith("_tile") else value
             for name in (
                 *("checkpointing", "attention_layers", "offload", "offload_layers"),
-                *("mlp_tile", "projection_tile", "loss_chunk"),
+                *("mlp_tile", "projection_tile", "loss_chunk", "head_groups"),
             )
             if (value := getattr(config, name)) != "auto"
         }
@@ -89,7 +82,8 @@ class Levers:
         is_tiled = self.mlp_tile and self.checkpointing != "none"
         tiles = f"; MLP by {self.mlp_tile:,} tokens" if is_tiled else ""
         if self.projection_tile and self.checkpointing != "none":
-            tiles += f"; projections by {self.projection_tile:,} tokens, heads in groups"
+            tiles += f"; projections by {self.projection_tile:,} tokens"
+            tiles += f", heads in {self.head_groups} groups" if self.head_groups > 1 else ""
         fused = "; projections fused" if self.fused else ""
         sharded = "; base shared out over the processes" if self.shard_base else ""
         return (

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from giraffe_cli.model.flash import AttentionTape
 from giraffe_cli.model.layer_base import AbstractLayer, Attending, Context, States
-from giraffe_cli.model.levers import Levers, head_groups
+from giraffe_cli.model.levers import Levers
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class TiledLayer:
     def _projected(self, hidden: Tensor) -> list[States]:
         """By groups of heads."""
         states: list[States] = []
-        count = self._num_groups()
+        count = self.levers.head_groups
         for part in self._tiles(hidden, self.levers.projection_tile):
             found = self.layer.project(hidden[:, part], self._rotary(part))
             split = [one.chunk(count, 2) for one in found]
@@ -120,12 +120,6 @@ class TiledLayer:
     def _rotary(self, part: slice) -> tuple[Tensor, Tensor]:
         cos, sin = self.attending.position_embeddings
         return cos[:, part], sin[:, part]
-
-    def _num_groups(self) -> int:
-        """Of heads; one where processes exchange heads or keys."""
-        is_shared = self.attending.settings.get("sequence_group") is not None
-        config = self.layer.layer.self_attn.config
-        return 1 if is_shared else head_groups(config.num_key_value_heads)
 
     def _tiles(self, hidden: Tensor, tokens: int | None = None) -> Iterator[slice]:
         """Of the MLP's, or so many, tokens."""

@@ -28,6 +28,9 @@ CHUNKS = {"cpu": (256, 128), "cuda": (4096, 2048, 1024, 512, 256, 128)}
 """Tokens whose logits exist at a time, when the choice is left; on a CPU more are not faster."""
 TILES = {"cpu": 1024, "cuda": 4096}
 """Tokens of an MLP tile, when the choice is left; tiles of this size take no time (`Levers`)."""
+HEAD_GROUPS = {"cpu": 1, "cuda": 4}
+"""At the most, when the choice is left: a CPU's threads share the heads out, and of a GPU's memory
+what a group needs is a tenth of a layer's by then."""
 OFFLOAD: dict[str, Offload] = {"cpu": "disk", "cuda": "host"}
 BYTES_PER_SECOND = {"disk": 1e9, "host": 45e9}
 """A disk's cached file (assumed), and pinned memory over PCIe 5 x16, each way."""
@@ -168,8 +171,10 @@ def settings(demand: Demand) -> Iterator[Levers]:
             and (offload != "none" or away == 0)
             and (checkpointing == "attention" or kept == 0)
         ):
-            is_fused = _is_fused(demand)
-            yield Levers(checkpointing, offload, tile, chunk, away, kept, is_fused, shard, narrow)
+            is_fused, groups = _is_fused(demand), head_groups(demand) if narrow else 1
+            yield Levers(
+                *(checkpointing, offload, tile, chunk, away, kept, is_fused, shard, narrow, groups)
+            )
 
 
 def with_chunk(demand: Demand, levers: Levers, budget: int) -> Levers:
@@ -188,6 +193,7 @@ def allows(train: TrainConfig, levers: Levers) -> bool:
         "offload": train.offload,
         "mlp_tile": 0 if train.mlp_tile == "none" else train.mlp_tile,
         "projection_tile": 0 if train.projection_tile == "none" else train.projection_tile,
+        "head_groups": train.head_groups,
         "loss_chunk": train.loss_chunk,
         "offload_layers": train.offload_layers,
         "attention_layers": train.attention_layers,
@@ -197,14 +203,32 @@ def allows(train: TrainConfig, levers: Levers) -> bool:
     return all(value in ("auto", getattr(levers, name)) for name, value in asked.items())
 
 
+def head_groups(demand: Demand) -> int:
+    """Into how many groups heads are divided, where projections go by tiles.
+
+    Raises:
+        InvalidInput: as many as were asked for do not divide the key heads.
+    """
+    keys, asked = demand.shape.num_key_value_heads, demand.train.head_groups
+    if asked == "auto":
+        many = HEAD_GROUPS[demand.kind] if demand.train.sequence_parallel == 1 else 1
+        return max(count for count in range(1, many + 1) if keys % count == 0)
+    if keys % asked:
+        raise InvalidInput(
+            f"train.head_groups: {asked} do not divide the {keys} key heads there are",
+            "--set train.head_groups=auto",
+        )
+    return asked
+
+
 def _is_fused(demand: Demand) -> bool:
-    """Whether projections are taken together: on a GPU of adapters over plain weights; what else
-    forbids it shows when the model is built."""
+    """Whether projections are taken together: of adapters over plain weights; what else forbids it
+    shows when the model is built."""
     train = demand.train
     if train.fused_layers != "auto":
         return train.fused_layers == "on"
     is_plain = train.method == "lora" and train.quantize_base == "none"
-    return demand.kind == "cuda" and is_plain and not (train.lora.use_dora or train.lora.dropout)
+    return is_plain and not (train.lora.use_dora or train.lora.dropout)
 
 
 def _choices(

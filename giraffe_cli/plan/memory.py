@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.train import TrainConfig
-from giraffe_cli.model.levers import Levers, head_groups
+from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.operations import adapter_numbers, kept_attention_layers, linear_shapes
 
 NF4_BYTES = 4.127 / 8
@@ -298,7 +298,7 @@ def _taken_back(demand: Demand, levers: Levers) -> Tensors:
 def _by_tiles(demand: Demand, levers: Levers, mlp: Tensors) -> Tensors:
     """`model/tiled.py`: the window's gradient, its queries, keys, values and the gradient of what
     was attended to; beside them a tile of the MLP, or what one group of heads needs to go back."""
-    row, groups = demand.tokens * demand.width, _head_groups(demand)
+    row, groups = demand.tokens * demand.width, levers.head_groups
     q, k = demand.queries, demand.keys
     standing: Tensors = [
         (1, row * demand.shape.hidden_size),
@@ -312,12 +312,6 @@ def _by_tiles(demand: Demand, levers: Levers, mlp: Tensors) -> Tensors:
     if demand.train.sequence_parallel > 1:
         group = _attending(demand)
     return [*standing, *max(mlp, group, key=_live)]
-
-
-def _head_groups(demand: Demand) -> int:
-    """As `TiledLayer` forms them."""
-    is_shared = demand.train.sequence_parallel > 1
-    return 1 if is_shared else head_groups(demand.shape.num_key_value_heads)
 
 
 def _wide_norms(demand: Demand, count: int, tokens: int) -> Tensors:

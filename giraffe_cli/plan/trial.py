@@ -108,8 +108,8 @@ def _linear_rate(
     ).train()
     model.to(device)
     plain_layers = list(model.model.layers)
-    may_fuse = device.type == "cuda" and train.fused_layers != "off"
-    kind = FusedLayer if may_fuse and not why_not_fused(plain_layers) else PlainLayer
+    is_fused = train.fused_layers != "off" and not why_not_fused(plain_layers)
+    kind = FusedLayer if is_fused else PlainLayer
     layers = [kind(layer) for layer in plain_layers]
     hidden = torch.randn(1, tokens, shape.hidden_size, dtype=torch_dtype(dtype), device=device)
     positions = torch.arange(tokens, device=device)[None]
