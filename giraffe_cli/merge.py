@@ -18,21 +18,22 @@ import torch
 
 from giraffe_cli.adapter import Change, adapter_digest, read_adapter
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.errors import GiraffeError
+from giraffe_cli.merge_checks import check_same_table, check_targets
+from giraffe_cli.merge_folder import (
+    BUILDING,
+    STAGE,
+    beside,
+    clear_leftovers,
+    copy_companions,
+    copy_file,
+    put_in_place,
+    refuse_foreign_folder,
+)
 from giraffe_cli.progress import Bar, Reporter
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.install import ROPE_FILE, finish_directory
-from giraffe_cli.rundir import (
-    MANIFEST,
-    atomic_open,
-    begin_stage,
-    digest_value,
-    finish_stage,
-    make_folder,
-    read_json,
-    stage_holds,
-    sync_folder,
-)
+from giraffe_cli.rundir import begin_stage, finish_stage, stage_holds
 from giraffe_cli.tensor_stream import (
     StoredTensor,
     read_layout,
@@ -43,23 +44,6 @@ from giraffe_cli.tensor_stream import (
 from giraffe_cli.updates import DTYPES, AbstractUpdate
 from giraffe_cli.weights import INDEX, weight_files
 
-STAGE = "merge"
-BUILDING, REPLACED = ".giraffe-building", ".giraffe-replaced"
-"""Suffixes of the folders that exist beside the output while it is written."""
-COPIED = (
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template*",
-    "LICENSE*",
-    "NOTICE*",
-)
 BLOCK = 1 << 24
 """Elements that are changed at a time: 64 MB in float32."""
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
@@ -89,58 +73,29 @@ def merge_stage(
         "adapter": adapter_digest(adapter_dir) if adapter_dir else None,
         "table": table.to_json() if table else None,
     }
-    _clear_leftovers(out)
+    clear_leftovers(out)
     if stage_holds(out, inputs):
         reporter.info(f"{out} holds the merged model already")
         return out
     refuse_foreign_folder(out, checkpoint.path)
     if adapter_dir and table:
-        _check_same_table(adapter_dir, table)
+        check_same_table(adapter_dir, table)
     changes = _with_tied_head(changes, checkpoint)
-    _check_targets(changes, checkpoint.path)
-    building = begin_stage(_beside(out, BUILDING))
+    check_targets(changes, checkpoint.path)
+    building = begin_stage(beside(out, BUILDING))
     try:
         digests = _write_weights(checkpoint.path, changes, building, reporter)
-        _copy_companions(checkpoint.path, building)
+        copy_companions(checkpoint.path, building)
         if table:
             finish_directory(building, table)
         elif (checkpoint.path / ROPE_FILE).exists():
-            _copy_file(checkpoint.path / ROPE_FILE, building / ROPE_FILE)
+            copy_file(checkpoint.path / ROPE_FILE, building / ROPE_FILE)
         finish_stage(building, inputs, tensors=digests)
-        _put_in_place(building, out)
+        put_in_place(building, out)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
     return out
-
-
-def _check_same_table(adapter_dir: Path, table: RopeTable) -> None:
-    """An adapter knows the table it was trained with; peft itself would not carry it."""
-    path = adapter_dir / "rope.json"
-    if not path.exists():
-        return
-    trained = RopeTable.from_json(read_json(path))
-    if digest_value(trained.to_json()) != digest_value(table.to_json()):
-        raise InvalidInput(
-            f"{adapter_dir} was trained with {trained.strategy} to {trained.target_length} tokens, "
-            f"the merge was asked for {table.strategy} to {table.target_length}",
-            "merge it with the rope.json of its own run",
-        )
-
-
-def check_same_base(adapter_dir: Path, checkpoint: Checkpoint) -> None:
-    """A run's adapter belongs to the weights it was trained on, which its manifest names.
-
-    Raises:
-        InvalidInput: the base holds others now.
-    """
-    kept = read_json(adapter_dir / MANIFEST) if (adapter_dir / MANIFEST).is_file() else {}
-    trained_on = kept["inputs"].get("checkpoint") if isinstance(kept.get("inputs"), dict) else None
-    if trained_on not in (None, checkpoint.digest):
-        raise InvalidInput(
-            f"{checkpoint.source} is not what {adapter_dir} was trained on: a file in it changed",
-            "put the base back as it was, or train again",
-        )
 
 
 def _with_tied_head(changes: dict[str, Change], checkpoint: Checkpoint) -> dict[str, Change]:
@@ -160,25 +115,6 @@ def _with_tied_head(changes: dict[str, Change], checkpoint: Checkpoint) -> dict[
     return others | ({HEAD: embeddings} if HEAD in stored else {})
 
 
-def _check_targets(changes: dict[str, Change], base: Path) -> None:
-    """Every change must find its tensor, in its shape, before anything is written."""
-    stored = stored_tensors(base)
-    unmatched = sorted(name for name in changes if name not in stored)
-    if unmatched:
-        raise GiraffeError(
-            f"{len(unmatched)} adapter targets match no tensor of {base}: "
-            f"{', '.join(unmatched[:3])}",
-            "the adapter belongs to another base, or targets a head tied to the embeddings",
-        )
-    for name, change in changes.items():
-        if stored[name].shape != change.shape or stored[name].dtype not in DTYPES:
-            raise GiraffeError(
-                f"{name} is {list(stored[name].shape)} {stored[name].dtype} in {base}, "
-                f"the adapter changes a tensor of {list(change.shape)} in {', '.join(DTYPES)}",
-                "the adapter belongs to another base",
-            )
-
-
 def _write_weights(
     base: Path, changes: dict[str, Change], out: Path, reporter: Reporter
 ) -> dict[str, str]:
@@ -191,7 +127,7 @@ def _write_weights(
             payloads = _merged_tensors(path, changes, bar)
             digests |= write_shard(out / path.name, layout, payloads)
     if (base / INDEX).exists():
-        _copy_file(base / INDEX, out / INDEX)
+        copy_file(base / INDEX, out / INDEX)
     return digests
 
 
@@ -218,60 +154,3 @@ def _apply(tensor: StoredTensor, data: bytearray, update: AbstractUpdate) -> Non
                 "the training diverged, or the base overflows float16: train with a lower rate",
             )
         block.copy_(merged)
-
-
-def _copy_file(source: Path, final: Path) -> None:
-    """A real copy, durable; never a link, for either side may be edited or deleted later."""
-    with open(source, "rb") as reader, atomic_open(final) as writer:
-        shutil.copyfileobj(reader, writer)
-
-
-def _copy_companions(base: Path, out: Path) -> None:
-    for pattern in COPIED:
-        for path in sorted(base.glob(pattern)):
-            if path.is_file():
-                _copy_file(path, out / path.name)
-
-
-def refuse_foreign_folder(out: Path, base: Path) -> None:
-    """Never replace what this stage did not write.
-
-    Raises:
-        InvalidInput: `out` is the base, or exists, is not empty and carries no manifest of a merge.
-    """
-    if out.resolve() == base.resolve():
-        raise InvalidInput(f"{out} is the base itself", "choose another --out")
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if (out / MANIFEST).is_file():
-        manifest = read_json(out / MANIFEST)
-        if isinstance(manifest, dict) and manifest.get("inputs", {}).get("stage") == STAGE:
-            return
-    raise InvalidInput(f"{out} exists and is no merged model", "choose another --out")
-
-
-def _beside(out: Path, suffix: str) -> Path:
-    return out.with_name(out.name + suffix)
-
-
-def _clear_leftovers(out: Path) -> None:
-    """What a killed merge left beside `out`: half a model, or the one that was being replaced."""
-    for suffix in (BUILDING, REPLACED):
-        shutil.rmtree(_beside(out, suffix), ignore_errors=True)
-
-
-def _put_in_place(building: Path, out: Path) -> None:
-    """Swap in the finished directory; at every instant `out` is whole or absent."""
-    make_folder(out.parent)
-    replaced = _beside(out, REPLACED)
-    try:
-        if out.exists():
-            out.rename(replaced)
-        building.rename(out)
-    except OSError as error:
-        raise GiraffeError(
-            f"cannot move the merged model to {out}: {error.strerror or error}",
-            "choose another --out",
-        ) from error
-    sync_folder(out.parent)
-    shutil.rmtree(replaced, ignore_errors=True)

@@ -23,6 +23,7 @@ LEVELS = [
     ("train.loop", 4),
     ("train.worker", 4),
     ("merge", 4),
+    ("merge_*", 4),
     ("verify", 4),
     ("verify_*", 4),
     ("export.*", 4),

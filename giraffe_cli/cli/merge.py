@@ -38,7 +38,8 @@ def merge(
 
     from giraffe_cli.checkpoint import inspect
     from giraffe_cli.lock import held, held_beside
-    from giraffe_cli.merge import check_same_base, merge_stage
+    from giraffe_cli.merge import merge_stage
+    from giraffe_cli.merge_checks import check_same_base
     from giraffe_cli.verify import raise_if_defective, verify_directory
 
     console = Console(as_json)

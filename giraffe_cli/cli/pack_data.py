@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
@@ -13,13 +12,10 @@ from rich.markup import escape
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.options import AsJson, OnBad, choices_of, one_of
+from giraffe_cli.cli.pack_input import pack_config, shard_of, tokenizer_folder, weights_of
 from giraffe_cli.cli.pack_tasks import check_options, pack_by_tasks
 from giraffe_cli.cli.pack_text import render
-from giraffe_cli.errors import InvalidInput, UsageError, raise_together
 from giraffe_cli.units import format_length, parse_length
-
-if TYPE_CHECKING:
-    from giraffe_cli.config.pack import PackConfig
 
 EXAMPLES = """
 Examples:
@@ -34,8 +30,6 @@ giraffe pack-data 'corpus/*.jsonl' --tokenizer ./llama --window 16k --out packed
 
 giraffe pack-data python-stdlib --tokenizer calf --window 2k --out packed/stdlib --report
 """  # noqa: E501 - a command is one line
-
-_SHARD = re.compile(r"([1-9]\d*)/([1-9]\d*)")
 
 
 def pack_data(
@@ -174,7 +168,7 @@ def pack_data(
         "min_doc_len": min_doc_len,
         "bos": bos,
         "eos": eos,
-        "mix": _weights(mix or []) or None,
+        "mix": weights_of(mix or []) or None,
         "upsample": upsample,
         "short_mix": short_mix,
         "token_budget": token_budget,
@@ -191,11 +185,11 @@ def pack_data(
     check_options(
         executor, tasks, settings, shard=shard, merge=merge, workers=workers, report=report
     )
-    part = _part(shard, merge, report, workers)
+    part = shard_of(shard, merge, report, workers)
     console = Console(as_json)
-    config = _config({name: value for name, value in flags.items() if value is not None})
+    config = pack_config({name: value for name, value in flags.items() if value is not None})
     with tempfile.TemporaryDirectory() as scratch:
-        folder = _tokenizer_folder(tokenizer, Path(scratch))
+        folder = tokenizer_folder(tokenizer, Path(scratch))
         job = (sources, folder, parse_length(window), config, seed, out, console)
         if part:
             _pack_part(job, part, workers, console)
@@ -236,83 +230,3 @@ def _pack_part(job: tuple[Any, ...], part: tuple[int, int], workers: int, consol
         f"{len(done['units'])} of {done['units_in_all']} units; when every shard is done: "
         "the same command with --merge in the place of --shard",
     )
-
-
-def _part(shard: str | None, merge: bool, report: bool, workers: int) -> tuple[int, int] | None:
-    """`2/8` → (2, 8).
-
-    Raises:
-        UsageError: no such shard, or options that contradict each other.
-    """
-    if merge and workers > 1:
-        raise UsageError("--merge tokenises nothing: --workers has no effect", "leave it out")
-    if shard is None:
-        return None
-    if merge or report:
-        raise UsageError(
-            f"--shard goes without {'--merge' if merge else '--report'}",
-            "run every --shard first, then --merge",
-        )
-    match = _SHARD.fullmatch(shard)
-    if not match or int(match[1]) > int(match[2]):
-        raise UsageError(
-            f"--shard {shard} is no part of a whole", "write --shard 2/8 for the 2nd of 8"
-        )
-    return int(match[1]), int(match[2])
-
-
-def _weights(entries: list[str]) -> dict[str, float]:
-    """`books=3` → {"books": 3.0}; a source's own name may hold `=`.
-
-    Raises:
-        UsageError: no weight, or a source named twice.
-    """
-    weights: dict[str, float] = {}
-    for entry in entries:
-        name, separator, text = entry.rpartition("=")
-        try:
-            weight = float(text)
-        except ValueError:
-            separator = ""
-        if not separator or not name:
-            raise UsageError(f"--mix {entry}: no NAME=WEIGHT", "write --mix books=3")
-        if name in weights:
-            raise UsageError(f"--mix names {name} twice", "give each source one weight")
-        weights[name] = weight
-    return weights
-
-
-def _config(values: dict[str, Any]) -> PackConfig:
-    """The `pack` section from flags.
-
-    Raises:
-        InvalidInput: a value out of range; the flag is named.
-    """
-    from pydantic import ValidationError
-
-    from giraffe_cli.config.pack import PackConfig
-
-    flag_of = {"token_budget": "tokens"}
-    try:
-        return PackConfig(**values)
-    except ValidationError as error:
-        problems = []
-        for entry in error.errors():
-            key = str(entry["loc"][0])
-            flag = flag_of.get(key, key).replace("_", "-")
-            message = entry["msg"].removeprefix("Value error, ")
-            problems.append(f"--{flag} {entry['input']}: {message}")
-        raise_together(problems, "pack-data")
-        raise
-
-
-def _tokenizer_folder(named: str, scratch: Path) -> Path:
-    """The folder with `tokenizer.json`: as named, or of the checkpoint that is named."""
-    path = Path(named)
-    if path.is_dir():
-        return path
-    if path.is_file() and path.suffix != ".gguf":
-        raise InvalidInput(f"--tokenizer {named} is a file", "name the directory that holds it")
-    from giraffe_cli.checkpoint import inspect
-
-    return inspect(named, scratch).path

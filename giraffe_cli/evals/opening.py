@@ -15,7 +15,8 @@ from pathlib import Path
 from giraffe_cli.adapter import ADAPTER_CONFIG, is_full
 from giraffe_cli.checkpoint import Checkpoint, inspect
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.merge import check_same_base, merge_stage
+from giraffe_cli.merge import merge_stage
+from giraffe_cli.merge_checks import check_same_base
 from giraffe_cli.model.full import TRAINED_CONFIG
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable

@@ -1,0 +1,86 @@
+"""The folder of a merged model: built beside its final name, whole or absent, never another's."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.rundir import MANIFEST, atomic_open, make_folder, read_json, sync_folder
+
+STAGE = "merge"
+BUILDING, REPLACED = ".giraffe-building", ".giraffe-replaced"
+"""Suffixes of the folders that exist beside the output while it is written."""
+COPIED = (
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+    "LICENSE*",
+    "NOTICE*",
+)
+
+
+def refuse_foreign_folder(out: Path, base: Path) -> None:
+    """Never replace what this stage did not write.
+
+    Raises:
+        InvalidInput: `out` is the base, or exists, is not empty and carries no manifest of a merge.
+    """
+    if out.resolve() == base.resolve():
+        raise InvalidInput(f"{out} is the base itself", "choose another --out")
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    if (out / MANIFEST).is_file():
+        manifest = read_json(out / MANIFEST)
+        if isinstance(manifest, dict) and manifest.get("inputs", {}).get("stage") == STAGE:
+            return
+    raise InvalidInput(f"{out} exists and is no merged model", "choose another --out")
+
+
+def beside(out: Path, suffix: str) -> Path:
+    """A folder of the same parent."""
+    return out.with_name(out.name + suffix)
+
+
+def clear_leftovers(out: Path) -> None:
+    """What a killed merge left beside `out`: half a model, or the one that was being replaced."""
+    for suffix in (BUILDING, REPLACED):
+        shutil.rmtree(beside(out, suffix), ignore_errors=True)
+
+
+def put_in_place(building: Path, out: Path) -> None:
+    """Swap in the finished directory; at every instant `out` is whole or absent."""
+    make_folder(out.parent)
+    replaced = beside(out, REPLACED)
+    try:
+        if out.exists():
+            out.rename(replaced)
+        building.rename(out)
+    except OSError as error:
+        raise GiraffeError(
+            f"cannot move the merged model to {out}: {error.strerror or error}",
+            "choose another --out",
+        ) from error
+    sync_folder(out.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def copy_file(source: Path, final: Path) -> None:
+    """A real copy, durable; never a link, for either side may be edited or deleted later."""
+    with open(source, "rb") as reader, atomic_open(final) as writer:
+        shutil.copyfileobj(reader, writer)
+
+
+def copy_companions(base: Path, out: Path) -> None:
+    """Tokenizer, settings and licences of `base`."""
+    for pattern in COPIED:
+        for path in sorted(base.glob(pattern)):
+            if path.is_file():
+                copy_file(path, out / path.name)
