@@ -8,7 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
-from test_report import Page, make_run
+from synthetic_report import Page, make_run
 
 from giraffe_cli.report.axes import readable_end
 from giraffe_cli.report.comparison import comparison_table, write_comparison, write_search

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import pytest
+from synthetic_report import Page
 from synthetic_results import (
     EXTENDED_FOUND,
     EXTENDED_NLL,
@@ -22,7 +23,6 @@ from synthetic_results import (
     with_control,
     without_base,
 )
-from test_report import Page
 
 from giraffe_cli.gates import Gate
 from giraffe_cli.report.axes import spread

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_report import Page
+from synthetic_report import Page
 
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.packing import pack_stage

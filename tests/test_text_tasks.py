@@ -1,10 +1,7 @@
-"""Tasks that score running text: sliding, longppl, short, lambada, hellaswag."""
+"""Tasks that score running text: sliding, longppl, short; and text of another domain."""
 
 from __future__ import annotations
 
-import dataclasses
-import gzip
-import json
 import math
 from itertools import pairwise
 
@@ -19,15 +16,10 @@ from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import Material, Outcome, TokenDocument
-from giraffe_cli.evals.chosen import check_asked, runnable
 from giraffe_cli.evals.other_text import documentation
 from giraffe_cli.evals.runner import evaluate
 from giraffe_cli.evals.samples import Texts
-from giraffe_cli.evals.short_context import clustered_percentile, short_context
 from giraffe_cli.evals.subject import Subject
-from giraffe_cli.evals.suites import SUITES
-from giraffe_cli.evals.tasks.hellaswag import Hellaswag
-from giraffe_cli.evals.tasks.lambada import Lambada
 from giraffe_cli.evals.tasks.longppl import Longppl
 from giraffe_cli.evals.tasks.short import Short
 from giraffe_cli.evals.tasks.sliding import Sliding
@@ -227,162 +219,6 @@ class TestShort:
         assert self.TASK.scores(other, read(other, 3.0), {}) == {"other": (3.0, 1)}
 
 
-def lines(path, rows):
-    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
-    return str(path)
-
-
-def with_file(name, path, **changes):
-    """A native window of 32 of two lengths, so that rows are asked once."""
-    given = material(lengths=(16, 32, 64), native_length=32, files={name: path})
-    return dataclasses.replace(given, **changes)
-
-
-class TestLambada:
-    @pytest.fixture
-    def path(self, tmp_path):
-        return lines(tmp_path / "l.jsonl.gz", [{"text": f"say it {n} end{n}"} for n in range(9)])
-
-    def test_a_prompt_is_all_but_the_last_word(self, path):
-        given = with_file("lambada", path, bos_token_ids=(BOS,))
-        examples = Lambada(samples=9).examples(32, 0, given)
-        assert len(examples) == 9
-        example = next(e for e in examples if e.key == "row 4")
-        assert example.token_ids.tolist() == [BOS, *b"say it 4"]
-        assert bytes(example.candidates[0]) == b" end4"
-        assert example.num_targets == example.max_new_tokens == 0
-
-    def test_is_asked_once_at_the_longest_length_within_the_native_window(self, path):
-        given = with_file("lambada", path)
-        asked = {n: len(Lambada().examples(n, 0, given)) for n in (16, 32, 64)}
-        assert asked == {16: 0, 32: 9, 64: 0}
-
-    def test_fewer_samples_are_the_first_of_more_and_follow_the_seed(self, path):
-        given = with_file("lambada", path)
-        few, many, other = (
-            [e.key for e in Lambada(samples=n).examples(32, seed, given)]
-            for n, seed in ((3, 0), (9, 0), (9, 1))
-        )
-        assert many[:3] == few
-        assert many != sorted(many)
-        assert sorted(many) == sorted(other)
-        assert many != other
-
-    def test_space_at_the_end_is_no_word(self, tmp_path):
-        path = lines(tmp_path / "l.jsonl", [{"text": "say the word \n"}])
-        (example,) = Lambada().examples(32, 0, with_file("lambada", path))
-        assert bytes(example.token_ids.tolist()) == b"say the"
-        assert (example.answers, bytes(example.candidates[0])) == (("word",), b" word")
-
-    def test_the_word_counts_when_it_is_greedy(self, path):
-        (example,) = Lambada(samples=1).examples(32, 0, with_file("lambada", path))
-        for greedy in (True, False):
-            found = Outcome(np.zeros(0), "", (2.5,), (greedy,))
-            expected = {"": (float(greedy), 1), "nll": (2.5, 1)}
-            assert Lambada().scores(example, found, {}) == expected
-
-    @pytest.mark.parametrize(
-        ("rows", "message"),
-        [
-            ([{"text": "oneword"}], "row 0 has no last word"),
-            ([{"text": "oneword "}], "row 0 has no last word"),
-            ([{"text": "x" * 40 + " y"}], "row 0 takes 42 tokens, the length is 32"),
-            ([{"txt": "a b"}], "line 1 of .* is no JSON object with `text`"),
-            ([{"text": "a b"}, {"text": 3}], "line 2 of"),
-            ([], "is empty"),
-        ],
-    )
-    def test_rows_that_cannot_be_asked_are_named(self, tmp_path, rows, message):
-        path = lines(tmp_path / "bad.jsonl", rows)
-        with pytest.raises(InvalidInput, match=f"task `lambada`: .*{message}"):
-            Lambada().examples(32, 0, with_file("lambada", path))
-
-    def test_a_file_that_is_cut_short_or_none_is_named(self, tmp_path, path):
-        cut = tmp_path / "cut.gz"
-        cut.write_bytes((tmp_path / "l.jsonl.gz").read_bytes()[:40])
-        for bad in (cut, tmp_path / "absent"):
-            with pytest.raises(InvalidInput, match=f"{bad} cannot be read"):
-                Lambada().examples(32, 0, with_file("lambada", str(bad)))
-        with pytest.raises(InvalidInput, match="needs a data file, JSON lines with `text`"):
-            Lambada().examples(8, 0, material())
-
-
-class TestHellaswag:
-    @pytest.fixture
-    def path(self, tmp_path):
-        endings = ["a", "bb", "ccc", "dddd"]
-        rows = [{"ind": 7, "ctx": "it", "label": n, "endings": endings} for n in range(4)]
-        return lines(tmp_path / "h.jsonl", rows)
-
-    def test_the_true_ending_stands_first(self, path):
-        examples = Hellaswag().examples(32, 0, with_file("hellaswag", path))
-        example = next(e for e in examples if e.key == "row 2")
-        assert [bytes(c) for c in example.candidates] == [b" ccc", b" a", b" bb", b" dddd"]
-        assert example.answers == ("ccc",)
-        assert example.details["characters"] == [3, 1, 2, 4]
-
-    @pytest.mark.parametrize(
-        ("nll", "score"),
-        [
-            ((3.0, 2.0, 4.0, 8.0), 1.0),  # 1 a character against 2, although 2 nats are fewest
-            ((6.0, 1.0, 9.0, 9.0), 0.0),  # 2 against 1
-            ((3.0, 1.0, 9.0, 9.0), 0.0),  # a draw is not won
-        ],
-    )
-    def test_losses_count_by_character(self, path, nll, score):
-        examples = Hellaswag().examples(32, 0, with_file("hellaswag", path))
-        example = next(e for e in examples if e.key == "row 2")
-        found = Outcome(np.zeros(0), "", nll, (False,) * 4)
-        assert Hellaswag().scores(example, found, {}) == {"": (score, 1)}
-
-    def test_a_row_as_published_is_rendered_as_lm_eval_renders_it(self, tmp_path):
-        row = {
-            "ctx": "not read",
-            "activity_label": "Home",
-            "ctx_a": "[header] How to paint [title] Cover it.",
-            "ctx_b": "then the Man",
-            "label": 1,
-            "endings": [
-                "dips a brush [substeps] slowly.",
-                "[step]  waits.",
-                " rests ",
-                "x [title]",
-            ],
-        }
-        path, wide = lines(tmp_path / "h.jsonl", [row]), {"lengths": (128,), "native_length": 128}
-        (example,) = Hellaswag().examples(128, 0, with_file("hellaswag", path, **wide))
-        assert bytes(example.token_ids.tolist()) == (b"Home: How to paint. Cover it. Then the man")
-        assert [bytes(c) for c in example.candidates] == [
-            b"  waits.", b" dips a brush slowly.", b" rests", b" x. "
-        ]  # fmt: skip
-        assert example.details["characters"] == [7, 20, 5, 3]
-
-    def test_a_space_at_the_end_of_the_prompt_begins_the_endings(self, tmp_path):
-        row = {"ctx": "", "activity_label": "Home", "ctx_a": "Paint [title] [step]", "label": 0,
-               "endings": ["a", "b", "c", "d"]}  # fmt: skip
-        path = lines(tmp_path / "h.jsonl", [row])
-        (example,) = Hellaswag().examples(32, 0, with_file("hellaswag", path))
-        assert bytes(example.token_ids.tolist()) == b"Home: Paint."
-        assert bytes(example.candidates[0]) == b"  a"
-
-    @pytest.mark.parametrize(
-        "changes",
-        [
-            {"label": 4},
-            {"label": -1},
-            {"label": True},
-            {"endings": ["a", "b"]},
-            {"endings": ["a"] * 3 + [""]},
-        ],
-    )
-    def test_rows_of_another_form_are_named(self, tmp_path, changes):
-        row = {"ctx": "it", "label": 0, "endings": ["a", "b", "c", "d"], **changes}
-        path = lines(tmp_path / "bad.jsonl", [row])
-        with pytest.raises(InvalidInput, match="row 0 has not 4 endings and the place of one"):
-            Hellaswag().examples(32, 0, with_file("hellaswag", path))
-
-
 class TestOtherText:
     def test_documents_fill_a_window_and_lie_all_over_the_alphabet(self):
         found = documentation(lambda text: list(text.encode()), 8192, 5)
@@ -406,84 +242,6 @@ class TestOtherText:
         held = sum(piece in sources for piece in pieces)
         assert len(pieces) > 500
         assert held / len(pieces) < 0.02  # grammar lines that docstrings quote
-
-
-class TestChosen:
-    def test_a_suite_leaves_out_what_has_no_file_and_says_so(self):
-        config = EvalConfig(suite="standard", files={"lambada": "x"})
-        names, left_out = runnable(config)
-        assert names == [n for n in SUITES["standard"].tasks if n != "hellaswag"]
-        assert left_out == ["left out: task `hellaswag` needs a data file, --file hellaswag=PATH"]
-
-    def test_a_task_by_name_must_have_its_file(self):
-        with pytest.raises(InvalidInput, match="task `hellaswag` needs the data file") as caught:
-            runnable(EvalConfig(tasks=["nll", "hellaswag"]))
-        assert caught.value.hint == "--file hellaswag=PATH"
-
-    @pytest.mark.parametrize(
-        ("settings", "message"),
-        [
-            ({"files": {"lambada": "x"}}, "data file `lambada`: no evaluated task reads it"),
-            ({"other_data": ["x"]}, "--other-data has no effect"),
-            ({"haystack": ["x"]}, "--haystack has no effect"),
-            ({"knobs": {"kv": {}}}, "knobs of tasks that are not evaluated: kv"),
-        ],
-    )
-    def test_what_no_task_reads_is_an_error(self, settings, message):
-        with pytest.raises(InvalidInput, match=message):
-            runnable(EvalConfig(tasks=["nll"], **settings))
-
-    def test_an_evaluator_and_a_template_need_something_to_do(self):
-        with pytest.raises(InvalidInput, match="2 problems"):
-            check_asked(EvalConfig(evaluator="x", chat=True), [])
-
-    def test_a_template_has_something_to_do_for_lm_evals_tasks(self):
-        check_asked(EvalConfig(chat=True, harness=["ruler"]), [])
-        with pytest.raises(InvalidInput, match="a chat template has no effect"):
-            check_asked(EvalConfig(chat=True), [])
-
-
-class TestShortContext:
-    def test_the_percentile_is_of_the_longest_length_within_the_native_window(self):
-        def compared(length, nats):
-            example = Short(targets=2, anchors=1).examples(length, 0, material((16,), (4, 8)))[0]
-            return example, read(example, divergence=np.full(2, nats))
-
-        moved = [compared(4, 9.0), compared(8, 1.0)]
-        scores = {"short.kl": {"8": "kl@8"}}
-        found = short_context({}, scores, moved, 8, 0)["kl_p99"]
-        assert (found["mean"], found["ci_high"], found["n"]) == (1.0, 1.0, 1)
-
-    def test_the_percentile_is_the_least_value_that_enough_do_not_exceed(self):
-        values = [np.arange(1, 51) / 1.0, np.arange(51, 101) / 1.0]
-        score = clustered_percentile(values, ["a", "b"], 0.99, 0)
-        assert (score["mean"], score["n"]) == (99.0, 2)
-        # documents a and b, or one of them twice: 50 and 100 are the ends
-        assert 49 <= score["ci_low"] <= 50
-        assert 99 <= score["ci_high"] <= 100
-
-    @settings(max_examples=30, deadline=None)
-    @given(
-        st.lists(st.lists(st.floats(0, 9), min_size=1, max_size=9), min_size=1, max_size=6),
-        st.sampled_from([0.5, 0.9, 0.99]),
-    )
-    def test_it_is_numpys(self, parts, share):
-        score = clustered_percentile(
-            [np.array(p) for p in parts], [str(i) for i in range(len(parts))], share, 0, 200
-        )
-        every = np.concatenate(parts)
-        assert score["mean"] == np.quantile(every, share, method="inverted_cdf")
-        assert every.min() <= score["ci_low"] <= score["ci_high"] <= every.max()
-
-    def test_nll_comes_first_and_only_at_the_native_length(self):
-        paired = {
-            "nll": {"checkpoint_minus_base": {"8": "nll@8", "16": "nll@16"}},
-            "short": {"checkpoint_minus_base": {"4": "short@4", "8": "short@8"}},
-        }
-        assert short_context(paired, {}, [], 8, 0) == {"delta_nll": "nll@8"}
-        paired["nll"] = {"checkpoint_minus_base": {"4": "nll@4", "16": "nll@16"}}
-        assert short_context(paired, {}, [], 8, 0) == {"delta_nll": "short@8"}
-        assert short_context(paired, {}, [], 3, 0) == {}
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,58 @@
+"""The lines that serve a checkpoint, and what they say where a runtime would change its table."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from synthetic_report import YARN
+
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.report.serve import serve_lines
+
+
+def lines_for(tmp_path: Path, rope: dict) -> list[str]:
+    config = {"max_position_embeddings": 16384, "rope_parameters": rope, "dtype": "bfloat16"}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    return [line.replace(str(tmp_path), "DIR") for line in serve_lines(tmp_path)]
+
+
+@pytest.mark.parametrize(
+    "rope",
+    [
+        {"rope_type": "default", "rope_theta": 4e5},
+        {"rope_type": "llama3", "factor": 8.0},
+        {**YARN, "attention_factor": 1.0},
+        {"rope_type": "longrope", "long_mscale": 1.0},
+    ],
+)
+def test_a_table_that_stays_gets_all_lines(tmp_path, rope):
+    assert lines_for(tmp_path, rope) == [
+        "vllm serve DIR --max-model-len 16384",
+        "giraffe export DIR --to gguf --out DIR.gguf",
+        "llama-server -m DIR.gguf -c 16384",
+    ]
+
+
+def test_no_llama_cpp_line_is_printed_for_a_table_that_changes(tmp_path):
+    vllm, llama_cpp = lines_for(tmp_path, {"rope_type": "dynamic", "factor": 4.0})
+    assert vllm == "vllm serve DIR --max-model-len 16384"
+    assert llama_cpp.startswith("# llama.cpp: not served, dynamic here changes its table")
+
+
+def test_linear_warns_that_vllm_multiplies_the_length(tmp_path):
+    caution, vllm, *llama_cpp = lines_for(tmp_path, {"rope_type": "linear", "factor": 16.0})
+    assert caution.startswith("# vLLM multiplies")
+    assert vllm == "vllm serve DIR --max-model-len 16384"
+    assert len(llama_cpp) == 2
+
+
+def test_longrope_without_its_vllm_keys_is_named(tmp_path):
+    assert "long_mscale is missing" in lines_for(tmp_path, {"rope_type": "longrope"})[0]
+
+
+def test_a_directory_without_a_usable_length_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 16384.0}')
+    with pytest.raises(InvalidInput, match="needs an integer"):
+        serve_lines(tmp_path)

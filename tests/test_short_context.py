@@ -1,0 +1,54 @@
+"""What changed within the native window: which scores tell it, and the percentile of KL."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_text_tasks import material, read
+
+from giraffe_cli.evals.short_context import clustered_percentile, short_context
+from giraffe_cli.evals.tasks.short import Short
+
+
+class TestShortContext:
+    def test_the_percentile_is_of_the_longest_length_within_the_native_window(self):
+        def compared(length, nats):
+            example = Short(targets=2, anchors=1).examples(length, 0, material((16,), (4, 8)))[0]
+            return example, read(example, divergence=np.full(2, nats))
+
+        moved = [compared(4, 9.0), compared(8, 1.0)]
+        scores = {"short.kl": {"8": "kl@8"}}
+        found = short_context({}, scores, moved, 8, 0)["kl_p99"]
+        assert (found["mean"], found["ci_high"], found["n"]) == (1.0, 1.0, 1)
+
+    def test_the_percentile_is_the_least_value_that_enough_do_not_exceed(self):
+        values = [np.arange(1, 51) / 1.0, np.arange(51, 101) / 1.0]
+        score = clustered_percentile(values, ["a", "b"], 0.99, 0)
+        assert (score["mean"], score["n"]) == (99.0, 2)
+        # documents a and b, or one of them twice: 50 and 100 are the ends
+        assert 49 <= score["ci_low"] <= 50
+        assert 99 <= score["ci_high"] <= 100
+
+    @settings(max_examples=30, deadline=None)
+    @given(
+        st.lists(st.lists(st.floats(0, 9), min_size=1, max_size=9), min_size=1, max_size=6),
+        st.sampled_from([0.5, 0.9, 0.99]),
+    )
+    def test_it_is_numpys(self, parts, share):
+        score = clustered_percentile(
+            [np.array(p) for p in parts], [str(i) for i in range(len(parts))], share, 0, 200
+        )
+        every = np.concatenate(parts)
+        assert score["mean"] == np.quantile(every, share, method="inverted_cdf")
+        assert every.min() <= score["ci_low"] <= score["ci_high"] <= every.max()
+
+    def test_nll_comes_first_and_only_at_the_native_length(self):
+        paired = {
+            "nll": {"checkpoint_minus_base": {"8": "nll@8", "16": "nll@16"}},
+            "short": {"checkpoint_minus_base": {"4": "short@4", "8": "short@8"}},
+        }
+        assert short_context(paired, {}, [], 8, 0) == {"delta_nll": "nll@8"}
+        paired["nll"] = {"checkpoint_minus_base": {"4": "nll@4", "16": "nll@16"}}
+        assert short_context(paired, {}, [], 8, 0) == {"delta_nll": "short@8"}
+        assert short_context(paired, {}, [], 3, 0) == {}
