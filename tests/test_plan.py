@@ -74,18 +74,18 @@ def test_kept_attention_saves_one_pass_of_it_and_a_full_fine_tune_adds_a_product
     assert (none.linear, none.head) == (3 * forward.linear, 3 * forward.head)
 
 
-def test_projections_by_tiles_are_computed_once_more_unless_layers_are_fused():
-    """Of SmolLM2 a token's queries and both keys and values: 2·30·(576·576 + 2·576·192)."""
-    whole, tiled, fused = (
-        step_per_token(SMOLLM2, TrainConfig(), 8192, levers).linear
-        for levers in (
-            Levers(),
-            Levers(projection_tile=1024),
-            Levers(projection_tile=1024, fused=True),
-        )
-    )
-    assert tiled - whole == pytest.approx(2 * 30 * (576 * 576 + 2 * 576 * 192))
-    assert fused == whole
+def test_what_is_recomputed_beside_a_forward_pass():
+    """Of SmolLM2 by tiles a token's queries, keys and values once more: 2·30·(576·576 + 2·576·192);
+    where layers are fused not those, nor the last product of the MLP: 2·30·576·1536 less."""
+
+    def linear(**levers):
+        return step_per_token(SMOLLM2, TrainConfig(), 8192, Levers(**levers)).linear
+
+    more, less = 2 * 30 * (576 * 576 + 2 * 576 * 192), 2 * 30 * 576 * 1536
+    assert linear(projection_tile=1024) - linear() == pytest.approx(more)
+    assert linear() - linear(fused=True) == pytest.approx(less)
+    assert linear(projection_tile=1024, fused=True) == linear(fused=True)
+    assert linear(checkpointing="none") == linear(checkpointing="none", fused=True)
 
 
 def test_windows_of_several_documents_go_at_the_speed_of_their_own_kernel():

@@ -20,6 +20,7 @@ from giraffe_cli.model.kernels import CpuKernel, Kernels
 from giraffe_cli.model.layer_base import AbstractLayer, Attending
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.plain import PlainLayer
+from giraffe_cli.model.products import products
 from giraffe_cli.model.stack import run_layers
 from giraffe_cli.model.trainable import causal_model, make_trainable
 
@@ -123,6 +124,29 @@ def test_fused_going_back_through_the_projections_needs_no_products(model):
         found.append([below, *trained])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-5)  # sums of 128 in float32
+
+
+def test_fused_going_back_through_the_mlp_needs_no_last_product(model, monkeypatch):
+    """The gradients, against autograd's through the layer; and of the three products two."""
+    layer = model.model.layers[0]
+    hidden, slope = torch.randn(1, 6, WIDTH), torch.randn(1, 6, WIDTH)
+    found, computed = [], []
+
+    def noted(rows, modules, valued=True):
+        computed.extend([valued] * len(modules))
+        return products(rows, modules, valued=valued)
+
+    monkeypatch.setattr("giraffe_cli.model.fused.products", noted)
+    for kind in (PlainLayer, FusedLayer):
+        model.zero_grad(set_to_none=True)
+        below = kind(layer).mlp_backward(hidden, slope, contextlib.nullcontext)
+        trained = [p.grad for p in layer.parameters() if p.grad is not None]
+        assert len(trained) == 6, "A and B of gate, up and down"
+        found.append([below, *trained])
+    for ours, theirs in zip(*found, strict=True):
+        # sums of 256 in float32, in another order
+        torch.testing.assert_close(ours, theirs, atol=1e-6 * theirs.abs().max().item(), rtol=1e-4)
+    assert computed == [True, True, False]
 
 
 @pytest.mark.parametrize(("checkpointing", "passes"), [("attention", 1), ("full", 2)])

@@ -47,6 +47,20 @@ class FusedLayer(AbstractLayer):
         gate, up = products(rows, [mlp.gate_proj, mlp.up_proj])
         return hidden + products(on(hidden.device, swiglu)(gate, up), [mlp.down_proj])[0]
 
+    def mlp_backward(self, hidden: Tensor, slope: Tensor, context: Context) -> Tensor:
+        """As the base's, without the last product: nobody asks for the block's result again, and
+        the gradients need what goes into it."""
+        mlp, leaf = self.layer.mlp, hidden.detach().requires_grad_()
+        with torch.enable_grad(), context():
+            gate, up = products(
+                normed(self.layer.post_attention_layernorm, leaf), [mlp.gate_proj, mlp.up_proj]
+            )
+            inner = on(hidden.device, swiglu)(gate, up)
+            (placeholder,) = products(inner, [mlp.down_proj], valued=False)
+        torch.autograd.backward(placeholder, slope)
+        assert leaf.grad is not None
+        return leaf.grad.add_(slope)
+
     def project_backward(
         self,
         hidden: Tensor,

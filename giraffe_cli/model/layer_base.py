@@ -78,6 +78,16 @@ class AbstractLayer(ABC):
         states = self.project(hidden, attending.position_embeddings)
         return self.rejoin(hidden, self.attend(states, attending.settings, tape))
 
+    def mlp_backward(self, hidden: Tensor, slope: Tensor, context: Context) -> Tensor:
+        """The gradient of `hidden` from that of `mlp_block`'s result, `[1, S, d]`; weights get
+        theirs on the way."""
+        leaf = hidden.detach().requires_grad_()
+        with torch.enable_grad(), context():
+            out = self.mlp_block(leaf)
+        torch.autograd.backward(out, slope)
+        assert leaf.grad is not None
+        return leaf.grad
+
     def project_backward(
         self,
         hidden: Tensor,

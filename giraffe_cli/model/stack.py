@@ -161,12 +161,7 @@ class _Recomputation:
         below = torch.empty_like(grad)
         tiles = zip(*(_tiles(part, self.levers) for part in (middle, grad, below)), strict=True)
         for tile, grad_tile, below_tile in tiles:
-            tile = tile.detach().requires_grad_()
-            with self.context():
-                out = layer.mlp_block(tile)
-            torch.autograd.backward(out, grad_tile)
-            assert tile.grad is not None
-            below_tile.copy_(tile.grad)
+            below_tile.copy_(layer.mlp_backward(tile, grad_tile, self.context))
         return below
 
 

@@ -90,14 +90,13 @@ class TiledLayer:
         slopes = [torch.empty_like(one) for one in attended]
         heads = [one.shape[2] for one in attended]
         for part in self._tiles(hidden):
-            leaf = hidden[:, part].detach().requires_grad_()
             joined = _joined(attended, part).detach().requires_grad_()
             with torch.enable_grad(), self.context():
-                out = self.layer.mlp_block(self.layer.rejoin(leaf, joined))
-            torch.autograd.backward(out, grad[:, part])
-            assert leaf.grad is not None
+                middle = self.layer.rejoin(hidden[:, part], joined)
+            slope = self.layer.mlp_backward(middle, grad[:, part], self.context)
+            torch.autograd.backward(middle, slope)
             assert joined.grad is not None
-            grad[:, part] = leaf.grad
+            grad[:, part] = slope
             for whole, tile in zip(slopes, torch.split(joined.grad, heads, 2), strict=True):
                 whole[:, part] = tile
         return slopes

@@ -120,17 +120,19 @@ def step_per_token(
     return Operations(
         linear=((3 if is_full else 2) + recomputes) * forward.linear
         + (3 + recomputes) * adapters
-        + _projected_again(shape, levers),
+        + _recomputed_otherwise(shape, levers),
         attention=(3.5 + again) * forward.attention,
         head=(3 if head_trains else 2) * forward.head,
     )
 
 
-def _projected_again(shape: Checkpoint, levers: Levers) -> float:
-    """Under a `projection_tile` queries, keys and values are computed once more for their
-    gradients; fused, these need no product."""
-    if not levers.projection_tile or levers.fused:
+def _recomputed_otherwise(shape: Checkpoint, levers: Levers) -> float:
+    """Beside one forward pass of the linear layers. Fused, the last product of a layer is not
+    computed again; otherwise queries, keys and values are twice under a `projection_tile`."""
+    if levers.checkpointing == "none":
         return 0.0
     shapes = linear_shapes(shape)
-    weights = sum(math.prod(shapes[name]) for name in ("q_proj", "k_proj", "v_proj"))
-    return 2.0 * shape.num_layers * weights
+    twice = ("q_proj", "k_proj", "v_proj") if levers.projection_tile else ()
+    more = 0 if levers.fused else sum(math.prod(shapes[name]) for name in twice)
+    less = math.prod(shapes["down_proj"]) if levers.fused else 0
+    return 2.0 * shape.num_layers * (more - less)

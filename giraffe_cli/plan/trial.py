@@ -93,11 +93,10 @@ def _linear_rate(
 ) -> float:
     """Of a layer with its adapters, forward, recomputed and back, but for its attention."""
     tile = TILES[device.type]
-    levers = Levers("attention", mlp_tile=tile)
     plain = train.model_copy(update={"quantize_base": "none"})
     one_layer = _one_layer(shape)
-    per_token = step_per_token(one_layer, plain, 1, levers).linear
-    tokens = _affordable(per_token, window, device)
+    about = step_per_token(one_layer, plain, 1, Levers("attention", mlp_tile=tile)).linear
+    tokens = _affordable(about, window, device)
     model = causal_model(
         make_trainable(
             random_model(one_layer, "float32" if plain.method == "full" else dtype),
@@ -109,6 +108,8 @@ def _linear_rate(
     model.to(device)
     plain_layers = list(model.model.layers)
     is_fused = train.fused_layers != "off" and not why_not_fused(plain_layers)
+    levers = Levers("attention", mlp_tile=tile, fused=is_fused)
+    per_token = step_per_token(one_layer, plain, 1, levers).linear
     kind = FusedLayer if is_fused else PlainLayer
     layers = [kind(layer) for layer in plain_layers]
     hidden = torch.randn(1, tokens, shape.hidden_size, dtype=torch_dtype(dtype), device=device)
