@@ -21,16 +21,23 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from bench_cells import THREADS, document_lengths, goal, peak_bytes, run_cell, squared_share
+from bench_cells import (
+    THREADS,
+    add_cell_options,
+    document_lengths,
+    finish,
+    goal,
+    peak_bytes,
+    run_cell,
+    squared_share,
+    surroundings,
+)
 
 PATHS = ("ours", "dense", "causal")
 HEADS, KEY_HEADS, HEAD_DIM = 8, 2, 64
@@ -55,11 +62,7 @@ def main() -> int:
     rows = [_row(length, runs) for length in options.lengths]
     result = {"settings": _settings(options), "rows": rows, "slopes": slopes(rows)}
     result["goals"] = goals(rows)
-    text = json.dumps(result, indent=2)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
-    return 0 if all(found["ok"] for found in result["goals"].values()) else 1
+    return finish(result, result["goals"], options.out)
 
 
 def measure(cell: dict[str, Any]) -> dict[str, Any]:
@@ -247,8 +250,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "rounds": options.rounds,
         "threads": THREADS,
         "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
-        "machine": platform.machine(),
-        "load": os.getloadavg()[0],
+        **surroundings(),
     }
 
 
@@ -256,9 +258,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096, 8192])
     parser.add_argument("--steps", type=int, default=3, help="timed steps a cell, after one more")
-    parser.add_argument("--rounds", type=int, default=3, help="fresh processes a cell")
-    parser.add_argument("--out", type=Path, help="also write the JSON here")
-    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    add_cell_options(parser)
     return parser.parse_args()
 
 

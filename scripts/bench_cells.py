@@ -8,9 +8,11 @@ goes on where it was. A finished cell counts for as long as the code it measured
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import os
+import platform
 import resource
 import subprocess
 import sys
@@ -93,6 +95,27 @@ def peak_bytes() -> int:
 def goal(found: float, allowed: float) -> dict[str, Any]:
     """A ratio that may be `allowed` at most."""
     return {"found": found, "allowed": allowed, "ok": found <= allowed}
+
+
+def finish(result: dict[str, Any], goals: dict[str, dict[str, Any]], out: Path | None) -> int:
+    """Print `result`, write it to `out` as well; 1 when a goal is missed."""
+    text = json.dumps(result, indent=2)
+    if out:
+        out.write_text(text + "\n", encoding="utf-8")
+    print(text)
+    return 0 if all(one["ok"] for one in goals.values()) else 1
+
+
+def surroundings() -> dict[str, Any]:
+    """What times depend on besides what is measured."""
+    return {"machine": platform.machine(), "load": os.getloadavg()[0]}
+
+
+def add_cell_options(parser: argparse.ArgumentParser) -> None:
+    """Options of every benchmark that measures cells; `--cell` is what a fresh process gets."""
+    parser.add_argument("--rounds", type=int, default=3, help="fresh processes a cell")
+    parser.add_argument("--out", type=Path, help="also write the JSON here")
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
 
 
 def _key(cell: dict[str, Any]) -> str:

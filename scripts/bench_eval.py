@@ -30,8 +30,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
 import sys
 import time
@@ -39,7 +37,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench_cells import THREADS, peak_bytes, run_cell
+from bench_cells import THREADS, add_cell_options, finish, peak_bytes, run_cell, surroundings
 
 SECTIONS = ("grid", "memory", "chunks", "decode", "rows", "pace")
 PIECES, CONTEXTS = (128, 256, 512, 1024, 2048), (0, 4096, 15360)
@@ -75,11 +73,7 @@ def main() -> int:
                 print(f"{cell}, round {number}: {found[json.dumps(cell)][-1]}", file=sys.stderr)
         rows += [{**json.loads(cell), **_median(runs)} for cell, runs in found.items()]
     result = {"settings": _settings(options), "rows": rows, "goals": goals(rows)}
-    text = json.dumps(result, indent=2)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
-    return 0 if all(goal["ok"] for goal in result["goals"].values()) else 1
+    return finish(result, result["goals"], options.out)
 
 
 def goals(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -337,8 +331,7 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "rounds": options.rounds,
         "threads": THREADS,
         "versions": {name: metadata.version(name) for name in ("torch", "transformers")},
-        "machine": platform.machine(),
-        "load": os.getloadavg()[0],
+        **surroundings(),
     }
 
 
@@ -349,9 +342,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS))
     parser.add_argument("--length", type=int, default=2048, help="of the grid, in tokens")
     parser.add_argument("--long", type=int, default=16384, help="of the memory pass, in tokens")
-    parser.add_argument("--rounds", type=int, default=3, help="fresh processes a cell")
-    parser.add_argument("--out", type=Path, help="also write the JSON here")
-    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    add_cell_options(parser)
     return parser.parse_args()
 
 

@@ -34,7 +34,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench_cells import THREADS, goal, run_cell
+from bench_cells import THREADS, finish, goal, run_cell
 
 QUESTION = 32
 """Tokens of a question behind the document."""
@@ -63,11 +63,7 @@ def main() -> int:
                 print(f"{length} {cell['path']} {number}: {measured}", file=sys.stderr, flush=True)
         rows.append({"length": length, "paths": {path: _median(f) for path, f in found.items()}})
     result = {"settings": _settings(options), "rows": rows, "goals": goals(rows)}
-    text = json.dumps(result, indent=2)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
-    return 0 if all(one["ok"] for one in result["goals"].values()) else 1
+    return finish(result, result["goals"], options.out)
 
 
 def goals(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

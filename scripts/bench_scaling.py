@@ -17,15 +17,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
-import platform
-import resource
 import statistics
-import subprocess
 import sys
 import time
-from pathlib import Path
 from typing import Any
+
+from bench_cells import THREADS, add_cell_options, finish, peak_bytes, run_cell, surroundings
 
 LENGTHS = (512, 1024, 2048, 4096)
 DOCUMENT = 512
@@ -55,30 +52,13 @@ def main() -> int:
                     "layers": options.layers,
                     "steps": options.steps,
                 }
-                cells.setdefault((series, length), []).append(run_cell(cell))
-                print(f"{series} {length}: {cells[series, length][-1]}", file=sys.stderr)
+                found = run_cell(sys.executable, __file__, cell)
+                cells.setdefault((series, length), []).append(found)
+                print(f"{series} {length}: {found}", file=sys.stderr)
     result = {"settings": _settings(options), "cells": _medians(cells, options.layers)}
     result["growth"] = growth(result["cells"])
     result["limits"] = limits(result["growth"])
-    text = json.dumps(result, indent=2)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
-    return 0 if all(limit["ok"] for limit in result["limits"].values()) else 1
-
-
-def run_cell(cell: dict[str, Any]) -> dict[str, float]:
-    """`measure` in a fresh process: a peak resident size never falls."""
-    threads = os.environ.get("OMP_NUM_THREADS", "1")
-    done = subprocess.run(
-        [sys.executable, __file__, "--cell", json.dumps(cell)],
-        check=True,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "OMP_NUM_THREADS": threads, "OMP_WAIT_POLICY": "passive"},
-    )
-    measured: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return measured
+    return finish(result, result["limits"], options.out)
 
 
 def measure(cell: dict[str, Any]) -> dict[str, float]:
@@ -92,7 +72,7 @@ def measure(cell: dict[str, Any]) -> dict[str, float]:
     parameters = trainable_parameters(model)
     optimizer = make_optimizer(parameters, config)
     window = _window(cell["series"], cell["length"])
-    base = _peak_bytes()
+    base = peak_bytes()
     wall, cpu = [], []
     for _ in range(cell["steps"] + 1):
         started, started_cpu = time.perf_counter(), time.process_time()
@@ -104,7 +84,7 @@ def measure(cell: dict[str, Any]) -> dict[str, float]:
     return {
         "cpu_seconds": statistics.median(cpu[1:]),
         "wall_seconds": statistics.median(wall[1:]),
-        "bytes": _peak_bytes() - base,
+        "bytes": peak_bytes() - base,
         "base_bytes": base,
     }
 
@@ -236,25 +216,18 @@ def _settings(options: argparse.Namespace) -> dict[str, Any]:
         "layers": options.layers,
         "steps": options.steps,
         "rounds": options.rounds,
-        "threads": os.environ.get("OMP_NUM_THREADS", "1"),
+        "threads": THREADS,
         "torch": torch.__version__,
         "transformers": transformers.__version__,
-        "machine": platform.machine(),
-        "load": os.getloadavg()[0],
+        **surroundings(),
     }
-
-
-def _peak_bytes() -> int:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--layers", type=int, default=30, help="30 is SmolLM2-135M")
     parser.add_argument("--steps", type=int, default=2, help="timed steps a cell, after one more")
-    parser.add_argument("--rounds", type=int, default=3, help="fresh processes a cell")
-    parser.add_argument("--out", type=Path, help="also write the JSON here")
-    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    add_cell_options(parser)
     return parser.parse_args()
 
 

@@ -42,7 +42,9 @@ from bench_cells import (
     ROOT,
     THREADS,
     Ledger,
+    add_cell_options,
     document_lengths,
+    finish,
     goal,
     peak_bytes,
     revision,
@@ -111,11 +113,7 @@ def main() -> int:
         "goals": goals(works),
         "left_out": [] if options.peers else ["trl: no --peers"],
     }
-    text = json.dumps(result, indent=2)
-    if options.out:
-        options.out.write_text(text + "\n", encoding="utf-8")
-    print(text)
-    return 0 if all(found["ok"] for found in result["goals"].values()) else 1
+    return finish(result, result["goals"], options.out)
 
 
 # ── which cells, in which order ──────────────────────────────────────────────────────────────
@@ -622,10 +620,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", type=Path, help="SmolLM2's real weights instead of random ones")
     parser.add_argument("--peers", help="python that has trl, peft and datasets")
     parser.add_argument("--steps", type=int, default=2, help="timed steps a cell, after one more")
-    parser.add_argument("--rounds", type=int, default=3, help="fresh processes a cell")
     parser.add_argument("--cells", type=Path, default=Path("bench_train.jsonl"), help="finished")
-    parser.add_argument("--out", type=Path, help="also write the JSON here")
-    parser.add_argument("--cell", help=argparse.SUPPRESS)
+    add_cell_options(parser)
     return parser.parse_args()
 
 
