@@ -12,6 +12,7 @@ from synthetic_report import make_report
 from synthetic_results import by_length, make_results, score, share, with_control
 
 from giraffe_cli.report import facts, numbers
+from giraffe_cli.report.repeat import repeat_commands
 from giraffe_cli.report.tables import summary_table
 
 
@@ -64,7 +65,7 @@ def test_the_table_of_pairs_is_counted():
 def test_commands_quote_what_a_shell_would_split(report):
     report["run_dir"], report["model_dir"] = "my run", "my run/model"
     run = {"seed": 3, "eval": {"tasks": ["nll"], "documents": 8, "knobs": {"nll": {"anchors": 4}}}}
-    extend, verify, evaluate = facts.repeat_commands(report, run)
+    extend, verify, evaluate = repeat_commands(report, run)
     assert extend == "giraffe extend --config 'my run'/run.yaml --out 'my run-again'"
     assert verify == "giraffe verify 'my run/model'"
     assert evaluate == (

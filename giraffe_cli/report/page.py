@@ -10,6 +10,7 @@ from giraffe_cli.report import facts
 from giraffe_cli.report.choice import Choice
 from giraffe_cli.report.evaluation_part import EvaluationPart
 from giraffe_cli.report.figure import Plot
+from giraffe_cli.report.repeat import repeat_commands
 from giraffe_cli.report.serve import serve_lines
 from giraffe_cli.report.templates import render
 from giraffe_cli.report.verdicts import run_verdicts
@@ -57,7 +58,7 @@ def render_page(
             "total_time": format_seconds(facts.total_seconds(report)),
             "peak_memory": _peak_memory(report),
             "warnings": all_warnings(report),
-            "commands": facts.repeat_commands(report, artefacts["run"]),
+            "commands": repeat_commands(report, artefacts["run"]),
             "serve": serve_lines(Path(report["model_dir"])),
             "files": list(facts.file_rows(run_dir)),
             "versions": {
