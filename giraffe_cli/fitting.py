@@ -19,10 +19,10 @@ from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit
 from giraffe_cli.model.levers import Levers
+from giraffe_cli.plan.demand import Demand
 from giraffe_cli.plan.estimate import assumed_pace, demand_of, estimate
 from giraffe_cli.plan.ladder import Rung, allows, ladder, make_rung, next_down
 from giraffe_cli.plan.machine import Machine, this_machine
-from giraffe_cli.plan.memory import Demand
 from giraffe_cli.plan.operations import Rates
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import make_folder, read_json, write_sealed

@@ -71,6 +71,7 @@ PLANS = {
         f"8b/128k/one/ours:{KEPT}",
         f"8b/32k/one/trl:{BEST},liger=1",
         "8b/32k/one/trl:steps=1",
+        f"8b/32k/one/ours:{KEPT},whole_layers=12",
         f"8b/128k/one/ours:checkpointing=full,{TILES}",
         f"8b/128k/one/ours:checkpointing=full,offload=host,{TILES}",
         "8b/128k/one/ours:checkpointing=full",

@@ -106,6 +106,8 @@ HELD = [
     cell("d576", 4096, checkpointing="full", projection_tile=512),
     cell("d576", 2048, projection_tile=1024, fused_layers="on"),
     cell("smollm2", 1024, dtype="bfloat16", fused_layers="on"),
+    cell("d576", 2048, projection_tile=1024, fused_layers="on", whole_layers=3),
+    cell("smollm2", 1024, fused_layers="on", whole_layers=15),
 ]
 SETTINGS = [
     *({**entry, "fit": True} for entry in FIT),
@@ -283,9 +285,9 @@ def compared(
 ) -> dict[str, Any]:
     """Predicted beside measured; errors as shares of what was measured."""
     from giraffe_cli.model.levers import Levers
+    from giraffe_cli.plan.demand import Demand
     from giraffe_cli.plan.ladder import make_rung
     from giraffe_cli.plan.machine import Machine
-    from giraffe_cli.plan.memory import Demand
     from giraffe_cli.plan.operations import Rates
 
     train = train_config(settings)

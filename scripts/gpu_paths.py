@@ -215,7 +215,7 @@ def planned_levers(cell: Cell) -> Any:
 
 def demand_of(cell: Cell, kind: str) -> Any:
     """What the plan is asked for."""
-    from giraffe_cli.plan.memory import Demand
+    from giraffe_cli.plan.demand import Demand
 
     share = squared_share(cell.seq_lengths)
     dtype = "bfloat16" if kind == "cuda" else "float32"

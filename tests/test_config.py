@@ -105,6 +105,8 @@ def test_an_override_that_cannot_be_read_is_named(assignment, found):
         ({"checkpointing": "none", "mlp_tile": 64}, "mlp_tile needs checkpointing"),
         ({"checkpointing": "none", "projection_tile": 64}, "projection_tile needs checkpointing"),
         ({"head_groups": 2}, "head_groups needs projection_tile"),
+        ({"checkpointing": "none", "whole_layers": 2}, "whole_layers needs checkpointing"),
+        ({"shard_base": "full", "whole_layers": 2}, "shard_base: full keeps no layer whole"),
         (
             {"head_groups": 2, "projection_tile": 64, "sequence_parallel": 2},
             "head_groups divides the heads of one process",

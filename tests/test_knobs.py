@@ -146,6 +146,8 @@ ENTRIES = {
                                   {"train.checkpointing": "full", "train.projection_tile": "none"}),
     "train.head_groups": Plan(
         {**NARROW, "train.head_groups": 1}, NARROW),
+    "train.whole_layers": Plan({"train.checkpointing": "full", "train.whole_layers": 1},
+                               {"train.checkpointing": "full"}),
     "train.loss_chunk": Plan({"train.loss_chunk": 16}),
     "train.across_documents": Train({"across_documents": True}),
     "train.held_out_every": Train({"held_out_every": 2}),

@@ -34,6 +34,8 @@ EXACT = [
     Levers("full", "disk"),
     Levers("attention", "disk", offload_layers=1),
     Levers("attention", attention_layers=1),
+    Levers("full", "disk", whole_layers=1),
+    Levers("attention", whole_layers=2),
 ]
 """No sum is taken in another order: equal to the bit."""
 CLOSE = [
@@ -45,6 +47,7 @@ CLOSE = [
     Levers("attention", mlp_tile=7, projection_tile=5, head_groups=2),
     Levers("full", "disk", mlp_tile=0, projection_tile=24),
     Levers("attention", attention_layers=1, projection_tile=7, fused=True, head_groups=2),
+    Levers("full", mlp_tile=7, projection_tile=5, fused=True, whole_layers=1),
 ]
 """Products of other shapes: float32 sums in another order."""
 

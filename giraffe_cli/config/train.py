@@ -52,6 +52,9 @@ class TrainConfig(Section):
     attention_layers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
     """Under `checkpointing: attention`: of how many layers the output is kept, from the last; the
     others' is computed again. auto: as many as fit on a GPU, all of them on a CPU."""
+    whole_layers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    """Of how many layers, from the last, everything is kept while the others are recomputed. auto:
+    as many as fit on a CPU, with nothing offloaded; none on a GPU, where it has not run yet."""
     offload: Literal["auto", "none", "host", "disk"] = "auto"
     """Where the inputs of recomputed layers wait: on the device, in host memory, in a file."""
     offload_layers: Literal["auto"] | Annotated[int, Field(ge=1)] = "auto"
@@ -196,6 +199,14 @@ def _problems(train: TrainConfig) -> list[str]:
             "attention_layers needs checkpointing: attention",
         ),
         (
+            train.checkpointing == "none" and train.whole_layers not in ("auto", 0),
+            "whole_layers needs checkpointing: without it every layer is whole",
+        ),
+        (
+            is_shared and train.whole_layers not in ("auto", 0),
+            "shard_base: full keeps no layer whole, which would keep its gathered weights",
+        ),
+        (
             train.offload == "none" and train.offload_layers != "auto",
             "offload_layers needs offload",
         ),
@@ -225,8 +236,8 @@ def knobs_without_effect(train: TrainConfig) -> set[str]:
     free = {
         *("checkpoint_every", "keep_checkpoints", "processes", "trackers", "max_bad_steps"),
         *("checkpointing", "attention_layers", "offload", "offload_layers", "loss_chunk"),
-        *("attention_kernel", "fused_layers", "head_groups", "shard_base", "control", "nodes"),
-        *("share_devices", "deterministic"),
+        *("attention_kernel", "fused_layers", "head_groups", "whole_layers", "shard_base"),
+        *("control", "nodes", "share_devices", "deterministic"),
     }
     if train.lora.dropout == 0:
         # masks are drawn tile by tile, slice by slice

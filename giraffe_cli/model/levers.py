@@ -6,6 +6,7 @@ masks a tile draws, where there is dropout):
     loss_chunk      logits of so many tokens at a time
     checkpointing   none → attention (layers recomputed, attention output kept) → full
     attention_layers  the last so many layers' attention output is kept
+    whole_layers    the last so many layers are not recomputed at all
     offload         layer inputs wait on the device → in host memory → in a file
     offload_layers  the first so many layers' inputs wait there, the others' on the device
     mlp_tile        tokens that pass through an MLP at a time while a layer is recomputed
@@ -51,6 +52,8 @@ class Levers:
     """Tokens; 0: the whole window at once."""
     head_groups: int = 1
     """Of equally many key heads. Under a `projection_tile`."""
+    whole_layers: int = 0
+    """Layers from the last that are not recomputed, while the others are."""
 
     @classmethod
     def asked_for(cls, config: TrainConfig) -> Levers:
@@ -59,7 +62,7 @@ class Levers:
             name: 0 if value == "none" and name.endswith("_tile") else value
             for name in (
                 *("checkpointing", "attention_layers", "offload", "offload_layers"),
-                *("mlp_tile", "projection_tile", "loss_chunk", "head_groups"),
+                *("mlp_tile", "projection_tile", "loss_chunk", "head_groups", "whole_layers"),
             )
             if (value := getattr(config, name)) != "auto"
         }
@@ -76,6 +79,8 @@ class Levers:
         }
         if self.attention_layers:
             recomputed["attention"] += f" in the last {self.attention_layers}"
+        if self.whole_layers and self.checkpointing != "none":
+            recomputed[self.checkpointing] += f", the last {self.whole_layers} kept whole"
         some = f" of the first {self.offload_layers} layers" if self.offload_layers else ""
         waiting = {"none": "", "host": f", inputs{some} in host memory"}
         waiting["disk"] = f", inputs{some} on disk"

@@ -47,17 +47,20 @@ def run_layers(
     """
     if not torch.is_grad_enabled():
         return _without_gradient(layers, hidden, attending, levers, context)
-    if levers.checkpointing == "none":
-        with context():
-            for layer in layers:
-                hidden = layer.mlp_block(layer.attention_block(hidden, attending))
-        return hidden
-    stores = make_stores(levers, len(layers), hidden.device, folder)
-    work = _Recomputation(layers, attending, levers, context, stores)
-    # without an input that needs a gradient autograd would not call the backward
-    anchor = torch.zeros((), device=hidden.device, requires_grad=True)
-    result: Tensor = _Recomputed.apply(hidden, anchor, work)  # type: ignore[no-untyped-call]
-    return result
+    count = 0 if levers.checkpointing == "none" else max(0, len(layers) - levers.whole_layers)
+    if count:
+        stores = make_stores(levers, count, hidden.device, folder)
+        # not a slice where it is all of them: layers that are shared out are taken one by one
+        recomputed = layers if count == len(layers) else layers[:count]
+        work = _Recomputation(recomputed, attending, levers, context, stores)
+        # without an input that needs a gradient autograd would not call the backward
+        anchor = torch.zeros((), device=hidden.device, requires_grad=True)
+        hidden = _Recomputed.apply(hidden, anchor, work)  # type: ignore[no-untyped-call]
+    with context():
+        for number in range(count, len(layers)):
+            layer = layers[number]
+            hidden = layer.mlp_block(layer.attention_block(hidden, attending))
+    return hidden
 
 
 def _without_gradient(

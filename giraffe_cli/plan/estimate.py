@@ -11,6 +11,7 @@ from giraffe_cli.config.building import resolve_dtype
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.errors import DoesNotFit
 from giraffe_cli.model.levers import Levers
+from giraffe_cli.plan.demand import Demand
 from giraffe_cli.plan.ladder import (
     Rung,
     allows,
@@ -22,7 +23,6 @@ from giraffe_cli.plan.ladder import (
     processes_per_node,
 )
 from giraffe_cli.plan.machine import DEVICES, Machine, this_machine
-from giraffe_cli.plan.memory import Demand
 from giraffe_cli.plan.operations import Rates, step_per_token
 from giraffe_cli.plan.proposals import proposals
 from giraffe_cli.units import format_bytes, format_length

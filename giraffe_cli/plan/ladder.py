@@ -18,9 +18,10 @@ from typing import Any
 
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import DoesNotFit, InvalidInput
-from giraffe_cli.model.levers import Checkpointing, Levers, Offload
+from giraffe_cli.model.levers import Levers, Offload
+from giraffe_cli.plan.demand import Demand
 from giraffe_cli.plan.machine import Machine
-from giraffe_cli.plan.memory import Demand, away_bytes, bytes_by_part, sharded_numbers
+from giraffe_cli.plan.memory import away_bytes, bytes_by_part, sharded_numbers
 from giraffe_cli.plan.operations import Rates, step_per_token
 from giraffe_cli.units import format_bytes
 
@@ -163,18 +164,32 @@ def settings(demand: Demand) -> Iterator[Levers]:
             "train.offload: host has no effect on a CPU, whose memory is the host's",
             "--set train.offload=disk, or leave it to auto",
         )
-    chunk = CHUNKS[kind][0] if train.loss_chunk == "auto" else train.loss_chunk
-    choices = itertools.product(*_choices(demand), _sharding(demand))
-    for checkpointing, offload, tile, narrow, away, kept, shard in choices:
-        if (
-            (checkpointing != "none" or (offload == "none" and not (tile or narrow or shard)))
-            and (offload != "none" or away == 0)
-            and (checkpointing == "attention" or kept == 0)
-        ):
-            is_fused, groups = _is_fused(demand), head_groups(demand) if narrow else 1
-            yield Levers(
-                *(checkpointing, offload, tile, chunk, away, kept, is_fused, shard, narrow, groups)
-            )
+    choices = _choices(demand)
+    for values in itertools.product(*choices.values()):
+        levers = Levers(**dict(zip(choices, values, strict=True)), fused=_is_fused(demand))
+        if _has_effect(levers) and (train.whole_layers != "auto" or _is_roomy(levers)):
+            groups = head_groups(demand) if levers.projection_tile else 1
+            yield replace(levers, head_groups=groups)
+
+
+def _has_effect(levers: Levers) -> bool:
+    """Whether each lever changes something beside the others."""
+    if levers.checkpointing == "none":
+        tiles = levers.mlp_tile or levers.projection_tile
+        counts = levers.offload_layers or levers.attention_layers or levers.whole_layers
+        return levers.offload == "none" and not (tiles or counts or levers.shard_base)
+    return (
+        (levers.offload != "none" or levers.offload_layers == 0)
+        and (levers.checkpointing == "attention" or levers.attention_layers == 0)
+        and not (levers.shard_base and levers.whole_layers)
+    )
+
+
+def _is_roomy(levers: Levers) -> bool:
+    """Whether layers are kept whole only while nothing slower makes room: a layer that is
+    recomputed makes more of it than one whose attention is computed twice, or that is offloaded."""
+    keeps = levers.checkpointing == "attention" and levers.attention_layers == 0
+    return not levers.whole_layers or (keeps and levers.offload == "none")
 
 
 def with_chunk(demand: Demand, levers: Levers, budget: int) -> Levers:
@@ -194,6 +209,7 @@ def allows(train: TrainConfig, levers: Levers) -> bool:
         "mlp_tile": 0 if train.mlp_tile == "none" else train.mlp_tile,
         "projection_tile": 0 if train.projection_tile == "none" else train.projection_tile,
         "head_groups": train.head_groups,
+        "whole_layers": train.whole_layers,
         "loss_chunk": train.loss_chunk,
         "offload_layers": train.offload_layers,
         "attention_layers": train.attention_layers,
@@ -231,31 +247,38 @@ def _is_fused(demand: Demand) -> bool:
     return is_plain and not (train.lora.use_dora or train.lora.dropout)
 
 
-def _choices(
-    demand: Demand,
-) -> tuple[list[Checkpointing], list[Offload], list[int], list[int], list[int], list[int]]:
-    """Values of checkpointing, offload, mlp_tile, projection_tile, offload_layers and
-    attention_layers."""
+def _choices(demand: Demand) -> dict[str, list[Any]]:
+    """Values to try of each lever, by its name."""
     train, kind = demand.train, demand.kind
-    tile = TILES[kind]
-    tiles = [0, tile] if tile < demand.tokens else [0]
-    if train.mlp_tile != "auto":
-        tiles = [0 if train.mlp_tile == "none" else train.mlp_tile]
-    # on a GPU it has not run yet: there it is proposed, and taken when it is asked for
-    narrow = tiles if kind == "cpu" else [0]
-    if train.projection_tile != "auto":
-        narrow = [0 if train.projection_tile == "none" else train.projection_tile]
-    offloads: list[Offload] = ["none", OFFLOAD[kind]]
-    if train.offload != "auto":
-        offloads = [train.offload]
-    kinds: list[Checkpointing] = ["none", "attention", "full"]
-    if train.checkpointing != "auto":
-        kinds = [train.checkpointing]
+    tiles = [0, TILES[kind]] if TILES[kind] < demand.tokens else [0]
     layers = demand.shape.num_layers
-    some = [0] if kind == "cpu" else [*range(max(1, layers // 8), layers, max(1, layers // 8)), 0]
-    away = some if train.offload_layers == "auto" else [min(train.offload_layers, layers)]
-    kept = some if train.attention_layers == "auto" else [min(train.attention_layers, layers)]
-    return kinds, offloads, tiles, narrow, away, kept
+    eighths = [*range(max(1, layers // 8), layers, max(1, layers // 8)), 0]
+    every = eighths if kind == "cuda" else [0]
+    # what has not run on a GPU yet is proposed there, and taken when it is asked for
+    on_cpu = kind == "cpu"
+    left: dict[str, list[Any]] = {
+        "checkpointing": ["none", "attention", "full"],
+        "offload": ["none", OFFLOAD[kind]],
+        "mlp_tile": tiles,
+        "projection_tile": tiles if on_cpu else [0],
+        "offload_layers": every,
+        "attention_layers": every,
+        "whole_layers": eighths if on_cpu else [0],
+        "loss_chunk": [CHUNKS[kind][0]],
+    }
+    asked = {name: getattr(train, name) for name in left}
+    values = {
+        name: left[name] if value == "auto" else [_bounded(name, value, layers)]
+        for name, value in asked.items()
+    }
+    return {**values, "shard_base": _sharding(demand)}
+
+
+def _bounded(name: str, value: Any, layers: int) -> Any:
+    """What the config asks for, as a lever has it."""
+    if name.endswith("_tile") and value == "none":
+        return 0
+    return min(value, layers) if name.endswith("_layers") else value
 
 
 def _sharding(demand: Demand) -> list[bool]:

@@ -95,12 +95,17 @@ def forward_per_token(shape: Checkpoint, window: int, attention_share: float = 1
     )
 
 
+def whole_layers(levers: Levers, num_layers: int) -> int:
+    """How many layers are not recomputed."""
+    return num_layers if levers.checkpointing == "none" else min(levers.whole_layers, num_layers)
+
+
 def kept_attention_layers(levers: Levers, num_layers: int) -> int:
-    """Of how many layers attention is computed once."""
-    if levers.checkpointing == "full":
+    """Of how many recomputed layers attention is computed once."""
+    if levers.checkpointing != "attention":
         return 0
-    some = levers.attention_layers if levers.checkpointing == "attention" else 0
-    return min(some or num_layers, num_layers)
+    recomputed = num_layers - whole_layers(levers, num_layers)
+    return min(levers.attention_layers or recomputed, recomputed)
 
 
 def step_per_token(
@@ -114,13 +119,15 @@ def step_per_token(
     forward = forward_per_token(shape, window, attention_share)
     is_full = train.method == "full"
     adapters = 0.0 if is_full else 2.0 * adapter_numbers(shape, train)
-    recomputes = levers.checkpointing != "none"
-    again = 1 - kept_attention_layers(levers, shape.num_layers) / shape.num_layers
+    layers = shape.num_layers
+    recomputed = layers - whole_layers(levers, layers)
+    again = (recomputed - kept_attention_layers(levers, layers)) / layers
+    share = recomputed / layers
     head_trains = is_full or ("embeddings" in train.lora.also_train and shape.tie_word_embeddings)
     return Operations(
-        linear=((3 if is_full else 2) + recomputes) * forward.linear
-        + (3 + recomputes) * adapters
-        + _recomputed_otherwise(shape, levers),
+        linear=((3 if is_full else 2) + share) * forward.linear
+        + (3 + share) * adapters
+        + share * _recomputed_otherwise(shape, levers),
         attention=(3.5 + again) * forward.attention,
         head=(3 if head_trains else 2) * forward.head,
     )
@@ -129,8 +136,6 @@ def step_per_token(
 def _recomputed_otherwise(shape: Checkpoint, levers: Levers) -> float:
     """Beside one forward pass of the linear layers. Fused, the last product of a layer is not
     computed again; otherwise queries, keys and values are twice under a `projection_tile`."""
-    if levers.checkpointing == "none":
-        return 0.0
     shapes = linear_shapes(shape)
     twice = ("q_proj", "k_proj", "v_proj") if levers.projection_tile else ()
     more = 0 if levers.fused else sum(math.prod(shapes[name]) for name in twice)

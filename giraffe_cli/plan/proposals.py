@@ -13,9 +13,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from giraffe_cli.config.train import TrainConfig
+from giraffe_cli.plan.demand import Demand
 from giraffe_cli.plan.ladder import TILES, bytes_per_process, ladder
 from giraffe_cli.plan.machine import Machine
-from giraffe_cli.plan.memory import Demand
 from giraffe_cli.plan.operations import Rates
 from giraffe_cli.units import format_length
 

@@ -1,0 +1,178 @@
+"""Which tensors live at one time in each phase of a training step.
+
+Read off the code of `model/stack.py`, `model/loss.py` and PEFT's linear layer, for S tokens of the
+process, d hidden, q = h·D query and k = kv·D key channels, f intermediate, V vocabulary and b bytes
+a number (4, or 2 under bfloat16, where norms compute in 4):
+
+    layer      S·b·(4d + 2q + 2k)     the attention block's saved tensors, gradients above and below
+                 or S·b·(d + 2q + 2k) by tiles, with the attention of one of G groups of heads
+               + T·b·(6f + 3d)        the MLP of T tokens (a tile): four saved, two gradients
+                                      (5f where projections are fused)
+                 or S·b·(3q + 4k)     the backward pass of attention, where that is more
+                    + N·b·(10k + 2q)  where processes share windows of N tokens by keys
+    loss       3·S·d·b + chunk·V·4    (half more in 16 bits)
+    optimizer  two copies of the largest trained tensor
+
+`scripts/bench_plan.py` holds this against training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from giraffe_cli.model.levers import Levers
+from giraffe_cli.plan.demand import Demand
+from giraffe_cli.plan.operations import kept_attention_layers, whole_layers
+
+Tensors = list[tuple[float, float]]
+"""How many, of how many bytes each."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a step that may be its peak."""
+
+    name: str
+    """`layer`, `loss` or `optimizer`."""
+    tensors: Tensors
+    """What lives in it beside what waits for the backward pass."""
+    beside_whole_layers: bool
+    """Whether what layers keep whole is there: they go back first."""
+
+
+def phases(demand: Demand, levers: Levers) -> list[Phase]:
+    """Of a step, in its order."""
+    whole = whole_layers(levers, demand.shape.num_layers)
+    found = [Phase("loss", _loss(demand, levers), True)]
+    if whole:
+        found.append(Phase("layer", _passing(demand), True))
+    if whole < demand.shape.num_layers:
+        found.append(Phase("layer", _recomputed(demand, levers), False))
+    return [*found, Phase("optimizer", _optimizer(demand), False)]
+
+
+def saved(demand: Demand) -> Tensors:
+    """What autograd saves of a whole layer: both residual sums, both norms' outputs, q, k, v, what
+    attention returned, and four tensors of the MLP."""
+    row = demand.tokens * demand.width
+    return [
+        (4, row * demand.shape.hidden_size),
+        (2, row * demand.queries),
+        (2, demand.seen * demand.width * demand.keys),
+        (4, row * demand.shape.intermediate_size),
+        *_wide_norms(demand, 2, demand.tokens),
+    ]
+
+
+def _passing(demand: Demand) -> Tensors:
+    """The backward pass through a layer that is kept whole."""
+    row = demand.tokens * demand.width
+    d, f = row * demand.shape.hidden_size, row * demand.shape.intermediate_size
+    passing: Tensors = [(2, d), (2, f), *_wide_norms(demand, 1, demand.tokens)]
+    return max(passing, [(2, d), *_attending(demand)], key=live)
+
+
+def _recomputed(demand: Demand, levers: Levers) -> Tensors:
+    """A recomputed layer's part of the backward pass, with the gradients that flow through it."""
+    if levers.projection_tile:
+        return _by_tiles(demand, levers)
+    row = demand.tokens * demand.width
+    standing: Tensors = [
+        (4, row * demand.shape.hidden_size),
+        (2, row * demand.queries),
+        (2, row * demand.keys),
+        *_taken_back(demand, levers),
+        *_wide_norms(demand, 1, demand.tokens),
+    ]
+    return [*standing, *max(_mlp(demand, levers), _attending(demand), key=live)]
+
+
+def _attending(demand: Demand) -> Tensors:
+    """What the backward pass of attention makes, of all heads."""
+    q, k, row = demand.queries, demand.keys, demand.tokens * demand.width
+    attending: Tensors = [(3, row * q), (4, row * k)]
+    if demand.train.sequence_parallel_by == "keys":
+        # all tokens' keys and values and their gradients, before and after they are exchanged; and
+        # FlashAttention-2's gradients of a key head for each query head that shares it
+        attending.append((10, demand.window * demand.width * k))
+        if q > k:
+            attending.append((2, demand.window * demand.width * q))
+    return attending
+
+
+def _mlp(demand: Demand, levers: Levers) -> Tensors:
+    """Of a tile, with its backward pass."""
+    tile = min(levers.mlp_tile or demand.tokens, demand.tokens)
+    return [
+        (5 if levers.fused else 6, tile * demand.width * demand.shape.intermediate_size),
+        (3, tile * demand.width * demand.shape.hidden_size),
+        *_wide_norms(demand, 2, tile),
+    ]
+
+
+def _taken_back(demand: Demand, levers: Levers) -> Tensors:
+    """Inputs and attention outputs that are not among what is kept: this layer's and, where they
+    come from elsewhere, those of the one below that are on their way; outputs that are computed
+    again."""
+    row = demand.tokens * demand.width
+    layers = demand.shape.num_layers
+    kept = kept_attention_layers(levers, layers)
+    inputs, outputs = 0, 0 if kept == layers - whole_layers(levers, layers) else 1
+    if levers.offload != "none":
+        ahead = 1 if levers.offload == "host" else 0
+        inputs, outputs = 1 + ahead, 1 + (ahead if kept else 0)
+    return [(inputs, row * demand.shape.hidden_size), (outputs, row * demand.queries)]
+
+
+def _by_tiles(demand: Demand, levers: Levers) -> Tensors:
+    """`model/tiled.py`: the window's gradient, its queries, keys, values and the gradient of what
+    was attended to; beside them a tile of the MLP, or what one group of heads needs to go back."""
+    row, groups = demand.tokens * demand.width, levers.head_groups
+    q, k = demand.queries, demand.keys
+    standing: Tensors = [
+        (1, row * demand.shape.hidden_size),
+        (2 * groups, row * q / groups),
+        (2 * groups, row * k / groups),
+        *_taken_back(demand, levers),
+    ]
+    group: Tensors = [(1, row * q / groups), (2, row * k / groups)]
+    if demand.kind == "cuda" and demand.width == 2:
+        group.append((1, 4.0 * demand.tokens * q / groups))  # gradients are summed in float32
+    if demand.train.sequence_parallel > 1:
+        group = _attending(demand)
+    return [*standing, *max(_mlp(demand, levers), group, key=live)]
+
+
+def _wide_norms(demand: Demand, count: int, tokens: int) -> Tensors:
+    """What norms hold in float32 beside a narrower computation."""
+    return [(count, 4.0 * tokens * demand.shape.hidden_size)] if demand.width == 2 else []
+
+
+def _loss(demand: Demand, levers: Levers) -> Tensors:
+    """Hidden states, their gradient, and the logits of a chunk."""
+    shape = demand.shape
+    logits = min(levers.loss_chunk, demand.tokens) * shape.vocab_size
+    found: Tensors = [
+        (3, demand.tokens * demand.width * shape.hidden_size),
+        (1, 4.0 * logits),
+    ]
+    if not (levers.fused and demand.kind == "cuda"):  # compiled, it holds nothing wide
+        found += _wide_norms(demand, 1, demand.tokens)
+    if demand.width == 2:
+        found.append((1, 2.0 * logits))
+    if demand.trains_head:
+        found.append((2, 4.0 * shape.vocab_size * shape.hidden_size))
+    return found
+
+
+def _optimizer(demand: Demand) -> Tensors:
+    """AdamW's two temporaries of the tensor it moves."""
+    shape = demand.shape
+    if demand.trains_head or "embeddings" in demand.train.lora.also_train:
+        return [(2, 4.0 * shape.vocab_size * shape.hidden_size)]
+    return []
+
+
+def live(tensors: Tensors) -> float:
+    """Bytes of all."""
+    return sum(count * size for count, size in tensors)
