@@ -256,12 +256,11 @@ def prepare_data(work: Work) -> tuple[dict[Path, Path], Texts]:
             packed = pack_stages(work.stages, work.checkpoint, work.reporter, work.controls)
     if not evaluates:
         return packed, Texts()
-    own = packed.get(work.run_dir)
-    documents = evaluation_documents(config, own)
+    documents = evaluation_documents(config, packed.get(work.run_dir))
     if config.trains:
-        others = packed.values() if config.eval.data else set(packed.values()) - {own}
-        hint = "pass --eval-data with other text, or raise pack.hold_out"
-        documents = not_trained_on(documents, others, hint, work.reporter)
+        hint = "pass --eval-data with other text, raise pack.hold_out, or set pack.dedupe"
+        tokenizers = [work.checkpoint.path]
+        documents = not_trained_on(documents, packed.values(), tokenizers, hint, work.reporter)
     if work.controls and work.lengths[0] > work.native_length:
         raise InvalidInput(
             f"the control run is scored up to {format_length(work.native_length)}, eval.lengths "

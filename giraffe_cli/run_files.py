@@ -7,7 +7,8 @@ from pathlib import Path
 
 from giraffe_cli.config.building import build
 from giraffe_cli.config.extend import ExtendConfig
-from giraffe_cli.config.files import read_sealed_yaml
+from giraffe_cli.config.files import read_sealed_yaml, read_yaml
+from giraffe_cli.corpus.store import is_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import MANIFEST, read_json
@@ -54,3 +55,30 @@ def adapter_of(run: Path, config: ExtendConfig) -> Path | None:
             "run the same giraffe extend command again: it resumes the training",
         )
     return adapter
+
+
+def windows_of(folder: Path) -> list[Path]:
+    """The packed folders that what was trained in `folder` read, its last stage's first: its own,
+    those that it was given, and those of the run whose stage or control it is."""
+    runs = [run for run in _runs_around(folder) if (run / "run.yaml").is_file()]
+    around = list(dict.fromkeys((folder, *runs)))
+    found = [place / "packed" for place in around]
+    found += [packed for place in around for packed in sorted(place.glob("stages/*/packed"))]
+    for run in runs:
+        values = read_yaml(run / "run.yaml")
+        for part in (values, *reversed(values.get("stages", []))):
+            found += [Path(source) for source in part.get("data") or []]
+    return [packed for packed in dict.fromkeys(found) if is_packed(packed)]
+
+
+def _runs_around(folder: Path) -> list[Path]:
+    """`folder`, and where a run would be of which it is `control`, `stages/1-16k` or the latter in
+    the former."""
+    within = folder.absolute()
+    found = [folder]
+    if within.parent.name == "stages":
+        within = within.parent.parent
+        found.append(within)
+    if within.name == "control":
+        found.append(within.parent)
+    return found

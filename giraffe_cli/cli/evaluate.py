@@ -288,13 +288,15 @@ def _run(
     if chooser:
         computed = resolve_dtype(dtype, chooser.dtype)
         subjects.append(Subject(EVALUATOR, chooser.path, chooser.digest, computed))
+    folders = [subject.path for subject in subjects]
+    read = documents_for(config, run_of(checkpoint), folders, console)
     return score(
         subjects,
         config,
         lengths=chosen,
         native_length=native,
         seed=seed,
-        texts=evaluation_texts(config, documents_for(config, run_of(checkpoint), console), chooser),
+        texts=evaluation_texts(config, read, chooser),
         out=out,
         cache=Path(config.cache) if config.cache else out / "cache",
         reporter=console,

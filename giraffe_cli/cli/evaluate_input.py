@@ -107,54 +107,52 @@ def named_files(given: list[str] | None) -> dict[str, str] | None:
     return found or None
 
 
-def documents_for(config: EvalConfig, run: Path, reporter: Reporter) -> list[Document]:
-    """Text to score on: `--data` but what the folder `run` was trained on, else what it held out,
-    else python-stdlib's; none where no task reads any.
+def documents_for(
+    config: EvalConfig, run: Path, tokenizers: list[Path], reporter: Reporter
+) -> list[Document]:
+    """Text to score on: `--data`, else what the run in folder `run` held out, else what
+    python-stdlib holds out; without what that run was trained on. None where no task reads any.
+
+    Args:
+        tokenizers: folders of the evaluated models; the run's tokenizer is one of theirs.
 
     Raises:
         InvalidInput: a source is missing or unreadable, or all hold no text, or trained text only.
     """
-    from giraffe_cli.config.pack import PackConfig
-    from giraffe_cli.corpus.base import BadRecords
-    from giraffe_cli.corpus.holdout import choose_held_out
-    from giraffe_cli.corpus.sources import check_distinct, read_source
+    from giraffe_cli.corpus.sources import check_distinct
     from giraffe_cli.corpus.store import held_out
     from giraffe_cli.corpus.unseen import not_trained_on
     from giraffe_cli.evals.chosen import needs_of
+    from giraffe_cli.run_files import windows_of
     from giraffe_cli.stages import documents_of
 
-    needed, windows = needs_of(config.tasks), _windows_of(run)
+    needed, windows = needs_of(config.tasks), windows_of(run)
     if "documents" not in needed and not (config.data and "haystack" in needed):
         return []
-    if not config.data and windows:
-        return held_out(windows[0])
-    is_trained = (run / "training.json").is_file()
+    is_trained, hint = (run / "training.json").is_file(), "pass --data with other text"
     if is_trained and not windows:
         reporter.warn(
             f"the windows that {run} was trained on are not found: whether it read "
             f"{', '.join(config.data or [DEFAULT_DATA])} cannot be told"
         )
-    if not config.data:
-        found = list(read_source(DEFAULT_DATA, BadRecords()))
-        kept = choose_held_out([d.id for d in found], PackConfig().hold_out)
-        return [document for document in found if document.id in kept]
-    check_distinct(config.data)
-    documents = documents_of(config.data, "--data")
+    if config.data:
+        check_distinct(config.data)
+        documents = documents_of(config.data, "--data")
+        hint += "; without it the run's held-out documents are read"
+    else:
+        documents = held_out(windows[0]) if windows else _default_documents()
     if not is_trained:
         return documents
-    hint = "--data with other text; without it the run's held-out documents are read"
-    return not_trained_on(documents, windows, hint, reporter)
+    return not_trained_on(documents, windows, tokenizers, hint, reporter)
 
 
-def _windows_of(run: Path) -> list[Path]:
-    """The packed folders that the run in folder `run` read, its last stage's first: its own, and
-    those that it was given."""
-    from giraffe_cli.config.files import read_yaml
-    from giraffe_cli.corpus.store import is_packed
+def _default_documents() -> list[Document]:
+    """The modules that python-stdlib holds out."""
+    from giraffe_cli.config.pack import PackConfig
+    from giraffe_cli.corpus.base import BadRecords
+    from giraffe_cli.corpus.holdout import choose_held_out
+    from giraffe_cli.corpus.sources import read_source
 
-    found, file = [run / "packed", *sorted(run.glob("stages/*/packed"))], run / "run.yaml"
-    if file.is_file():
-        values = read_yaml(file)
-        for part in (values, *reversed(values.get("stages", []))):
-            found += [Path(source) for source in part.get("data") or []]
-    return [folder for folder in dict.fromkeys(found) if is_packed(folder)]
+    found = list(read_source(DEFAULT_DATA, BadRecords()))
+    kept = choose_held_out([d.id for d in found], PackConfig().hold_out)
+    return [document for document in found if document.id in kept]

@@ -122,14 +122,19 @@ def open_packed(folder: Path) -> PackedRows:
     return PackedRows(folder, manifest)
 
 
-def document_ids(folder: Path) -> set[str]:
-    """The documents that a packed folder trains on; reads their column alone."""
-    found = set[str]()
+def columns(folder: Path, name: str) -> Iterator[Any]:
+    """One column of a packed folder's rows, [rows] lists, a row group at a time."""
     for shard in sorted(folder.glob("rows-*.parquet")):
         file = pq.ParquetFile(shard)
         for group in range(file.num_row_groups):
-            column = file.read_row_group(group, columns=["doc_ids"])["doc_ids"]
-            found.update(column.combine_chunks().flatten().unique().to_pylist())
+            yield file.read_row_group(group, columns=[name])[name].combine_chunks()
+
+
+def document_ids(folder: Path) -> set[str]:
+    """The documents that a packed folder trains on; reads their column alone."""
+    found = set[str]()
+    for column in columns(folder, "doc_ids"):
+        found.update(column.flatten().unique().to_pylist())
     return found
 
 
@@ -137,12 +142,9 @@ def attention_share(folder: Path) -> float:
     """s²: the mean over a packed folder's windows of Σ l² / S², the part of full attention that
     documents of l tokens leave over in windows of S; reads their lengths alone."""
     window, squares, rows = read_json(folder / MANIFEST)["window"], 0.0, 0
-    for shard in sorted(folder.glob("rows-*.parquet")):
-        file = pq.ParquetFile(shard)
-        for group in range(file.num_row_groups):
-            column = file.read_row_group(group, columns=["seq_lengths"])["seq_lengths"]
-            lengths = column.combine_chunks().flatten().to_numpy().astype(float)
-            squares, rows = squares + float(lengths @ lengths), rows + len(column)
+    for column in columns(folder, "seq_lengths"):
+        lengths = column.flatten().to_numpy().astype(float)
+        squares, rows = squares + float(lengths @ lengths), rows + len(column)
     return squares / (rows * window**2) if rows else 1.0
 
 

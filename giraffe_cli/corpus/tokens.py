@@ -170,6 +170,16 @@ def tokenizer_digest(path: Path) -> str:
     )
 
 
+def vocabulary(folder: Path) -> dict[str, int]:
+    """Token → id, special tokens among them, as the tokenizer in `folder` writes them.
+
+    Raises:
+        InvalidInput: no `tokenizer.json`, or a damaged one.
+    """
+    tokens: dict[str, int] = _load(folder).get_vocab(with_added_tokens=True)
+    return tokens
+
+
 def _tokenizer_file(folder: Path) -> Path:
     path = folder / "tokenizer.json"
     if not path.is_file():
