@@ -4,13 +4,13 @@
 
 Compared are runs of `RUN` tokens in a row. Blanks count for nothing: a token is known by its text
 without spaces and line breaks, and one of nothing else is passed over, so that other line ends and
-blanks before them hide nothing. Of a text every `STEP`-th run is looked up and of the
-windows all, so a piece of `RUN + STEP` tokens is found wherever it lies in both (as rsync does,
-Tridgell 1999). Windows are read as they lie on the disk: what is compared is what is trained on,
-piece by piece, and packing keeps no record for it.
+blanks before them hide nothing. Of a text every `STEP`-th run is looked up and of the windows all,
+so a piece of `RUN + STEP` tokens is found wherever it lies in both (as rsync does, Tridgell 1999).
+Windows are read as they lie on the disk: what is compared is what is trained on, piece by piece,
+and packing keeps no record for it.
 
-Cost: half a CPU-second for 12 M packed tokens, and the texts' tokenising; memory: 8 bytes for each `STEP`
-tokens of the texts, and one row group.
+Cost: half a CPU-second for 12 M packed tokens, and the texts' tokenising. Memory: one row group,
+and 8 bytes for each `STEP` tokens of the texts.
 """
 
 from __future__ import annotations
