@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import build_tiny_llama
+from conftest import build_tiny_llama, prose
 from safetensors.numpy import load_file
 
 from giraffe_cli.checkpoint import inspect
@@ -159,7 +159,7 @@ def test_a_base_that_reaches_the_target_is_refused_or_allowed(tiny_llama, corpus
 
 def test_held_out_documents_too_short_are_refused_before_training(tiny_llama, tmp_path):
     data = tmp_path / "short.jsonl"
-    lines = [json.dumps({"id": f"d{i}", "text": "a short text " * 8}) for i in range(20)]
+    lines = [json.dumps({"id": f"d{i}", "text": prose(i, 4)}) for i in range(20)]
     data.write_text("\n".join(lines) + "\n", encoding="utf-8")
     with pytest.raises(InvalidInput, match="documents has 512 tokens"):
         extend(settings(tiny_llama, data), tmp_path / "run", Options(), SilentReporter())
