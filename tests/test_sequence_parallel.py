@@ -86,7 +86,7 @@ def test_shared_attention_equals_the_dense_mask(tmp_path, size, heads, kv_heads,
         Levers("none"),
         Levers("attention"),
         Levers("full", mlp_tile=5),
-        Levers("attention", mlp_tile=5, projection_tile=4),
+        Levers("attention", mlp_tile=5, projection_tile=4, fused=True, whole_layers=1),
     ],
 )
 @pytest.mark.parametrize("positions", ["plain", "pose"])
