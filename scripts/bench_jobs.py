@@ -189,8 +189,8 @@ def _standard_library(path: Path) -> Path:
 
 def _revision(script: str) -> str:
     """Of what is measured and what measures it."""
-    scripts = ROOT / "scripts"
-    return revision(ROOT / "giraffe_cli", Path(script), scripts / "bench_cells.py")
+    shared = (ROOT / "scripts" / name for name in ("bench_cells.py", "train_paths.py"))
+    return revision(ROOT / "giraffe_cli", Path(script), *shared)
 
 
 def _shown(command: list[str]) -> str:

@@ -26,6 +26,12 @@ def bench() -> ModuleType:
     return load_script("bench_train")
 
 
+@pytest.fixture(scope="module")
+def paths() -> ModuleType:
+    """scripts/train_paths.py."""
+    return load_script("train_paths")
+
+
 def run(script: str, *options: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, SCRIPTS / script, *options]
     return subprocess.run([str(word) for word in command], capture_output=True, text=True)
@@ -101,17 +107,17 @@ def test_packed_documents_tile_the_window_longest_first(bench):
 
 
 @pytest.mark.parametrize("documents", ["one", "packed"])
-def test_ours_trains_on_what_stock_transformers_trains_on(bench, documents, tmp_path):
+def test_ours_trains_on_what_stock_transformers_trains_on(paths, documents, tmp_path):
     """The first loss is that of PEFT over stock attention, with transformers' own block mask."""
     cell = {"model": "tiny", "length": 64, "documents": documents, "steps": 1, "weights": ""}
     cell["adapters"] = str(tmp_path / "adapters.pt")
     with warnings.catch_warnings():
         # PEFT 0.21 reads an attribute that transformers 5.23 renamed
         warnings.filterwarnings("ignore", "`is_gradient_checkpointing`", FutureWarning)
-        bench.adapters(cell)
-        found = bench.ours(cell)
-        model = bench._peft_model(cell)
-    pieces = bench._documents(cell)
+        paths.adapters(cell)
+        found = paths.ours(cell)
+        model = paths.peft_model(cell)
+    pieces = paths.documents_of(cell)
     row = [token for piece in pieces for token in piece]
     labels = [label for piece in pieces for label in (-100, *piece[1:])]
     places = [place for piece in pieces for place in range(len(piece))]
@@ -121,7 +127,7 @@ def test_ours_trains_on_what_stock_transformers_trains_on(bench, documents, tmp_
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     assert found["loss"][0] == pytest.approx(float(loss.detach()), abs=1e-5)  # float32 sums of 6.8
     assert found["grad_norm"][0] == pytest.approx(float(torch.nn.utils.get_total_norm(gradients)))
-    assert len(gradients) == 2 * len(bench.TARGETS)
+    assert len(gradients) == 2 * len(paths.TARGETS)
 
 
 # ── end to end ───────────────────────────────────────────────────────────────────────────────
