@@ -21,9 +21,10 @@ from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.demand import Demand
 from giraffe_cli.plan.estimate import assumed_pace, demand_of, estimate
-from giraffe_cli.plan.ladder import Rung, allows, ladder, make_rung, next_down
+from giraffe_cli.plan.ladder import Rung, ladder, make_rung, next_down
 from giraffe_cli.plan.machine import Machine, this_machine
 from giraffe_cli.plan.operations import Rates
+from giraffe_cli.plan.settings import allows
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import make_folder, read_json, write_sealed
 from giraffe_cli.train.loop import TrainResult

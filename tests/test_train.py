@@ -18,8 +18,8 @@ from giraffe_cli.corpus.store import Row, open_packed
 from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput, UsageError
 from giraffe_cli.model.loading import load_model
 from giraffe_cli.model.lora import add_lora
-from giraffe_cli.plan.ladder import bytes_per_process
 from giraffe_cli.plan.machine import named_machine
+from giraffe_cli.plan.processes import bytes_per_process
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rope.scheme import make_positions
 from giraffe_cli.rundir import MANIFEST, read_json

@@ -12,19 +12,12 @@ from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.errors import DoesNotFit
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.demand import Demand
-from giraffe_cli.plan.ladder import (
-    Rung,
-    allows,
-    bytes_per_process,
-    first_that_fits,
-    ladder,
-    make_rung,
-    processes_of,
-    processes_per_node,
-)
+from giraffe_cli.plan.ladder import Rung, first_that_fits, ladder, make_rung
 from giraffe_cli.plan.machine import DEVICES, Machine, this_machine
 from giraffe_cli.plan.operations import Rates, step_per_token
+from giraffe_cli.plan.processes import bytes_per_process, processes_of, processes_per_node
 from giraffe_cli.plan.proposals import proposals
+from giraffe_cli.plan.settings import allows
 from giraffe_cli.units import format_bytes, format_length
 
 

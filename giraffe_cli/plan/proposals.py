@@ -14,9 +14,11 @@ from typing import Any
 
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.plan.demand import Demand
-from giraffe_cli.plan.ladder import TILES, bytes_per_process, ladder
+from giraffe_cli.plan.ladder import ladder
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.plan.operations import Rates
+from giraffe_cli.plan.processes import bytes_per_process
+from giraffe_cli.plan.settings import TILES
 from giraffe_cli.units import format_length
 
 SHORT_WINDOW = 2048

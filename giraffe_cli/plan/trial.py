@@ -34,9 +34,9 @@ from giraffe_cli.model.probe import AttentionShape, probe, settle
 from giraffe_cli.model.stack import run_layers
 from giraffe_cli.model.trainable import causal_model, make_trainable
 from giraffe_cli.plan.estimate import Pace, assumed_pace
-from giraffe_cli.plan.ladder import CHUNKS, TILES
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.plan.operations import Rates, forward_per_token, step_per_token
+from giraffe_cli.plan.settings import CHUNKS, TILES
 
 CPU = torch.device("cpu")
 GPU_REPEATS = 10
