@@ -21,8 +21,9 @@ from typing import Any, NamedTuple
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.harness_jobs import Bench, Job
+from giraffe_cli.evals.harness_runs import Run
 from giraffe_cli.evals.harness_scores import longest_prompts, scores_of, write_samples
-from giraffe_cli.evals.lm_eval_tasks import MADE, RULER, Run, all_tasks, installed_version
+from giraffe_cli.evals.lm_eval_tasks import MADE, RULER, all_tasks, installed_version
 from giraffe_cli.evals.samples import chat_tokenizer
 from giraffe_cli.evals.statistics import Score
 from giraffe_cli.evals.subject import EVALUATOR, Subject

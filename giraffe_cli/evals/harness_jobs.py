@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.data_files import local_files
+from giraffe_cli.evals.harness_runs import Run
 from giraffe_cli.evals.lm_eval_tasks import (
     MADE,
     RULER,
     ChatTemplate,
-    Run,
     installed_version,
     load_task,
     run_task,

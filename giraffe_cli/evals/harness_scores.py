@@ -9,7 +9,8 @@ from pathlib import Path
 
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.evals.harness_jobs import Job
-from giraffe_cli.evals.lm_eval_tasks import RULER, Run
+from giraffe_cli.evals.harness_runs import Run
+from giraffe_cli.evals.lm_eval_tasks import RULER
 from giraffe_cli.evals.statistics import Score, clustered_bootstrap, clustered_share
 from giraffe_cli.rundir import atomic_open
 
