@@ -31,9 +31,10 @@ Offload = Literal["none", "host", "disk"]
 class Levers:
     """The settings in force, every `auto` resolved (`plan/ladder.py` resolves them).
 
-    The defaults cost no time that can be measured on a CPU: d 256, 2 layers, vocabulary 32,000, a
-    step over 8,192 tokens takes 7.4 CPU-seconds and adds 331 MB with them; 7.5 and 831 MB with
-    neither tiles nor small chunks, 7.3 and 901 MB with all activations kept.
+    Small ones cost no time that can be measured on a CPU: d 256, 2 layers, vocabulary 32,000, a
+    step over 8,192 tokens takes 7.4 CPU-seconds and adds 331 MB with the defaults (196 MB fused and
+    projected by tiles); 7.5 and 831 MB with neither tiles nor small chunks, 7.3 and 901 MB with all
+    activations kept.
     """
 
     checkpointing: Checkpointing = "attention"
