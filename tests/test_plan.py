@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -263,3 +265,29 @@ def test_available_memory_is_what_is_left_and_a_containers_limit_counts(tmp_path
     assert available_bytes(proc, cgroup) == own + 350_000_000
     (cgroup / "memory.max").write_text("max\n")
     assert available_bytes(proc, cgroup) == own + 2_000_000 * 1024
+
+
+# ── what the guide says ──────────────────────────────────────────────────────────────────────
+
+
+def longest_windows():
+    """Card, base, projection tile, offload and thousands of tokens, of the guide's table."""
+    text = (Path(__file__).parent.parent / "docs" / "memory.md").read_text(encoding="utf-8")
+    rows = [line.split("|")[1:-1] for line in text.splitlines() if re.search(r"\d+k \|$", line)]
+    card = ""
+    for name, base, *tokens in ([cell.strip() for cell in row] for row in rows):
+        card = re.sub(r",.*| ", "", name).lower() or card
+        for place, cell in enumerate(tokens):
+            tile = 4096 if place % 2 else "none"
+            offload = "auto" if place > 1 else "none"
+            yield card, {"16 bits": "none", "NF4": "nf4"}[base], tile, offload, cell
+
+
+@pytest.mark.parametrize(("card", "base", "tile", "offload", "tokens"), list(longest_windows()))
+def test_the_longest_windows_of_the_guide_are_the_plans(card, base, tile, offload, tokens):
+    """They fit, and a thousand tokens more do not."""
+    thousands = int(tokens.rstrip("k").replace(",", ""))
+    knobs = {"projection_tile": tile, "quantize_base": base, "offload": offload}
+    longer = thousands + 1
+    fits = [plan_of(named_machine(card), f"{n}k", **knobs)["fits"] for n in (thousands, longer)]
+    assert fits == [True, False]
