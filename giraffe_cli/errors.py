@@ -7,8 +7,12 @@ Errors of ours (a broken invariant) stay ordinary exceptions, so that a tracebac
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import ClassVar
+import textwrap
+from collections.abc import Callable, Iterable
+from typing import ClassVar, ParamSpec, TypeVar
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 
 class GiraffeError(Exception):
@@ -76,3 +80,51 @@ def raise_together(problems: list[str], subject: str, hint: str | None = None) -
     if problems:
         listed = "\n".join(f"  - {problem}" for problem in problems)
         raise InvalidInput(f"{subject}: {len(problems)} problems\n{listed}", hint)
+
+
+class Problems:
+    """What a user has to mend, gathered over several checks so that all of it is told at once.
+
+    problems = Problems()
+    checkpoint = problems.note(inspect, source, folder)      # None where it refuses
+    problems.note(check_trackers, names)
+    problems.settle()
+    """
+
+    def __init__(self) -> None:
+        self.found: list[InvalidInput | UsageError] = []
+
+    def note(
+        self,
+        check: Callable[Arguments, Result],
+        *values: Arguments.args,
+        **named: Arguments.kwargs,
+    ) -> Result | None:
+        """What `check` returns; None where it refuses, which is kept, the same thing once."""
+        try:
+            return check(*values, **named)
+        except (InvalidInput, UsageError) as error:
+            if error.message not in [known.message for known in self.found]:
+                self.found.append(error)
+        return None
+
+    def settle(self) -> None:
+        """Nothing where nothing was found.
+
+        Raises:
+            InvalidInput, UsageError: the one problem as it was raised. Of several, one error that
+                lists each with its hint; a UsageError where all of them are.
+        """
+        if len(self.found) == 1:
+            raise self.found[0]
+        if self.found:
+            are_usage = all(isinstance(error, UsageError) for error in self.found)
+            listed = "\n".join(map(_listed, self.found))
+            kind = UsageError if are_usage else InvalidInput
+            raise kind(f"{len(self.found)} problems\n{listed}", "mend them all, then run it again")
+
+
+def _listed(error: GiraffeError) -> str:
+    """The message as an entry of a list, its hint below it."""
+    text = f"{error.message}\nhint: {error.hint or error.usual_hint}"
+    return "  - " + textwrap.indent(text, "    ").lstrip()

@@ -1,46 +1,29 @@
-"""What the pipeline's stages need around them: the folder's claim, the plan, data and proof."""
+"""What the pipeline's stages need around them: their times, tables, plan, windows and proof."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from giraffe_cli.checkpoint import Checkpoint, head_to_extend, inspect
+from giraffe_cli.checkpoint import Checkpoint, head_to_extend
 from giraffe_cli.config.base import AUTO
-from giraffe_cli.config.building import build, differing_keys, resolve_dtype
-from giraffe_cli.config.evaluate import EvalConfig
+from giraffe_cli.config.building import resolve_dtype
 from giraffe_cli.config.extend import ExtendConfig
-from giraffe_cli.config.files import read_sealed_yaml, write_sealed_yaml
-from giraffe_cli.config.pack import PackConfig
-from giraffe_cli.config.train import knobs_without_effect
-from giraffe_cli.corpus.base import BadRecords, Document
 from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest
-from giraffe_cli.corpus.sources import is_local, read_source, resolve
-from giraffe_cli.corpus.store import held_out, is_packed, open_packed
-from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
-from giraffe_cli.evals.gating import check_gates
-from giraffe_cli.evals.harness import check_harness
-from giraffe_cli.evals.samples import Texts, gather_material, prepare
-from giraffe_cli.evals.subject import EVALUATOR, Subject
+from giraffe_cli.corpus.sources import is_local, resolve
+from giraffe_cli.corpus.store import is_packed, open_packed
+from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.estimate import Pace, estimate
 from giraffe_cli.plan.machine import Machine
-from giraffe_cli.progress import Reporter, SilentReporter
+from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable, make_table
 from giraffe_cli.rope.scheme import make_positions
-from giraffe_cli.rundir import (
-    MANIFEST,
-    digest_file,
-    make_folder,
-    read_kept,
-    write_sealed,
-)
+from giraffe_cli.rundir import digest_file, read_kept, write_sealed
 from giraffe_cli.tune.settings import settings
 from giraffe_cli.units import format_length
 from giraffe_cli.verify import verify_directory
@@ -66,61 +49,6 @@ class Timings:
         elapsed = round(time.monotonic() - started, 2)
         self.seconds[name] = max(elapsed, self.seconds.get(name, 0.0))
         write_sealed(self.path, self.seconds)
-
-
-@contextlib.contextmanager
-def claimed(config: ExtendConfig, run_dir: Path) -> Iterator[None]:
-    """`run_dir` as the folder of this config; when input is refused before any stage has finished,
-    a folder that was made here is removed again, so that mended input meets no leftover.
-
-    Raises:
-        InvalidInput: it holds a run of another config; the differing keys are named.
-    """
-    is_new = not (run_dir / "run.yaml").exists()
-    claim(config, run_dir)
-    try:
-        yield
-    except (InvalidInput, UsageError):
-        if is_new and not any(run_dir.rglob(MANIFEST)):
-            shutil.rmtree(run_dir)
-        raise
-
-
-def claim(config: ExtendConfig, run_dir: Path) -> None:
-    """Make `run_dir` the folder of this config, or recognise it as such; knobs that change no
-    weight may differ, and the folder's config then follows. Raises as `check_claim` does.
-    """
-    if check_claim(config, run_dir):
-        return
-    make_folder(run_dir)
-    write_sealed_yaml(run_dir / "run.yaml", config.model_dump(mode="json"))
-
-
-def check_claim(config: ExtendConfig, run_dir: Path) -> bool:
-    """Whether `run_dir` is the folder of this very config; nothing is written.
-
-    Raises:
-        InvalidInput: it holds a run of another config, whose differing keys are named, or is no
-            directory.
-    """
-    path, values = run_dir / "run.yaml", config.model_dump(mode="json")
-    if path.exists():
-        free = {f"train.{knob}" for knob in knobs_without_effect(config.train)}
-        free |= {"eval.processes", "eval.batch_tokens", "allow_pickle"}
-        free |= {"rope.minutes"}  # a budget; a comparison that has ended is kept, and said so
-        kept = build(read_sealed_yaml(path), str(path)).model_dump(mode="json")
-        different = differing_keys(kept, values)
-        if set(different) - free:
-            different = sorted(set(different) - free)
-            raise InvalidInput(
-                f"{run_dir} holds a run of another config; different: {', '.join(different)}",
-                "pass the same options to resume it, or another --out to start a new run",
-            )
-        if not different:
-            return True
-    if run_dir.exists() and not run_dir.is_dir():
-        raise InvalidInput(f"{run_dir} is not a directory", "choose another --out")
-    return False
 
 
 def choose_table(config: ExtendConfig, checkpoint: Checkpoint) -> RopeTable:
@@ -208,111 +136,17 @@ def given_windows(config: ExtendConfig, checkpoint: Checkpoint) -> Path | None:
     return given[0]
 
 
-def check_sources(config: ExtendConfig, checkpoint: Checkpoint) -> None:
+def check_sources(config: ExtendConfig, checkpoint: Checkpoint | None) -> None:
     """Look at what would be packed, and read nothing of it; standard input and the Hub are left
-    alone.
+    alone, and without a checkpoint packed windows are.
 
     Raises:
         InvalidInput, UsageError: as `packed_folder`, as far as the files' names tell.
     """
-    if given_windows(config, checkpoint) is None:
+    if checkpoint is None and any(is_packed(Path(named)) for named in config.data):
+        return
+    if checkpoint is None or given_windows(config, checkpoint) is None:
         resolve([named for named in config.data if is_local(named)], config.pack)
-
-
-def check_texts(config: EvalConfig) -> None:
-    """Look at the corpora that would be scored on, as `check_sources` does; raises likewise."""
-    for named in (*config.data, *config.haystack, *config.other_data):
-        if is_local(named) and not is_packed(Path(named)):
-            resolve([named], PackConfig())
-
-
-def evaluation_documents(config: ExtendConfig, packed: Path | None) -> list[Document]:
-    """The documents to score on: `eval.data`, else what packing held out.
-
-    Raises:
-        InvalidInput: there are none.
-    """
-    if config.eval.data:
-        return documents_of(config.eval.data, "--eval-data", BadRecords(config.pack.on_bad))
-    documents = held_out(packed) if packed else []
-    if not documents:
-        raise InvalidInput(
-            "no held-out documents to evaluate on",
-            "pass --eval-data FILE, raise pack.hold_out, or pass --no-eval",
-        )
-    return documents
-
-
-def check_samples(
-    config: ExtendConfig,
-    checkpoint: Checkpoint,
-    texts: Texts,
-    lengths: list[int],
-    native_length: int,
-    evaluator: Checkpoint | None = None,
-) -> None:
-    """Refuse before training what the evaluation would refuse after it: its samples are made.
-
-    Raises:
-        InvalidInput: an unknown task or knob, documents that fill no length, a gate on what is not
-            evaluated, or a task of lm-eval that cannot run.
-    """
-    check_harness(config.eval.harness)
-    subjects = [
-        Subject(name, opened.path, opened.digest, opened.dtype)
-        for name, opened in (("base", checkpoint), (EVALUATOR, evaluator))
-        if opened
-    ]
-    material = gather_material(subjects, texts, config.eval, lengths, native_length)
-    batches, _ = prepare(config.eval, lengths, config.seed, material, SilentReporter())
-    tested = [subjects[0], dataclasses.replace(subjects[0], name="checkpoint")]
-    if config.train.control:
-        tested.append(dataclasses.replace(subjects[0], name="control", longest=native_length))
-    check_gates(config.eval, batches, tested, native_length)
-
-
-def evaluation_texts(
-    config: EvalConfig, documents: list[Document], evaluator: Checkpoint | None = None
-) -> Texts:
-    """The documents, what needles are hidden in, and how far the evaluator reads; see `EvalConfig`.
-
-    Raises:
-        InvalidInput: a corpus is missing, unreadable or without text.
-    """
-    haystack = documents_of(config.haystack, "--haystack")
-    other = documents_of(config.other_data, "--other-data")
-    reach = evaluator.reach if evaluator else 0
-    return Texts(documents, haystack or (documents if config.data else []), other, reach)
-
-
-def documents_of(sources: list[str], option: str, bad: BadRecords | None = None) -> list[Document]:
-    """The documents of corpora, of a folder that `pack-data` wrote those that it holds out; none
-    where no source is named.
-
-    Raises:
-        InvalidInput: a source is missing or unreadable, or all of them hold no text.
-    """
-    found: list[Document] = []
-    for source in sources:
-        if is_packed(Path(source)):
-            found += held_out(Path(source))
-        else:
-            found += read_source(source, bad or BadRecords())
-    if sources and not any(document.text.strip() for document in found):
-        raise InvalidInput(
-            f"{option}: no text in {', '.join(sources)}", "name a corpus that holds text"
-        )
-    return found
-
-
-def open_evaluator(config: ExtendConfig, run_dir: Path) -> Checkpoint | None:
-    """The checkpoint that chooses the tokens of `longppl`, where one is named.
-
-    Raises:
-        InvalidInput: it is no checkpoint that can be read.
-    """
-    named = config.eval.evaluator
-    return inspect(named, run_dir / EVALUATOR, config.allow_pickle) if named else None
 
 
 def verified(

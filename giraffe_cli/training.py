@@ -11,7 +11,7 @@ under a table of its own that scales the same base. A run of one stage has no `s
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,10 @@ from giraffe_cli.plan.machine import Machine
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.run_files import stage_folders
-from giraffe_cli.rundir import make_folder, read_json, write_sealed
+from giraffe_cli.rundir import make_folder, write_sealed
 from giraffe_cli.stages import Timings, choose_table, make_plan, packed_folder
 from giraffe_cli.train.crew import Crew
 from giraffe_cli.train.loop import TrainResult, train_stage
-from giraffe_cli.train.parallel import choose_processes, visible_gpus
-from giraffe_cli.train.sharing import check_heads, check_keys
-from giraffe_cli.train.trackers import check_trackers
 from giraffe_cli.units import format_length
 
 
@@ -120,30 +117,6 @@ def _of_stage(plan: dict[str, Any]) -> dict[str, Any]:
     """Without what all stages have in common."""
     of_run = ("model", "native_length", "dtype", "files")
     return {key: value for key, value in plan.items() if key not in of_run}
-
-
-def check_stages(
-    stages: Iterable[TrainingStage], checkpoint: Checkpoint, reporter: Reporter
-) -> None:
-    """Refuse before anything is packed what training would refuse hours later.
-
-    Raises:
-        InvalidInput: what processes share of a window, or trackers; UsageError: windows, processes
-            and GPUs.
-    """
-    dropout = read_json(checkpoint.path / "config.json").get("attention_dropout", 0.0)
-    settings = {
-        (
-            stage.config.train.model_dump_json(),
-            resolve_dtype(stage.config.dtype, checkpoint.dtype),
-        ): stage.config.train
-        for stage in stages
-    }
-    for (_, dtype), train in settings.items():
-        check_heads(checkpoint.num_attention_heads, train)
-        check_keys(train, dropout, dtype, visible_gpus() > 0)
-        choose_processes(train, visible_gpus(), reporter)
-        check_trackers(train.trackers)
 
 
 def pack_stages(

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
+from giraffe_cli.claim import claim
 from giraffe_cli.config.building import build
-from giraffe_cli.stages import claim
 
 
 @pytest.fixture

@@ -12,12 +12,13 @@ from conftest import build_tiny_llama, prose
 from safetensors.numpy import load_file
 
 from giraffe_cli.checkpoint import inspect
+from giraffe_cli.claim import claim
 from giraffe_cli.config.building import build, resolve_dtype
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.samples import default_lengths
 from giraffe_cli.pipeline import Options, evaluate_models, extend
 from giraffe_cli.progress import SilentReporter
-from giraffe_cli.stages import Timings, claim
+from giraffe_cli.stages import Timings
 
 TARGET = 512
 
@@ -230,6 +231,7 @@ def test_several_runs_may_share_the_folder_of_scored_samples(
         work = SimpleNamespace(
             config=settings(tiny_llama, corpus, eval={"cache": cache}),
             checkpoint=inspect(str(tiny_llama), tmp_path),
+            start=SimpleNamespace(evaluation=None),
             run_dir=tmp_path / "run",
             lengths=[128],
             native_length=128,

@@ -103,7 +103,7 @@ def test_report_json_keeps_the_promised_keys_and_adds_the_verdicts(written):
     run_dir, report = written
     found = json.loads((run_dir / "report.json").read_text())
     assert {key: found[key] for key in report} == json.loads(json.dumps(report))
-    assert [verdict["answer"] for verdict in found["verdicts"]] == ["yes"] * 6
+    assert [verdict["answer"] for verdict in found["verdicts"]] == ["yes"] * 7
 
 
 # ── plots ────────────────────────────────────────────────────────────────────────────────────

@@ -20,13 +20,14 @@ from conftest import prose
 from test_assemble import write_byte_tokenizer
 
 from giraffe_cli.checkpoint import inspect
+from giraffe_cli.claim import claim
 from giraffe_cli.config.building import build
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.merge import merge_stage
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rundir import digest_file
-from giraffe_cli.stages import choose_table, claim
+from giraffe_cli.stages import choose_table
 from giraffe_cli.train.loop import train_stage
 
 

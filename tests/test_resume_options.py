@@ -7,6 +7,7 @@ import torch
 from conftest import build_tiny_llama
 from train_runs import Hooked, build_material, run
 
+from giraffe_cli.claim import claim
 from giraffe_cli.config.building import build
 from giraffe_cli.config.files import read_yaml
 from giraffe_cli.config.train import TrainConfig, knobs_without_effect
@@ -15,7 +16,6 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.store import make_stores
 from giraffe_cli.rope.scheme import make_positions
-from giraffe_cli.stages import claim
 from giraffe_cli.train.data import WindowStream
 from giraffe_cli.train.held_out import held_out_windows
 from giraffe_cli.train.loop import early_stop

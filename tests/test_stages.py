@@ -12,6 +12,7 @@ from test_pipeline import settings
 from test_resume import forked
 
 from giraffe_cli.checkpoint import inspect
+from giraffe_cli.claim import claim
 from giraffe_cli.config.building import build
 from giraffe_cli.corpus.holdout import rank
 from giraffe_cli.corpus.store import document_ids, held_out
@@ -19,7 +20,7 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.pipeline import Options, extend
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rundir import digest_file, read_json
-from giraffe_cli.stages import Timings, claim
+from giraffe_cli.stages import Timings
 from giraffe_cli.training import pack_stages, train_stages, training_stages
 
 TRAIN = {

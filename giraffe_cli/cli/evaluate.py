@@ -273,7 +273,7 @@ def _run(
     from giraffe_cli.evals.runner import evaluate as score
     from giraffe_cli.evals.samples import default_lengths
     from giraffe_cli.evals.subject import EVALUATOR, Subject
-    from giraffe_cli.stages import evaluation_texts
+    from giraffe_cli.evals.texts import evaluation_texts
 
     with first_process_first():  # a GGUF is converted once, an adapter merged once
         reference = inspect(base, out / "base", allow_pickle) if base else None

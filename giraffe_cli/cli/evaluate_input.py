@@ -123,8 +123,8 @@ def documents_for(
     from giraffe_cli.corpus.store import held_out
     from giraffe_cli.corpus.unseen import not_trained_on
     from giraffe_cli.evals.chosen import needs_of
+    from giraffe_cli.evals.texts import documents_of
     from giraffe_cli.run_files import windows_of
-    from giraffe_cli.stages import documents_of
 
     needed, windows = needs_of(config.tasks), windows_of(run)
     if "documents" not in needed and not (config.data and "haystack" in needed):

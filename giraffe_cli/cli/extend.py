@@ -202,9 +202,10 @@ def extend(
     run_dir = out or default_run_dir(resolved)
     if gpus is not None and not resolved.train.share_devices:
         _check_gpus(gpus, resolved.train.nodes)
+    joins = _is_another_node(resolved.train.nodes, node_rank, rendezvous, dry_run)
     if dry_run:
         _show_plan(resolved, run_dir, not no_eval, allow_native, console)
-    elif _is_another_node(resolved.train.nodes, node_rank, rendezvous):
+    elif joins:
         _join(resolved.train.nodes, node_rank, run_dir, console)
     else:
         switches = (not no_eval, strict, allow_native, rendezvous or "")
@@ -220,14 +221,18 @@ def _from_file(factors: Path) -> dict[str, Any]:
     return {"rope.strategy": "longrope", "rope.knobs": knobs}
 
 
-def _is_another_node(nodes: int, node_rank: int | None, rendezvous: str | None) -> bool:
-    """Whether another node leads the run."""
+def _is_another_node(
+    nodes: int, node_rank: int | None, rendezvous: str | None, dry_run: bool
+) -> bool:
+    """Whether another node leads the run; a dry run may be of any."""
     if nodes == 1:
         if node_rank is not None or rendezvous is not None:
             raise UsageError("--node-rank and --rendezvous are of a run on several --nodes")
         return False
     from giraffe_cli.train.nodes import own_rank
 
+    if dry_run and node_rank is None:
+        return False
     return own_rank(nodes, node_rank) > 0
 
 
@@ -255,30 +260,29 @@ def _show_plan(
     config: ExtendConfig, run_dir: Path, evaluates: bool, allow_native: bool, console: Console
 ) -> None:
     """What a run would do, and every refusal of it that shows without a lock or a trace."""
-    from giraffe_cli.checkpoint import inspect
     from giraffe_cli.cli.plan_text import plan_tables
-    from giraffe_cli.control import control_stages
-    from giraffe_cli.pipeline import announce
     from giraffe_cli.plan.machine import this_machine
     from giraffe_cli.plan.trial import pace_of
-    from giraffe_cli.stages import check_claim, check_sources, check_texts
-    from giraffe_cli.training import plan_stages, refuse_what_does_not_fit, training_stages
+    from giraffe_cli.preflight import preflight
+    from giraffe_cli.telling import announce
+    from giraffe_cli.training import plan_stages, refuse_what_does_not_fit
 
     with tempfile.TemporaryDirectory() as scratch:
-        checkpoint = inspect(config.model, Path(scratch), config.allow_pickle)
-        if allow_native and checkpoint.reach >= config.target_length:
+        start = preflight(
+            config,
+            run_dir,
+            Path(scratch),
+            console,
+            evaluates=evaluates,
+            allow_native=allow_native,
+            reads_all=False,
+        )
+        checkpoint, machine = start.checkpoint, this_machine()
+        if not start.stages:
             console.result({"native_length": checkpoint.reach}, f"nothing to do: {config.model}")
             return
-        stages = training_stages(config, checkpoint, run_dir)
-        check_claim(config, run_dir)
-        for stage in stages:
-            check_sources(stage.config, checkpoint)
-        if evaluates:
-            check_texts(config.eval)
-        machine = this_machine()
         pace = pace_of(machine, checkpoint, config)
-        controls = control_stages(stages, checkpoint, run_dir)
-        plan = plan_stages(stages, checkpoint, controls, machine, pace)
+        plan = plan_stages(start.stages, checkpoint, start.controls, machine, pace)
     announce(plan, console)
     tables = plan_tables([*plan["stages"], *plan["control"]])
     console.result({**plan, "run_dir": str(run_dir)}, [*tables, f"would write {run_dir}/"])
@@ -288,9 +292,10 @@ def _show_plan(
 def _run(
     config: ExtendConfig, run_dir: Path, console: Console, switches: tuple[bool, bool, bool, str]
 ) -> None:
-    from giraffe_cli.pipeline import Options, describe_time, extend
+    from giraffe_cli.pipeline import Options, extend
     from giraffe_cli.report.serve import serve_lines
     from giraffe_cli.report.tables import summary_table
+    from giraffe_cli.telling import describe_time
 
     report = extend(config, run_dir, Options(*switches), console)
     if "verify" not in report:

@@ -8,14 +8,17 @@ corpus or a knob that no evaluated task reads.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import fields
 
 from giraffe_cli.config.evaluate import EvalConfig
-from giraffe_cli.errors import InvalidInput, near_misses, raise_together
-from giraffe_cli.evals.base import Example, tasks
+from giraffe_cli.errors import InvalidInput, Problems, near_misses, raise_together
+from giraffe_cli.evals.base import Example, make_task, tasks
 from giraffe_cli.registry import pick
 
 TEXTS = frozenset(["documents", "haystack", "other_text"])
 """Needs that are no file."""
+COUNTS = frozenset(["samples", "trials", "depths", "anchors"])
+"""Knobs that only say how many samples there are."""
 
 
 def needs_of(names: Sequence[str]) -> set[str]:
@@ -32,8 +35,10 @@ def runnable(config: EvalConfig) -> tuple[list[str], list[str]]:
         InvalidInput: an unknown task, one that the user named and that has no file, or a setting
             that has no effect.
     """
+    problems = Problems()
     for name in config.tasks:
-        pick(name, tasks(), "evaluation task")
+        problems.note(pick, name, tasks(), "evaluation task")
+    problems.settle()
     missing = {name: _missing_file(name, config) for name in config.tasks}
     if not config.tasks_are_the_suites:
         raise_together(
@@ -52,6 +57,32 @@ def runnable(config: EvalConfig) -> tuple[list[str], list[str]]:
         if file
     ]
     return [name for name in missing if not missing[name]], left_out
+
+
+def check_tasks(config: EvalConfig) -> None:
+    """The evaluation has tasks to run, and their knobs are ones they know.
+
+    Raises:
+        InvalidInput: as `runnable` and `make_task`; the knobs of all tasks at once.
+    """
+    problems = Problems()
+    for name in runnable(config)[0]:
+        problems.note(make_task, name, config.knobs.get(name, {}))
+    problems.settle()
+
+
+def sparing(config: EvalConfig) -> EvalConfig:
+    """`config` with one sample of each kind, enough to know what is scored at which length; all
+    rows of data files, of which any may be unfit."""
+    once = {
+        name: {field.name: 1 for field in fields(kind) if field.name in COUNTS}
+        for name, kind in tasks().items()
+        if name in config.tasks and not set(kind.needs) - TEXTS
+    }
+    knobs = {**config.knobs}
+    for name, counts in once.items():
+        knobs[name] = {**knobs.get(name, {}), **counts}
+    return config.model_copy(update={"knobs": knobs})
 
 
 def check_asked(config: EvalConfig, examples: Sequence[Example]) -> None:

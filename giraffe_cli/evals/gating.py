@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import NoReturn
 
 from giraffe_cli.config.evaluate import EvalConfig
-from giraffe_cli.errors import InvalidInput, near_misses
+from giraffe_cli.errors import InvalidInput, Problems, near_misses
 from giraffe_cli.evals.base import AbstractTask
 from giraffe_cli.evals.coming import Coming
 from giraffe_cli.evals.measures import Measure, measure_name
@@ -26,20 +26,26 @@ def check_gates(
     """Gates and threshold bear on models, measures and lengths that are about to be evaluated.
 
     Raises:
-        InvalidInput: one does not; with near misses and what is evaluated.
+        InvalidInput: some do not, all at once; with near misses and what is evaluated.
     """
-    _check_threshold(config.threshold, batches)
+    problems = Problems()
+    problems.note(_check_threshold, config.threshold, batches)
     coming = Coming(batches, {subject.name: subject for subject in subjects}, native_length)
     for claim in map(parse_gate, config.gates):
-        quantity = claim.quantity
-        for side in sides(quantity):
-            _check_side(side, claim, coming)
-            if isinstance(side, Reach):
-                _check_reach(side, claim, coming, config.threshold)
-        if isinstance(quantity, Short):
-            _check_short(quantity.key, claim, coming)
-        if isinstance(quantity, Difference):
-            _check_difference(quantity, claim, {batch.name: batch.task for batch in batches})
+        problems.note(_check_claim, claim, coming, config.threshold)
+    problems.settle()
+
+
+def _check_claim(claim: Claim, coming: Coming, threshold: float | None) -> None:
+    quantity = claim.quantity
+    for side in sides(quantity):
+        _check_side(side, claim, coming)
+        if isinstance(side, Reach):
+            _check_reach(side, claim, coming, threshold)
+    if isinstance(quantity, Short):
+        _check_short(quantity.key, claim, coming)
+    if isinstance(quantity, Difference):
+        _check_difference(quantity, claim, {batch.name: batch.task for batch in coming.batches})
 
 
 def _check_threshold(threshold: float | None, batches: Sequence[Batch]) -> None:

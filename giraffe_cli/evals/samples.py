@@ -16,7 +16,7 @@ import numpy as np
 
 from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.corpus.base import Document
-from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.errors import GiraffeError, InvalidInput, Problems
 from giraffe_cli.evals.base import (
     AbstractTask,
     Example,
@@ -177,23 +177,26 @@ def prepare(
     """The examples of every task, and a warning for each length a task cannot fill.
 
     Raises:
-        InvalidInput: a task fills no length at all, or is unknown, or so is a knob.
+        InvalidInput: tasks fill no length at all, all of them told at once; or one is unknown, or
+            so is a knob.
         GiraffeError: two samples of a task and length have one key.
     """
     names, warnings = runnable(config)
     for warning in warnings:
         reporter.warn(warning)
-    batches = []
+    batches, refused = list[Batch](), Problems()
     for name in names:
         task = make_task(name, config.knobs.get(name, {}))
         examples, problems = _examples(task, lengths, seed, material)
         if not examples:
-            raise problems[0]
+            refused.found.append(problems[0])
+            continue
         for problem in problems:
             warnings.append(f"left out: {problem.message}")
             reporter.warn(warnings[-1])
         _check_keys(name, examples)
         batches.append(Batch(name, task, examples))
+    refused.settle()
     check_asked(config, [example for batch in batches for example in batch.examples])
     return batches, warnings
 

@@ -22,12 +22,11 @@ from torch import Tensor, nn
 
 from giraffe_cli.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from giraffe_cli.config.lora import LoraConfig
-from giraffe_cli.errors import near_misses, raise_together
 from giraffe_cli.model.pissa import START, as_plain_lora, start_from_largest_directions
+from giraffe_cli.model.targets import check_targets
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import atomic_open, write_json, write_sealed
 
-HEAD = "lm_head"
 WHOLE_MODULES = {
     "embeddings": ["embed_tokens"],
     "norms": ["input_layernorm", "post_attention_layernorm", "norm"],
@@ -42,7 +41,7 @@ def add_lora(model: nn.Module, config: LoraConfig, seed: int) -> PeftModel:
         InvalidInput: a target matches no linear layer (near misses named), or is the head, whose
             loss is fused (`model/loss.py`).
     """
-    _check_targets(model, config.targets)
+    check_targets(model, config.targets)
     whole = [name for part in config.also_train for name in WHOLE_MODULES[part]]
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         # PEFT 0.21 reads an attribute that transformers 5.23 renamed
@@ -108,26 +107,6 @@ def _tensors(model: PeftModel, adapter: str = "default") -> dict[str, Tensor]:
     """As PEFT names them in a file; copies, for safetensors stores no tensor under two names."""
     found = get_peft_model_state_dict(model, adapter_name=adapter, save_embedding_layers=False)
     return {name: tensor.detach().cpu().clone().contiguous() for name, tensor in found.items()}
-
-
-def linear_names(model: nn.Module) -> dict[str, nn.Linear]:
-    """Every linear layer that may carry an adapter, by its full name; the head is not one."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and name.rpartition(".")[2] != HEAD
-    }
-
-
-def _check_targets(model: nn.Module, targets: list[str]) -> None:
-    names = linear_names(model)
-    known = {name.rpartition(".")[2] for name in names}
-    problems = [
-        f"`{target}` matches no linear layer; {near_misses(target, known)}"
-        for target in targets
-        if not any(name == target or name.endswith(f".{target}") for name in names)
-    ]
-    raise_together(problems, "train.lora.targets")
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, NotRequired
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
@@ -41,6 +41,15 @@ class _Model(TypedDict):
     tasks: NotRequired[dict[str, dict[str, _Figures]]]
 
 
+class _Gate(TypedDict):
+    name: str
+    op: Literal["<", "<=", ">", ">="]
+    threshold: float
+    bound: float | None
+    ok: bool
+    note: NotRequired[str]
+
+
 class _Form(TypedDict):
     """What pages and tables cannot do without; `evals/schema.py` has the whole."""
 
@@ -53,6 +62,7 @@ class _Form(TypedDict):
     paired: dict[str, dict[str, dict[str, Any]]]
     settings: dict[str, Any]
     seconds: float
+    gates: NotRequired[list[_Gate]]
 
 
 def read_results(path: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from giraffe_cli.report.scored import Scored
 from giraffe_cli.report.verdict import Verdict
+from giraffe_cli.report.verdicts_gates import with_gates
 from giraffe_cli.report.verdicts_loss import (
     base_beyond_window,
     beyond_domain,
@@ -25,13 +26,14 @@ from giraffe_cli.report.verdicts_retrieval import finds, looked_for
 
 def run_verdicts(report: Mapping[str, Any]) -> list[Verdict]:
     """Of a run, in the order in which a reader asks; what was not measured says so."""
-    scored = Scored.of_run(report)
-    return [*_in_order(scored), loads_anywhere(report)]
+    answers = [*_in_order(Scored.of_run(report)), loads_anywhere(report)]
+    return with_gates(answers, report.get("gates", []))
 
 
 def evaluation_verdicts(scored: Scored) -> list[Verdict]:
     """Of an evaluation: only what it was asked to measure."""
-    return [verdict for verdict in _in_order(scored) if verdict.answer != "not measured"]
+    answers = [verdict for verdict in _in_order(scored) if verdict.answer != "not measured"]
+    return with_gates(answers, scored.results.get("gates", []))
 
 
 def _in_order(scored: Scored) -> list[Verdict]:

@@ -33,7 +33,7 @@ from giraffe_cli.model.trainable import causal_model, load_base, make_trainable
 from giraffe_cli.train.data import Window
 from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.layout import Layout
-from giraffe_cli.train.sharing import check_keys
+from giraffe_cli.train.sharing import check_keys, check_recorded
 from giraffe_cli.train.trackers import check_trackers
 from giraffe_cli.train.window_loss import WindowLoss
 
@@ -117,14 +117,9 @@ def _levers_that_work(job: TrainJob, attention_dropout: float) -> Levers:
     Raises:
         InvalidInput: `checkpointing: attention` was asked for and cannot be.
     """
-    obstacle = why_not_recorded(attention_dropout)
-    if job.levers.checkpointing != "attention" or obstacle is None:
+    if job.levers.checkpointing != "attention" or why_not_recorded(attention_dropout) is None:
         return job.levers
-    if job.config.checkpointing == "attention":
-        raise InvalidInput(
-            f"checkpointing: attention cannot keep its output: {obstacle}",
-            "--set train.checkpointing=full",
-        )
+    check_recorded(job.config, attention_dropout)
     return dataclasses.replace(job.levers, checkpointing="full")
 
 

@@ -1,9 +1,10 @@
-"""Whether processes can share a window as they are asked to: told before anything is packed."""
+"""Whether attention can be shared and kept as asked for: told before anything is packed."""
 
 from __future__ import annotations
 
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.model.flash import why_not_recorded
 
 
 def check_heads(num_heads: int, config: TrainConfig) -> None:
@@ -42,4 +43,18 @@ def check_keys(config: TrainConfig, attention_dropout: float, dtype: str, is_on_
         raise InvalidInput(
             "sequence_parallel_by: keys attends in 16 bits on a GPU, the run computes in float32",
             f"--set dtype=bfloat16, or {by_heads}",
+        )
+
+
+def check_recorded(config: TrainConfig, attention_dropout: float) -> None:
+    """Refuse attention whose output is to be kept and cannot be.
+
+    Raises:
+        InvalidInput: under the checkpoint's attention dropout.
+    """
+    obstacle = why_not_recorded(attention_dropout)
+    if config.checkpointing == "attention" and obstacle:
+        raise InvalidInput(
+            f"checkpointing: attention cannot keep its output: {obstacle}",
+            "--set train.checkpointing=full",
         )

@@ -1,0 +1,103 @@
+"""A run folder belongs to one config and to one base; what differs is named.
+
+with claimed(config, run_dir): ...       # run.yaml is written, or is of this very config
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from giraffe_cli.checkpoint import Checkpoint
+from giraffe_cli.config.building import build, differing_keys
+from giraffe_cli.config.extend import ExtendConfig
+from giraffe_cli.config.files import read_sealed_yaml, write_sealed_yaml
+from giraffe_cli.config.train import knobs_without_effect
+from giraffe_cli.errors import InvalidInput, UsageError
+from giraffe_cli.rundir import MANIFEST, make_folder, read_kept
+
+
+@contextlib.contextmanager
+def claimed(config: ExtendConfig, run_dir: Path) -> Iterator[None]:
+    """`run_dir` as the folder of this config; when input is refused before any stage has finished,
+    a folder that was made here is removed again, so that mended input meets no leftover.
+
+    Raises:
+        InvalidInput: it holds a run of another config; the differing keys are named.
+    """
+    is_new = not (run_dir / "run.yaml").exists()
+    claim(config, run_dir)
+    try:
+        yield
+    except (InvalidInput, UsageError):
+        if is_new and not any(run_dir.rglob(MANIFEST)):
+            shutil.rmtree(run_dir)
+        raise
+
+
+def claim(config: ExtendConfig, run_dir: Path) -> None:
+    """Make `run_dir` the folder of this config, or recognise it as such; knobs that change no
+    weight may differ, and the folder's config then follows. Raises as `check_claim` does.
+    """
+    if check_claim(config, run_dir):
+        return
+    make_folder(run_dir)
+    write_sealed_yaml(run_dir / "run.yaml", config.model_dump(mode="json"))
+
+
+def check_claim(config: ExtendConfig, run_dir: Path) -> bool:
+    """Whether `run_dir` is the folder of this very config; nothing is written.
+
+    Raises:
+        InvalidInput: it holds a run of another config, whose differing keys are named; or as
+            `check_folder`.
+    """
+    path, values = run_dir / "run.yaml", config.model_dump(mode="json")
+    if path.exists():
+        free = {f"train.{knob}" for knob in knobs_without_effect(config.train)}
+        free |= {"eval.processes", "eval.batch_tokens", "allow_pickle"}
+        free |= {"rope.minutes"}  # a budget; a comparison that has ended is kept, and said so
+        kept = build(read_sealed_yaml(path), str(path)).model_dump(mode="json")
+        different = differing_keys(kept, values)
+        if set(different) - free:
+            different = sorted(set(different) - free)
+            raise InvalidInput(
+                f"{run_dir} holds a run of another config; different: {', '.join(different)}",
+                "pass the same options to resume it, or another --out to start a new run",
+            )
+        if not different:
+            return True
+    check_folder(run_dir)
+    return False
+
+
+def check_folder(run_dir: Path) -> None:
+    """`run_dir` is a folder, or one can be made.
+
+    Raises:
+        InvalidInput: a file is in its way, or the folder that it would be made in is not writable.
+    """
+    there = next(p for p in (run_dir, *run_dir.absolute().parents) if p.exists())
+    if not there.is_dir():
+        raise InvalidInput(f"{there} is not a directory", "choose another --out")
+    if not os.access(there, os.W_OK):
+        raise InvalidInput(f"{there} is not writable", "choose another --out")
+
+
+def check_base(run_dir: Path, checkpoint: Checkpoint) -> None:
+    """A run goes on from the weights it began with.
+
+    Raises:
+        InvalidInput: the base holds others now, and something was trained on the first.
+    """
+    kept = read_kept(run_dir / "plan.json") or {}
+    began_with = kept.get("model", {}).get("digest")
+    trained = [*run_dir.glob("**/checkpoints/step-*/manifest.json"), *run_dir.glob("**/adapter")]
+    if trained and began_with not in (None, checkpoint.digest):
+        raise InvalidInput(
+            f"{checkpoint.source} is not what {run_dir} was trained on: a file in it changed",
+            "put the base back as it was, or choose another --out",
+        )

@@ -1,0 +1,55 @@
+"""What an adapter is put on: the linear layers that its targets name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from giraffe_cli.config.train import TrainConfig
+from giraffe_cli.errors import near_misses, raise_together
+from giraffe_cli.model.loading import config_for
+
+HEAD = "lm_head"
+
+
+def check_adapter(path: Path, config: TrainConfig) -> None:
+    """Refuse targets that the checkpoint at `path` has not; its weights are not read.
+
+    Raises:
+        InvalidInput: as `check_targets`, of an adapter.
+    """
+    if config.method == "full":
+        return
+    from transformers import LlamaForCausalLM
+
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config_for(path, None))
+    check_targets(model, config.lora.targets)
+
+
+def check_targets(model: nn.Module, targets: list[str]) -> None:
+    """Every target matches a linear layer.
+
+    Raises:
+        InvalidInput: some do not, near misses named; or it is the head, whose loss is fused
+            (`model/loss.py`).
+    """
+    names = linear_names(model)
+    known = {name.rpartition(".")[2] for name in names}
+    problems = [
+        f"`{target}` matches no linear layer; {near_misses(target, known)}"
+        for target in targets
+        if not any(name == target or name.endswith(f".{target}") for name in names)
+    ]
+    raise_together(problems, "train.lora.targets")
+
+
+def linear_names(model: nn.Module) -> dict[str, nn.Linear]:
+    """Every linear layer that may carry an adapter, by its full name; the head is not one."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] != HEAD
+    }

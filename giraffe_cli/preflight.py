@@ -1,0 +1,165 @@
+"""All that a run looks at before it packs: the run and its dry run are refused the same things.
+
+    start = preflight(config, run_dir, work_dir, evaluates=True)
+    start.checkpoint, start.stages, start.controls, start.evaluation
+
+A check that needs neither packed windows nor a loaded model belongs here, and nowhere else: what
+one call finds is told at once. Memory is not looked at: a plan is shown before it is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from giraffe_cli.checkpoint import Checkpoint, inspect
+from giraffe_cli.claim import check_base, check_claim
+from giraffe_cli.config.building import resolve_dtype
+from giraffe_cli.config.extend import ExtendConfig
+from giraffe_cli.config.train import TrainConfig
+from giraffe_cli.control import control_stages
+from giraffe_cli.errors import Problems
+from giraffe_cli.evals.chosen import check_tasks
+from giraffe_cli.evals.harness import check_harness
+from giraffe_cli.evaluating import EvaluationInputs, check_control, foresee, open_inputs
+from giraffe_cli.model.low_bits import check_low_bits
+from giraffe_cli.model.targets import check_adapter
+from giraffe_cli.progress import Reporter, SilentReporter
+from giraffe_cli.rundir import read_json
+from giraffe_cli.stages import check_sources
+from giraffe_cli.train.parallel import choose_processes, visible_gpus
+from giraffe_cli.train.sharing import check_heads, check_keys, check_recorded
+from giraffe_cli.train.trackers import check_trackers
+from giraffe_cli.training import TrainingStage, training_stages
+
+
+@dataclass(frozen=True)
+class Start:
+    """What was opened on the way, for a run that may begin."""
+
+    checkpoint: Checkpoint
+    stages: list[TrainingStage] = field(default_factory=list)
+    """None where the base reaches the target already, and that is allowed."""
+    controls: list[TrainingStage] = field(default_factory=list)
+    """One for each of `stages`, or none."""
+    evaluation: EvaluationInputs | None = None
+    """None where nothing is evaluated."""
+
+
+def preflight(
+    config: ExtendConfig,
+    run_dir: Path,
+    work_dir: Path,
+    reporter: Reporter,
+    *,
+    evaluates: bool = True,
+    allow_native: bool = False,
+    reads_all: bool = True,
+) -> Start:
+    """Look at all that a run of `config` in `run_dir` needs; nothing is written there.
+
+    Args:
+        work_dir: where a base or an evaluator in another format is converted.
+        evaluates: whether the run ends with an evaluation.
+        allow_native: a base that reaches the target is no error; then nothing else is looked at.
+        reads_all: else standard input and the Hub are not read for the evaluation.
+
+    Raises:
+        InvalidInput, UsageError: something cannot be used; all of it is told at once.
+    """
+    problems = Problems()
+    checkpoint = problems.note(inspect, config.model, work_dir, config.allow_pickle)
+    if checkpoint and allow_native and checkpoint.reach >= config.target_length:
+        return Start(checkpoint)
+    _check_folder(config, run_dir, checkpoint, problems)
+    stages, controls = _stages(config, checkpoint, run_dir, problems)
+    configs = [stage.config for stage in (*stages, *controls)] or config.stage_configs()
+    _check_training(configs, config.trains, checkpoint, problems)
+    for stage in config.stage_configs():
+        problems.note(check_sources, stage, checkpoint)
+    evaluation = None
+    if evaluates:
+        native = stages[-1].table.original_max_position_embeddings if stages else None
+        evaluation = _evaluation(config, checkpoint, native, work_dir, reads_all, problems)
+    problems.settle()
+    assert checkpoint
+    _tell_without_effect(config, checkpoint, reporter)
+    return Start(checkpoint, stages, controls, evaluation)
+
+
+def _check_folder(
+    config: ExtendConfig, run_dir: Path, checkpoint: Checkpoint | None, problems: Problems
+) -> None:
+    """The folder is this config's, and what was trained in it began with this base."""
+    is_own = problems.note(check_claim, config, run_dir) is not None
+    if is_own and checkpoint:
+        problems.note(check_base, run_dir, checkpoint)
+
+
+def _stages(
+    config: ExtendConfig, checkpoint: Checkpoint | None, run_dir: Path, problems: Problems
+) -> tuple[list[TrainingStage], list[TrainingStage]]:
+    """The stages and their controls; empty where the base or the config does not allow them."""
+    if checkpoint is None:
+        return [], []
+    stages = problems.note(training_stages, config, checkpoint, run_dir) or []
+    controls = problems.note(control_stages, stages, checkpoint, run_dir) if stages else []
+    return stages, controls or []
+
+
+def _check_training(
+    configs: Sequence[ExtendConfig], trains: bool, checkpoint: Checkpoint | None, problems: Problems
+) -> None:
+    """Libraries, processes, and what they share of a window; `configs` are of single stages."""
+    for config in configs:
+        train = config.train
+        problems.note(check_low_bits, train)
+        if trains:
+            visible = train.nodes * visible_gpus()
+            problems.note(choose_processes, train, visible, SilentReporter())
+            for name in train.trackers:
+                problems.note(check_trackers, [name])
+        if trains and checkpoint:
+            dtype = resolve_dtype(config.dtype, checkpoint.dtype)
+            _check_model(train, checkpoint, dtype, problems)
+
+
+def _check_model(
+    train: TrainConfig, checkpoint: Checkpoint, dtype: str, problems: Problems
+) -> None:
+    """What is trained of this checkpoint, and how its attention is shared and kept."""
+    dropout = read_json(checkpoint.path / "config.json").get("attention_dropout", 0.0)
+    problems.note(check_heads, checkpoint.num_attention_heads, train)
+    problems.note(check_keys, train, dropout, dtype, visible_gpus() > 0)
+    problems.note(check_recorded, train, dropout)
+    problems.note(check_adapter, checkpoint.path, train)
+
+
+def _evaluation(
+    config: ExtendConfig,
+    checkpoint: Checkpoint | None,
+    native_length: int | None,
+    work_dir: Path,
+    reads_all: bool,
+    problems: Problems,
+) -> EvaluationInputs:
+    """Tasks by their names, corpora and evaluator; samples and gates where all of that is there,
+    and it is known what is extended."""
+    known = len(problems.found)
+    problems.note(check_tasks, config.eval)
+    problems.note(check_harness, config.eval.harness)
+    inputs = open_inputs(config, work_dir, reads_all, problems)
+    if checkpoint and native_length:
+        problems.note(check_control, config, native_length)
+        if len(problems.found) == known:
+            problems.note(foresee, config, checkpoint, inputs, native_length)
+    return inputs
+
+
+def _tell_without_effect(config: ExtendConfig, checkpoint: Checkpoint, reporter: Reporter) -> None:
+    if config.rope.on_existing != "refuse" and checkpoint.existing_rope is None:
+        reporter.warn(
+            f"--on-existing-rope {config.rope.on_existing} has no effect: "
+            f"{checkpoint.source} is not scaled"
+        )
