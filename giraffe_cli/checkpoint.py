@@ -7,29 +7,21 @@ refuses with a reason.
 from __future__ import annotations
 
 import dataclasses
-import importlib.resources
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint_config import read_rope, read_shape
 from giraffe_cli.checkpoint_files import (
-    check_links,
     check_settings,
     check_tokenizer,
     checkpoint_digest,
     read_config,
 )
+from giraffe_cli.checkpoint_source import checkpoint_folder
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.gguf_import import import_gguf
-from giraffe_cli.pickle_import import PICKLED, has_only_pickled, import_pickled
 from giraffe_cli.rope.base import Head
 from giraffe_cli.weights import STORED_DTYPES, check_tensors, count_parameters, read_weights
-
-EMBEDDED = "calf"
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
-_HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
 
 
 @dataclass(frozen=True)
@@ -108,11 +100,7 @@ def inspect(source: str, work_dir: Path, allow_pickle: bool | None = None) -> Ch
         InvalidInput: not found, not a Llama, damaged weights, weights that are pickled, files that
             differ from the manifest beside them, links that lead out, no or a foreign tokenizer.
     """
-    path = _locate(source, work_dir, bool(allow_pickle))
-    if source != EMBEDDED:  # what is installed may be links into a package manager's store
-        check_links(path)
-    if has_only_pickled(path):
-        path = _unpickled(path, work_dir, allow_pickle)
+    path = checkpoint_folder(source, work_dir, allow_pickle)
     config = read_config(path)
     shape, rope = read_shape(config, path), read_rope(config, path)
     weights = read_weights(path)
@@ -174,54 +162,3 @@ def refuse_scaled(checkpoint: Checkpoint, target_length: int) -> None:
         f"or `--on-existing-rope replace` to scale from the native {native} anew (the weights must "
         "then unlearn the old table); best of all, extend the unscaled base",
     )
-
-
-def _unpickled(path: Path, work_dir: Path, allowed: bool | None) -> Path:
-    if allowed:
-        return import_pickled(path, work_dir / "base")
-    offered = "pass --allow-pickle to read tensors alone from them, or " if allowed is False else ""
-    raise InvalidInput(
-        f"{path} has only pickled weights ({PICKLED}), which are programs; needs safetensors",
-        f"{offered}convert them where nothing can be lost: "
-        "AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)",
-    )
-
-
-def _locate(source: str, work_dir: Path, allow_pickle: bool) -> Path:
-    if source == EMBEDDED:
-        return Path(str(importlib.resources.files("giraffe_cli") / EMBEDDED))
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if path.suffix.lower() == ".gguf":
-        if not path.is_file():
-            raise InvalidInput(f"{path} does not exist")
-        return import_gguf(path, work_dir / "base")
-    if path.exists():
-        raise InvalidInput(
-            f"{path} is a file, needs a checkpoint directory or a .gguf file",
-            "name the directory that holds config.json",
-        )
-    if not _HUB_ID.fullmatch(source):
-        raise InvalidInput(
-            f"{source} does not exist and is no Hugging Face id",
-            f"give a directory, a .gguf file, an `owner/name`, or `{EMBEDDED}`",
-        )
-    return _download(source, allow_pickle)
-
-
-def _download(repository: str, allow_pickle: bool) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-
-    try:
-        folder = Path(snapshot_download(repository, allow_patterns=_HUB_FILES))
-        if allow_pickle and not any(folder.glob("*.safetensors")):
-            snapshot_download(repository, allow_patterns=[*_HUB_FILES, "pytorch_model*.bin"])
-        return folder
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise InvalidInput(
-            f"there is no directory {repository}, and it cannot be fetched from the hub: {reason}",
-            f"check the id and the network, or run `hf download {repository}` where there is one",
-        ) from error

@@ -20,9 +20,9 @@ from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.control import control_stages, describe_control
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.corpus.unseen import not_trained_on
-from giraffe_cli.evals.runner import Subject, evaluate
+from giraffe_cli.evals.runner import evaluate
 from giraffe_cli.evals.samples import Texts
-from giraffe_cli.evals.subject import EVALUATOR
+from giraffe_cli.evals.subject import EVALUATOR, Subject
 from giraffe_cli.evaluating import check_samples, held_out_documents
 from giraffe_cli.gates import Gate, default_gates
 from giraffe_cli.lock import held

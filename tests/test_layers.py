@@ -75,6 +75,7 @@ LEVELS = [
     ("checkpoint", 3),
     ("checkpoint_config", 3),
     ("checkpoint_files", 3),
+    ("checkpoint_source", 3),
     ("tensor_stream", 3),
     ("run_files", 3),
     ("adapter", 3),

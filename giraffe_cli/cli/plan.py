@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from giraffe_cli.checkpoint import EMBEDDED
+from giraffe_cli.checkpoint_source import EMBEDDED
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.extend import gather

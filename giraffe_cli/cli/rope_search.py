@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from giraffe_cli.checkpoint import EMBEDDED
+from giraffe_cli.checkpoint_source import EMBEDDED
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.options import (
     AllowPickle,

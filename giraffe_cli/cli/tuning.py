@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from giraffe_cli.checkpoint import EMBEDDED
+from giraffe_cli.checkpoint_source import EMBEDDED
 from giraffe_cli.cli.evaluate_input import DEFAULT_DATA
 from giraffe_cli.cli.options import one_of
 from giraffe_cli.errors import InvalidInput, UsageError

@@ -33,8 +33,6 @@ from giraffe_cli.units import format_length
 
 SCHEMA_VERSION = 2
 
-__all__ = ["Subject", "evaluate"]
-
 
 def evaluate(
     subjects: list[Subject],
