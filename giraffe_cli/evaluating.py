@@ -19,7 +19,7 @@ from pathlib import Path
 from giraffe_cli.checkpoint import Checkpoint, inspect
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.corpus.base import BadRecords, Document
-from giraffe_cli.corpus.sources import is_local
+from giraffe_cli.corpus.source_names import is_local
 from giraffe_cli.corpus.store import held_out, is_packed
 from giraffe_cli.errors import InvalidInput, Problems
 from giraffe_cli.evals.chosen import sparing

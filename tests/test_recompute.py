@@ -21,7 +21,8 @@ def evaluated(corpus, tmp_path_factory):
     """calf at 256 and 512 tokens, the native window taken as 256 so that far text is shuffled."""
     from giraffe_cli.checkpoint import inspect
     from giraffe_cli.config.evaluate import EvalConfig
-    from giraffe_cli.corpus.sources import BadRecords, read_source
+    from giraffe_cli.corpus.base import BadRecords
+    from giraffe_cli.corpus.sources import read_source
     from giraffe_cli.evals.runner import evaluate
     from giraffe_cli.evals.samples import Texts
     from giraffe_cli.evals.subject import Subject

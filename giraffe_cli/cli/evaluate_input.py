@@ -119,7 +119,7 @@ def documents_for(
     Raises:
         InvalidInput: a source is missing or unreadable, or all hold no text, or trained text only.
     """
-    from giraffe_cli.corpus.sources import check_distinct
+    from giraffe_cli.corpus.source_names import check_distinct
     from giraffe_cli.corpus.store import held_out
     from giraffe_cli.corpus.unseen import not_trained_on
     from giraffe_cli.evals.chosen import needs_of

@@ -115,7 +115,8 @@ def _given(
 def _missing(sources: list[str]) -> Iterator[str]:
     """A sentence for each source that is not there yet, or not readable."""
     from giraffe_cli.config.pack import PackConfig
-    from giraffe_cli.corpus.sources import is_local, resolve
+    from giraffe_cli.corpus.source_names import is_local
+    from giraffe_cli.corpus.sources import resolve
     from giraffe_cli.corpus.store import is_packed
 
     for source in filter(is_local, sources):

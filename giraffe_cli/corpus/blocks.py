@@ -28,10 +28,11 @@ import numpy as np
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.backends import Disagreement
 from giraffe_cli.corpus.base import BadRecords, Document, Unit
+from giraffe_cli.corpus.changes import raw_digest, unchanged
 from giraffe_cli.corpus.contamination import EvaluationGrams
 from giraffe_cli.corpus.duplicates import HASH_BYTES
 from giraffe_cli.corpus.holdout import is_held_out, rank
-from giraffe_cli.corpus.sources import raw_digest, reader_of, unchanged
+from giraffe_cli.corpus.sources import reader_of
 from giraffe_cli.corpus.tokens import DocumentTokenizer, tokenizer_digest
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.lock import held

@@ -22,7 +22,8 @@ from typing import Any, ClassVar
 
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.packing import merge_shards, pack_shard, pack_stage
-from giraffe_cli.corpus.sources import parse_source, resolve
+from giraffe_cli.corpus.source_names import parse_source
+from giraffe_cli.corpus.sources import resolve
 from giraffe_cli.corpus.store import check_replaceable, is_packed
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError, near_misses
 from giraffe_cli.progress import Reporter, SilentReporter

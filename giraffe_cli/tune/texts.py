@@ -8,7 +8,8 @@ from pathlib import Path
 
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.base import BadRecords, Document
-from giraffe_cli.corpus.sources import check_distinct, read_source
+from giraffe_cli.corpus.source_names import check_distinct
+from giraffe_cli.corpus.sources import read_source
 from giraffe_cli.corpus.store import held_out, is_packed
 
 MOST_CHARACTERS = 400_000_000

@@ -1,0 +1,60 @@
+"""What sources are called: `NAME=PATH` taken apart, and names that would read a corpus twice."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection
+from pathlib import Path
+from typing import NamedTuple
+
+from giraffe_cli.errors import UsageError
+
+NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)", re.DOTALL)
+
+
+class Source(NamedTuple):
+    """`NAME=PATH` taken apart."""
+
+    name: str
+    """What documents and statistics call it."""
+    path: str
+    """What is read."""
+
+
+def parse_source(named: str) -> Source:
+    """`books=data/*.jsonl` → (`books`, `data/*.jsonl`); a path alone is its own name.
+
+    A path that exists as it stands, such as `lang=en/a.jsonl`, is not taken apart.
+    """
+    match = NAME.fullmatch(named)
+    if match and not Path(named).exists():
+        return Source(match[1], match[2])
+    return Source(named, named)
+
+
+def is_local(named: str) -> bool:
+    """Whether a source lies here and can be looked at: neither standard input nor the Hub."""
+    path = parse_source(named).path
+    return path != "-" and not path.startswith("hf:")
+
+
+def check_distinct(sources: Collection[str]) -> None:
+    """Refuse a corpus that would be read twice, as far as names tell.
+
+    Raises:
+        UsageError: two sources have one name or one path, or one lies inside the other.
+    """
+    parsed = [parse_source(named) for named in sources]
+    for name, count in Counter(source.name for source in parsed).items():
+        if count > 1:
+            raise UsageError(
+                f"`{name}` is named twice", "name each source once; globs take several"
+            )
+    places = [Path(source.path.removeprefix("repo:")).resolve() for source in parsed]
+    for index, (source, place) in enumerate(zip(parsed, places, strict=True)):
+        for other, elsewhere in zip(parsed[:index], places[:index], strict=True):
+            if place == elsewhere:
+                raise UsageError(f"`{source.path}` is named twice", "name each source once")
+            if place in elsewhere.parents or elsewhere in place.parents:
+                raise UsageError(f"`{source.name}` and `{other.name}` overlap", "name one of them")

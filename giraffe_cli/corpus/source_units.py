@@ -1,0 +1,153 @@
+"""One source → units: a glob, a folder of records, or what its reader makes of it.
+
+A path with `*`, `?` or `[` that does not exist as it stands is a glob (`**` for any depth), sorted
+by code point. A folder whose files are records (JSONL, parquet, Arrow) is those files; any other
+folder is a tree of texts. `-` is standard input, and `repo:FOLDER`, `hf:OWNER/NAME`,
+`python-stdlib` are what their readers say.
+"""
+
+from __future__ import annotations
+
+import glob
+from collections import Counter
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.corpus.base import (
+    BLOCK_BYTES,
+    BadRecords,
+    Unit,
+    reader_for,
+    readers,
+    units_of,
+)
+from giraffe_cli.corpus.readers._files import (
+    NAMES,
+    is_text_name,
+    link_defect,
+    listed,
+    suffix_of,
+    walk,
+)
+from giraffe_cli.corpus.readers.arrow import is_saved_dataset
+from giraffe_cli.corpus.source_names import Source
+from giraffe_cli.errors import InvalidInput
+
+RECORD_READERS = ("jsonl", "parquet", "arrow")
+"""Readers of single files of records, which a folder may be full of."""
+
+
+def units_of_source(source: Source, knobs: dict[str, Any]) -> list[Unit]:
+    """What one source is cut into, with the `knobs` of `PackConfig` that its reader has.
+
+    Raises:
+        InvalidInput: it is missing, unreadable, ambiguous or holds nothing to read.
+    """
+    block_bytes, path = knobs.get("block_bytes", BLOCK_BYTES), Path(source.path)
+    if glob.has_magic(source.path) and not path.exists() and ":" not in source.path:
+        files, passed_over = _matches(source.path)
+        return _units_of_files(source.name, files, _fixed_part(source.path), passed_over, knobs)
+    if path.is_dir() and (records := _records_below(path)):
+        return _records_folder(source, records, knobs)
+    return reader_for(source.path, knobs).units(source.path, source.name, block_bytes)
+
+
+def _matches(pattern: str) -> tuple[list[str], Counter[str]]:
+    """The files that a glob matches, in order.
+
+    Raises:
+        InvalidInput: none.
+    """
+    root = Path(_fixed_part(pattern))
+    # Path.glob follows no linked folder under `**`, which could lead in a circle.
+    matches = [
+        path
+        for path in root.glob(str(Path(pattern).relative_to(root)))
+        if not any(part.startswith(".") for part in path.relative_to(root).parts)
+    ]
+    files = sorted(str(path) for path in matches if not path.is_dir())
+    if not files:
+        folders = f"; {len(matches)} folders do" if matches else ""
+        raise InvalidInput(f"no file matches `{pattern}`{folders}", "check the pattern")
+    folders_matched = 0 if "**" in pattern else len(matches) - len(files)
+    return files, Counter({"folder that a glob matched": folders_matched})
+
+
+def _fixed_part(pattern: str) -> str:
+    """`data/*/a.jsonl` → `data`: the folder that ids are relative to."""
+    parts = Path(pattern).parts
+    fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
+    return str(Path(*parts[:fixed]))
+
+
+def _units_of_files(
+    name: str, files: list[str], root: str, passed_over: Counter[str], knobs: dict[str, Any]
+) -> list[Unit]:
+    """Units of single files: small neighbours of one kind together, large ones in pieces."""
+    block_bytes = knobs.get("block_bytes", BLOCK_BYTES)
+    units: list[Unit] = []
+    for path in files:
+        units += reader_for(path, knobs).units(path, name, block_bytes)
+    merged: list[Unit] = []
+    for (reader, whole), run in groupby(units, key=lambda u: (u.reader, u.files[0].whole)):
+        spans = [unit.files[0] for unit in run]
+        merged += units_of(spans, block_bytes if whole else 0, name, reader, root)
+    counted = tuple(sorted((reason, n) for reason, n in passed_over.items() if n))
+    return [replace(merged[0], passed_over=counted), *merged[1:]]
+
+
+def _records_below(folder: Path) -> list[Path]:
+    """The record files in `folder` when it is a folder of records; empty when it is texts.
+
+    Readmes, licences and, beside other records, `.json` files make no difference.
+
+    Raises:
+        InvalidInput: it is both, and most of it is records.
+    """
+    if is_saved_dataset(folder):
+        return []
+    kinds = [kind() for name, kind in readers().items() if name in RECORD_READERS]
+    found = [path for path in walk(folder) if not path.is_dir()]
+    records = [path for path in found if any(kind.claims(str(path)) for kind in kinds)]
+    certain = [path for path in records if path.suffix.lower() != ".json"]
+    texts = [path for path in found if is_text_name(path) and path.stem.lower() not in NAMES]
+    if not texts:
+        return certain or records
+    if _bytes(certain) > _bytes(texts):
+        held = {suffix_of(path): 1 for path in certain}
+        raise InvalidInput(
+            f"{folder} holds records ({listed(Counter(map(suffix_of, certain)))}) "
+            f"and texts ({listed(Counter(map(suffix_of, texts)))})",
+            "say with a glob which are meant: "
+            + " or ".join(f"'{folder}/**/*{suffix}'" for suffix in held),
+        )
+    return []  # a tree; its reader counts the records that it passes over
+
+
+def _bytes(paths: list[Path]) -> int:
+    return sum(path.stat().st_size for path in paths if path.exists())
+
+
+def _records_folder(source: Source, files: list[Path], knobs: dict[str, Any]) -> list[Unit]:
+    """Units of a folder of records; a link that leads out of it is a bad record.
+
+    Raises:
+        InvalidInput: under `on_bad: fail`, such a link.
+    """
+    root, bad = Path(source.path), BadRecords(knobs["on_bad"])
+    kept: list[str] = []
+    for path in files:
+        reason = link_defect(path, root) if path.is_symlink() else None
+        if reason:
+            bad.report(str(path), reason, "; name the file itself to read it")
+        else:
+            kept.append(str(path))
+    if not kept:
+        raise InvalidInput(f"{root} holds nothing to read: {bad.skipped}", "name other files")
+    passed_over = Counter(bad.skipped)
+    for path in walk(root):
+        if path.is_file() and path not in files:
+            passed_over[f"beside records: {suffix_of(path)}"] += 1
+    return _units_of_files(source.name, kept, source.path, passed_over, knobs)
