@@ -67,6 +67,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "tiny": {**D256, "hidden_size": 32, "intermediate_size": 64, "vocab_size": 512},
 }
 PLAIN = {"checkpointing": "attention", "offload": "none", "mlp_tile": 1024, "loss_chunk": 256}
+WHOLE = {"checkpointing": "none", "mlp_tile": "none", "fused_layers": "on"}
 WIDE = {"mlp_tile": "none", "loss_chunk": 1024}
 
 
@@ -92,6 +93,8 @@ FIT = [
     cell("d576", 4096, documents="packed"),
     cell("d256", 2048, **WIDE, method="full"),
     cell("d256", 4096),
+    cell("smollm2", 2048, **WHOLE),
+    cell("smollm2", 2048, dtype="bfloat16", **WHOLE),
 ]
 HELD = [
     cell("d256", 8192, documents="packed"),

@@ -51,16 +51,20 @@ def phases(demand: Demand, levers: Levers) -> list[Phase]:
     return [*found, Phase("optimizer", _optimizer(demand), False)]
 
 
-def saved(demand: Demand) -> Tensors:
-    """What autograd saves of a whole layer: both residual sums, both norms' outputs, q, k, v, what
-    attention returned, and four tensors of the MLP."""
+def saved(demand: Demand, levers: Levers) -> Tensors:
+    """What autograd saves of a whole layer: both norms' inputs and outputs, q, k, v, what attention
+    returned, and of the MLP both inputs of SwiGLU, its result and, unless one pass computes it,
+    silu(gate)."""
     row = demand.tokens * demand.width
+    # norms that compute wider than their input save it so, unless compiled
+    in_one_pass = levers.fused and demand.kind == "cuda"
+    is_wide = demand.width == 2 and not in_one_pass
     return [
-        (4, row * demand.shape.hidden_size),
+        (2 if is_wide else 4, row * demand.shape.hidden_size),
         (2, row * demand.queries),
         (2, demand.seen * demand.width * demand.keys),
-        (4, row * demand.shape.intermediate_size),
-        *_wide_norms(demand, 2, demand.tokens),
+        (3 if in_one_pass else 4, row * demand.shape.intermediate_size),
+        *(_wide_norms(demand, 2, demand.tokens) if is_wide else []),
     ]
 
 
