@@ -12,13 +12,15 @@ from conftest import prose
 from test_assemble import write_byte_tokenizer
 
 from giraffe_cli.config.pack import PackConfig
-from giraffe_cli.corpus import blocks, packing, tokens
+from giraffe_cli.corpus import pace, packing, tokens, tools
 from giraffe_cli.corpus.backends import HfBackend
-from giraffe_cli.corpus.blocks import Tools, read_done, tokenise_unit
 from giraffe_cli.corpus.holdout import choose_held_out
 from giraffe_cli.corpus.packing import merge_shards, pack_shard, pack_stage
 from giraffe_cli.corpus.sources import resolve
 from giraffe_cli.corpus.store import held_out, open_packed
+from giraffe_cli.corpus.tokenising import tokenise_unit
+from giraffe_cli.corpus.tools import Tools
+from giraffe_cli.corpus.unit_files import read_done
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.progress import SilentReporter
 
@@ -165,7 +167,7 @@ def test_other_options_and_other_bytes_do_everything_again(tokenise):
 
 def test_other_text_under_the_same_digest_is_noticed(tokenise, monkeypatch):
     """As of a stream without bytes of its own, which counts by its name."""
-    monkeypatch.setattr(blocks, "raw_digest", lambda unit: "the same")
+    monkeypatch.setattr(tools, "raw_digest", lambda unit: "the same")
     write("a.jsonl.gz", texts(40))
     tokenise(before=stop_at(3))
     write("a.jsonl.gz", {**texts(40), "d2": prose(2, 15)[::-1]})
@@ -376,7 +378,6 @@ def test_a_backend_that_disagrees_on_the_fixed_texts_is_never_used(tokenizer, fa
 
 def test_the_bar_tells_megabytes_and_tokens_a_second(monkeypatch):
     """2 MB and 600,000 tokens in two seconds."""
-    from giraffe_cli.corpus import blocks
 
     told: list[tuple[float, dict[str, str]]] = []
 
@@ -385,6 +386,6 @@ def test_the_bar_tells_megabytes_and_tokens_a_second(monkeypatch):
             told.append((amount, fields))
 
     clock = iter([10.0, 12.0])
-    monkeypatch.setattr(blocks.time, "monotonic", lambda: next(clock))
-    blocks.Pace(Bar()).advance(2.0, 600_000)
+    monkeypatch.setattr(pace.time, "monotonic", lambda: next(clock))
+    pace.Pace(Bar()).advance(2.0, 600_000)
     assert told == [(2.0, {"MB/s": "1.0", "tokens/s": "300,000"})]

@@ -12,8 +12,9 @@ from test_assemble import write_byte_tokenizer
 
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus import assemble, packing
-from giraffe_cli.corpus.blocks import read_done, tokenise_unit
 from giraffe_cli.corpus.packing import merge_shards, pack_shard, pack_stage
+from giraffe_cli.corpus.tokenising import tokenise_unit
+from giraffe_cli.corpus.unit_files import read_done
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.progress import SilentReporter
 

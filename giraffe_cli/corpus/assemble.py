@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.base import Unit
-from giraffe_cli.corpus.blocks import HELD, Tools, unit_folder
 from giraffe_cli.corpus.corpus_index import CorpusIndex, TokenFiles
 from giraffe_cli.corpus.duplicates import duplicates_report, first_of_equals
 from giraffe_cli.corpus.mix import Mixture, Selection, select
@@ -27,6 +26,8 @@ from giraffe_cli.corpus.pack import Plan, join, plan
 from giraffe_cli.corpus.rows import Layout, RowGroup, Strings, write_rows
 from giraffe_cli.corpus.stats import packing_stats, source_stats
 from giraffe_cli.corpus.store import REMOVED, STATS, held_out_writer
+from giraffe_cli.corpus.tools import Tools
+from giraffe_cli.corpus.unit_files import HELD, unit_folder
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import atomic_open, write_json

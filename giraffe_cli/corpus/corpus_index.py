@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from giraffe_cli.corpus.base import Unit
-from giraffe_cli.corpus.blocks import read_done, unit_folder
 from giraffe_cli.corpus.pack import Int64
 from giraffe_cli.corpus.rows import Strings
+from giraffe_cli.corpus.unit_files import block_stem, read_done, unit_folder
 from giraffe_cli.errors import InvalidInput
 
 OPEN_FILES = 64
@@ -107,7 +107,7 @@ def read_index(
     found = [entry for entry in done if entry is not None]
     for number, (unit, entry) in enumerate(zip(units, found, strict=True)):
         for block in range(len(entry["blocks"])):
-            stem = unit_folder(work, number) / f"block-{block:04d}"
+            stem = unit_folder(work, number) / block_stem(block)
             with np.load(stem.with_suffix(".npz")) as index:
                 _append(parts, index, names.index(unit.source), len(files))
             files.append(stem.with_suffix(".tokens"))

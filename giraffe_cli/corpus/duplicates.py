@@ -6,6 +6,7 @@ bound of 2^128). Cost: one sort of the hashes.
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,11 @@ import numpy.typing as npt
 from giraffe_cli.corpus.pack import Int64
 
 HASH_BYTES = 16
+
+
+def text_hash(text: str) -> bytes:
+    """What tells equal texts, `HASH_BYTES` bytes."""
+    return hashlib.sha256(text.encode()).digest()[:HASH_BYTES]
 
 
 def first_of_equals(hashes: npt.NDArray[np.uint8]) -> Int64:

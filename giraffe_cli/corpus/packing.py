@@ -18,18 +18,10 @@ from giraffe_cli.config.building import differing_keys
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.assemble import assemble
 from giraffe_cli.corpus.base import Unit
-from giraffe_cli.corpus.blocks import (
-    HELD,
-    Pace,
-    Tools,
-    read_done,
-    tokenise_unit,
-    unit_folder,
-    unit_inputs,
-)
 from giraffe_cli.corpus.changes import changed
 from giraffe_cli.corpus.corpus_index import read_index
 from giraffe_cli.corpus.holdout import rank
+from giraffe_cli.corpus.pace import Pace
 from giraffe_cli.corpus.sources import resolve
 from giraffe_cli.corpus.stats import warnings_of
 from giraffe_cli.corpus.store import (
@@ -40,7 +32,10 @@ from giraffe_cli.corpus.store import (
     clear_work,
     is_packed,
 )
+from giraffe_cli.corpus.tokenising import tokenise_unit
 from giraffe_cli.corpus.tokens import tokenizer_digest
+from giraffe_cli.corpus.tools import Tools, unit_inputs
+from giraffe_cli.corpus.unit_files import HELD, read_done, unit_folder
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.lock import held
 from giraffe_cli.progress import Reporter
