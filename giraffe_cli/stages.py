@@ -13,10 +13,11 @@ from giraffe_cli.checkpoint import Checkpoint, head_to_extend
 from giraffe_cli.config.base import AUTO
 from giraffe_cli.config.building import resolve_dtype
 from giraffe_cli.config.extend import ExtendConfig
-from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest
+from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.corpus.source_names import is_local
 from giraffe_cli.corpus.sources import resolve
 from giraffe_cli.corpus.store import is_packed, open_packed
+from giraffe_cli.corpus.tokens import tokenizer_digest
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.estimate import Pace, estimate

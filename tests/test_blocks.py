@@ -12,7 +12,7 @@ from conftest import prose
 from test_assemble import write_byte_tokenizer
 
 from giraffe_cli.config.pack import PackConfig
-from giraffe_cli.corpus import pace, packing, tokens, tools
+from giraffe_cli.corpus import pace, tokens, tools, workers
 from giraffe_cli.corpus.backends import HfBackend
 from giraffe_cli.corpus.holdout import choose_held_out
 from giraffe_cli.corpus.packing import merge_shards, pack_shard, pack_stage
@@ -204,13 +204,13 @@ def test_a_file_that_grows_while_it_is_read_is_told(tokenise):
 
 def test_a_file_that_changes_between_listing_and_reading_is_told(tokenizer, monkeypatch):
     path = write("a.jsonl", texts(4))
-    original = packing.tokenise_unit
+    original = workers.tokenise_unit
 
     def later(*arguments):
         path.write_text(path.read_text().replace("giraffe", "gazelle").replace("sky", "sea"))
         return original(*arguments)
 
-    monkeypatch.setattr(packing, "tokenise_unit", later)
+    monkeypatch.setattr(workers, "tokenise_unit", later)
     with pytest.raises(GiraffeError, match=r"a\.jsonl.* changed while it was read"):
         pack("a.jsonl", tokenizer=tokenizer)
     assert not Path("packed").exists()
@@ -327,7 +327,7 @@ def test_a_packing_cut_off_while_it_falls_back_ends_with_the_reference_everywher
     write("a.jsonl", {"a": "poison " + prose(1, 9)})
     sources = ["a.jsonl", "b.jsonl", "c.jsonl"]
     pack(*sources, tokenizer=tokenizer, out="slow", backend="tokenizers", hold_out=0)
-    original, calls = packing.tokenise_unit, []
+    original, calls = workers.tokenise_unit, []
 
     def until_the_fifth(*arguments):
         calls.append(1)
@@ -336,7 +336,7 @@ def test_a_packing_cut_off_while_it_falls_back_ends_with_the_reference_everywher
         return original(*arguments)
 
     with monkeypatch.context() as patch:
-        patch.setattr(packing, "tokenise_unit", until_the_fifth)
+        patch.setattr(workers, "tokenise_unit", until_the_fifth)
         with pytest.raises(KeyboardInterrupt):
             pack(*sources, tokenizer=tokenizer, out="fast", hold_out=0)
     assert read_done(Path("fast/.work/unit-00000"))["backend"].startswith("tokenizers")

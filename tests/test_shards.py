@@ -11,7 +11,7 @@ from conftest import prose
 from test_assemble import write_byte_tokenizer
 
 from giraffe_cli.config.pack import PackConfig
-from giraffe_cli.corpus import assemble, packing
+from giraffe_cli.corpus import assemble, workers
 from giraffe_cli.corpus.packing import merge_shards, pack_shard, pack_stage
 from giraffe_cli.corpus.tokenising import tokenise_unit
 from giraffe_cli.corpus.unit_files import read_done
@@ -145,7 +145,7 @@ def test_the_whole_command_goes_on_from_what_shards_did(job, monkeypatch):
         tokenised.append(before is None)
         return done
 
-    monkeypatch.setattr(packing, "tokenise_unit", watched)
+    monkeypatch.setattr(workers, "tokenise_unit", watched)
     pack_stage(*job("packed"))
     assert tokenised == [False, True] * 5 + [False]
     assert contents("packed") == contents("whole")

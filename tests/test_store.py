@@ -13,8 +13,9 @@ from conftest import build_tokenizer, prose
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus import assemble, rows
 from giraffe_cli.corpus.holdout import choose_held_out
-from giraffe_cli.corpus.packing import pack_stage, tokenizer_digest
+from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.corpus.store import Layout, attention_share, held_out, is_packed, open_packed
+from giraffe_cli.corpus.tokens import tokenizer_digest
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.progress import SilentReporter
 

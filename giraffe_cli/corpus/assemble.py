@@ -24,7 +24,7 @@ from giraffe_cli.corpus.duplicates import duplicates_report, first_of_equals
 from giraffe_cli.corpus.mix import Mixture, Selection, select
 from giraffe_cli.corpus.pack import Plan, join, plan
 from giraffe_cli.corpus.rows import Layout, RowGroup, Strings, write_rows
-from giraffe_cli.corpus.stats import packing_stats, source_stats
+from giraffe_cli.corpus.stats import packing_stats, skipped_in, source_stats
 from giraffe_cli.corpus.store import REMOVED, STATS, held_out_writer
 from giraffe_cli.corpus.tools import Tools
 from giraffe_cli.corpus.unit_files import HELD, unit_folder
@@ -279,10 +279,6 @@ def _stats(
 ) -> dict[str, Any]:
     config, grams = tools.config, tools.grams
     extra = len(removed.candidates)
-    skipped: dict[str, int] = {}
-    for unit in index.units:
-        for reason, count in unit["skipped"].items():
-            skipped[reason] = skipped.get(reason, 0) + count
     packable = np.ones(len(index.lengths), dtype=bool)
     packable[removed.candidates] = False
     of_training = np.where(packable, index.lengths, 0)
@@ -296,7 +292,7 @@ def _stats(
         "tokenizer_backend": ", ".join(backends),
         "tokens_policy": tools.tokenize.policy,
         "sources": source_stats(of_training[packable], index.source[packable], index.names),
-        "skipped": dict(sorted(skipped.items())),
+        "skipped": dict(sorted(skipped_in(index.units).items())),
         "duplicates": duplicates_report(removed.duplicate_of, of_training, removed.dedupe),
         "contamination": grams.report()
         | {

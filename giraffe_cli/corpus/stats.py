@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -72,6 +72,15 @@ def length_histogram(lengths: Int64) -> list[dict[str, int]]:
         }
         for octave in np.flatnonzero(documents).tolist()
     ]
+
+
+def skipped_in(done: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Reason → records skipped, over the `done.json` of units."""
+    total: dict[str, int] = {}
+    for unit in done:
+        for reason, count in unit["skipped"].items():
+            total[reason] = total.get(reason, 0) + count
+    return total
 
 
 def source_stats(

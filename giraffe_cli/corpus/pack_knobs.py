@@ -1,0 +1,33 @@
+"""Knobs of packing that contradict each other or do nothing."""
+
+from __future__ import annotations
+
+from giraffe_cli.config.pack import PackConfig
+from giraffe_cli.errors import UsageError
+
+
+def check_knobs(config: PackConfig, window: int) -> None:
+    """Refuse knobs that contradict each other or do nothing.
+
+    Raises:
+        UsageError: the first of them.
+    """
+    overlap = config.overlap or 0
+    if config.min_piece > window:
+        raise UsageError(
+            f"min_piece {config.min_piece} is longer than the window of {window} tokens",
+            "lower --min-piece or pass a longer --window",
+        )
+    if overlap >= window:
+        raise UsageError(
+            f"overlap {overlap} is not shorter than the window of {window} tokens",
+            "lower --overlap",
+        )
+    if overlap and config.rule == "concat":
+        raise UsageError(
+            "overlap has no effect under rule concat, which cuts anywhere", "leave --overlap out"
+        )
+    if config.drop_tail and config.rule != "one":
+        raise UsageError(
+            f"drop_tail has no effect under rule {config.rule}", "pass --rule one, or leave it out"
+        )

@@ -1,0 +1,166 @@
+"""The two phases of one packing: every unit to tokens, by one backend; all tokens to rows."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli import __version__
+from giraffe_cli.config.pack import PackConfig
+from giraffe_cli.corpus.agreement import check_backends, tokenise_alike
+from giraffe_cli.corpus.assemble import assemble
+from giraffe_cli.corpus.base import Unit
+from giraffe_cli.corpus.changes import changed
+from giraffe_cli.corpus.corpus_index import CorpusIndex, read_index
+from giraffe_cli.corpus.holdout import rank
+from giraffe_cli.corpus.pack_knobs import check_knobs
+from giraffe_cli.corpus.sources import resolve
+from giraffe_cli.corpus.stats import skipped_in, warnings_of
+from giraffe_cli.corpus.store import KIND, STATS, clear_rows, clear_work
+from giraffe_cli.corpus.tokens import tokenizer_digest
+from giraffe_cli.corpus.tools import Tools, unit_inputs
+from giraffe_cli.corpus.unit_files import HELD, read_done, unit_folder
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.progress import Reporter
+from giraffe_cli.rundir import WORK, digest_value, finish_stage, make_folder, read_json
+
+FORMAT_VERSION = 2
+"""Counts changes of what is written, so that folders of an older giraffe are packed again."""
+_WITHOUT_EFFECT = {"backend"}
+"""Knobs that change speed and not a byte."""
+
+
+class Packing:
+    """One packing: what goes in, found and checked once; then its phases."""
+
+    def __init__(
+        self,
+        sources: list[str],
+        checkpoint_path: Path,
+        window: int,
+        config: PackConfig,
+        seed: int,
+        out: Path,
+        reporter: Reporter,
+    ) -> None:
+        check_knobs(config, window)
+        self.config, self.window, self.seed = config, window, seed
+        self.out, self.work, self.reporter = out, out / WORK, reporter
+        self.tools = Tools.of(checkpoint_path, config)
+        if self.tools.tokenize.fallback:
+            reporter.warn(f"{self.tools.tokenize.fallback}; tokenizers is used")
+        self.units = resolve(sources, config, self.work)
+        self.unit_inputs = [unit_inputs(unit, self.tools) for unit in self.units]
+        self.inputs = {
+            "version": FORMAT_VERSION,
+            "sources": _source_digests(self.units, self.unit_inputs),
+            "tokenizer": tokenizer_digest(checkpoint_path),
+            "window": window,
+            "config": config.model_dump(mode="json", exclude=_WITHOUT_EFFECT),
+            "decontaminate": self.tools.inputs["decontaminate"],
+            "seed": seed,
+        }
+
+    def tokenise(self, numbers: Sequence[int], workers: int) -> list[dict[str, Any]]:
+        """The first phase of the units `numbers`; all of them by one backend.
+
+        Raises:
+            GiraffeError: a file is not what it was when the packing began.
+        """
+        make_folder(self.work)
+        done, self.tools = tokenise_alike(
+            self.units, numbers, self.work, self.tools, workers, self.reporter
+        )
+        for number, entry in zip(numbers, done, strict=True):
+            if entry["inputs"] != self.unit_inputs[number]:
+                raise changed(f"{self.units[number].name} of {self.units[number].source}")
+        return done
+
+    def keep_one(self) -> None:
+        """When every document is held out, train on the one of the highest hash after all."""
+        held = [
+            json.loads(line)["id"]
+            for number in range(len(self.units))
+            for line in (unit_folder(self.work, number) / HELD).read_bytes().splitlines()
+        ]
+        if not held:
+            return
+        kept = max(held, key=rank)
+        self.tools = Tools.of(self.tools.tokenize.folder, self.config, kept)
+        self.unit_inputs = [unit_inputs(unit, self.tools) for unit in self.units]
+        self.tokenise(range(len(self.units)), 1)
+
+    def assemble(self) -> dict[str, Any]:
+        """The second phase: rows, statistics, and the manifest last."""
+        index = read_index(self.units, self.work, self.unit_inputs)
+        check_backends(self.units, index.units)
+        _check_any_to_train_on(index)
+        clear_rows(self.out)
+        stats, layout = assemble(
+            self.units,
+            index,
+            self.work,
+            self.tools,
+            self.window,
+            self.seed,
+            self.out,
+            self.reporter,
+        )
+        clear_work(self.out)
+        finish_stage(
+            self.out,
+            self.inputs,
+            kind=KIND,
+            window=self.window,
+            layout=asdict(layout),
+            backend=stats["tokenizer_backend"],
+            giraffe=__version__,
+        )
+        return self.finished()
+
+    def leave(self) -> None:
+        """After an error while tokenising, finished units stay for the next try; else nothing."""
+        finished = [n for n in range(len(self.units)) if read_done(unit_folder(self.work, n))]
+        if len(finished) in (0, len(self.units)):
+            shutil.rmtree(self.out, ignore_errors=True)
+            return
+        clear_rows(self.out)
+        for number in set(range(len(self.units))) - set(finished):
+            shutil.rmtree(unit_folder(self.work, number), ignore_errors=True)
+
+    def finished(self) -> dict[str, Any]:
+        """The stats of what is there, with what the user should know of it.
+
+        Tokens go that a shard wrote after the rows were finished.
+        """
+        clear_work(self.out)
+        stats: dict[str, Any] = read_json(self.out / STATS)
+        for warning in warnings_of(stats):
+            self.reporter.warn(warning)
+        if self.config.hold_out > 0 and not stats["documents_held_out"]:
+            self.reporter.warn("the corpus is one document: none is held out for evaluation")
+        return stats
+
+
+def _check_any_to_train_on(index: CorpusIndex) -> None:
+    """Raises InvalidInput where there is nothing, with where the documents went."""
+    if len(index.lengths):
+        return
+    if held := sum(unit["held"] for unit in index.units):
+        raise InvalidInput(f"all {held} documents are held out for evaluation", "lower --hold-out")
+    raise InvalidInput(
+        f"no documents in {', '.join(index.names)}; skipped: {skipped_in(index.units) or 'none'}",
+        "name a corpus that holds text",
+    )
+
+
+def _source_digests(units: list[Unit], inputs: list[dict[str, Any]]) -> dict[str, str]:
+    """One digest a source, over the bytes of its units."""
+    raw: dict[str, list[str]] = {}
+    for unit, entry in zip(units, inputs, strict=True):
+        raw.setdefault(unit.source, []).append(entry["raw"])
+    return {name: digest_value(digests) for name, digests in raw.items()}

@@ -1,0 +1,83 @@
+"""Units tokenised by this process or by several, with a bar that tells how fast."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from giraffe_cli.config.pack import PackConfig
+from giraffe_cli.corpus.base import Unit
+from giraffe_cli.corpus.pace import Pace
+from giraffe_cli.corpus.tokenising import tokenise_unit
+from giraffe_cli.corpus.tools import Tools
+from giraffe_cli.corpus.unit_files import unit_folder
+from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
+from giraffe_cli.progress import Reporter
+
+
+def tokenise_units(
+    units: Sequence[Unit],
+    numbers: Sequence[int],
+    work: Path,
+    tools: Tools,
+    workers: int,
+    reporter: Reporter,
+) -> list[dict[str, Any]]:
+    """`done.json` of each unit of `numbers`, in their order, tokenised into `work`.
+
+    Raises:
+        InvalidInput, GiraffeError: as `tokenise_unit`, from whichever process.
+    """
+    total = sum(units[number].size for number in numbers) / 1e6
+    with reporter.bar("tokenising", total, "MB") as bar:
+        pace = Pace(bar)
+        if workers == 1 or len(numbers) < 2:
+            return [tokenise_unit(units[n], unit_folder(work, n), tools, pace) for n in numbers]
+        done = []
+        for entry, number in _in_processes(units, numbers, work, tools, workers):
+            pace.advance(units[number].size / 1e6, entry["tokens"])
+            done.append(entry)
+        return done
+
+
+def _in_processes(
+    units: Sequence[Unit], numbers: Sequence[int], work: Path, tools: Tools, workers: int
+) -> Iterator[tuple[dict[str, Any], int]]:
+    """`done.json` of each unit in order, tokenised by `workers` processes.
+
+    Raises:
+        GiraffeError: what a worker raised.
+    """
+    import concurrent.futures  # here: it brings ssl, which one process does not need
+    import multiprocessing
+
+    context = multiprocessing.get_context("spawn")
+    tokenizer, config = str(tools.tokenize.folder), tools.config.model_dump()
+    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+        futures = [
+            pool.submit(_work, units[n], str(unit_folder(work, n)), tokenizer, config)
+            for n in numbers
+        ]
+        try:
+            for number, future in zip(numbers, futures, strict=True):
+                kind, value = future.result()
+                if kind != "done":
+                    raise _raised(kind, value)
+                yield value, number
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _work(unit: Unit, folder: str, tokenizer: str, config: dict[str, Any]) -> tuple[str, Any]:
+    """In a worker process: ("done", `done.json`), or an error's class and words."""
+    try:
+        tools = Tools.of(Path(tokenizer), PackConfig(**config))
+        return "done", tokenise_unit(unit, Path(folder), tools)
+    except GiraffeError as error:
+        return type(error).__name__, (error.message, error.hint)
+
+
+def _raised(kind: str, value: tuple[str, str | None]) -> GiraffeError:
+    kinds = {error.__name__: error for error in (InvalidInput, UsageError, GiraffeError)}
+    return kinds.get(kind, GiraffeError)(*value)
