@@ -1,17 +1,13 @@
 """What the second phase knows of the whole corpus: an array entry for every tokenised document.
 
-    index = read_index(units, work, inputs)      # lengths, hashes, ids, where the tokens lie
-    TokenFiles(index).read(document, start, out) # tokens of one piece into an array
+    index = read_index(units, work, inputs)   # lengths, hashes, ids, where the tokens lie
 
-Memory: about 60 bytes a document and its id. Tokens are read by `pread`, never mapped, so that the
-resident size does not grow with the corpus.
+Memory: about 60 bytes a document and its id.
 """
 
 from __future__ import annotations
 
 import itertools
-import os
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +21,6 @@ from giraffe_cli.corpus.pack import Int64
 from giraffe_cli.corpus.rows import Strings
 from giraffe_cli.corpus.unit_files import block_stem, read_done, unit_folder
 from giraffe_cli.errors import InvalidInput
-
-OPEN_FILES = 64
 
 
 @dataclass
@@ -147,39 +141,3 @@ def _append(parts: dict[str, list[Any]], index: Any, source: int, file: int) -> 
     parts["source"].append(np.full(len(lengths), source, dtype=np.int32))
     parts["file"].append(np.full(len(lengths), file, dtype=np.int32))
     parts["offset"].append(np.cumsum(lengths) - lengths)
-
-
-class TokenFiles:
-    """Reads pieces of documents; keeps the files read last open."""
-
-    def __init__(self, index: CorpusIndex) -> None:
-        self._index = index
-        self._open: OrderedDict[int, int] = OrderedDict()
-
-    def read(self, document: int, start: int, out: npt.NDArray[np.int32]) -> None:
-        """Tokens `start` … of `document` into `out`.
-
-        Raises:
-            InvalidInput: the file is shorter than its index says.
-        """
-        file = int(self._index.file[document])
-        dtype = np.dtype(self._index.dtypes[file]).newbyteorder("<")
-        first = (int(self._index.offset[document]) + start) * dtype.itemsize
-        size = len(out) * dtype.itemsize
-        data = os.pread(self._descriptor(file), size, first)
-        if len(data) != size:
-            raise InvalidInput(f"{self._index.files[file]} is truncated", "pack again")
-        out[:] = np.frombuffer(data, dtype=dtype)
-
-    def close(self) -> None:
-        """Close every file."""
-        while self._open:
-            os.close(self._open.popitem()[1])
-
-    def _descriptor(self, file: int) -> int:
-        if file not in self._open:
-            if len(self._open) == OPEN_FILES:
-                os.close(self._open.popitem(last=False)[1])
-            self._open[file] = os.open(self._index.files[file], os.O_RDONLY)
-        self._open.move_to_end(file)
-        return self._open[file]
