@@ -45,6 +45,7 @@ LEVELS = [
     ("rope.strategies.*", 1),
     ("rope.positions.*", 1),
     ("corpus.base", 1),
+    ("corpus.unit", 1),
     ("corpus.readers.*", 1),
     ("corpus.pack", 1),
     ("corpus.mix", 1),

@@ -11,15 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from giraffe_cli.corpus.base import (
-    BLOCK_BYTES,
-    BadRecords,
-    Document,
-    Unit,
-    make_reader,
-    reader_for,
-    readers,
-)
+from giraffe_cli.corpus.base import BadRecords, Document, make_reader, reader_for, readers
+from giraffe_cli.corpus.unit import BLOCK_BYTES, Unit
 from giraffe_cli.errors import InvalidInput
 
 NAMES = sorted(readers())

@@ -15,11 +15,12 @@ import pytest
 
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus import changes
-from giraffe_cli.corpus.base import BadRecords, Document, FileSpan, Unit
+from giraffe_cli.corpus.base import BadRecords, Document
 from giraffe_cli.corpus.changes import check_unchanged, raw_digest, stamps, unchanged
 from giraffe_cli.corpus.readers import jsonl
 from giraffe_cli.corpus.source_names import Source, check_distinct, parse_source
 from giraffe_cli.corpus.sources import read_source, reader_of, resolve
+from giraffe_cli.corpus.unit import FileSpan, Unit
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from giraffe_cli.corpus.base import Unit
 from giraffe_cli.corpus.tools import Tools
+from giraffe_cli.corpus.unit import Unit
 from giraffe_cli.corpus.unit_files import unit_folder
 from giraffe_cli.corpus.workers import tokenise_units
 from giraffe_cli.errors import InvalidInput

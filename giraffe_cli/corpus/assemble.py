@@ -15,7 +15,6 @@ import numpy as np
 import numpy.typing as npt
 
 from giraffe_cli.config.pack import PackConfig
-from giraffe_cli.corpus.base import Unit
 from giraffe_cli.corpus.corpus_index import CorpusIndex
 from giraffe_cli.corpus.duplicates import duplicates_report
 from giraffe_cli.corpus.held_out_file import held_candidates, held_documents, write_held_out
@@ -27,6 +26,7 @@ from giraffe_cli.corpus.stats import packing_stats, skipped_in, source_stats
 from giraffe_cli.corpus.store import STATS
 from giraffe_cli.corpus.token_files import row_groups
 from giraffe_cli.corpus.tools import Tools
+from giraffe_cli.corpus.unit import Unit
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import write_json

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from giraffe_cli.corpus.base import BLOCK_BYTES, FileSpan, Unit
+from giraffe_cli.corpus.unit import BLOCK_BYTES, FileSpan, Unit
 from giraffe_cli.errors import GiraffeError
 
 CHUNK = 1 << 20

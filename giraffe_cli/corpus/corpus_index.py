@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from giraffe_cli.corpus.base import Unit
 from giraffe_cli.corpus.pack import Int64
 from giraffe_cli.corpus.rows import Strings
+from giraffe_cli.corpus.unit import Unit
 from giraffe_cli.corpus.unit_files import block_stem, read_done, unit_folder
 from giraffe_cli.errors import InvalidInput
 

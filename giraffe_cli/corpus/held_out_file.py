@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from giraffe_cli.config.pack import PackConfig
-from giraffe_cli.corpus.base import Unit
 from giraffe_cli.corpus.corpus_index import CorpusIndex
 from giraffe_cli.corpus.store import held_out_writer
+from giraffe_cli.corpus.unit import Unit
 from giraffe_cli.corpus.unit_files import HELD, unit_folder
 
 

@@ -13,7 +13,6 @@ from giraffe_cli import __version__
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.agreement import check_backends, tokenise_alike
 from giraffe_cli.corpus.assemble import assemble
-from giraffe_cli.corpus.base import Unit
 from giraffe_cli.corpus.changes import changed
 from giraffe_cli.corpus.corpus_index import CorpusIndex, read_index
 from giraffe_cli.corpus.holdout import rank
@@ -23,6 +22,7 @@ from giraffe_cli.corpus.stats import skipped_in, warnings_of
 from giraffe_cli.corpus.store import KIND, STATS, clear_rows, clear_work
 from giraffe_cli.corpus.tokens import tokenizer_digest
 from giraffe_cli.corpus.tools import Tools, unit_inputs
+from giraffe_cli.corpus.unit import Unit
 from giraffe_cli.corpus.unit_files import HELD, read_done, unit_folder
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.progress import Reporter

@@ -15,14 +15,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from giraffe_cli.corpus.base import (
-    BLOCK_BYTES,
-    BadRecords,
-    Unit,
-    reader_for,
-    readers,
-    units_of,
-)
+from giraffe_cli.corpus.base import BadRecords, reader_for, readers
 from giraffe_cli.corpus.readers._files import (
     NAMES,
     is_text_name,
@@ -33,6 +26,7 @@ from giraffe_cli.corpus.readers._files import (
 )
 from giraffe_cli.corpus.readers.arrow import is_saved_dataset
 from giraffe_cli.corpus.source_names import Source
+from giraffe_cli.corpus.unit import BLOCK_BYTES, Unit, units_of
 from giraffe_cli.errors import InvalidInput
 
 RECORD_READERS = ("jsonl", "parquet", "arrow")

@@ -13,17 +13,11 @@ from dataclasses import fields
 from pathlib import Path
 
 from giraffe_cli.config.pack import PackConfig
-from giraffe_cli.corpus.base import (
-    AbstractReader,
-    BadRecords,
-    Document,
-    Unit,
-    make_reader,
-    readers,
-)
+from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document, make_reader, readers
 from giraffe_cli.corpus.changes import unchanged
 from giraffe_cli.corpus.source_names import check_distinct, parse_source
 from giraffe_cli.corpus.source_units import units_of_source
+from giraffe_cli.corpus.unit import Unit
 from giraffe_cli.errors import UsageError
 
 

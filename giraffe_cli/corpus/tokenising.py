@@ -15,7 +15,7 @@ import numpy as np
 
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.backends import Disagreement
-from giraffe_cli.corpus.base import BadRecords, Document, Unit
+from giraffe_cli.corpus.base import BadRecords, Document
 from giraffe_cli.corpus.blocks import UnitWriter
 from giraffe_cli.corpus.changes import unchanged
 from giraffe_cli.corpus.held_documents import HeldOut
@@ -23,6 +23,7 @@ from giraffe_cli.corpus.pace import Pace, UnitProgress
 from giraffe_cli.corpus.sources import reader_of
 from giraffe_cli.corpus.tokens import DocumentTokenizer
 from giraffe_cli.corpus.tools import Tools, unit_inputs
+from giraffe_cli.corpus.unit import Unit
 from giraffe_cli.corpus.unit_files import DONE, HELD, read_done
 from giraffe_cli.lock import held
 from giraffe_cli.rundir import (

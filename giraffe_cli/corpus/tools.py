@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.config.pack import PackConfig
-from giraffe_cli.corpus.base import Unit
 from giraffe_cli.corpus.changes import raw_digest
 from giraffe_cli.corpus.contamination import EvaluationGrams
 from giraffe_cli.corpus.tokens import DocumentTokenizer, tokenizer_digest
+from giraffe_cli.corpus.unit import Unit
 from giraffe_cli.rundir import digest_value
 
 FORMAT = 2

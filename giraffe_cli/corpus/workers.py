@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.config.pack import PackConfig
-from giraffe_cli.corpus.base import Unit
 from giraffe_cli.corpus.pace import Pace
 from giraffe_cli.corpus.tokenising import tokenise_unit
 from giraffe_cli.corpus.tools import Tools
+from giraffe_cli.corpus.unit import Unit
 from giraffe_cli.corpus.unit_files import unit_folder
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.progress import Reporter

@@ -14,8 +14,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from giraffe_cli.corpus.base import BadRecords, FileSpan, missing
+from giraffe_cli.corpus.base import BadRecords, missing
 from giraffe_cli.corpus.readers._records import Defect, is_blank, too_long
+from giraffe_cli.corpus.unit import FileSpan
 from giraffe_cli.errors import InvalidInput
 
 SUFFIXES = frozenset(

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
-from giraffe_cli.corpus.base import FileSpan, missing
+from giraffe_cli.corpus.base import missing
+from giraffe_cli.corpus.unit import FileSpan
 from giraffe_cli.errors import InvalidInput
 
 BUFFER = 1 << 20

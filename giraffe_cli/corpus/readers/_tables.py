@@ -9,8 +9,9 @@ from collections.abc import Iterable, Iterator
 from functools import partial
 from typing import Any
 
-from giraffe_cli.corpus.base import BadRecords, Document, Unit
+from giraffe_cli.corpus.base import BadRecords, Document
 from giraffe_cli.corpus.readers._records import Defect, check_length, identity_of, is_blank, text_of
+from giraffe_cli.corpus.unit import Unit
 from giraffe_cli.errors import near_misses
 
 

@@ -25,17 +25,10 @@ from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from giraffe_cli.corpus.base import (
-    BLOCK_BYTES,
-    AbstractReader,
-    BadRecords,
-    Document,
-    Unit,
-    missing,
-    units_of,
-)
+from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document, missing
 from giraffe_cli.corpus.readers._files import listed, read_text, text_files
 from giraffe_cli.corpus.readers._imports import FileIndex, imported_names
+from giraffe_cli.corpus.unit import BLOCK_BYTES, Unit, units_of
 from giraffe_cli.errors import InvalidInput
 
 PREFIX = "repo:"

@@ -16,16 +16,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from giraffe_cli.corpus.base import (
-    BLOCK_BYTES,
-    AbstractReader,
-    BadRecords,
-    Document,
-    FileSpan,
-    Unit,
-    file_size,
-)
+from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document, file_size
 from giraffe_cli.corpus.readers._records import Defect, check_length, identity_of, is_blank, text_of
+from giraffe_cli.corpus.unit import BLOCK_BYTES, FileSpan, Unit
 from giraffe_cli.errors import GiraffeError, InvalidInput, near_misses
 
 PREFIX = "hf:"

@@ -18,18 +18,10 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from giraffe_cli.corpus.base import (
-    BLOCK_BYTES,
-    AbstractReader,
-    BadRecords,
-    Document,
-    FileSpan,
-    Unit,
-    file_size,
-    units_of,
-)
+from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document, file_size
 from giraffe_cli.corpus.readers._lines import BrokenStream, count_lines, is_compressed, lines
 from giraffe_cli.corpus.readers._records import Defect, identity_of, is_blank, text_of, too_long
+from giraffe_cli.corpus.unit import BLOCK_BYTES, FileSpan, Unit, units_of
 
 _ORJSON: Any = importlib.import_module("orjson") if importlib.util.find_spec("orjson") else None
 """Of the extra `[fast]`; None without it."""

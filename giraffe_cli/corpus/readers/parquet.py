@@ -11,19 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from giraffe_cli.corpus.base import (
-    BLOCK_BYTES,
-    AbstractReader,
-    BadRecords,
-    Document,
-    FileSpan,
-    Unit,
-    file_size,
-    missing,
-    units_of,
-)
+from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document, file_size, missing
 from giraffe_cli.corpus.readers._records import Defect
 from giraffe_cli.corpus.readers._tables import columns_to_read, documents_of
+from giraffe_cli.corpus.unit import BLOCK_BYTES, FileSpan, Unit, units_of
 from giraffe_cli.errors import InvalidInput
 
 BATCH_BYTES = 4 << 20

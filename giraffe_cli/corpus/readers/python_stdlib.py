@@ -23,17 +23,9 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
-from giraffe_cli.corpus.base import (
-    BLOCK_BYTES,
-    AbstractReader,
-    BadRecords,
-    Document,
-    FileSpan,
-    Unit,
-    file_size,
-    units_of,
-)
+from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document, file_size
 from giraffe_cli.corpus.readers._records import Defect, check_length
+from giraffe_cli.corpus.unit import BLOCK_BYTES, FileSpan, Unit, units_of
 from giraffe_cli.errors import InvalidInput
 
 NAME = "python-stdlib"

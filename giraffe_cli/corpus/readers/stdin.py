@@ -15,14 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from giraffe_cli.corpus.base import (
-    BLOCK_BYTES,
-    AbstractReader,
-    BadRecords,
-    Document,
-    Unit,
-    make_reader,
-)
+from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document, make_reader
+from giraffe_cli.corpus.unit import BLOCK_BYTES, Unit
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rundir import atomic_open
 

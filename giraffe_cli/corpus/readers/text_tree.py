@@ -13,18 +13,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from giraffe_cli.corpus.base import (
-    BLOCK_BYTES,
-    AbstractReader,
-    BadRecords,
-    Document,
-    FileSpan,
-    Unit,
-    file_size,
-    units_of,
-)
+from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document, file_size
 from giraffe_cli.corpus.readers._files import is_text_name, listed, read_text, text_files
 from giraffe_cli.corpus.readers.arrow import is_saved_dataset
+from giraffe_cli.corpus.unit import BLOCK_BYTES, FileSpan, Unit, units_of
 from giraffe_cli.errors import InvalidInput
 
 NAME = "text-tree"
