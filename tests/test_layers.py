@@ -49,6 +49,7 @@ LEVELS = [
     ("corpus.readers.*", 1),
     ("corpus.pack", 1),
     ("corpus.mix", 1),
+    ("corpus.shares", 1),
     ("corpus.duplicates", 1),
     ("corpus.contamination", 1),
     ("evals.base", 1),

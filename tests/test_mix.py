@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giraffe_cli.corpus.duplicates import duplicates_report, first_of_equals
-from giraffe_cli.corpus.mix import Mixture, select
+from giraffe_cli.corpus.mix import select
+from giraffe_cli.corpus.shares import Mixture
 from giraffe_cli.errors import InvalidInput
 
 WINDOW = 100

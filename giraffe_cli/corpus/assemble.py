@@ -18,10 +18,11 @@ from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.corpus_index import CorpusIndex
 from giraffe_cli.corpus.duplicates import duplicates_report
 from giraffe_cli.corpus.held_out_file import held_candidates, held_documents, write_held_out
-from giraffe_cli.corpus.mix import Mixture, Selection, select
+from giraffe_cli.corpus.mix import Selection, select
 from giraffe_cli.corpus.pack import Plan, join, plan
 from giraffe_cli.corpus.removed import Removed, removed_from, write_removed
 from giraffe_cli.corpus.rows import Layout, RowGroup, write_rows
+from giraffe_cli.corpus.shares import Mixture
 from giraffe_cli.corpus.stats import packing_stats, skipped_in, source_stats
 from giraffe_cli.corpus.store import STATS
 from giraffe_cli.corpus.token_files import row_groups
