@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from giraffe_cli import presets as module
-from giraffe_cli.cli.extend import gather
+from giraffe_cli.cli.extend_input import gather
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.presets import config_path, presets
 

@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from rich.markup import escape
 
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.evaluate_input import documents_for, eval_config, named_files
+from giraffe_cli.cli.evaluate_input import default_out, eval_config, named_files
+from giraffe_cli.cli.evaluate_run import check_processes, held_by_the_first_process, score_named
 from giraffe_cli.cli.evaluate_text import render, render_gates
 from giraffe_cli.cli.options import AllowPickle, AsJson, Chat, Dtype, choices_of, one_of
-from giraffe_cli.errors import GateFailed, UsageError
-
-if TYPE_CHECKING:
-    from giraffe_cli.config.evaluate import EvalConfig
+from giraffe_cli.errors import GateFailed
 
 EXAMPLES = """
 Examples:
@@ -211,10 +208,10 @@ def evaluate(
         "processes": processes,
     }
     config = eval_config(given, assignments or [], samples)
-    _check_processes(config.processes)
-    folder = out or _default_out(checkpoint)
-    with _held_by_the_first_process(folder):
-        results = _run(checkpoint, base, config, seed, dtype, folder, console, allow_pickle)
+    check_processes(config.processes)
+    folder = out or default_out(checkpoint)
+    with held_by_the_first_process(folder):
+        results = score_named(checkpoint, base, config, seed, dtype, folder, console, allow_pickle)
     if not results:
         return  # another process of the launcher tells
     where = f"results  {escape(str(folder / 'results.json'))}, samples.jsonl beside it"
@@ -222,85 +219,6 @@ def evaluate(
     parts = [*render(results), "", *render_gates(results), where]
     console.result({**results, "out": str(folder)}, parts)
     _fail_on_gates(results, folder)
-
-
-def _check_processes(processes: int | None) -> None:
-    from giraffe_cli.evals.parts import launched_part
-    from giraffe_cli.train.parallel import visible_gpus
-
-    started, visible = launched_part().processes, visible_gpus()
-    if processes and started > 1:
-        raise UsageError(
-            f"--processes {processes} in one of {started} processes of a launcher",
-            "leave --processes out, or start the command by itself",
-        )
-    if processes and 0 < visible < processes:
-        raise UsageError(
-            f"--processes {processes}: {visible} GPUs are visible here",
-            f"--processes {visible}, or leave it out to use one",
-        )
-
-
-def _held_by_the_first_process(folder: Path) -> AbstractContextManager[None]:
-    from giraffe_cli.evals.parts import launched_part
-    from giraffe_cli.lock import held
-
-    return nullcontext() if launched_part().process else held(folder)
-
-
-def _default_out(checkpoint: str) -> Path:
-    """`runs/eval-NAME`; a run's `model` or `adapter` folder is known by the run's name."""
-    path = Path(checkpoint).resolve()
-    name = path.parent.name if path.name in ("model", "adapter") else path.name
-    return Path("runs") / f"eval-{name.removesuffix('.gguf')}"
-
-
-def _run(
-    checkpoint: str,
-    base: str | None,
-    config: EvalConfig,
-    seed: int,
-    dtype: str,
-    out: Path,
-    console: Console,
-    allow_pickle: bool,
-) -> dict[str, Any]:
-    """Open what was named, gather the documents, evaluate."""
-    from giraffe_cli.checkpoint import inspect
-    from giraffe_cli.config.building import resolve_dtype
-    from giraffe_cli.evals.opening import open_checkpoint, run_of
-    from giraffe_cli.evals.parts import first_process_first
-    from giraffe_cli.evals.runner import evaluate as score
-    from giraffe_cli.evals.samples import default_lengths
-    from giraffe_cli.evals.subject import EVALUATOR, Subject
-    from giraffe_cli.evals.texts import evaluation_texts
-
-    with first_process_first():  # a GGUF is converted once, an adapter merged once
-        reference = inspect(base, out / "base", allow_pickle) if base else None
-        tested = open_checkpoint(checkpoint, reference, out / "checkpoint", console, allow_pickle)
-        named = config.evaluator
-        chooser = inspect(named, out / EVALUATOR, allow_pickle) if named else None
-    native = reference.reach if reference else tested.native_length
-    chosen = config.lengths or default_lengths(native, tested.reach)
-    computed = resolve_dtype(dtype, tested.dtype)
-    opened = [("base", reference), ("checkpoint", tested)]
-    subjects = [Subject(name, c.path, c.digest, computed) for name, c in opened if c]
-    if chooser:
-        computed = resolve_dtype(dtype, chooser.dtype)
-        subjects.append(Subject(EVALUATOR, chooser.path, chooser.digest, computed))
-    folders = [subject.path for subject in subjects]
-    read = documents_for(config, run_of(checkpoint), folders, console)
-    return score(
-        subjects,
-        config,
-        lengths=chosen,
-        native_length=native,
-        seed=seed,
-        texts=evaluation_texts(config, read, chooser),
-        out=out,
-        cache=Path(config.cache) if config.cache else out / "cache",
-        reporter=console,
-    )
 
 
 def _page(results: dict[str, Any], folder: Path) -> str:

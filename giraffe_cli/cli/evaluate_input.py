@@ -156,3 +156,10 @@ def _default_documents() -> list[Document]:
     found = list(read_source(DEFAULT_DATA, BadRecords()))
     kept = choose_held_out([d.id for d in found], PackConfig().hold_out)
     return [document for document in found if document.id in kept]
+
+
+def default_out(checkpoint: str) -> Path:
+    """`runs/eval-NAME`; a run's `model` or `adapter` folder is known by the run's name."""
+    path = Path(checkpoint).resolve()
+    name = path.parent.name if path.name in ("model", "adapter") else path.name
+    return Path("runs") / f"eval-{name.removesuffix('.gguf')}"

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from giraffe_cli.checkpoint_source import EMBEDDED
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
+from giraffe_cli.cli.extend_input import default_run_dir, gather, given_factors
+from giraffe_cli.cli.extend_nodes import is_another_node, join_run
 from giraffe_cli.cli.options import (
     AllowPickle,
     AsJson,
@@ -28,12 +29,9 @@ from giraffe_cli.cli.options import (
     Window,
     one_of,
 )
-from giraffe_cli.config.building import apply_overrides, build, put
+from giraffe_cli.config.building import build
 from giraffe_cli.config.extend import ExtendConfig
-from giraffe_cli.config.files import read_yaml
 from giraffe_cli.errors import UsageError
-from giraffe_cli.presets import config_path
-from giraffe_cli.units import format_length, parse_length
 
 EXAMPLES = """
 Examples:
@@ -46,49 +44,11 @@ giraffe extend --config llama3-8b-64k --model ./llama3-8b --data books.jsonl.gz 
 """
 
 
-PRESET_TARGET = "16k"
-
-
 def _strategies_or_auto() -> list[str]:
     from giraffe_cli.config.base import AUTO
     from giraffe_cli.rope.base import strategies
 
     return [AUTO, *strategies()]
-
-
-def embedded_preset(target_length: str | None, other_table: bool = False) -> dict[str, Any]:
-    """The settings that suit the embedded default, those of `configs/calf-16k.yaml`.
-
-    The knobs of its table hold for its strategy and target alone, in one stage; a target shorter
-    than their training window is trained in full windows.
-    """
-    values = read_yaml(Path(__file__).parent.parent / "calf" / "extend.yaml")
-    train, target = values["train"], parse_length(target_length or PRESET_TARGET)
-    if target < parse_length(train["window"]):
-        train["window"] = target_length
-    if other_table or target != parse_length(PRESET_TARGET):
-        values["rope"].pop("knobs", None)
-    return values
-
-
-def gather(
-    config_file: Path | None, flags: dict[str, Any], assignments: list[str]
-) -> dict[str, Any]:
-    """Defaults < preset of the embedded model < `--config` < flags < `--set`."""
-    values: dict[str, Any] = read_yaml(config_path(config_file)) if config_file else {}
-    if not config_file and flags.get("model", EMBEDDED) == EMBEDDED:
-        last = flags["stages"][-1] if "stages" in flags else None
-        other = {"rope.strategy", "stages"} & {*flags, *(a.split("=")[0] for a in assignments)}
-        values = embedded_preset(flags.get("target_length", last), other_table=bool(other))
-    for path, value in flags.items():
-        put(values, path, value)
-    return apply_overrides(values, assignments)
-
-
-def default_run_dir(config: ExtendConfig) -> Path:
-    """`runs/<model>-<target>`."""
-    name = Path(config.model).name.removesuffix(".gguf")
-    return Path("runs") / f"{name}-{format_length(config.target_length)}"
 
 
 def extend(
@@ -197,52 +157,19 @@ def extend(
     }
     given = {path: value for path, value in flags.items() if value is not None}
     if factors is not None:
-        given = {**_from_file(factors), **given}
+        given = {**given_factors(factors), **given}
     resolved = build(gather(config, given, assignments or []))
     run_dir = out or default_run_dir(resolved)
     if gpus is not None and not resolved.train.share_devices:
         _check_gpus(gpus, resolved.train.nodes)
-    joins = _is_another_node(resolved.train.nodes, node_rank, rendezvous, dry_run)
+    joins = is_another_node(resolved.train.nodes, node_rank, rendezvous, dry_run)
     if dry_run:
         _show_plan(resolved, run_dir, not no_eval, allow_native, console)
     elif joins:
-        _join(resolved.train.nodes, node_rank, run_dir, console)
+        join_run(resolved.train.nodes, node_rank, run_dir, console)
     else:
         switches = (not no_eval, strict, allow_native, rendezvous or "")
         _run(resolved, run_dir, console, switches)
-
-
-def _from_file(factors: Path) -> dict[str, Any]:
-    """The numbers themselves, so that the run keeps them when the file goes."""
-    from giraffe_cli.rope.base import make_strategy
-    from giraffe_cli.rope.knobs import knob_values
-
-    knobs = knob_values(make_strategy("longrope", {"factors": str(factors)}))
-    return {"rope.strategy": "longrope", "rope.knobs": knobs}
-
-
-def _is_another_node(
-    nodes: int, node_rank: int | None, rendezvous: str | None, dry_run: bool
-) -> bool:
-    """Whether another node leads the run; a dry run may be of any."""
-    if nodes == 1:
-        if node_rank is not None or rendezvous is not None:
-            raise UsageError("--node-rank and --rendezvous are of a run on several --nodes")
-        return False
-    from giraffe_cli.train.nodes import own_rank
-
-    if dry_run and node_rank is None:
-        return False
-    return own_rank(nodes, node_rank) > 0
-
-
-def _join(nodes: int, node_rank: int | None, run_dir: Path, console: Console) -> None:
-    from giraffe_cli.train.joining import join
-    from giraffe_cli.train.nodes import own_rank
-
-    rank = own_rank(nodes, node_rank)
-    join(run_dir, rank, console)
-    console.result({"node": rank, "run_dir": str(run_dir)}, f"node {rank}: the training is over")
 
 
 def _check_gpus(requested: int, nodes: int) -> None:

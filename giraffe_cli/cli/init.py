@@ -12,7 +12,7 @@ import typer
 
 from giraffe_cli.checkpoint_source import EMBEDDED
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.extend import embedded_preset
+from giraffe_cli.cli.extend_input import embedded_preset
 from giraffe_cli.cli.init_text import commented
 from giraffe_cli.cli.options import (
     AsJson,
@@ -24,7 +24,7 @@ from giraffe_cli.cli.options import (
     RequiredTargetLen,
     Window,
 )
-from giraffe_cli.cli.plan import machine_of, tell_assumed
+from giraffe_cli.cli.plan_machine import machine_of, tell_assumed
 from giraffe_cli.config.building import build, put
 from giraffe_cli.config.files import read_yaml
 from giraffe_cli.errors import InvalidInput, UsageError

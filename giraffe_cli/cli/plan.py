@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +11,7 @@ import typer
 from giraffe_cli.checkpoint_source import EMBEDDED
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.extend import gather
+from giraffe_cli.cli.extend_input import gather
 from giraffe_cli.cli.options import (
     AllowPickle,
     AsJson,
@@ -36,11 +35,12 @@ from giraffe_cli.cli.plan_inference import (
     refuse_training_options,
     show_inference,
 )
+from giraffe_cli.cli.plan_machine import machine_of, tell_assumed
 from giraffe_cli.config.building import build
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.errors import InvalidInput, UsageError
 from giraffe_cli.plan.shapes import SHAPES
-from giraffe_cli.units import format_bytes, format_length, parse_bytes
+from giraffe_cli.units import format_bytes, format_length
 
 if TYPE_CHECKING:
     from giraffe_cli.checkpoint import Checkpoint
@@ -57,9 +57,6 @@ giraffe plan --config llama3-8b-128k --shape llama3-8b --device-memory 40GB --gp
 
 giraffe plan --inference --shape llama3.2-1b --prompt-len 64k --device rtx4090
 """
-ASSUMED_GPU = "h100"
-LEAST_MEMORY = 100 * 10**6
-"""Bytes: an interpreter with torch takes more, so that a smaller `--device-memory` is a slip."""
 
 
 def plan(
@@ -147,42 +144,6 @@ def plan(
 def _refuse_two_models(*named: object) -> None:
     if sum(one is not None for one in named) > 1:
         raise UsageError("--model, --shape and --config-json name one model", "pass one of them")
-
-
-def machine_of(device: str | None, memory: str | None, gpus: int | None) -> Machine:
-    """The machine that is named, else this one, with the memory that is given.
-
-    Raises:
-        UsageError: GPUs of a CPU, or a memory that no device has.
-    """
-    from giraffe_cli.plan.machine import DEVICES, named_machine, this_machine
-
-    size = _memory(memory) if memory is not None else None
-    if device is None and gpus is None:
-        here = this_machine()
-        return dataclasses.replace(here, memory_bytes=size) if size is not None else here
-    name = device or ASSUMED_GPU
-    if gpus is not None and DEVICES[name].kind == "cpu":
-        raise UsageError("--gpus and --device cpu", "leave one out")
-    return named_machine(name, gpus or 1, size)
-
-
-def _memory(given: str) -> int:
-    size = parse_bytes(given)
-    if size < LEAST_MEMORY:
-        meant = f"{size}GB" if size < 1000 else "80GB, or 600MB"
-        raise UsageError(f"--device-memory {given}: {size:,} bytes", f"write {meant}")
-    return size
-
-
-def tell_assumed(
-    device: str | None, memory: str | None, gpus: int | None, console: Console
-) -> None:
-    """Whose speeds a plan takes where memory or GPUs are given and no device is."""
-    if device is None and gpus is not None:
-        console.info(f"speeds: {ASSUMED_GPU} assumed, pass --device")
-    elif device is None and memory is not None:
-        console.info("speeds: those of this machine, pass --device for another's")
 
 
 def _checkpoint(
