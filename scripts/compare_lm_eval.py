@@ -47,7 +47,8 @@ def main() -> int:
 def compare(name: str, options: argparse.Namespace) -> dict[str, Any]:
     """One task: scores and texts of both scorers."""
     from giraffe_cli.checkpoint import inspect
-    from giraffe_cli.evals.lm_eval_tasks import load_task, run_task
+    from giraffe_cli.evals.lm_eval_run import run_task
+    from giraffe_cli.evals.lm_eval_tasks import load_task
     from giraffe_cli.evals.open_subject import open_subject
     from giraffe_cli.evals.subject import Subject
 

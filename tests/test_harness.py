@@ -18,7 +18,8 @@ from giraffe_cli.evals import harness, harness_jobs
 from giraffe_cli.evals.harness import check_harness, plan, run_harness
 from giraffe_cli.evals.harness_runs import Logged, Run
 from giraffe_cli.evals.harness_scores import metric_scores, ruler_score
-from giraffe_cli.evals.lm_eval_tasks import RULER, check_sizes
+from giraffe_cli.evals.lm_eval_run import check_sizes
+from giraffe_cli.evals.lm_eval_tasks import RULER
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.progress import SilentReporter
 

@@ -14,7 +14,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of nltk, sqlitedict and oth
 from giraffe_cli.checkpoint import inspect  # noqa: E402
 from giraffe_cli.errors import InvalidInput  # noqa: E402
 from giraffe_cli.evals.base import Example  # noqa: E402
-from giraffe_cli.evals.lm_eval_tasks import load_task, run_task  # noqa: E402
+from giraffe_cli.evals.lm_eval_run import run_task  # noqa: E402
+from giraffe_cli.evals.lm_eval_tasks import load_task  # noqa: E402
 from giraffe_cli.evals.open_subject import open_subject  # noqa: E402
 from giraffe_cli.evals.prompt import share_found  # noqa: E402
 from giraffe_cli.evals.subject import Subject  # noqa: E402

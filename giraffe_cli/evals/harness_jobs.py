@@ -12,14 +12,8 @@ from typing import Any, NamedTuple
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.data_files import local_files
 from giraffe_cli.evals.harness_runs import Run
-from giraffe_cli.evals.lm_eval_tasks import (
-    MADE,
-    RULER,
-    ChatTemplate,
-    installed_version,
-    load_task,
-    run_task,
-)
+from giraffe_cli.evals.lm_eval_run import ChatTemplate, run_task
+from giraffe_cli.evals.lm_eval_tasks import MADE, RULER, installed_version, load_task
 from giraffe_cli.evals.open_subject import OpenSubject, open_subject
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.model.loading import load_tokenizer

@@ -11,7 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from giraffe_cli import __version__
 from giraffe_cli.plain_yaml import parse_yaml
-from giraffe_cli.report import facts
+from giraffe_cli.report import facts, facts_training
 from giraffe_cli.report.card_tables import markdown_tables
 from giraffe_cli.report.choice import documents, documents_read, was_measured
 from giraffe_cli.report.page import all_warnings, model_name, page_title
@@ -72,7 +72,7 @@ def _inherited(base_path: Path | None) -> dict[str, Any]:
 def _body(report: Mapping[str, Any], model_dir: Path) -> str:
     native, target = (format_length(report[key]) for key in ("native_length", "target_length"))
     steps = report["steps"]
-    method = facts.method_name(report.get("train", {}))
+    method = facts_training.method_name(report.get("train", {}))
     how = f"{steps:,} training steps ({method})" if steps else "no training (zero-shot)"
     parts = [
         f"# {page_title(report)}",
@@ -97,7 +97,7 @@ def _body(report: Mapping[str, Any], model_dir: Path) -> str:
         _listed(facts.rope_rows(report, {})),
         *_chosen_by(report.get("rope_choice") or {}),
         "## Training",
-        _listed([*facts.training_rows(report), *facts.data_rows(report, {})]),
+        _listed([*facts_training.training_rows(report), *facts.data_rows(report, {})]),
         f"Made by giraffe {__version__}.",
     ]
     return "\n\n".join(parts) + "\n"

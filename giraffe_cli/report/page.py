@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from giraffe_cli.report import facts
+from giraffe_cli.report import facts, facts_training
 from giraffe_cli.report.choice import Choice
 from giraffe_cli.report.evaluation_part import EvaluationPart
 from giraffe_cli.report.figure import Plot
@@ -51,8 +51,8 @@ def render_page(
             "runtimes": (report.get("verify") or {}).get("runtimes", {}),
             "choice": choice,
             "rope_rows": facts.rope_rows(report, artefacts["rope"]),
-            "training_rows": facts.training_rows(report),
-            "progressive": facts.progressive_rows(report),
+            "training_rows": facts_training.training_rows(report),
+            "progressive": facts_training.progressive_rows(report),
             "data_rows": facts.data_rows(report, artefacts["stats"]),
             "stages": facts.stage_rows(report),
             "total_time": format_seconds(facts.total_seconds(report)),
