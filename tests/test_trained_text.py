@@ -214,6 +214,7 @@ def test_extend_knows_trained_text_before_it_trains(giraffe, tiny_llama, tmp_pat
     done = giraffe(
         *("extend", "--model", tiny_llama, "--data", corpus, "--target-len", 256, *named),
         *("--rope", "yarn", "--window", 128, "--steps", 1, "--set", "eval.lengths=[128,256]"),
+        *("--set", "eval.tasks=[nll]", "--set", "eval.knobs.nll.targets=32"),
         *("--set", "train.lora.rank=2", "--out", run),
     )
     assert done.code == 3
