@@ -95,8 +95,8 @@ class Fit:
         return self.slower and self.slower * self._rung(levers).seconds_per_step
 
     def _settled(self) -> Levers:
-        kept = read_levers(self.folder)
-        if kept is not None and allows(self.config.train, kept):
+        kept, layers = read_levers(self.folder), self.checkpoint.num_layers
+        if kept is not None and allows(self.config.train, kept, layers):
             return kept
         planned = estimate(self.checkpoint, self.config, attention_share=self.attention_share)
         levers = Levers(**planned["levers"])

@@ -104,6 +104,7 @@ def test_an_override_that_cannot_be_read_is_named(assignment, found):
         ({"method": "full", "lora": {"rank": 8}}, "full has no adapter, lora has no effect"),
         ({"checkpointing": "none", "mlp_tile": 64}, "mlp_tile needs checkpointing"),
         ({"checkpointing": "none", "projection_tile": 64}, "projection_tile needs checkpointing"),
+        ({"checkpointing": "none", "offload_layers": 2}, "offload_layers needs checkpointing"),
         ({"head_groups": 2}, "head_groups needs projection_tile"),
         ({"checkpointing": "none", "whole_layers": 2}, "whole_layers needs checkpointing"),
         ({"shard_base": "full", "whole_layers": 2}, "shard_base: full keeps no layer whole"),

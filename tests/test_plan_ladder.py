@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from test_plan import H200, LAPTOP, LLAMA_8B, SMOLLM2, UNIT, config_of, plan_of
 
+from giraffe_cli.config.building import apply_overrides, build
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import DoesNotFit, InvalidInput
 from giraffe_cli.model.levers import Levers
@@ -14,6 +17,7 @@ from giraffe_cli.plan.estimate import demand_of, estimate
 from giraffe_cli.plan.ladder import ladder, next_down
 from giraffe_cli.plan.machine import named_machine
 from giraffe_cli.plan.operations import step_per_token
+from giraffe_cli.plan.settings import allows
 from giraffe_cli.plan.shapes import named_shape
 
 
@@ -252,3 +256,59 @@ def test_levers_of_an_earlier_call_are_kept_while_the_config_allows_them():
     assert estimate(SMOLLM2, config, LAPTOP, UNIT, small)["levers"] == small.to_json()
     other = config_of("8k", loss_chunk=64)
     assert estimate(SMOLLM2, other, LAPTOP, UNIT, small)["levers"]["loss_chunk"] == 64
+
+
+# ── whatever is asked for ────────────────────────────────────────────────────────────────────────
+
+
+LAYERS = st.sampled_from([1, 3, 40])
+"""SmolLM2 has 30."""
+ASKED = st.fixed_dictionaries(
+    {},
+    optional={
+        "checkpointing": st.sampled_from(["none", "attention", "full"]),
+        "attention_layers": LAYERS,
+        "whole_layers": st.sampled_from([0, 2, 40]),
+        "offload": st.sampled_from(["none", "host", "disk"]),
+        "offload_layers": LAYERS,
+        "projection_tile": st.sampled_from(["none", 512]),
+        "head_groups": st.sampled_from([1, 3]),
+        "shard_base": st.sampled_from(["none", "full"]),
+        "processes": st.sampled_from([2, 4]),
+        "windows_per_step": st.just(4),
+        "quantize_base": st.just("nf4"),
+    },
+)
+
+
+@settings(max_examples=60, deadline=None, derandomize=True)
+@given(ASKED, st.sampled_from([LAPTOP, H200]))
+@example({"checkpointing": "none", "offload_layers": 3}, LAPTOP)
+@example({"whole_layers": 2, "processes": 2, "windows_per_step": 4}, LAPTOP)
+@example({"whole_layers": 40, "attention_layers": 40, "offload_layers": 40}, LAPTOP)
+@example({"projection_tile": 512, "head_groups": 3}, H200)
+def test_what_is_accepted_is_planned_and_what_is_proposed_is_accepted(asked, machine):
+    """Or refused in words; every rung is a setting that the config leaves open, and the options of
+    every proposal can be passed beside the rest."""
+    try:
+        planned = estimate(SMOLLM2, config_of("16k", **asked), machine, UNIT)
+    except (InvalidInput, DoesNotFit):
+        return
+    train = config_of("16k", **asked).train
+    assert all(allows(train, Levers(**r["levers"]), 30) for r in planned["ladder"])
+    for proposal in planned["proposals"]:
+        build(with_options({"target_length": "16k", "train": asked}, proposal["how"]))
+
+
+def with_options(values, how):
+    """`values` under the options that a proposal names."""
+    options, short = (
+        how.split(),
+        {
+            "--gpus": "train.processes",
+            "--sequence-parallel": "train.sequence_parallel",
+            "--window": "train.window",
+        },
+    )
+    pairs = zip(options[::2], options[1::2], strict=True)
+    return apply_overrides(values, [v if o == "--set" else f"{short[o]}={v}" for o, v in pairs])

@@ -211,6 +211,12 @@ def _problems(train: TrainConfig) -> list[str]:
             "offload_layers needs offload",
         ),
         (
+            train.checkpointing == "none"
+            and train.offload == "auto"
+            and train.offload_layers != "auto",
+            "offload_layers needs checkpointing",
+        ),
+        (
             train.checkpointing == "none" and isinstance(train.mlp_tile, int),
             "mlp_tile needs checkpointing",
         ),

@@ -75,7 +75,7 @@ def estimate(
     demand = demand_of(shape, config, machine, attention_share)
     rungs = ladder(demand, machine, pace.rates)
     chosen = first_that_fits(rungs, machine, config.train)
-    is_kept = kept is not None and allows(config.train, kept)
+    is_kept = kept is not None and allows(config.train, kept, shape.num_layers)
     rung = chosen or min(rungs, key=lambda one: one.total)
     if kept is not None and is_kept:
         rung = make_rung(demand, machine, pace.rates, kept)

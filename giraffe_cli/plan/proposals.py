@@ -71,7 +71,10 @@ def _of_the_base(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
         yield "hold the base in 4 bits (NF4)", how, changed
     if demand.processes > 1 and train.shard_base == "auto" and train.can_shard_base:
         how = "--set train.shard_base=full"
-        yield "share the base out over the processes", how, _with(demand, shard_base="full")
+        if train.whole_layers not in ("auto", 0):
+            how += " --set train.whole_layers=0"
+        changed = _with(demand, shard_base="full", whole_layers=0)
+        yield "share the base out over the processes", how, changed
 
 
 def _of_the_window(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
@@ -98,12 +101,17 @@ def _of_devices(demand: Demand, machine: Machine) -> Iterator[Change]:
             how = f"--gpus {share} --sequence-parallel {share}"
             if by == "keys" and not is_asked:
                 how += " --set train.sequence_parallel_by=keys"
-            changes = {"sequence_parallel": share, "processes": share, "windows_per_step": 1}
+            if train.head_groups not in ("auto", 1):
+                how += " --set train.head_groups=auto"
+            changes = {
+                **{"sequence_parallel": share, "sequence_parallel_by": by, "processes": share},
+                **{"windows_per_step": 1, "head_groups": "auto"},
+            }
             here = max(share // train.nodes, machine.devices)
             yield (
                 f"share each window over {share} GPUs",
                 how,
-                _with(demand, **changes, sequence_parallel_by=by),
+                _with(demand, **changes),
                 dataclasses.replace(machine, devices=here),
             )
 

@@ -67,22 +67,19 @@ def _is_roomy(levers: Levers) -> bool:
     return not levers.whole_layers or (keeps and levers.offload == "none")
 
 
-def allows(train: TrainConfig, levers: Levers) -> bool:
+def allows(train: TrainConfig, levers: Levers, num_layers: int) -> bool:
     """Whether `levers` are a setting that `train` leaves open."""
-    asked: dict[str, Any] = {
-        "checkpointing": train.checkpointing,
-        "offload": train.offload,
-        "mlp_tile": 0 if train.mlp_tile == "none" else train.mlp_tile,
-        "projection_tile": 0 if train.projection_tile == "none" else train.projection_tile,
-        "head_groups": train.head_groups,
-        "whole_layers": train.whole_layers,
-        "loss_chunk": train.loss_chunk,
-        "offload_layers": train.offload_layers,
-        "attention_layers": train.attention_layers,
-        "fused": {"on": True, "off": False}.get(train.fused_layers, "auto"),
-        "shard_base": {"full": True, "none": False}.get(train.shard_base, "auto"),
-    }
-    return all(value in ("auto", getattr(levers, name)) for name, value in asked.items())
+    same = (
+        *("checkpointing", "offload", "mlp_tile", "projection_tile", "head_groups", "loss_chunk"),
+        *("whole_layers", "offload_layers", "attention_layers"),
+    )
+    asked: dict[str, Any] = {name: getattr(train, name) for name in same}
+    asked["fused"] = {"on": True, "off": False}.get(train.fused_layers, "auto")
+    asked["shard_base"] = {"full": True, "none": False}.get(train.shard_base, "auto")
+    return all(
+        value == "auto" or _bounded(name, value, num_layers) == getattr(levers, name)
+        for name, value in asked.items()
+    )
 
 
 def head_groups(demand: Demand) -> int:
