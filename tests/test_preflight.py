@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import sys
 
 import pytest
 
+from giraffe_cli import evaluating
 from giraffe_cli.config.building import build
 from giraffe_cli.errors import InvalidInput, Problems, UsageError
 from giraffe_cli.evals.base import tasks
@@ -191,3 +193,25 @@ def test_several_are_usage_errors_only_where_all_are():
         problems.settle()
     with pytest.raises(ZeroDivisionError):
         problems.note(lambda: 1 / 0)
+
+
+def test_what_is_made_up_for_a_long_target_is_not_encoded_as_one_text(
+    giraffe, command, monkeypatch
+):
+    """The document that stands for held-out ones, and filler: at 16m they took 60 GB to encode."""
+    gathered, encoded = evaluating.gather_material, []
+
+    def noted(*values):
+        material = gathered(*values)
+
+        def encode(text):
+            encoded.append(len(text))
+            return material.encode(text)
+
+        return dataclasses.replace(material, encode=encode)
+
+    monkeypatch.setattr(evaluating, "gather_material", noted)
+    options = ("--target-len", "512k", "--set", "eval.lengths=[128,512k]", "--set")
+    found = giraffe(*command, *options, "eval.tasks=[nll,passkey,niah-single-2]", "--dry-run")
+    assert found.code == 0, found.stderr
+    assert 0 < max(encoded) < evaluating.LONG_TEXT
