@@ -18,6 +18,7 @@ from giraffe_cli.model.store import make_stores
 from giraffe_cli.rope.scheme import make_positions
 from giraffe_cli.train.data import WindowStream
 from giraffe_cli.train.held_out import held_out_windows
+from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.loop import early_stop
 from giraffe_cli.train.state import TrainState
 
@@ -37,6 +38,7 @@ def config_of(**train):
         {"processes": 2, "windows_per_step": 4},
         {"offload": "disk"},
         {"mlp_tile": 64},
+        {"whole_layers": 1},
         {"sequence_parallel": 2},
         {"keep_checkpoints": 5},
         {"control": True},
@@ -65,6 +67,7 @@ def test_a_run_goes_on_with_another_budget_for_its_comparison(tmp_path):
     [
         ({}, {"steps": 7}, "train.steps"),
         ({"lora": {"dropout": 0.1}}, {"mlp_tile": 64}, "train.mlp_tile"),
+        ({"lora": {"dropout": 0.1}}, {"whole_layers": 1}, "train.whole_layers"),
         ({"lora": {"dropout": 0.1}}, {"sequence_parallel": 2}, "train.sequence_parallel"),
         (
             {"held_out_every": 2, "keep": "best"},
@@ -77,6 +80,27 @@ def test_knobs_that_change_weights_are_named(first, changed, named, tmp_path):
     claim(config_of(**first), tmp_path)
     with pytest.raises(InvalidInput, match=f"different: {named}$"):
         claim(config_of(**{**first, **changed}), tmp_path)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_levers_by_which_masks_are_drawn_are_part_of_what_is_resumed(material, dropout, tmp_path):
+    """Only where there are masks; and what is not in force is not named, so that folders from
+    before there was such a lever go on."""
+
+    def identity(**levers):
+        train = config_of(lora={"dropout": dropout}).train
+        job = TrainJob(
+            *(material.checkpoint, material.table, material.packed, train, "plain", 512),
+            *("float32", 0, tmp_path),
+            levers=Levers(**levers),
+        )
+        return job.identity("packed")
+
+    first = identity()
+    assert first["train"].keys().isdisjoint({"projection_tile", "whole_layers"})
+    for levers in ({"mlp_tile": 7}, {"projection_tile": 7}, {"whole_layers": 1}):
+        assert (identity(**levers) == first) == (dropout == 0)
+    assert identity(head_groups=2, fused=True, offload="disk") == first
 
 
 def test_every_free_knob_exists():

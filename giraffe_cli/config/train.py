@@ -242,12 +242,13 @@ def knobs_without_effect(train: TrainConfig) -> set[str]:
     free = {
         *("checkpoint_every", "keep_checkpoints", "processes", "trackers", "max_bad_steps"),
         *("checkpointing", "attention_layers", "offload", "offload_layers", "loss_chunk"),
-        *("attention_kernel", "fused_layers", "head_groups", "whole_layers", "shard_base"),
+        *("attention_kernel", "fused_layers", "head_groups", "shard_base"),
         *("control", "nodes", "share_devices", "deterministic"),
     }
     if train.lora.dropout == 0:
-        # masks are drawn tile by tile, slice by slice
-        free |= {"mlp_tile", "projection_tile", "sequence_parallel", "sequence_parallel_by"}
+        # masks are drawn tile by tile, but for layers that are kept whole, and slice by slice
+        free |= {"mlp_tile", "projection_tile", "whole_layers"}
+        free |= {"sequence_parallel", "sequence_parallel_by"}
     if train.patience is None and train.keep == "last":
         free |= {"held_out_every", "held_out_windows"}
     return free

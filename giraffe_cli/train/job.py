@@ -76,9 +76,12 @@ class TrainJob:
     def identity(self, packed_digest: str) -> dict[str, Any]:
         """What decides the weights: manifests name it, and only equal ones are resumed."""
         knobs = self.config.model_dump(mode="json", exclude=knobs_without_effect(self.config))
-        for name in ("mlp_tile", "projection_tile"):
-            if name in knobs:
-                knobs[name] = getattr(self.levers, name)
+        if "mlp_tile" in knobs:
+            knobs["mlp_tile"] = self.levers.mlp_tile
+        for name in ("projection_tile", "whole_layers"):
+            # named where they are in force: folders from before there were these go on
+            if knobs.pop(name, None) and (value := getattr(self.levers, name)):
+                knobs[name] = value
         if self.evaluated_documents and "held_out_every" in knobs:
             knobs["evaluated_documents"] = self.evaluated_documents
         start = {"start_from": digest_file(self.start_from / WEIGHTS)} if self.start_from else {}
