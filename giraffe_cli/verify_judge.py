@@ -17,10 +17,10 @@ from giraffe_cli.verify_tables import STORED_TABLE, TABLE_TOLERANCE, claim_of, c
 
 MAX_LOGIT_DIFFERENCE = 1e-4
 """float32: the merge reorders sums, nothing else."""
-MAX_KL, MIN_TOP1 = 4e-3, 0.99
+MAX_KL, MIN_TOP1 = 4e-3, 0.97
 """16 bits: the merge rounds the weights once more than the adapter model does; KL in nats, of the
-probe's random tokens. calf's right merge is 1.6e-3 away, with 0.9 of the update 3.2e-2; on text
-6e-5 and 2.6e-3."""
+probe's random tokens. calf's right merges are 0.7e-3 to 1.6e-3 away, with 0.9 of the update
+3.2e-2; on text 6e-5 and 2.6e-3. Of 256 positions a right one had 3 near ties fall the other way."""
 MAX_STEPS, MAX_STEPS_FLOAT32 = 0.51, 8.0
 """One rounding is half a step of a 16-bit dtype; float32 sums of rank terms lose a few steps."""
 STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
@@ -170,7 +170,7 @@ def _check_window(entry: Mapping[str, float], dtype: str) -> Check:
         return check(
             ok, f"largest difference {difference:.2e}", f"at most {MAX_LOGIT_DIFFERENCE:g}"
         )
-    # Of 64 positions 99 % are all: one near tie may fall the other way, the KL bounds the rest.
+    # Near ties may fall the other way, one in any window; the KL bounds the rest.
     least = min(MIN_TOP1, 1 - 1 / entry["positions"])
     ok = kl <= MAX_KL and top1 >= least
     found = f"KL {kl:.2e} nats, top-1 {top1:.2%}"

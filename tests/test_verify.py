@@ -390,9 +390,10 @@ def test_a_foreign_checkpoint_is_held_to_its_own_claim(tiny_llama):
     )
 
 
-def test_of_64_positions_one_near_tie_may_fall_the_other_way_and_not_two():
+def test_of_64_positions_one_near_tie_may_fall_the_other_way_and_not_two_and_of_256_three():
     entry = {"max_abs_difference": 0.1, "mean_kl": 3e-4, "positions": 64}
     one, two = ({**entry, "top1_agreement": 1 - n / 64} for n in (1, 2))
-    many = {**entry, "positions": 1000, "top1_agreement": 0.989}
-    found = [verify_judge._check_window(e, "bfloat16")["ok"] for e in (one, two, many)]
-    assert found == [True, False, False]
+    many = {**entry, "positions": 1000, "top1_agreement": 0.969}
+    three = {**entry, "positions": 256, "top1_agreement": 1 - 3 / 256}
+    found = [verify_judge._check_window(e, "bfloat16")["ok"] for e in (one, two, three, many)]
+    assert found == [True, False, True, False]
