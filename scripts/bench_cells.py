@@ -32,12 +32,45 @@ ENVIRONMENT = {
 }
 
 
+D256: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 704,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 2,
+    "tie_word_embeddings": False,
+}
+"""A small model, without its vocabulary."""
+SMOLLM2: dict[str, Any] = {
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 30,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "tie_word_embeddings": True,
+    "vocab_size": 49152,
+}
+"""SmolLM2-135M's shape."""
+
+
 def document_lengths(documents: str, length: int) -> list[int]:
     """`one`: the window is one document; `packed`: seven, as `SHARES` says."""
     if documents == "one":
         return [length]
     rest = [int(share * length) for share in SHARES[1:]]
     return [length - sum(rest), *rest]
+
+
+def row_of(pieces: list[list[int]]) -> dict[str, list[int]]:
+    """What the Trainer is given of documents: the first token of each is no target, and several
+    show by restarting positions."""
+    row = {
+        "input_ids": [token for piece in pieces for token in piece],
+        "labels": [label for piece in pieces for label in (-100, *piece[1:])],
+    }
+    if len(pieces) > 1:
+        row["position_ids"] = [place for piece in pieces for place in range(len(piece))]
+    return row
 
 
 def squared_share(lengths: list[int]) -> float:

@@ -37,22 +37,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bench_cells import THREADS, add_cell_options, finish, peak_bytes, run_cell, surroundings
+from bench_cells import (
+    SMOLLM2,
+    THREADS,
+    add_cell_options,
+    finish,
+    peak_bytes,
+    run_cell,
+    surroundings,
+)
 
 SECTIONS = ("grid", "memory", "chunks", "decode", "rows", "pace")
 PIECES, CONTEXTS = (128, 256, 512, 1024, 2048), (0, 4096, 15360)
 ROWS = ((96, 64), (256, 16), (1024, 4))
 FASTER, WITHIN, OFF = 3.0, 1.3, 0.30
-SHAPE = {
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 30,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "vocab_size": 49152,
-    "max_position_embeddings": 8192,
-    "tie_word_embeddings": True,
-}
 
 
 def main() -> int:
@@ -215,7 +213,9 @@ def _opened(cell: dict[str, Any]) -> Any:
     dtype = getattr(torch, cell["dtype"])
     with TemporaryDirectory() as folder:
         torch.manual_seed(0)
-        LlamaForCausalLM(LlamaConfig(**SHAPE)).to(dtype).save_pretrained(folder)
+        LlamaForCausalLM(LlamaConfig(**SMOLLM2, max_position_embeddings=8192)).to(
+            dtype
+        ).save_pretrained(folder)
         model = load_model(Path(folder), dtype=dtype, attn_implementation=register_attention())
     return OpenSubject(model, load_tokenizer(_calf()))
 

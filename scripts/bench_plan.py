@@ -33,6 +33,8 @@ from pathlib import Path
 from typing import Any
 
 from bench_cells import (
+    D256,
+    SMOLLM2,
     THREADS,
     Ledger,
     document_lengths,
@@ -42,28 +44,10 @@ from bench_cells import (
     squared_share,
 )
 
-D256 = {
-    "hidden_size": 256,
-    "intermediate_size": 704,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": False,
-    "vocab_size": 32000,
-}
-D576 = {
-    "hidden_size": 576,
-    "intermediate_size": 1536,
-    "num_hidden_layers": 6,
-    "num_attention_heads": 9,
-    "num_key_value_heads": 3,
-    "tie_word_embeddings": True,
-    "vocab_size": 49152,
-}
 MODELS: dict[str, dict[str, Any]] = {
-    "d256": D256,
-    "d576": D576,
-    "smollm2": {**D576, "num_hidden_layers": 30},
+    "d256": {**D256, "vocab_size": 32000},
+    "d576": {**SMOLLM2, "num_hidden_layers": 6},
+    "smollm2": SMOLLM2,
     "tiny": {**D256, "hidden_size": 32, "intermediate_size": 64, "vocab_size": 512},
 }
 PLAIN = {"checkpointing": "attention", "offload": "none", "mlp_tile": 1024, "loss_chunk": 256}

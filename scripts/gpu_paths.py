@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bench_cells import peak_bytes, squared_share
+from bench_cells import peak_bytes, row_of, squared_share
 from gpu_cells import SHAPES, Cell
 
 RATE = 1e-6
@@ -259,7 +259,7 @@ def hf(cell: Cell, clock: Clock) -> dict[str, Any]:
     from transformers import Trainer, TrainingArguments, default_data_collator
 
     model = peft_model(cell, clock.device)
-    rows = [hf_row(cell)] * (1 + cell.timed)
+    rows = [row_of(documents_of(cell))] * (1 + cell.timed)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=model,
@@ -388,18 +388,6 @@ def pin_rows(cell: Cell, device: Any) -> float:
     ]
     del rows
     return time.perf_counter() - started
-
-
-def hf_row(cell: Cell) -> dict[str, list[int]]:
-    """The first token of a document is no target; documents show by restarting positions."""
-    pieces = documents_of(cell)
-    row = {
-        "input_ids": [token for piece in pieces for token in piece],
-        "labels": [label for piece in pieces for label in (-100, *piece[1:])],
-    }
-    if len(pieces) > 1:
-        row["position_ids"] = [place for piece in pieces for place in range(len(piece))]
-    return row
 
 
 def peft_model(cell: Cell, device: Any) -> Any:

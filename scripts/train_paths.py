@@ -11,28 +11,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from bench_cells import document_lengths, peak_bytes
+from bench_cells import D256, SMOLLM2, document_lengths, peak_bytes, row_of
 
-D256 = {
-    "hidden_size": 256,
-    "intermediate_size": 704,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "tie_word_embeddings": False,
-}
 MODELS: dict[str, dict[str, Any]] = {
     "d256-v32k": {**D256, "vocab_size": 32000},
     "d256-v8k": {**D256, "vocab_size": 8000},
-    "smollm2-135m": {
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "tie_word_embeddings": True,
-        "vocab_size": 49152,
-    },
+    "smollm2-135m": SMOLLM2,
     "tiny": {
         "hidden_size": 32,
         "intermediate_size": 64,
@@ -81,13 +65,7 @@ def hf(cell: dict[str, Any]) -> dict[str, Any]:
 
     model = peft_model(cell)
     base = peak_bytes()
-    pieces = documents_of(cell)
-    row = {
-        "input_ids": [token for piece in pieces for token in piece],
-        "labels": [label for piece in pieces for label in (-100, *piece[1:])],
-    }
-    if len(pieces) > 1:
-        row["position_ids"] = [place for piece in pieces for place in range(len(piece))]
+    row = row_of(documents_of(cell))
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(
             model=model,
