@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
+from giraffe_cli.config.building import build
 from giraffe_cli.config.extend import ExtendConfig
-from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit
+from giraffe_cli.config.train import knobs_without_effect
+from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit, InvalidInput
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.demand import Demand
 from giraffe_cli.plan.estimate import assumed_pace, demand_of, estimate
@@ -37,6 +39,39 @@ def read_levers(folder: Path) -> Levers | None:
     """The setting that the stage in `folder` began with; None before it did."""
     path = folder / FILE
     return Levers(**read_json(path)["levers"]) if path.exists() else None
+
+
+def as_begun(config: ExtendConfig, folder: Path) -> ExtendConfig:
+    """`config` of the stage in `folder`, with the levers that decide its weights (under dropout,
+    masks are drawn by tile) as they were when its weights began to change.
+
+    Raises:
+        InvalidInput: something else that `config` asks for excludes them.
+    """
+    kept, free = read_levers(folder), knobs_without_effect(config.train)
+    deciding = [name for name in _DECIDING if name not in free]
+    trained = (path for name in _TRAINED for path in folder.glob(name))
+    if kept is None or not deciding or not any(trained):
+        return config
+    began_with = {name: _as_knob(name, getattr(kept, name)) for name in deciding}
+    values = config.model_dump(mode="json")
+    try:
+        return build({**values, "train": {**values["train"], **began_with}})
+    except InvalidInput as error:
+        told = ", ".join(f"{name}: {value}" for name, value in began_with.items())
+        raise InvalidInput(
+            f"{folder} began with {told}, by which dropout's masks are drawn, and goes on with "
+            f"them; {error.message}",
+            "take back what was changed of train, or choose another --out",
+        ) from None
+
+
+_DECIDING = ("mlp_tile", "projection_tile", "whole_layers")
+_TRAINED = ("checkpoints/step-*", "adapter")
+
+
+def _as_knob(name: str, value: int) -> int | str:
+    return "none" if name.endswith("_tile") and value == 0 else value
 
 
 @dataclass(frozen=True)
@@ -96,9 +131,10 @@ class Fit:
 
     def _settled(self) -> Levers:
         kept, layers = read_levers(self.folder), self.checkpoint.num_layers
-        if kept is not None and allows(self.config.train, kept, layers):
+        config = as_begun(self.config, self.folder)
+        if kept is not None and allows(config.train, kept, layers):
             return kept
-        planned = estimate(self.checkpoint, self.config, attention_share=self.attention_share)
+        planned = estimate(self.checkpoint, config, attention_share=self.attention_share)
         levers = Levers(**planned["levers"])
         self._keep(levers, [])
         return levers
@@ -118,7 +154,8 @@ class Fit:
 
     def _predicted(self) -> tuple[Demand, Machine, Rates]:
         machine = this_machine()
-        demand = demand_of(self.checkpoint, self.config, machine, self.attention_share)
+        config = as_begun(self.config, self.folder)
+        demand = demand_of(self.checkpoint, config, machine, self.attention_share)
         return demand, machine, assumed_pace(machine).rates
 
 

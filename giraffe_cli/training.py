@@ -20,7 +20,7 @@ from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.building import resolve_dtype
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.corpus.store import attention_share
-from giraffe_cli.fitting import Fit, read_levers
+from giraffe_cli.fitting import Fit, as_begun, read_levers
 from giraffe_cli.plan.estimate import Pace, check_fits
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.progress import Reporter
@@ -83,11 +83,12 @@ def plan_stages(
 ) -> dict[str, Any]:
     """`plan.json`: the plan of the last stage with the steps of all and the estimate of the one
     that needs most memory; each stage's own under `stages`, the control's under `control`.
-    On `machine` at `pace`, else here."""
+    On `machine` at `pace`, else here. Raises as `as_begun`."""
     plans, of_controls = (
         [
             make_plan(
-                stage.config, checkpoint, stage.table, machine, pace, read_levers(stage.folder)
+                as_begun(stage.config, stage.folder),
+                *(checkpoint, stage.table, machine, pace, read_levers(stage.folder)),
             )
             for stage in group
         ]

@@ -20,7 +20,7 @@ from train_runs import SETTINGS, adapter_bytes, build_material
 
 import giraffe_cli.train.loop as loop
 from giraffe_cli.config.building import build
-from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit
+from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit, InvalidInput
 from giraffe_cli.fitting import Fit, read_levers
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.machine import Machine
@@ -160,6 +160,35 @@ def test_a_resumed_stage_keeps_its_levers_until_the_config_says_otherwise(materi
     fit_of(material, tmp_path, loss_chunk=32).train(lambda **v: given.append(v["levers"]))
     assert given[0] == kept
     assert given[1].loss_chunk == 32
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+@pytest.mark.parametrize("trained", ["checkpoints/step-2", "adapter", None])
+def test_under_dropout_the_levers_that_draw_masks_stay_what_the_weights_were_trained_by(
+    material, tmp_path, dropout, trained
+):
+    """What is settled anew takes tiles of 1,024 or none; 16 is nobody's choice."""
+    kept = Levers("attention", "none", 16, 8, whole_layers=1)
+    (tmp_path / "levers.json").write_text(json.dumps({"levers": kept.to_json(), "given_up": []}))
+    if trained:
+        (tmp_path / trained).mkdir(parents=True)
+    given = []
+    changed = {"checkpointing": "full", "mlp_tile": "auto", "lora": {"rank": 4, "dropout": dropout}}
+    fit_of(material, tmp_path, **changed).train(lambda **values: given.append(values["levers"]))
+    of_masks = (given[0].mlp_tile, given[0].projection_tile, given[0].whole_layers)
+    assert given[0].checkpointing == "full"
+    assert (of_masks == (16, 0, 1)) == bool(dropout and trained)
+    assert read_levers(tmp_path) == given[0]
+
+
+def test_under_dropout_what_would_draw_other_masks_is_refused(material, tmp_path):
+    kept = Levers("attention", "none", 16, 8)
+    (tmp_path / "levers.json").write_text(json.dumps({"levers": kept.to_json(), "given_up": []}))
+    (tmp_path / "checkpoints" / "step-2").mkdir(parents=True)
+    changed = {"checkpointing": "none", "mlp_tile": "auto", "lora": {"rank": 4, "dropout": 0.1}}
+    with pytest.raises(InvalidInput, match=r"began with mlp_tile: 16, .*mlp_tile needs checkpoint"):
+        fit_of(material, tmp_path, **changed).train(lambda **_: pytest.fail("trained all the same"))
+    assert read_levers(tmp_path) == kept
 
 
 def test_a_stage_is_planned_with_what_the_one_before_took(material, tmp_path):
