@@ -236,10 +236,12 @@ def main() -> int:
         print(json.dumps(PARTS[settings["part"]](settings)))
         return 0
     ledger, rows = Ledger(options.cells), []
-    for settings in SETTINGS:
-        if re.search(options.only, name_of(settings)):
-            rows.append(compared(settings, *found_for(settings, ledger)))
-            print(json.dumps(rows[-1]), file=sys.stderr)
+    wanted = [one for one in SETTINGS if re.search(options.only, name_of(one))]
+    if not wanted:
+        sys.exit(f"--only {options.only}: no setting has that; {name_of(SETTINGS[0])} is one")
+    for settings in wanted:
+        rows.append(compared(settings, *found_for(settings, ledger)))
+        print(json.dumps(rows[-1]), file=sys.stderr)
     result = {"threads": THREADS, "goals": goals(rows), "settings": rows}
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

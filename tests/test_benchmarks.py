@@ -225,3 +225,9 @@ def test_generation_is_compared_with_stock_transformers(tiny_llama):
     assert found["greedy_equal"]
     assert found["top1"]["auto"] == 1
     assert found["top1"]["int8"] > 0.9
+
+
+def test_a_selection_that_names_no_setting_is_told(tmp_path):
+    ran = run("bench_plan.py", "--only", "no such", "--cells", tmp_path / "cells.jsonl")
+    assert ran.returncode == 1
+    assert ran.stderr.startswith("--only no such: no setting has that; d256 8192 one float32 ")
