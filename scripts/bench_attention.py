@@ -171,11 +171,10 @@ def dense(lengths: list[int]) -> Callable[..., Any]:
     from transformers import LlamaConfig
     from transformers.masking_utils import create_causal_mask
 
-    mask = create_causal_mask(
-        config=LlamaConfig(attn_implementation="sdpa"),
-        inputs_embeds=torch.empty(1, sum(lengths), 1),
-        attention_mask=None,
-        past_key_values=None,
+    mask = create_causal_mask(  # of no padding and no cache, whose names differ by version
+        LlamaConfig(attn_implementation="sdpa"),
+        torch.empty(1, sum(lengths), 1),
+        *(None, None),
         position_ids=torch.cat([torch.arange(length) for length in lengths])[None],
     )
     if mask is None or tuple(mask.shape[-2:]) != (sum(lengths), sum(lengths)):

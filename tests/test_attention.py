@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giraffe_cli.model.attention import document_attention, register_attention
+from giraffe_cli.model.reading import cache_argument
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -152,9 +153,9 @@ def test_a_llama_prefilled_in_chunks_equals_one_pass_and_stock_sdpa(tiny, tiny_l
     from transformers import DynamicCache, LlamaForCausalLM
 
     tokens = torch.arange(30, 50)[None]
-    cache = DynamicCache(config=tiny.config)
+    cache, named = DynamicCache(config=tiny.config), cache_argument(type(tiny.model))
     parts = [
-        tiny.model(chunk, past_key_values=cache, use_cache=True).last_hidden_state
+        tiny.model(chunk, **{named: cache}, use_cache=True).last_hidden_state
         for chunk in tokens.split([8, 11, 1], 1)
     ]
     stock = LlamaForCausalLM.from_pretrained(tiny_llama, attn_implementation="sdpa")

@@ -5,7 +5,7 @@ bfloat16 token of a 135M model costs 0.4 GB of copies. Here they are written beh
 
     kept = KeyValues(num_layers)
     kept.reserve(4096)      # room for so many tokens; grows by itself when that was too few
-    model(ids, past_key_values=kept)
+    feed(model, ids, kept)  # model/reading.py
     kept.cut(2048)          # forget all but the first 2048; nothing moves
 
 B batch, K key/value heads, N tokens, D head_dim.

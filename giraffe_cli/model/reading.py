@@ -11,6 +11,8 @@ d hidden, V vocabulary.
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -46,12 +48,20 @@ def feed(
         placed["position_ids"] = placed["position_ids"].to(device)
     output = model.model(
         torch.tensor([token_ids], device=device),
-        past_key_values=kept,
         use_cache=kept is not None,
+        **{cache_argument(type(model.model)): kept},
         **({"past": kept} if isinstance(kept, StoredKeyValues) else {}),
         **placed,
     )
     return output.last_hidden_state[0]  # type: ignore[no-any-return]
+
+
+@functools.cache
+def cache_argument(model: type) -> str:
+    """What `forward` of a model of transformers calls the keys and values it is given:
+    `past_key_values`, and `cache` from 5.24 on."""
+    named = inspect.signature(model.forward).parameters  # type: ignore[attr-defined]
+    return "cache" if "cache" in named else "past_key_values"
 
 
 def pieces(token_ids: Sequence[int], chunk: int, start: int = 0) -> Iterator[Sequence[int]]:
