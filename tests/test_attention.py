@@ -153,7 +153,7 @@ def test_a_llama_prefilled_in_chunks_equals_one_pass_and_stock_sdpa(tiny, tiny_l
     from transformers import DynamicCache, LlamaForCausalLM
 
     tokens = torch.arange(30, 50)[None]
-    cache, named = DynamicCache(config=tiny.config), cache_argument(type(tiny.model))
+    cache, named = DynamicCache(config=tiny.config), cache_argument(tiny.model)
     parts = [
         tiny.model(chunk, **{named: cache}, use_cache=True).last_hidden_state
         for chunk in tokens.split([8, 11, 1], 1)

@@ -49,19 +49,23 @@ def feed(
     output = model.model(
         torch.tensor([token_ids], device=device),
         use_cache=kept is not None,
-        **{cache_argument(type(model.model)): kept},
+        **{cache_argument(model.model): kept},
         **({"past": kept} if isinstance(kept, StoredKeyValues) else {}),
         **placed,
     )
     return output.last_hidden_state[0]  # type: ignore[no-any-return]
 
 
-@functools.cache
-def cache_argument(model: type) -> str:
+def cache_argument(model: Any) -> str:
     """What `forward` of a model of transformers calls the keys and values it is given:
     `past_key_values`, and `cache` from 5.24 on."""
-    named = inspect.signature(model.forward).parameters  # type: ignore[attr-defined]
-    return "cache" if "cache" in named else "past_key_values"
+    kind: Any = type(model)
+    return "cache" if "cache" in _arguments(kind.forward) else "past_key_values"
+
+
+@functools.cache
+def _arguments(function: Callable[..., Any]) -> frozenset[str]:
+    return frozenset(inspect.signature(function).parameters)
 
 
 def pieces(token_ids: Sequence[int], chunk: int, start: int = 0) -> Iterator[Sequence[int]]:
