@@ -100,18 +100,18 @@ class Fit:
         try:
             return start(levers=levers, planned_seconds_per_step=self._planned(levers))
         except FirstStepDoesNotFit as error:
-            failed = error
+            # not the error: its traceback's frames hold the model and the activations of this try
+            failed, hint = error.message, error.hint
         lower = next_down(self._rungs(levers), levers)
         if lower is None:
             raise DoesNotFit(
-                f"{failed.message}; no setting of the levers needs less than `{levers.sentence}`",
-                failed.hint,
+                f"{failed}; no setting of the levers needs less than `{levers.sentence}`", hint
             )
         self.reporter.warn(
-            f"{failed.message}. Trying once more with {lower.levers.sentence}, predicted to need "
+            f"{failed}. Trying once more with {lower.levers.sentence}, predicted to need "
             f"{format_bytes(lower.total)}"
         )
-        self._keep(lower.levers, [{"gave_up": levers.to_json(), "because": failed.message}])
+        self._keep(lower.levers, [{"gave_up": levers.to_json(), "because": failed}])
         _hand_back()
         try:
             planned = self._planned(lower.levers)

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -104,6 +105,23 @@ def test_the_first_step_is_tried_once_more_a_rung_down(material, tmp_path, faili
     kept = read_json(tmp_path / "levers.json")
     assert kept["levers"] == now.to_json()
     assert [entry["gave_up"] for entry in kept["given_up"]] == [gave_up.to_json()]
+
+
+def test_the_second_try_has_the_memory_of_the_first(material, tmp_path, monkeypatch):
+    """The error's frames held the model and its activations: a card had to hold both tries."""
+    real, first = loop.train_step, []
+
+    def step(run, rate):
+        if first:
+            assert [one() for one in first] == [None, None]
+            return real(run, rate)
+        activations = torch.zeros(3)
+        first.extend([weakref.ref(run.model), weakref.ref(activations)])
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(loop, "train_step", step)
+    fit = fit_of(material, tmp_path)
+    assert fit.train(start_of(material, fit)).steps == SETTINGS["steps"]
 
 
 def test_what_is_learnt_does_not_change_by_it(material, tmp_path, failing):

@@ -39,7 +39,7 @@ def memory_errors_told(step: int, is_first: bool) -> Iterator[None]:
         raise kind(
             f"memory ran out in step {step + 1}: {told[0] if told else 'MemoryError'}{stands}",
             SMALLER,
-        ) from None  # the traceback's frames hold the activations that a second try needs
+        ) from None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
