@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from giraffe_cli import errors
 from giraffe_cli.errors import GiraffeError, InvalidInput, near_misses, raise_together
@@ -67,6 +68,24 @@ def test_an_error_becomes_text_with_its_hint_on_stderr_alone(monkeypatch, capsys
 def test_control_c_exits_with_130(monkeypatch, capsys):
     assert run_main(monkeypatch, KeyboardInterrupt()) == 130
     assert "extend, pack-data, eval and rope go on where they stopped" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+        # pinned memory, and a handle's workspace: nothing that torch's allocator was asked for
+        torch.AcceleratorError("CUDA error: out of memory\nSearch for `cudaErrorMemoryAllocation'"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_a_full_memory_is_no_traceback_wherever_it_comes(monkeypatch, capsys, error):
+    assert run_main(monkeypatch, error) == 4
+    told = capsys.readouterr().err
+    assert f"error: memory ran out: {str(error).splitlines()[0] if str(error) else 'Mem'}" in told
+    assert "hint: " in told
+    assert "Traceback" not in told
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch):

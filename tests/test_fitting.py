@@ -88,7 +88,13 @@ def failing(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "error", [ALLOCATOR, MemoryError(), torch.OutOfMemoryError("CUDA out of memory.")]
+    "error",
+    [
+        ALLOCATOR,
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory."),
+        torch.AcceleratorError("CUDA error: out of memory"),  # pinned memory
+    ],
 )
 def test_the_first_step_is_tried_once_more_a_rung_down(material, tmp_path, failing, error):
     tried = failing(1, error=error)

@@ -6,6 +6,7 @@ import io
 import os
 import shutil
 import signal
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,15 +16,15 @@ from train_runs import SETTINGS, STEPS, Hooked, adapter_bytes, build_material, m
 
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import Row, open_packed
-from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput, UsageError
+from giraffe_cli.errors import DoesNotFit, GiraffeError, Interrupted, InvalidInput, UsageError
 from giraffe_cli.model.loading import load_model
 from giraffe_cli.model.lora import add_lora
 from giraffe_cli.plan.machine import named_machine
 from giraffe_cli.plan.processes import bytes_per_process
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rope.scheme import make_positions
-from giraffe_cli.rundir import MANIFEST, read_json
-from giraffe_cli.train import parallel
+from giraffe_cli.rundir import MANIFEST, read_json, write_json
+from giraffe_cli.train import parallel, process
 from giraffe_cli.train.data import WindowStream, next_token_labels
 from giraffe_cli.train.job import TrainJob
 
@@ -284,6 +285,22 @@ def test_a_signal_to_the_parent_saves_in_the_workers(material, tmp_path):
 def test_an_error_in_a_worker_is_the_error_of_the_command(material, tmp_path):
     with pytest.raises(InvalidInput, match="`v_prj` matches no linear layer"):
         run(material, tmp_path, processes=2, lora={"targets": ["v_prj"]})
+
+
+def test_a_worker_whose_device_is_full_tells_so(tmp_path, monkeypatch):
+    """A base that does not fit beside what others hold fails before the first step."""
+    monkeypatch.setattr(process, "_die_with_the_parent", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["worker", str(tmp_path / "request.json")])
+    monkeypatch.setenv("RANK", "1")
+    write_json(tmp_path / "request.json", {})
+
+    def work(request, reporter, stop):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 GiB.")
+
+    assert process.run_worker(work) == 1
+    with pytest.raises(DoesNotFit, match=r"memory ran out: CUDA out of memory\. Tried") as failure:
+        parallel.raise_what_workers_told(tmp_path, 1)
+    assert failure.value.exit_code == 4
 
 
 def test_the_error_of_a_worker_comes_back_with_kind_and_hint(tmp_path):

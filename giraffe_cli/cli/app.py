@@ -18,7 +18,7 @@ import typer
 
 from giraffe_cli import __version__
 from giraffe_cli.cli.console import Console
-from giraffe_cli.errors import GiraffeError
+from giraffe_cli.errors import DoesNotFit, GiraffeError
 from giraffe_cli.units import visible
 
 COMMANDS = {
@@ -129,6 +129,14 @@ def main() -> None:
             raise
         Console().error(of_the_machine(error))
         sys.exit(GiraffeError.exit_code)
+    except (MemoryError, RuntimeError) as error:
+        # here, because it needs torch, which not every command does
+        from giraffe_cli.train.memory_errors import is_out_of_memory, outside_of_a_step
+
+        if os.environ.get("GIRAFFE_DEBUG") or not is_out_of_memory(error):
+            raise
+        Console().error(outside_of_a_step(error))
+        sys.exit(DoesNotFit.exit_code)
     except KeyboardInterrupt:
         Console().error(GiraffeError("interrupted", RESUMING))
         sys.exit(130)

@@ -16,6 +16,7 @@ from typing import Any
 from giraffe_cli.errors import GiraffeError, Interrupted
 from giraffe_cli.progress import Reporter, SilentReporter
 from giraffe_cli.rundir import read_json
+from giraffe_cli.train.memory_errors import is_out_of_memory, outside_of_a_step
 from giraffe_cli.train.parallel import EventReporter, tell_error
 
 Work = Callable[[dict[str, Any], Reporter, Path], None]
@@ -36,7 +37,8 @@ def run_worker(work: Work) -> int:
     except (Exception, KeyboardInterrupt) as error:
         if not isinstance(error, GiraffeError):
             traceback.print_exc()
-        tell_error(request_path.parent, rank, error)
+        told = outside_of_a_step(error) if is_out_of_memory(error) else error
+        tell_error(request_path.parent, rank, told)
         return 1
     return 0
 

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from giraffe_cli.checkpoint import Checkpoint, head_to_extend
 from giraffe_cli.config.base import AUTO
 from giraffe_cli.config.building import resolve_dtype
@@ -29,6 +27,7 @@ from giraffe_cli.plan.trial import pace_of
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import Head
 from giraffe_cli.rundir import make_folder, read_json, write_sealed
+from giraffe_cli.train.memory_errors import is_out_of_memory
 from giraffe_cli.tune.compare import Budget, compare
 from giraffe_cli.tune.evidence import Evidence, gather_evidence
 from giraffe_cli.tune.reading import TableReader
@@ -100,7 +99,9 @@ def choose_rope(
             compared = _compared(
                 config, checkpoint, run_dir, seconds, found, head, evidence, reporter
             )
-        except (MemoryError, torch.OutOfMemoryError):
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
             reason = f"{format_length(head.target_length)} tokens do not fit into memory at once"
             reporter.warn(f"rope auto: {reason}")
     choice = _record(compared, found[0], reason)
