@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -29,6 +30,7 @@ from giraffe_cli.train.window_loss import WindowLoss
 
 LENGTHS = (11, 5, 8)
 CPU = torch.device("cpu")
+OPEN_FILES = Path("/proc/self/fd")
 EXACT = [
     Levers("none"),
     Levers("attention"),
@@ -97,6 +99,24 @@ def gradients(model, levers, folder, what, dtype=torch.float32):
     nats = window_nats(loss, what, CPU)
     nats.backward()
     return nats.item(), torch.cat([p.grad.reshape(-1) for p in parameters.values()])
+
+
+def files_open_in(folder):
+    """Files without a name among them."""
+    opened = [str(link.readlink()) for link in OPEN_FILES.iterdir() if link.is_symlink()]
+    return [path for path in opened if path.startswith(f"{folder}/")]
+
+
+@pytest.mark.skipif(not OPEN_FILES.exists(), reason="needs Linux's /proc")
+def test_a_window_lets_go_of_what_it_kept_before_the_next_one(base, tmp_path):
+    """A loss that is still named, as that of the window before is in a step, held its file, and on
+    a GPU all its pinned memory, while the next window took as much again."""
+    loss = WindowLoss(trained(base), torch.float32, Levers("full", "disk"), folder=tmp_path)
+    nats = window_nats(loss, window(), CPU)
+    assert len(files_open_in(tmp_path)) == 1
+    nats.backward()
+    assert files_open_in(tmp_path) == []
+    assert nats.grad_fn is not None
 
 
 def model_layers(model):

@@ -179,7 +179,9 @@ class _Recomputed(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
-        return ctx.work.backward(grad_outputs[0], ctx.needs_input_grad[0]), None, None
+        # whoever still has the loss has this node: not its stores, a window's pinned memory or file
+        work, ctx.work = ctx.work, None
+        return work.backward(grad_outputs[0], ctx.needs_input_grad[0]), None, None
 
 
 def _random_state(device: torch.device) -> Tensor:
