@@ -24,7 +24,7 @@ PAGE = ROOT / "docs" / "licences.md"
 HEAD = """\
 # Licences of dependencies
 
-giraffe is under the Apache License 2.0 (`LICENSE`). The table lists what it installs, in the versions of `constraints.txt`: for itself, for an extra, or for its tests and documentation alone. It is made by `scripts/licences.py` from the metadata of the installed packages; none of them is part of giraffe's own files. calf, the embedded model, was trained for giraffe and is under giraffe's licence.
+giraffe is under the Apache License 2.0 (`LICENSE`). The table lists what it installs, in the versions of `constraints.txt`: for itself, for an extra, or for its tests and documentation alone. It is made by `scripts/licences.py` from the metadata of the installed packages; none of them is part of giraffe's own files. On Linux torch brings its build for CUDA as well, which no other package needs: Triton (MIT) and NVIDIA's libraries (`nvidia-*`, `cuda-*`), most under NVIDIA's own terms, in the versions that torch names. calf, the embedded model, was trained for giraffe and is under giraffe's licence.
 
 | package | licence | installed for |
 |---|---|---|
@@ -89,7 +89,8 @@ def direct() -> Iterator[tuple[str, Requirement]]:
 
 
 def reached(requirement: Requirement) -> set[str]:
-    """Canonical names of an installed requirement and all that it needs in turn, on any system."""
+    """Canonical names of an installed requirement and all that it needs in turn, on any system;
+    without what torch's build for CUDA brings, which torch itself pins."""
     found: set[str] = set()
     waiting = [(requirement.name, requirement.extras)]
     while waiting:
@@ -100,9 +101,16 @@ def reached(requirement: Requirement) -> set[str]:
         found.add(key)
         for line in _requires(name):
             needed = Requirement(line)
-            if _applies(needed, extras) and canonicalize_name(needed.name) not in found:
+            if is_of_cuda(needed.name) or canonicalize_name(needed.name) in found:
+                continue
+            if _applies(needed, extras):
                 waiting.append((needed.name, needed.extras))
     return found
+
+
+def is_of_cuda(name: str) -> bool:
+    """Whether it comes with torch's build for CUDA alone."""
+    return name.startswith(("nvidia-", "cuda-")) or name == "triton"
 
 
 def _requires(name: str) -> list[str]:
