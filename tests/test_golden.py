@@ -452,6 +452,16 @@ def test_dynamic_of_factor_one_is_ntk():
     )
 
 
+@pytest.mark.parametrize("name", ["linear", "yarn", "yarn-revised", "llama3"])
+def test_a_factor_of_its_own_is_that_of_a_target_so_far(name):
+    """s = 8 under a target of four windows: table and attention of a target of eight."""
+    found = make_table(name, {"factor": 8.0}, Head(128, 1e4, 4096, 16384))
+    further = make_table(name, {}, Head(128, 1e4, 4096, 32768))
+    assert found.inv_freq == further.inv_freq
+    assert found.attention_factor == further.attention_factor
+    assert found.inv_freq[-1] == pytest.approx(LLAMA_2.unscaled_inv_freq()[-1] / 8, rel=1e-12)
+
+
 def test_power_and_truncation_without_power_are_linear():
     np.testing.assert_allclose(
         inv_freq("power", LLAMA_2, power=0.0, scale=4.0), inv_freq("linear", LLAMA_2)

@@ -22,7 +22,7 @@ from tiny_runs import ask_here, make_adapter, make_base, merge
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.progress import SilentReporter
-from giraffe_cli.rope.malformed import rope_problems
+from giraffe_cli.rope.malformed import is_length, rope_problems
 from giraffe_cli.rope.runtimes import RUNTIMES, portability, runtimes
 from giraffe_cli.rundir import read_json, write_json
 from giraffe_cli.verify import verify_directory
@@ -605,6 +605,21 @@ def test_rounding_is_what_torch_rounds_to(values):
     rounded = exact.bfloat16().double().numpy()
     if not np.allclose(rounded, exact.double().numpy(), rtol=1e-6, atol=0):
         assert rounding_of(rounded, exact.double().numpy()) == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("value", "is_one"),
+    [(0, False), (1, True), (2**63 - 1, True), (2**63, False), (True, False), (8.0, False)],
+)
+def test_what_a_length_is(value, is_one):
+    assert is_length(value) is is_one
+
+
+def test_a_long_value_is_shown_in_part():
+    """Forty signs stand whole: 38 letters in quotes; of more, 37 and three dots."""
+    shown = "rope_theta is {}, needs a number above 1"
+    assert rope_problems({"rope_theta": "x" * 38}) == [shown.format("'" + "x" * 38 + "'")]
+    assert rope_problems({"rope_theta": "x" * 39}) == [shown.format("'" + "x" * 36 + "...")]
 
 
 # ── nothing is a traceback ───────────────────────────────────────────────────────────────────

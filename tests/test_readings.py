@@ -10,6 +10,7 @@ import torch
 
 from giraffe_cli.rope.readings import (
     claimed_table,
+    describe,
     differences,
     read_as_transformers_4,
     read_as_transformers_5,
@@ -130,6 +131,18 @@ def test_differences_name_the_first_number_of_a_list():
         "a[1]: 2.0 against 3.0"
     ]
     assert differences({"a": [1.0]}, {}) == ["a: 1 numbers against absent"]
+
+
+def test_a_reading_in_a_few_words():
+    reading = {"rope_type": "linear", "factor": 4.0, "rope_theta": 5e5}
+    assert describe(reading) == "linear ×4, θ 500000"
+    assert describe({**reading, "original_max_position_embeddings": 8}) == (
+        "linear ×4 over 8, θ 500000"
+    )
+    assert describe({**reading, "factor": None}) == "linear, θ 500000"
+    assert describe({**reading, "factor": "4"}) == "linear ×4, θ 500000"
+    plain = {"rope_type": "default", "original_max_position_embeddings": 8, "rope_theta": 1e4}
+    assert describe(plain) == "default, θ 10000"
 
 
 def said(config: dict, limit: int | None = None) -> dict[str, str]:

@@ -23,6 +23,34 @@ def test_variants_make_tables_and_begin_with_the_defaults(name, head):
     assert len({(t.inv_freq, t.attention_factor) for t in tables}) == len(tables)
 
 
+@pytest.mark.parametrize(
+    ("name", "variants"),
+    [
+        ("ntk", [{}, {"alpha": 8.0}, {"alpha": 16.0}]),
+        ("linear", [{}, {"factor": 8.0}]),
+        ("llama3", [{}, {"factor": 8.0}]),
+        ("yarn-revised", [{}, {"factor": 8.0}]),
+        (
+            "yarn",
+            [{}, {"beta_fast": 128.0, "beta_slow": 2.0}, {"beta_fast": 16.0}, {"factor": 8.0}],
+        ),
+    ],
+)
+def test_named_variants_at_four_times_the_native_window(name, variants):
+    assert strategies()[name].variants(LLAMA_2) == variants
+
+
+def test_abf_varies_a_fitted_theta_by_four_and_never_below_the_bases():
+    """Llama 2's last pair that turned is 45: θ = (16384/2π)^(128/90)."""
+    fitted = (16384 / (2 * np.pi)) ** (128 / 90)
+    near = [knobs["rope_theta"] for knobs in strategies()["abf"].variants(LLAMA_2)[1:]]
+    assert near == pytest.approx([fitted / 4, fitted * 4])
+    barely = Head(128, 1e4, 4096, 4097)  # fitted near the base's own θ: no quarter of it
+    fitted = (4097 / (2 * np.pi)) ** (128 / 90)
+    near = [knobs["rope_theta"] for knobs in strategies()["abf"].variants(barely)[1:]]
+    assert near == pytest.approx([fitted * 4])
+
+
 def test_every_strategy_is_compared_and_the_likeliest_is_first():
     found, left_out = settings(LLAMA_2)
     assert left_out == []

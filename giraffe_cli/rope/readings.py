@@ -100,11 +100,12 @@ def _number(value: Any) -> str:
 
 
 def describe(reading: Mapping[str, Any]) -> str:
-    """`yarn ×16 over 1024, θ 10000`."""
-    factor = f" ×{_number(reading['factor'])}" if "factor" in reading else ""
-    scaled = reading["rope_type"] != "default" and ORIGINAL in reading
-    over = f" over {reading[ORIGINAL]}" if scaled else ""
-    return f"{reading['rope_type']}{factor}{over}, θ {_number(reading['rope_theta'])}"
+    """`yarn ×16 over 1024, θ 10000`; a null is as absent, what is no number stands as it is."""
+    factor, original = reading.get("factor"), reading.get(ORIGINAL)
+    times = "" if factor is None else f" ×{_number(factor)}"
+    scaled = reading["rope_type"] != "default" and original is not None
+    over = f" over {original}" if scaled else ""
+    return f"{reading['rope_type']}{times}{over}, θ {_number(reading['rope_theta'])}"
 
 
 # ── the table a config claims ────────────────────────────────────────────────────────────────
