@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import build_tokenizer, prose
+from tokenizers import Tokenizer
 
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.corpus.store import held_out, open_packed
-from giraffe_cli.corpus.trained_text import RUN, token_numbers, trained_shares
+from giraffe_cli.corpus.tokens import vocabulary
+from giraffe_cli.corpus.trained_text import RUN, _runs, token_numbers, trained_shares
 from giraffe_cli.corpus.unseen import TRAINED_FROM, not_trained_on
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.progress import SilentReporter
@@ -78,6 +82,28 @@ def test_line_ends_and_blanks_after_them_hide_nothing(tokenizer, packed):
 
 def test_a_text_shorter_than_a_run_is_compared_by_nothing(tokenizer, packed):
     assert shares(tokenizer, packed, TRAINED[0][:20], "") == [0, 0]
+
+
+def test_a_text_of_one_run_is_compared_by_it(tokenizer, packed):
+    """The beginning of 32 tokens that are no blanks, and that of 31 or fewer."""
+    numbers = token_numbers(vocabulary(tokenizer))
+    encode = Tokenizer.from_file(str(tokenizer / "tokenizer.json")).encode
+    blanks = [(text, blank.start()) for text in TRAINED for blank in re.finditer(" ", text[:300])]
+    beginnings = [text[:end] for text, end in blanks]
+    known = [np.count_nonzero(numbers[encode(b, add_special_tokens=False).ids]) for b in beginnings]
+    run = known.index(RUN)
+    assert shares(tokenizer, packed, beginnings[run], beginnings[run - 1]) == [1, 0]
+
+
+def test_the_hash_of_a_run_is_a_polynomial_of_each_of_its_tokens():
+    """In Python's integers: Σ n_k · M^(31 - k) modulo 2^64."""
+    numbers = [(7 * n * n + 1) % 1000 for n in range(RUN + 2)]
+    powers = [0x9E3779B97F4A7C15**power for power in reversed(range(RUN))]
+    wanted = [
+        sum(n * m for n, m in zip(numbers[begin:], powers, strict=False)) % 2**64
+        for begin in range(3)
+    ]
+    assert _runs(np.array(numbers, dtype=np.uint64)).tolist() == wanted
 
 
 def test_a_piece_of_a_run_and_a_step_is_found_wherever_it_lies(tokenizer, packed):
