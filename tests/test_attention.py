@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from giraffe_cli.model.attention import document_attention, register_attention
+from giraffe_cli.model.flash import AttentionTape
 from giraffe_cli.model.reading import cache_argument
+from giraffe_cli.model.store import DeviceStore
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -107,6 +109,24 @@ def test_bfloat16_prefill_in_chunks_equals_one_pass():
 def test_boundaries_that_do_not_tile_the_window_are_refused(lengths, message):
     with pytest.raises(ValueError, match=message):
         attend(*tensors(12, 12), lengths)
+
+
+def test_documents_beside_several_rows_and_a_mask_are_refused():
+    query, key, value = (torch.cat([part, part]) for part in tensors(4, 4))
+    with pytest.raises(ValueError, match="in one packed row"):
+        attend(query, key, value, [1, 3])
+    with pytest.raises(ValueError, match="takes no mask"):
+        document_attention(torch.nn.Module(), query, key, value, torch.ones(2, 1, 4, 4))
+
+
+def test_dropout_is_refused_where_attention_is_played_back():
+    query, key, value = tensors(4, 4)
+    with pytest.raises(ValueError, match="cannot be played back"):
+        document_attention(
+            *(torch.nn.Module(), query, key, value, None),
+            dropout=0.1,
+            tape=AttentionTape(DeviceStore(), "0"),
+        )
 
 
 def test_padding_wrong_continuations_and_cached_gradients_are_refused(tiny):

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from giraffe_cli.model.loss import chunked_nll, token_nll
+from giraffe_cli.model.loss import _one_pass, chunked_nll, token_nll
 
 
 def inputs(n: int = 7, d: int = 5, vocabulary: int = 11, dtype: torch.dtype = torch.float64):
@@ -47,6 +47,20 @@ def test_gradcheck(trains_hidden, trains_head):
     hidden.requires_grad_(trains_hidden)
     weight.requires_grad_(trains_head)
     assert torch.autograd.gradcheck(lambda h, w: chunked_nll(h, w, labels, 3), (hidden, weight))
+
+
+def test_the_pass_that_a_gpu_compiles_is_cross_entropy_too():
+    """Not compiled here; the slope is rounded to the 8 bits of bfloat16, 2^-9 of at most 1."""
+    hidden, weight, labels = inputs(dtype=torch.bfloat16)
+    logits = (4 * hidden @ weight.t()).requires_grad_()
+    expected = functional.cross_entropy(logits.float(), labels, reduction="none")
+    expected.sum().backward()
+    nll, slope = _one_pass(logits.detach(), labels)
+    torch.testing.assert_close(nll, expected.detach(), atol=1e-5, rtol=1e-5)
+    assert slope.dtype == torch.bfloat16
+    torch.testing.assert_close(slope, logits.grad, atol=2**-9, rtol=2**-8)
+    assert nll[3] == 0
+    assert not slope[3].any()
 
 
 def test_named_end_points():
