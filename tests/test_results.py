@@ -153,6 +153,7 @@ class TestReachByRetrieval:
         )
         assert passkey_board(base={8: 18}).warnings() == []
         assert passkey_board(threshold=0.8, base={8: 20}).warnings() == []
+        assert passkey_board(base={8: 0}).warnings() == []  # there is no bar to show
 
     def test_depths_are_scored_apart(self):
         depths = passkey_board(base={8: 1}).by_depth("base")["8"]
