@@ -252,6 +252,16 @@ def test_missing_shard_and_damaged_shard_are_both_named(folder, tmp_path):
     assert "two.safetensors is no safetensors file (7 bytes)" in message
 
 
+def test_tensors_that_the_index_names_and_no_shard_has(folder, tmp_path):
+    """An unfinished conversion: the file is whole, and what the index promises is not in it."""
+    names = {f"lost.{n}": "model.safetensors" for n in range(6)}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
+    message = refusal(folder, tmp_path).message
+    assert "no shard has lost.0" in message
+    assert "no shard has lost.4" in message
+    assert "lost.5" not in message
+
+
 def test_no_weights_and_pickled_weights(folder, tmp_path):
     (folder / "model.safetensors").unlink()
     assert "has no model.safetensors" in refusal(folder, tmp_path).message

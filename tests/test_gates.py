@@ -154,8 +154,8 @@ def boards():
                 ("base", 8): hard,
                 ("base", 32): hard + 5,
                 ("checkpoint", 8): hard + 0.01,
+                ("checkpoint", 32): hard - 0.2,  # lengths come in any order
                 ("checkpoint", 16): hard - 0.1,
-                ("checkpoint", 32): hard - 0.2,
             },
         ),
         "nll.shuffled": board_of(
@@ -210,6 +210,7 @@ def test_short_context_is_taken_as_it_was_scored(boards):
     ("text", "note"),
     [
         ("nll@64<9", "nll@64 was not scored; nll was at 8, 16, 32"),
+        ("nll@32-base:nll@16<9", "base:nll@16 was not scored; nll was at 8, 32"),
         ("nll.shuffled@8<9", "nll.shuffled@8 was not scored; nll.shuffled was at 32"),
         ("kv@8>0", "kv@8 was not scored; kv was at no length"),
         ("short_context.delta_nll<1", "short context has no delta_nll, it has nothing"),
