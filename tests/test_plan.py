@@ -191,6 +191,38 @@ def test_a_large_loss_chunk_moves_the_peak_into_the_loss():
     assert "layer" not in large
 
 
+def of_smollm2(window, dtype, kind="cpu", **levers):
+    levers = Levers(checkpointing="full", mlp_tile=0, **levers)
+    return of(levers=levers, window=window, kind=kind, shape=SMOLLM2, dtype=dtype)
+
+
+def test_a_layer_and_a_loss_by_hand():
+    """1,024 tokens: d = q = 576, k = 192, f = 1536, 49,152 logits. Of a recomputed layer q comes
+    twice and once again; in 16 bits norms hold float32, two of the MLP and one beside it."""
+    s, d, vocabulary = 1024, 576, 49152
+    numbers = 4 * d + (2 + 1) * 576 + 2 * 192 + 6 * 1536 + 3 * d
+    assert of_smollm2("1k", "float32", loss_chunk=64)["layer"] == 4 * s * numbers
+    assert of_smollm2("1k", "bfloat16", loss_chunk=64)["layer"] == 2 * s * numbers + 3 * 4 * s * d
+    whole = {"loss_chunk": 1024}
+    assert of_smollm2("1k", "float32", **whole)["loss"] == 4 * s * (3 * d + vocabulary)
+    narrow = 2 * s * 3 * d + 6 * s * vocabulary
+    assert of_smollm2("1k", "bfloat16", **whole)["loss"] == narrow + 4 * s * d
+    compiled = of_smollm2("1k", "bfloat16", "cuda", fused=True, **whole)
+    assert compiled["loss"] == narrow
+
+
+def test_holes_of_glibcs_heap_by_hand():
+    """Over 1,024 tokens every tensor is below 32 MB: the heap is 1.75 times the layer. Over 65,536
+    all but 64 tokens' logits are mapped: they alone leave a heap, 1.75 times their size."""
+    small = of_smollm2("1k", "float32", loss_chunk=64)
+    assert small["kept"] == 30 * 1024 * 4 * 576
+    # of the 1.75 the layer is one; inputs that wait lie in blocks of their own
+    assert small["heap"] == pytest.approx(0.75 * small["layer"], abs=1)
+    large = of_smollm2("64k", "float32", loss_chunk=64)
+    assert large["heap"] == pytest.approx(1.75 * 64 * 49152 * 4, abs=1)
+    assert "heap" not in of_smollm2("1k", "float32", "cuda", loss_chunk=64)
+
+
 # ── what fits ────────────────────────────────────────────────────────────────────────────────
 
 
