@@ -157,11 +157,11 @@ class TestLongppl:
         assert [evaluator.takes(example) for example in examples] == [False, True, True]
 
     def test_key_tokens_by_hand(self):
-        """Gains of 3, 2, 3, 9 nats and far losses of 1, 1, 2, 0.5: the first and the last count."""
+        """Gains of 2.1, 2, 3, 9 nats and far losses of 1, 1, 2, 0.5: first and last count."""
         scored, far, near = self.TASK.examples(16, 0, material((16,)))
         reference = {
             far.key: Outcome(np.array([1.0, 1.0, 2.0, 0.5]), ""),
-            near.key: Outcome(np.array([4.0, 3.0, 5.0, 9.5]), ""),
+            near.key: Outcome(np.array([3.1, 3.0, 5.0, 9.5]), ""),
         }
         found = self.TASK.scores(scored, Outcome(np.array([1.0, 10.0, 100.0, 3.0]), ""), reference)
         assert found == {"": (2.0, 2), "key-tokens": (0.5, 4)}
