@@ -153,6 +153,8 @@ def test_the_window_is_the_longest_that_fits_and_ends_in_time():
 def test_a_step_uses_every_gpu():
     train = start("llama3-8b", "64k", "h100", gpus=8).values["train"]
     assert train["windows_per_step"] % 8 == 0
+    # three windows of 64k five times are 0.98 M tokens, six times would be more than 2^20
+    assert start("llama3-8b", "64k", "h100", 1000.0, 3).values["train"]["windows_per_step"] == 15
 
 
 def test_too_few_hours_give_the_fastest_plan():

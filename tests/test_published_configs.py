@@ -13,7 +13,7 @@ from test_misscaled import failures
 from giraffe_cli.rope.runtimes import portability
 from giraffe_cli.rundir import write_json
 from giraffe_cli.verify_config import check_config
-from giraffe_cli.verify_scaling import check_scaling, reachable_length
+from giraffe_cli.verify_scaling import check_scaling, reachable_length, served_length
 
 SHAPES = {
     "7B": {"hidden_size": 4096, "num_attention_heads": 32, "vocab_size": 32000},
@@ -98,6 +98,18 @@ def test_a_healthy_config_passes(tmp_path, name):
     config, limit = HEALTHY[name]
     assert config_failures(tmp_path, config, limit) == {}
     assert "malformed" not in portability(config).values()
+
+
+def test_a_factor_multiplies_the_window_where_that_is_the_native_one():
+    """Beside the original length, or under YaRN, the window is the extended one already."""
+    config = {"max_position_embeddings": 4096}
+    for kind, original, served in (
+        ("linear", {}, 16384),
+        ("dynamic", {}, 16384),
+        ("linear", {"original_max_position_embeddings": 1024}, 4096),
+        ("yarn", {}, 4096),
+    ):
+        assert served_length(config, {"rope_type": kind, "factor": 4.0, **original}) == served
 
 
 @pytest.mark.parametrize("name", NEW_SPELLING_ONLY)

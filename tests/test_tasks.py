@@ -78,6 +78,15 @@ def keyed(examples):
     return [example for example in examples if not example.details.get("control")]
 
 
+@pytest.mark.parametrize("name", sorted(tasks()))
+def test_losses_are_better_low_and_shares_high(name):
+    for measure in tasks()[name].measures.values():
+        is_loss = measure.unit != ""
+        assert measure.higher_is_better != is_loss
+        assert (measure.kind == "mean") == is_loss
+        assert measure.chance == 0 if is_loss else 0 <= measure.chance < 1
+
+
 class TestEveryTask:
     def test_describes_itself(self, task):
         assert task.summary
