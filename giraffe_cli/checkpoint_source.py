@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from giraffe_cli.checkpoint_files import check_links
-from giraffe_cli.errors import InvalidInput
+from giraffe_cli.errors import InvalidInput, first_line
 from giraffe_cli.gguf_import import import_gguf
 from giraffe_cli.pickle_import import PICKLED, has_only_pickled, import_pickled
 
@@ -62,9 +62,9 @@ def _download(repository: str, allow_pickle: bool) -> Path:
             snapshot_download(repository, allow_patterns=[*_HUB_FILES, "pytorch_model*.bin"])
         return folder
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise InvalidInput(
-            f"there is no directory {repository}, and it cannot be fetched from the hub: {reason}",
+            f"there is no directory {repository}, and it cannot be fetched from the hub: "
+            f"{first_line(error)}",
             f"check the id and the network, or run `hf download {repository}` where there is one",
         ) from error
 

@@ -73,6 +73,11 @@ def near_misses(name: str, known: Iterable[str]) -> str:
     return f"{question}known: {', '.join(names)}"
 
 
+def first_line(error: BaseException) -> str:
+    """What a library's error says first, or what it is where it says nothing."""
+    return next(iter(str(error).strip().splitlines()), "") or type(error).__name__
+
+
 def raise_together(problems: list[str], subject: str, hint: str | None = None) -> None:
     """Raise one `InvalidInput` that lists every problem; nothing when there is none."""
     if len(problems) == 1:

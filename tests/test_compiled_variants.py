@@ -16,6 +16,8 @@ from torch._dynamo.backends.common import aot_autograd
 
 from giraffe_cli.model import loss, pointwise
 from giraffe_cli.model.levers import Levers
+from giraffe_cli.progress import SilentReporter
+from giraffe_cli.train import opening
 from giraffe_cli.train.window_loss import WindowLoss
 
 # dynamo looks at the gradients of whatever it is given
@@ -119,3 +121,39 @@ def test_what_a_backward_pass_was_compiled_for_is_asked_of_every_window(function
         out.backward(torch.ones_like(out))
         assert len(compiled) == times
     torch._dynamo.reset()
+
+
+# ── a machine on which nothing can be compiled ───────────────────────────────────────────────────
+
+
+def refuses(function):
+    def called(*_):
+        raise RuntimeError("Failed to find C compiler.\nPlease specify via CC")
+
+    return called
+
+
+@pytest.mark.parametrize(
+    ("has_triton", "compiled", "found"),
+    [
+        (False, lambda function: function, "there is no Triton for this device"),
+        (True, refuses, "Failed to find C compiler."),
+        (True, lambda function: function, None),
+    ],
+)
+def test_what_a_gpu_lacks_for_compiled_passes_is_found_before_the_first_step(
+    monkeypatch, has_triton, compiled, found
+):
+    """On the CPU, whose own passes are never compiled."""
+    monkeypatch.setattr(pointwise, "has_triton", lambda: has_triton)
+    monkeypatch.setattr(pointwise, "_compiled", compiled)
+    assert pointwise.why_not_compiled.__wrapped__(torch.device("cpu")) == found
+
+
+def test_a_gpu_without_compiled_passes_is_told_of(monkeypatch):
+    monkeypatch.setattr(opening, "why_not_compiled", lambda device: "Failed to find C compiler.")
+    reporter = SilentReporter()
+    opening.warn_of_slow_passes(torch.device("cpu"), reporter)
+    assert reporter.warnings == []
+    opening.warn_of_slow_passes(torch.device("cuda"), reporter)
+    assert "a step takes longer: Failed to find C compiler. torch.comp" in reporter.warnings[0]

@@ -18,6 +18,8 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils._triton import has_triton
 
+from giraffe_cli.errors import first_line
+
 
 def rms_norm(hidden: Tensor, weight: Tensor, epsilon: float) -> Tensor:
     """`weight · hidden / √(mean(hidden²) + ε)` over the last axis, `[..., d]`; the mean in float32
@@ -40,13 +42,33 @@ def swiglu(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def on(device: torch.device, function: Callable[..., Any]) -> Callable[..., Any]:
-    """`function` as it is run on `device`: compiled on a GPU that has Triton."""
+    """`function` as it is run on `device`: compiled on a GPU where that works."""
     return compiled_on(device, function) or function
 
 
 def compiled_on(device: torch.device, function: Callable[..., Any]) -> Callable[..., Any] | None:
     """`function` compiled for `device`; None where nothing is compiled."""
-    return _compiled(function) if device.type == "cuda" and has_triton() else None
+    is_compiled = device.type == "cuda" and why_not_compiled(device) is None
+    return _compiled(function) if is_compiled else None
+
+
+@functools.cache
+def why_not_compiled(device: torch.device) -> str | None:
+    """What `torch.compile` lacks on a GPU, asked by compiling `swiglu` once, forward and backward;
+    None where it works.
+
+    Triton needs a C compiler and Python's headers, which slim images leave out, and a cache it can
+    write: each shows in the first kernel only.
+    """
+    if not has_triton():
+        return "there is no Triton for this device"
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            gate, up = torch.ones(2, 1, 4, 8, device=device, requires_grad=True)
+            _compiled(swiglu)(gate, up).sum().backward()
+    except Exception as error:  # of dynamo, Inductor, Triton, the C compiler, or the file system
+        return first_line(error)
+    return None
 
 
 @functools.cache

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from giraffe_cli.errors import InvalidInput
+from giraffe_cli.errors import InvalidInput, first_line
 from giraffe_cli.model.kernel_base import AbstractKernel, Documents, Inputs
 from giraffe_cli.model.kernels import KERNELS, Kernels
 
@@ -140,18 +140,12 @@ def _probed(
             return Probed(name, obstacle=f"its error is {error:.1e} of float32's result")
         return Probed(name, _teraflops(kernel, shape, dtype, tokens, device))
     except (RuntimeError, NotImplementedError) as error:
-        return Probed(name, obstacle=_first_line(error))
+        return Probed(name, obstacle=first_line(error))
     except Exception as error:
         if name in CANDIDATES:
             raise
         # a package of its own, whose errors are of every kind
-        return Probed(name, obstacle=_first_line(error))
-
-
-def _first_line(error: Exception) -> str:
-    """What it says, and what it is where it says nothing."""
-    kind = type(error).__name__
-    return next(iter(str(error).splitlines()), "") or kind
+        return Probed(name, obstacle=first_line(error))
 
 
 def _error(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
+
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import PackedRows, held_out, open_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.attention import attention_in_words
+from giraffe_cli.model.pointwise import why_not_compiled
 from giraffe_cli.model.trainable import causal_model, state_parameters
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.scheme import make_positions
@@ -79,6 +82,7 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         )
     if model.levers.fused != job.levers.fused:
         reporter.info("projections are not fused: the adapter or the checkpoint does not allow it")
+    warn_of_slow_passes(accelerator.device, reporter)
     warn_of_schedule(config, reporter)
     return Run(
         job=job,
@@ -94,6 +98,16 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         optimizer=optimizer,
         state=state,
     )
+
+
+def warn_of_slow_passes(device: torch.device, reporter: Reporter) -> None:
+    """Say when a GPU runs one operator after the other what it would take in one pass."""
+    obstacle = why_not_compiled(device) if device.type == "cuda" else None
+    if obstacle:
+        reporter.warn(
+            f"nothing is compiled for this GPU, a step takes longer: {obstacle.rstrip('.')}. "
+            "torch.compile needs Triton, a C compiler and Python's headers"
+        )
 
 
 def warn_of_schedule(config: TrainConfig, reporter: Reporter) -> None:

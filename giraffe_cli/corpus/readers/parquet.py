@@ -15,7 +15,7 @@ from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document, file_s
 from giraffe_cli.corpus.readers._records import Defect
 from giraffe_cli.corpus.readers._tables import columns_to_read, documents_of
 from giraffe_cli.corpus.unit import BLOCK_BYTES, FileSpan, Unit, units_of
-from giraffe_cli.errors import InvalidInput
+from giraffe_cli.errors import InvalidInput, first_line
 
 BATCH_BYTES = 4 << 20
 """Decoded at a time, by the average row."""
@@ -53,7 +53,7 @@ class Parquet(AbstractReader):
                 with _opened(span.path) as file:
                     yield from self._of_span(file, unit, span, bad)
             except (pyarrow.ArrowException, OSError) as error:
-                bad.report(span.path, "the parquet file is damaged", f" ({_first_line(error)})")
+                bad.report(span.path, "the parquet file is damaged", f" ({first_line(error)})")
 
     def example(self, folder: Path) -> str:
         import pyarrow
@@ -107,7 +107,7 @@ def _opened(path: str) -> Any:
     except FileNotFoundError as error:
         raise missing(path) from error
     except (pyarrow.ArrowException, OSError) as error:
-        raise InvalidInput(f"{path} is no parquet file: {_first_line(error)}") from error
+        raise InvalidInput(f"{path} is no parquet file: {first_line(error)}") from error
 
 
 def _cuts(metadata: Any, block_bytes: int) -> list[int]:
@@ -128,7 +128,3 @@ def _first_byte(group: Any) -> int:
     pages = [chunk.data_page_offset for chunk in chunks]
     dictionaries = [chunk.dictionary_page_offset for chunk in chunks]
     return min([*pages, *(offset for offset in dictionaries if offset)], default=0)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]
