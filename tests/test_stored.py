@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from evaluated import build_other_llama
@@ -13,7 +15,7 @@ from giraffe_cli.model.key_values import KeyValues
 from giraffe_cli.model.kv_formats import FORMATS, GROUP, Cast
 from giraffe_cli.model.loading import load_model
 from giraffe_cli.model.reading import feed, read_chunks
-from giraffe_cli.model.stored import OPEN, StoredKeyValues
+from giraffe_cli.model.stored import OPEN, PIECES, StoredKeyValues, StoredLayer
 
 EXACT = Cast(torch.float32)
 """Written as they are: what is left of differences is the order of sums."""
@@ -47,7 +49,7 @@ def stored(model, form=EXACT):
 
 @pytest.mark.parametrize("chunk", [1, 50, 64, 300, 1000])
 def test_attention_over_pieces_is_attention_over_all(model, chunk, monkeypatch):
-    monkeypatch.setitem(__import__("giraffe_cli.model.stored").model.stored.PIECES, "cpu", 128)
+    monkeypatch.setitem(PIECES, "cpu", 128)
     tokens = ids(300 if chunk == 1 else 700)
     plain = states(model, KeyValues(2), tokens, 1000)
     kept = stored(model)
@@ -148,13 +150,37 @@ def test_after_a_rewind_the_same_tokens_give_the_same_bits(model):
     assert torch.equal(first, again)
 
 
-def test_room_that_was_reserved_is_taken_once():
+def test_room_that_was_reserved_is_taken_block_by_block_and_once(monkeypatch):
+    """1,000 tokens: 64 stay open, 14 groups of 64 are closed; a block of a piece holds four."""
+    monkeypatch.setitem(PIECES, "cpu", 256)
     kept = StoredKeyValues(1, EXACT)
     kept.reserve(1000)
-    kept.update(numbered(0, 200), numbered(0, 200), 0)
-    kept.update(numbered(200, 1), numbered(0, 1), 0)
-    room = kept.layers[0].parts[0].data_ptr()
-    for start in range(201, 1000, 47):
-        kept.update(numbered(start, 47), numbered(start, 47), 0)
-    assert kept.layers[0].parts[0].data_ptr() == room
-    assert kept.num_bytes >= 2 * 4 * 2 * 936
+    for start in range(0, 1000, 50):
+        before = [block[0].data_ptr() for block in kept.layers[0].blocks]
+        kept.update(numbered(start, 50), numbered(start, 50), 0)
+        assert [b[0].data_ptr() for b in kept.layers[0].blocks][: len(before)] == before
+    assert [len(block[0]) for block in kept.layers[0].blocks] == [4, 4, 4, 2]
+    assert everything(kept.layers[0])[0, 0, :, 0].tolist() == list(range(1000))
+
+
+def test_a_past_that_nobody_reserved_grows_by_what_there_is(monkeypatch):
+    monkeypatch.setitem(PIECES, "cpu", 512)
+    kept = StoredKeyValues(1, EXACT)
+    for start in range(0, 2000, 64):
+        kept.update(numbered(start, 64), numbered(start, 64), 0)
+    assert [len(block[0]) for block in kept.layers[0].blocks] == [1, 1, 2, 4, 8, 8, 8]
+
+
+@pytest.mark.parametrize(("heads", "width"), [(8, 128), (3, 64), (5, 80)])
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_pinned_block_is_just_below_a_power_of_two(monkeypatch, name, heads, width):
+    """torch's pool of pinned memory rounds each request up to one: by 1 % of the codes at most."""
+    monkeypatch.setattr(StoredLayer, "_is_pinned", True)
+    layer = StoredLayer(FORMATS[name], on_host=True)
+    layer.device = torch.device("cuda")
+    states = torch.zeros(1, heads, GROUP, width, dtype=torch.bfloat16)
+    like = FORMATS[name].write(states, states)
+    of_group = max(part.nbytes for part in like)
+    size = layer._most(like) * of_group
+    assert 0.99 * 2 ** math.ceil(math.log2(size)) <= size
+    assert PIECES["cuda"] // GROUP * of_group / 2 < size <= PIECES["cuda"] // GROUP * of_group

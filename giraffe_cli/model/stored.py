@@ -18,6 +18,7 @@ B batch, K key/value heads, N tokens, D head_dim.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 import torch
@@ -77,9 +78,9 @@ class StoredLayer(DynamicLayer):  # type: ignore[misc]
         super().__init__()
         self.form, self.on_host = form, on_host
         self.wanted = self.closed = self.open = 0
-        self.parts: tuple[Tensor, ...] = ()
-        """What the format wrote, `[G, B, K, ...]` each, with room behind it: groups that follow one
-        another are one stretch of memory."""
+        self.blocks: list[tuple[Tensor, ...]] = []
+        """What the format wrote, `[G, B, K, ...]` each, with room behind it: groups of a block that
+        follow one another are one stretch of memory."""
         self.tail: tuple[Tensor, ...] = ()
         """Open keys and values, with room behind them."""
 
@@ -100,12 +101,7 @@ class StoredLayer(DynamicLayer):  # type: ignore[misc]
 
     def pieces(self, dtype: torch.dtype) -> Iterator[tuple[Tensor, Tensor]]:
         """The closed keys and values, in order, `[B, K, n, D]` each."""
-        groups = self.closed // GROUP
-        step = PIECES[self.device.type] // GROUP if groups else 1
-        pieces = (
-            tuple(part[start : min(start + step, groups)] for part in self.parts)
-            for start in range(0, groups, step)
-        )
+        pieces = self._stretches(0, self.closed // GROUP)
         for parts in fetched(pieces, self.device) if self.on_host else pieces:
             yield self.form.read(tuple(part.movedim(0, 2) for part in parts), dtype)
 
@@ -117,8 +113,11 @@ class StoredLayer(DynamicLayer):  # type: ignore[misc]
         written = self.form.write(*(room[:, :, :count] for room in self.tail))
         first, groups = self.closed // GROUP, count // GROUP
         self._make_room(written, first + groups)
-        for part, new in zip(self.parts, written, strict=True):
-            part[first : first + groups] = new.movedim(2, 0)
+        done = 0
+        for parts in self._stretches(first, first + groups):
+            for part, new in zip(parts, written, strict=True):
+                part.copy_(new.movedim(2, 0)[done : done + len(part)])
+            done += len(parts[0])
         left = tuple(room[:, :, count : self.open] for room in self.tail)
         self.closed, self.open, self.tail = self.closed + count, 0, ()
         self.append(*left)
@@ -145,23 +144,46 @@ class StoredLayer(DynamicLayer):  # type: ignore[misc]
     @property
     def num_bytes(self) -> int:
         """Of everything that is held, room that is not filled yet included."""
-        return sum(t.numel() * t.element_size() for t in (*self.parts, *self.tail))
+        return sum(t.numel() * t.element_size() for t in (*chain(*self.blocks), *self.tail))
+
+    def _stretches(self, first: int, last: int) -> Iterator[tuple[Tensor, ...]]:
+        """Groups `first` to `last`, block by block."""
+        start = 0
+        for parts in self.blocks:
+            part = slice(max(0, first - start), max(0, last - start))
+            if len(parts[0][part]):
+                yield tuple(one[part] for one in parts)
+            start += len(parts[0])
 
     def _make_room(self, like: tuple[Tensor, ...], groups: int) -> None:
-        """Room for so many groups, or for all that is `wanted` where that is more."""
-        if self.parts and groups <= len(self.parts[0]):
-            return
-        room = max(groups, (self.wanted - OPEN) // GROUP)
-        device = torch.device("cpu") if self.on_host else self.device
-        parts = tuple(
-            torch.empty(
-                (room, *new.shape[:2], *new.shape[3:]),
-                dtype=new.dtype,
-                device=device,
-                pin_memory=self.on_host and self.device.type == "cuda",
-            )
-            for new in like
+        """Room for so many groups, in blocks of a piece each; the last one that was reserved is
+        shorter."""
+        room = sum(len(parts[0]) for parts in self.blocks)
+        reserved = (self.wanted - OPEN) // GROUP
+        while room < groups:
+            # a past nobody reserved grows by as much as there is, not group by group
+            missing = reserved - room if groups <= reserved else max(groups - room, room)
+            size = min(self._most(like), missing)
+            self.blocks.append(tuple(self._room(size, new) for new in like))
+            room += size
+
+    def _most(self, like: tuple[Tensor, ...]) -> int:
+        """Groups of a block: a piece; in pinned memory as many as the power of two of bytes below
+        it holds, to which torch's pool rounds each request up."""
+        piece = PIECES[self.device.type] // GROUP
+        if not self._is_pinned:
+            return piece
+        of_group = max(new[:, :, 0].numel() * new.element_size() for new in like)
+        return max(1, (1 << (piece * of_group).bit_length() - 1) // of_group)
+
+    @property
+    def _is_pinned(self) -> bool:
+        return self.on_host and self.device.type == "cuda"
+
+    def _room(self, groups: int, like: Tensor) -> Tensor:
+        return torch.empty(
+            (groups, *like.shape[:2], *like.shape[3:]),
+            dtype=like.dtype,
+            device=torch.device("cpu") if self.on_host else self.device,
+            pin_memory=self._is_pinned,
         )
-        for part, old in zip(parts, self.parts, strict=False):
-            part[: len(old)] = old
-        self.parts = parts
