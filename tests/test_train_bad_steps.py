@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import signal
 
 import pytest
@@ -41,10 +42,11 @@ def material(tiny_llama, tmp_path_factory):
 
 @pytest.fixture
 def spoiled(monkeypatch):
-    """`spoiled(windows, how)`: windows of the run, by number, whose loss or gradient is spoilt."""
+    """`spoiled(windows, how)`: windows of the run, by number, whose loss or gradient is spoilt.
+    Returns the documents of each window that was trained on."""
 
     def spoil(windows, how=spoil_loss):
-        seeds = {}
+        seeds, documents = {}, {}
 
         def nats(model, window, device):
             number = seeds.get(window.dropout_seed)
@@ -57,10 +59,12 @@ def spoiled(monkeypatch):
         def train_step(a_run, rate):
             first = a_run.state.step * 2
             for number in (first, first + 1):
-                seeds[a_run.stream.build(number).dropout_seed] = number
+                window = a_run.stream.build(number)
+                seeds[window.dropout_seed], documents[number] = number, {*window.doc_ids}
             return original(a_run, rate)
 
         monkeypatch.setattr("giraffe_cli.train.loop.train_step", train_step)
+        return documents
 
     return spoil
 
@@ -87,12 +91,12 @@ def test_a_bad_step_moves_neither_weights_nor_moments_and_the_data_move_on(
 
 
 def test_the_warning_names_the_documents_of_the_bad_window(material, spoiled, tmp_path):
-    spoiled({5})
+    documents = spoiled({5})
     reporter = Hooked()
     result = run(material, tmp_path, reporter)
     told = [line for line in reporter.warnings if "skipped step 3: loss nan" in line]
     assert len(told) == 1
-    assert "doc-" in told[0]
+    assert {*re.findall("`(.+?)`", told[0])} == documents[5] != documents[4]
     assert result.bad_steps == 1
     assert result.steps == 5
     assert state_of(tmp_path, 5)["bad_in_a_row"] == []
