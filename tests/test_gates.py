@@ -215,6 +215,7 @@ def test_short_context_is_taken_as_it_was_scored(boards):
         ("kv@8>0", "kv@8 was not scored; kv was at no length"),
         ("short_context.delta_nll<1", "short context has no delta_nll, it has nothing"),
         ("base:effective_length.passkey>=8", "no effective length is shown"),
+        ("effective_length.kv>=8", "no effective length is shown"),
     ],
 )
 def test_what_was_not_scored_after_all_fails_and_says_why(boards, text, note):
