@@ -19,7 +19,7 @@ from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rope.scheme import make_positions
 from giraffe_cli.train import parallel
 from giraffe_cli.train.data import WindowStream
-from giraffe_cli.train.gradients import any_of, start_equal, sum_over_processes
+from giraffe_cli.train.gradients import _buckets, any_of, start_equal, sum_over_processes
 from giraffe_cli.train.layout import Layout
 from giraffe_cli.train.state import TrainState
 from giraffe_cli.train.step import train_step
@@ -64,6 +64,18 @@ def parameters_of(rank):
             parameter.grad = parameter.grad.t()
         found.append(parameter)
     return found
+
+
+@pytest.mark.parametrize(
+    ("bucket_bytes", "sizes"),
+    [(1, [[2], [3], [1], [4], [2]]), (20, [[2, 3], [1, 4], [2]]), (1 << 20, [[2, 3, 1, 4], [2]])],
+)
+def test_a_message_is_no_larger_than_asked_for_and_of_one_type(bucket_bytes, sizes):
+    """Four bytes a number; the last gradient is of another type."""
+    gradients = [torch.ones(count) for count in (2, 3, 1, 4)]
+    gradients.append(torch.ones(2, dtype=torch.float64))
+    buckets = [[len(one) for one in bucket] for bucket in _buckets(gradients, bucket_bytes)]
+    assert buckets == sizes
 
 
 @pytest.mark.parametrize("bucket_bytes", [1, 40, 64 << 20])
