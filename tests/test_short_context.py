@@ -43,12 +43,15 @@ class TestShortContext:
         assert score["mean"] == np.quantile(every, share, method="inverted_cdf")
         assert every.min() <= score["ci_low"] <= score["ci_high"] <= every.max()
 
-    def test_nll_comes_first_and_only_at_the_native_length(self):
+    def test_short_comes_first_and_nll_counts_at_the_native_length_alone(self):
         paired = {
             "nll": {"checkpoint_minus_base": {"8": "nll@8", "16": "nll@16"}},
             "short": {"checkpoint_minus_base": {"4": "short@4", "8": "short@8"}},
         }
+        assert short_context(paired, {}, [], 8, 0) == {"delta_nll": "short@8"}
+        assert short_context(paired, {}, [], 7, 0) == {"delta_nll": "short@4"}
+        assert short_context(paired, {}, [], 3, 0) == {}
+        del paired["short"]
         assert short_context(paired, {}, [], 8, 0) == {"delta_nll": "nll@8"}
         paired["nll"] = {"checkpoint_minus_base": {"4": "nll@4", "16": "nll@16"}}
-        assert short_context(paired, {}, [], 8, 0) == {"delta_nll": "short@8"}
-        assert short_context(paired, {}, [], 3, 0) == {}
+        assert short_context(paired, {}, [], 8, 0) == {}

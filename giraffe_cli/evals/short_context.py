@@ -1,6 +1,7 @@
 """`short_context` of `results.json`: checkpoint against base within the native window.
 
-    delta_nll         loss of held-out text at the native window (task nll, else short)
+    delta_nll         loss of held-out text at the native window (task short, which reads more of it,
+                      else nll)
     delta_nll_other   the same of another domain (task short)
     kl_mean, kl_p99   KL(base || checkpoint) over all targets: its mean and its 99th percentile
     lambada, hellaswag   accuracy, checkpoint - base
@@ -38,7 +39,7 @@ KEYS = tuple(ABOUT)
 AT_NATIVE_EXACTLY = ("nll",)
 """Measures that count at the native length itself alone."""
 GIVEN_BY = {
-    "delta_nll": ("nll", "short"),
+    "delta_nll": ("short", "nll"),
     **{name: (measure,) for name, measure in PAIRED_MEASURES},
     "kl_mean": ("short.kl",),
     "kl_p99": ("short.kl",),
@@ -63,8 +64,8 @@ def short_context(
         read: what the checkpoint did with every example.
     """
     found = {
-        "delta_nll": at_native(_between(paired, "nll"), native_length, exactly=True)
-        or at_native(_between(paired, "short"), native_length)
+        "delta_nll": at_native(_between(paired, "short"), native_length)
+        or at_native(_between(paired, "nll"), native_length, exactly=True)
     }
     for name, measure in PAIRED_MEASURES:
         found[name] = at_native(_between(paired, measure), native_length)
