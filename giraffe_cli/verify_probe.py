@@ -201,7 +201,8 @@ def put_in_place(model: Any, trained: Path) -> None:
 def rounding_steps(found: Any, weight: Any, module: Any, adapter: str) -> float:
     """Largest distance of `found` from weight + PEFT's own update, in steps of found's dtype.
 
-    A step is taken at the scale |W| + s·|B|@|A|, where float32 sums lose their last bits. DoRA
+    A step is taken at the scale |W| + s·|B|@|A|, where float32 sums lose their last bits, and is
+    never below the dtype's smallest subnormal (float16: 2^-24, the step of all below 6.1e-5). DoRA
     multiplies that sum by magnitude / norm, row by row, and the scale with it.
     """
     import torch
@@ -214,7 +215,8 @@ def rounding_steps(found: Any, weight: Any, module: Any, adapter: str) -> float:
         factor = (magnitude / exact.double().pow(2).sum(1).sqrt()).unsqueeze(1)
         exact, scale = exact.double() * factor, scale * factor.abs().float()
     exponent = torch.frexp(scale).exponent.float()
-    step = torch.finfo(found.dtype).eps * 2.0 ** (exponent - 1)
+    limits = torch.finfo(found.dtype)
+    step = limits.eps * (2.0 ** (exponent - 1)).clamp(min=limits.smallest_normal)
     return float(((found.double() - exact).abs() / step).nan_to_num(nan=math.inf).max())
 
 

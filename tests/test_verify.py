@@ -92,6 +92,23 @@ def test_16_bit_directories_pass(tmp_path, dtype, tied):
     assert "KL" in proof["checks"]["logits_far"]["found"]
 
 
+def test_float16_weights_below_its_normal_numbers_are_rounded_once_too(tmp_path):
+    """One weight in 400 of a Llama is below 6.1e-5, where float16 has steps of 2^-24."""
+    base = make_base(tmp_path / "base", torch.float16)
+    adapter = make_adapter(tmp_path / "adapter", base, std=1e-3)
+    model = merge(base, adapter, tmp_path / "model")
+    assert failures(prove(model, adapter_dir=adapter, base=base)) == {}
+
+    (path,) = model.glob("*.safetensors")
+    tensors = load_file(path)
+    name = "model.layers.0.mlp.down_proj.weight"
+    values = tensors[name].view(-1)
+    values[values.abs().argmin()] += 2.0**-24  # one such step away from what was rounded
+    save_file(tensors, path, {"format": "pt"})
+    found = failures(prove(model, adapter_dir=adapter, base=base))
+    assert found["merged_weights"].startswith(name)
+
+
 def test_16_bit_weights_are_computed_with_in_float32_and_stay_as_stored(tmp_path):
     from transformers import LlamaForCausalLM
 
