@@ -18,7 +18,7 @@ import torch
 
 from giraffe_cli.adapter import Change, adapter_digest, read_adapter
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.errors import GiraffeError
+from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.merge_checks import check_same_table, check_targets
 from giraffe_cli.merge_folder import (
     BUILDING,
@@ -141,6 +141,17 @@ def _merged_tensors(
         bar.advance(tensor.num_bytes / 1e6)
 
 
+def _not_finite(tensor: StoredTensor, block: torch.Tensor) -> GiraffeError:
+    if not torch.isfinite(block).all():
+        return InvalidInput(
+            f"{tensor.name} of the base holds NaN or infinities", "download or save the base again"
+        )
+    return GiraffeError(
+        f"{tensor.name} is not finite in {tensor.dtype} after the merge",
+        "the training diverged, or the base overflows float16: train with a lower rate",
+    )
+
+
 def _apply(tensor: StoredTensor, data: bytearray, update: AbstractUpdate) -> None:
     """Change `data` in place, block by block."""
     weight = torch.frombuffer(data, dtype=DTYPES[tensor.dtype]).reshape(tensor.shape)
@@ -149,8 +160,5 @@ def _apply(tensor: StoredTensor, data: bytearray, update: AbstractUpdate) -> Non
         block = weight[start : start + step]
         merged = update.merged(block, start)
         if not torch.isfinite(merged).all():
-            raise GiraffeError(
-                f"{tensor.name} is not finite in {tensor.dtype} after the merge",
-                "the training diverged, or the base overflows float16: train with a lower rate",
-            )
+            raise _not_finite(tensor, block)
         block.copy_(merged)

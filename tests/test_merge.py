@@ -291,6 +291,16 @@ def test_weights_that_overflow_are_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_base_that_holds_nan_is_not_said_to_have_diverged(tmp_path):
+    base = make_base(tmp_path / "base")
+    adapter = make_adapter(tmp_path / "adapter", base)
+    tensors = load_file(base / "model.safetensors")
+    tensors["model.layers.1.mlp.down_proj.weight"][3, 4] = float("nan")
+    save_file(tensors, base / "model.safetensors", {"format": "pt"})
+    with pytest.raises(InvalidInput, match="down_proj.weight of the base holds NaN"):
+        merge(base, adapter, tmp_path / "out")
+
+
 def test_a_missing_adapter_file_is_named(tmp_path, base):
     with pytest.raises(InvalidInput, match=r"adapter_config\.json does not exist"):
         merge(base, tmp_path, tmp_path / "out")
