@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from giraffe_cli.checkpoint_config import read_rope, read_shape
+from giraffe_cli.checkpoint_config import check_stock, read_rope, read_shape
 from giraffe_cli.checkpoint_files import (
     check_settings,
     check_tokenizer,
@@ -98,11 +98,13 @@ def inspect(source: str, work_dir: Path, allow_pickle: bool | None = None) -> Ch
 
     Raises:
         InvalidInput: not found, not a Llama, damaged weights, weights that are pickled, files that
-            differ from the manifest beside them, links that lead out, no or a foreign tokenizer.
+            differ from the manifest beside them, links that lead out, code of its own, no or a
+            foreign tokenizer.
     """
     path = checkpoint_folder(source, work_dir, allow_pickle)
     config = read_config(path)
     shape, rope = read_shape(config, path), read_rope(config, path)
+    check_stock(config, path)
     weights = read_weights(path)
     check_tensors(path, shape, weights)
     check_tokenizer(path, shape.vocab_size)

@@ -85,6 +85,19 @@ def read_shape(config: Mapping[str, Any], path: Path) -> Shape:
     )
 
 
+def check_stock(config: Mapping[str, Any], path: Path) -> None:
+    """The model is what transformers' own class makes of it: no code of a stranger's is run.
+
+    Raises:
+        InvalidInput: the config names code of its own, which may compute something else.
+    """
+    if config.get("auto_map"):
+        raise InvalidInput(
+            f"{path / 'config.json'} has auto_map: the model has code of its own, which is not run",
+            "where transformers' LlamaForCausalLM computes the same, remove auto_map from a copy",
+        )
+
+
 def _check_sizes(config: Mapping[str, Any], path: Path) -> None:
     needed = (
         "hidden_size",

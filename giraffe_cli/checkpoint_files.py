@@ -38,11 +38,31 @@ def read_config(path: Path) -> dict[str, Any]:
         InvalidInput: there is none, or it holds no JSON object.
     """
     if not (path / "config.json").is_file():
-        raise InvalidInput(f"{path} has no config.json", "name a Hugging Face checkpoint directory")
+        raise InvalidInput(*_what_lies_there(path))
     config = read_json(path / "config.json")
     if not isinstance(config, dict):
         raise InvalidInput(f"{path / 'config.json'} holds no JSON object")
     return config
+
+
+def _what_lies_there(path: Path) -> tuple[str, str]:
+    """Message and hint for a folder without `config.json`: what users take for a checkpoint."""
+    if (path / "adapter_config.json").is_file():
+        settings = read_json(path / "adapter_config.json")
+        base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
+        return (
+            f"{path} holds a PEFT adapter for {base or 'an unnamed base'}, no model",
+            "merge it first, and name the folder of that: "
+            "PeftModel.from_pretrained(base, adapter).merge_and_unload().save_pretrained(...)",
+        )
+    inside = [path / "model", *sorted(path.glob("*.gguf"))]
+    found = next((entry for entry in inside if entry.is_file() or _is_checkpoint(entry)), None)
+    hint = f"name {found}" if found else "name a Hugging Face checkpoint directory"
+    return f"{path} has no config.json", hint
+
+
+def _is_checkpoint(path: Path) -> bool:
+    return (path / "config.json").is_file()
 
 
 def check_settings(path: Path) -> None:

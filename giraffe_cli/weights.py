@@ -33,6 +33,8 @@ _ITEM_BYTES = {
     "U8": 1,
 }
 _LARGEST = 1 << 60
+_LFS = b"version https://git-lfs"
+"""How a pointer begins: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md"""
 _HEADER_LIMIT = 100_000_000
 """The format's own cap on header bytes; more means that the file is something else."""
 
@@ -61,7 +63,7 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     with open(path, "rb") as handle:
         length = int.from_bytes(handle.read(8), "little")
         if size < 8 or not 0 < length <= min(size - 8, _HEADER_LIMIT):
-            raise InvalidInput(f"{path.name} is no safetensors file ({size} bytes)")
+            raise InvalidInput(f"{path.name} is {_something_else(path, size)}")
         raw = handle.read(length)
     try:
         header: dict[str, Any] = json.loads(raw)
@@ -80,6 +82,15 @@ def read_header(path: Path) -> dict[str, TensorEntry]:
     if 8 + length + end != size:
         raise InvalidInput(f"{path.name} has {size} bytes, its header describes {8 + length + end}")
     return entries
+
+
+def _something_else(path: Path, size: int) -> str:
+    """What a file is that holds no tensors; a clone without Git LFS has pointers in their place."""
+    with open(path, "rb") as handle:
+        pointer = handle.read(len(_LFS)) == _LFS
+    if pointer:
+        return "a pointer of Git LFS, its content was not fetched: git lfs pull"
+    return f"no safetensors file ({size} bytes)"
 
 
 def _end_of_data(header: Mapping[str, Any]) -> int:

@@ -179,6 +179,27 @@ def test_missing_config(folder, tmp_path):
     assert "has no config.json" in refusal(folder, tmp_path).message
 
 
+def test_a_folder_of_something_else_is_named(folder, tmp_path):
+    (tmp_path / "run").mkdir()
+    shutil.copytree(folder, tmp_path / "run" / "model")
+    assert refusal(tmp_path / "run", tmp_path).hint == f"name {tmp_path / 'run' / 'model'}"
+    (tmp_path / "gguf").mkdir()
+    (tmp_path / "gguf" / "llama.gguf").touch()
+    assert refusal(tmp_path / "gguf", tmp_path).hint == f"name {tmp_path / 'gguf' / 'llama.gguf'}"
+    (tmp_path / "lora").mkdir()
+    (tmp_path / "lora" / "adapter_config.json").write_text('{"base_model_name_or_path": "me/it"}')
+    error = refusal(tmp_path / "lora", tmp_path)
+    assert "holds a PEFT adapter for me/it, no model" in error.message
+    assert "merge_and_unload" in error.hint
+
+
+def test_a_model_with_code_of_its_own_is_refused_before_it_is_trained(folder, tmp_path):
+    edit(folder / "config.json", auto_map={"AutoModelForCausalLM": "modeling_llama_yarn.Llama"})
+    error = refusal(folder, tmp_path)
+    assert "has auto_map" in error.message
+    assert "remove auto_map from a copy" in error.hint
+
+
 def test_config_that_is_no_json(folder, tmp_path):
     (folder / "config.json").write_text("{")
     assert "cannot be read as JSON" in refusal(folder, tmp_path).message
@@ -240,7 +261,9 @@ def test_truncated_weights(folder, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"version https://git-lfs", b"\x02\0\0\0\0\0\0\0[]"])
 def test_weights_that_are_no_safetensors(folder, tmp_path, content):
     (folder / "model.safetensors").write_bytes(content)
-    assert "safetensors" in refusal(folder, tmp_path).message
+    message = refusal(folder, tmp_path).message
+    assert "safetensors" in message
+    assert ("git lfs pull" in message) is content.startswith(b"version")
 
 
 def test_missing_shard_and_damaged_shard_are_both_named(folder, tmp_path):
