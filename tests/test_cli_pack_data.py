@@ -31,7 +31,7 @@ def test_it_packs_shows_a_table_and_the_next_command(pack, corpus, tiny_llama, t
     assert result.code == 0, result.stderr
     assert "24, of them" in result.stdout
     assert "windows" in result.stdout
-    following = f"giraffe extend --model {tiny_llama} --data {tmp_path / 'packed'} --target-len 128"
+    following = f"giraffe extend --model {tiny_llama} --data {tmp_path / 'packed'} --target-len 256"
     assert following in result.stdout
     assert (tmp_path / "packed" / "manifest.json").exists()
 
@@ -62,6 +62,21 @@ def test_what_cannot_be_used_is_named_and_nothing_is_written(
     assert (result.code, result.stdout) == (code, "")
     assert text in result.stderr
     assert not (tmp_path / "packed").exists()
+
+
+def test_the_next_command_is_one_that_extend_takes(pack, corpus, tiny_llama, tmp_path):
+    """The tiny Llama reaches 128 tokens: longer windows are a target, shorter ones are PoSE's."""
+    line = f"next: giraffe extend --model {tiny_llama} --data"
+    spaced = tmp_path / "two words"
+    told = pack(corpus, window="256", out=spaced).stdout
+    assert f"{line} '{spaced}' --target-len 256\n" in told
+    told = pack(corpus, window="128").stdout
+    assert f"{line} {tmp_path / 'packed'} --target-len 256 --window 128\n" in told
+
+
+def test_a_source_without_text_says_why(pack, tmp_path):
+    (tmp_path / "empty.txt").touch()
+    assert "; skipped: 1 × empty file\n" in pack(tmp_path / "empty.txt").stderr
 
 
 def test_an_odd_window_is_named(pack, corpus):

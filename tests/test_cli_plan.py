@@ -115,6 +115,23 @@ def test_a_plan_says_what_extend_would_refuse(giraffe):
     )
 
 
+def test_a_scaled_config_is_planned_for_with_the_window_it_reaches(giraffe, tmp_path):
+    scaling = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 128}
+    scaling |= {"low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2}
+    config = {"model_type": "llama", "architectures": ["LlamaForCausalLM"], "vocab_size": 384}
+    config |= {**sizes, "num_attention_heads": 4, "max_position_embeddings": 1024}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**config, "rope_theta": 5e5, "rope_scaling": scaling}))
+    model = ("--config-json", path, "--device", "h100")
+    planned = giraffe("plan", *model, "--target-len", "1k")
+    assert "native window 128, scaled to 1k; on h100" in planned.stderr
+    assert "would refuse this" in planned.stderr
+    assert "already reaches 1024 tokens" in planned.stderr
+    assert "is already scaled" in giraffe("plan", *model, "--target-len", "4k").stderr
+    assert json.loads(giraffe("plan", "--inference", *model, "--json").stdout)["window"] == 1024
+
+
 def test_columns_of_inference_have_units_and_whole_numbers_in_80_columns(giraffe, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     told = giraffe("plan", "--inference", "--shape", "llama3-8b", "--device", "h100").stdout

@@ -10,6 +10,7 @@ from synthetic_report import YARN
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.report.serve import serve_lines
+from giraffe_cli.report.serve_check import check_serving
 
 
 def lines_for(tmp_path: Path, rope: dict) -> list[str]:
@@ -39,6 +40,14 @@ def test_no_llama_cpp_line_is_printed_for_a_table_that_changes(tmp_path):
     vllm, llama_cpp = lines_for(tmp_path, {"rope_type": "dynamic", "factor": 4.0})
     assert vllm == "vllm serve DIR --max-model-len 16384"
     assert llama_cpp.startswith("# llama.cpp: not served, dynamic here changes its table")
+
+
+@pytest.mark.parametrize("bias", ["attention_bias", "mlp_bias"])
+def test_no_export_is_printed_that_would_be_refused(tmp_path, bias):
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": 64, bias: True}))
+    _, llama_cpp = serve_lines(tmp_path)
+    assert llama_cpp.startswith("# llama.cpp: not served, giraffe export writes no biases")
+    assert check_serving(tmp_path)["gguf"]["found"] == "none: biases are not exported"
 
 
 def test_linear_warns_that_vllm_multiplies_the_length(tmp_path):

@@ -14,8 +14,8 @@ from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.options import AsJson, OnBad, choices_of, one_of
 from giraffe_cli.cli.pack_input import pack_config, shard_of, tokenizer_folder, weights_of
 from giraffe_cli.cli.pack_tasks import check_options, pack_by_tasks
-from giraffe_cli.cli.pack_text import render
-from giraffe_cli.units import format_length, parse_length
+from giraffe_cli.cli.pack_text import following_line, render
+from giraffe_cli.units import parse_length
 
 EXAMPLES = """
 Examples:
@@ -205,8 +205,7 @@ def pack_data(
             from giraffe_cli.report.pack_page import write_page
 
             console.info(f"wrote {write_page(out, folder, stats)}")
-    following = f"giraffe extend --model {tokenizer} --data {out} "
-    following += f"--target-len {format_length(parse_length(window))}"
+        following = following_line(tokenizer, folder, out, parse_length(window))
     console.result(
         {"out": str(out), **stats}, [*render(stats, out), "", escape(f"next: {following}")]
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,9 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from giraffe_cli.checkpoint_config import read_rope, read_shape
+from giraffe_cli.checkpoint_files import read_config
+from giraffe_cli.errors import InvalidInput
 from giraffe_cli.units import format_length
 
 BAR = 24
@@ -22,6 +26,27 @@ def render(stats: Mapping[str, Any], out: Path) -> list[RenderableType]:
     if len(stats["sources"]) > 1:
         parts += ["", _sources(stats)]
     return parts
+
+
+def following_line(tokenizer: str, folder: Path, out: Path, window: int) -> str:
+    """The command that trains on the windows in `out`: to their length where that is beyond the
+    reach of the model in `folder`, else, as PoSE does, to twice that reach."""
+    words = ["giraffe", "extend", "--model", tokenizer, "--data", str(out), "--target-len"]
+    reach = _reach(folder)
+    if window > reach:
+        return shlex.join([*words, format_length(window)])
+    return shlex.join([*words, format_length(2 * reach), "--window", format_length(window)])
+
+
+def _reach(folder: Path) -> int:
+    """The window of the model beside the tokenizer, in tokens; 0 where none can be told."""
+    try:
+        config = read_config(folder)
+        read_shape(config, folder)
+        rope = read_rope(config, folder)
+    except InvalidInput:
+        return 0
+    return int(rope.existing["target_length"]) if rope.existing else rope.native_length
 
 
 def _summary(stats: Mapping[str, Any], out: Path) -> Table:

@@ -206,10 +206,11 @@ def _show(
     from giraffe_cli.training import refuse_what_does_not_fit
 
     count = f"{machine.devices} x " if machine.devices > 1 else ""
+    scaled = f", scaled to {format_length(checkpoint.reach)}" if checkpoint.existing_rope else ""
     console.info(
         f"{checkpoint.source}: {checkpoint.num_parameters / 1e9:.3g} billion parameters, "
-        f"native window {format_length(checkpoint.native_length)}; on {count}{machine.label} with "
-        f"{format_bytes(machine.memory_bytes)}"
+        f"native window {format_length(checkpoint.native_length)}{scaled}; on {count}"
+        f"{machine.label} with {format_bytes(machine.memory_bytes)}"
     )
     every = [*found["stages"], *found["control"]]
     for stage in every:

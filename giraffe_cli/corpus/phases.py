@@ -18,7 +18,7 @@ from giraffe_cli.corpus.corpus_index import CorpusIndex, read_index
 from giraffe_cli.corpus.holdout import rank
 from giraffe_cli.corpus.pack_knobs import check_knobs
 from giraffe_cli.corpus.sources import resolve
-from giraffe_cli.corpus.stats import skipped_in, warnings_of
+from giraffe_cli.corpus.stats import listed, skipped_in, warnings_of
 from giraffe_cli.corpus.store import KIND, STATS, clear_rows, clear_work
 from giraffe_cli.corpus.tokens import tokenizer_digest
 from giraffe_cli.corpus.tools import Tools, unit_inputs
@@ -152,8 +152,9 @@ def _check_any_to_train_on(index: CorpusIndex) -> None:
         return
     if held := sum(unit["held"] for unit in index.units):
         raise InvalidInput(f"all {held} documents are held out for evaluation", "lower --hold-out")
+    skipped = listed(skipped_in(index.units)) or "none"
     raise InvalidInput(
-        f"no documents in {', '.join(index.names)}; skipped: {skipped_in(index.units) or 'none'}",
+        f"no documents in {', '.join(index.names)}; skipped: {skipped}",
         "name a corpus that holds text",
     )
 

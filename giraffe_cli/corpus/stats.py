@@ -128,6 +128,10 @@ def warnings_of(stats: Mapping[str, Any]) -> list[str]:
             f"some documents are read {most} times; beyond {MANY_PASSES} passes text teaches little"
         )
     if stats["skipped"]:
-        listed = ", ".join(f"{count} × {reason}" for reason, count in stats["skipped"].items())
-        found.append(f"skipped: {listed}")
+        found.append(f"skipped: {listed(stats['skipped'])}")
     return found
+
+
+def listed(skipped: Mapping[str, int]) -> str:
+    """`2 × empty file, 1 × binary file`: why nothing was read of what."""
+    return ", ".join(f"{count} × {reason}" for reason, count in skipped.items())

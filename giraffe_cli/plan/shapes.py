@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,13 @@ def shape_of_config(path: Path) -> Checkpoint:
         raise InvalidInput(f"{path} holds no JSON object", "give a model's config.json")
     shape, rope = read_shape(config, path.parent), read_rope(config, path.parent)
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    return _checkpoint(shape, str(path), dtype, rope.native_length, rope.rope_theta)
+    checkpoint = _checkpoint(shape, str(path), dtype, rope.native_length, rope.rope_theta)
+    return replace(
+        checkpoint,
+        existing_rope=rope.existing,
+        base_table=rope.base_table,
+        base_attention_factor=rope.base_attention_factor,
+    )
 
 
 def _checkpoint(shape: Shape, source: str, dtype: str, native: int, theta: float) -> Checkpoint:

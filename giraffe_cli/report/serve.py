@@ -39,7 +39,7 @@ def serve_lines(model_dir: Path) -> list[str]:
     return [
         *_vllm_cautions(rope),
         f"vllm serve {folder} --max-model-len {length}",
-        *_llama_cpp(model_dir, rope, length),
+        *_llama_cpp(model_dir, config, rope, length),
     ]
 
 
@@ -58,12 +58,21 @@ def _vllm_cautions(rope: Mapping[str, Any]) -> list[str]:
     return []
 
 
-def _llama_cpp(model_dir: Path, rope: Mapping[str, Any], length: int) -> list[str]:
+def has_biases(config: Mapping[str, Any]) -> bool:
+    """Whether the projections add a bias, which `giraffe export --to gguf` has no place for."""
+    return bool(config.get("attention_bias") or config.get("mlp_bias"))
+
+
+def _llama_cpp(
+    model_dir: Path, config: Mapping[str, Any], rope: Mapping[str, Any], length: int
+) -> list[str]:
     if switches(rope):
         return [
             f"# llama.cpp: not served, {rope['rope_type']} here changes its table with the length "
             "and a GGUF holds one table"
         ]
+    if has_biases(config):
+        return ["# llama.cpp: not served, giraffe export writes no biases, which this model has"]
     gguf = shlex.quote(str(gguf_path(model_dir)))
     return [
         f"giraffe export {shlex.quote(str(model_dir))} --to gguf --out {gguf}",

@@ -19,7 +19,7 @@ from typing import Any
 
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.errors import GiraffeError
-from giraffe_cli.report.serve import gguf_path
+from giraffe_cli.report.serve import gguf_path, has_biases
 from giraffe_cli.rope.readings import read_as_transformers_5, switches
 from giraffe_cli.rope.runtimes import portability
 from giraffe_cli.rundir import read_json
@@ -85,6 +85,8 @@ def _gguf(model_dir: Path, config: dict[str, Any]) -> Check:
     path, expected = gguf_path(model_dir), "the table and window of the directory"
     if switches(read_as_transformers_5(config)):
         return check(True, "none: a GGUF holds one table", expected)
+    if has_biases(config):
+        return check(True, "none: biases are not exported", expected)
     if not path.is_file():
         return check(True, "not exported yet: the line above writes it", expected)
     if importlib.util.find_spec("gguf") is None:
