@@ -21,6 +21,7 @@ from giraffe_cli.checkpoint_files import (
 from giraffe_cli.checkpoint_source import checkpoint_folder
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.base import Head
+from giraffe_cli.rope.readings import ORIGINAL
 from giraffe_cli.weights import STORED_DTYPES, check_tensors, count_parameters, read_weights
 
 
@@ -141,11 +142,24 @@ def head_to_extend(
         raise InvalidInput(
             f"{checkpoint.source} already reaches {window} tokens, the target is {target_length}",
             "choose a longer --target-len"
-            + (f", or pass {or_pass} to accept the base as it is" if or_pass else ""),
+            + (f", or pass {or_pass} to accept the base as it is" if or_pass else "")
+            + _if_misread(checkpoint),
         )
     if on_existing == "refuse":
         refuse_scaled(checkpoint, target_length)
     return checkpoint.head(target_length, on_existing)
+
+
+def _if_misread(checkpoint: Checkpoint) -> str:
+    """The other reading of a `linear` or `dynamic` config: some name the window they reach, where
+    transformers and vLLM take the window before scaling."""
+    rope = checkpoint.existing_rope or {}
+    if rope.get("rope_type") not in ("linear", "dynamic") or ORIGINAL in rope:
+        return ""
+    return (
+        f"; if max_position_embeddings {checkpoint.native_length} is the window with its scaling, "
+        f"write the one without as `{ORIGINAL}` into the rope_scaling of a copy's config.json"
+    )
 
 
 def refuse_scaled(checkpoint: Checkpoint, target_length: int) -> None:

@@ -161,6 +161,26 @@ def test_an_unknown_type_can_be_replaced_only(scaled, tmp_path):
     assert head_to_extend(checkpoint, 4096, "replace").base_table is None
 
 
+def test_a_type_that_transformers_does_not_know_is_refused_as_any_other(giraffe, scaled, tmp_path):
+    folder = scaled("su", rope_type="su", factor=4.0, rope_theta=1e4)
+    command = ("extend", "--model", folder, "--target-len", "4096", "--steps", "1", "--no-eval")
+    refused = giraffe(*command, "--dry-run", "--out", tmp_path / "run")
+    assert refused.code == 3
+    assert "already scaled: rope_type `su`" in refused.stderr
+
+
+def test_the_other_reading_of_a_linear_window_is_named_and_can_be_taken(scaled, tmp_path):
+    """Some name 1,024 where factor 4 over 256 reaches them; read as 4,096 by what loads them."""
+    fields = {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e4}
+    with pytest.raises(InvalidInput, match="already reaches 4096 tokens") as e:
+        head_to_extend(inspect(str(scaled("linear", **fields)), tmp_path), 2048, "refuse")
+    assert "if max_position_embeddings 1024 is the window with its scaling" in e.value.hint
+    folder = scaled("told", **fields, original_max_position_embeddings=256)
+    checkpoint = inspect(str(folder), tmp_path)
+    assert (checkpoint.native_length, checkpoint.reach) == (256, 1024)
+    assert head_to_extend(checkpoint, 2048, "compose").original_max_position_embeddings == 1024
+
+
 @pytest.mark.parametrize("how", ["compose", "replace"])
 def test_extend_writes_a_proven_directory_either_way(giraffe, scaled, tmp_path, how):
     folder, out = scaled("llama3"), tmp_path / "run"
