@@ -70,6 +70,21 @@ def test_control_c_exits_with_130(monkeypatch, capsys):
     assert "extend, pack-data, eval and rope go on where they stopped" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["doctor"], ["rope", "list"]])
+def test_control_c_within_a_command_says_how_to_go_on(monkeypatch, capsys, command):
+    from giraffe_cli.cli import app, console
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(console.Console, "result", stop)
+    monkeypatch.setattr(sys, "argv", ["giraffe", *command])
+    with pytest.raises(SystemExit) as caught:
+        app.main()
+    assert caught.value.code == 130
+    assert "error: interrupted\n\nhint: run the same command again;" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "error",
     [

@@ -15,10 +15,11 @@ from collections.abc import Iterable
 from typing import Any
 
 import typer
+from typer.core import TyperGroup
 
 from giraffe_cli import __version__
 from giraffe_cli.cli.console import Console
-from giraffe_cli.errors import DoesNotFit, GiraffeError
+from giraffe_cli.errors import DoesNotFit, GiraffeError, Interrupted
 from giraffe_cli.units import visible
 
 COMMANDS = {
@@ -48,6 +49,16 @@ QUIET = (
 RESUMING = "run the same command again; extend, pack-data, eval and rope go on where they stopped"
 
 
+class _Commands(TyperGroup):
+    """Typer ends with 130 and without a word where a command is interrupted: it is told here."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as stop:
+            raise Interrupted("interrupted", RESUMING) from stop
+
+
 def _version(shown: bool) -> None:
     if shown:
         typer.echo(f"giraffe {__version__}")
@@ -64,6 +75,7 @@ def make_app(names: Iterable[str] = tuple(COMMANDS)) -> typer.Typer:
     """The command line with the commands `names`."""
     app = typer.Typer(
         name="giraffe",
+        cls=_Commands,
         help="Turn a Llama checkpoint into a long-context model, and prove it.",
         no_args_is_help=True,
         pretty_exceptions_enable=False,
