@@ -7,6 +7,7 @@ import warnings
 import pytest
 import torch
 from safetensors.torch import load_file
+from test_stack import gradients, trained, window
 from test_trained_kinds import (
     SEED,
     Crash,
@@ -20,9 +21,15 @@ from test_trained_kinds import (
 )
 from tiny_runs import ask_here
 
+from giraffe_cli.config.lora import LORA_TARGETS
 from giraffe_cli.merge import merge_stage
+from giraffe_cli.model import products
+from giraffe_cli.model.attention import register_attention
+from giraffe_cli.model.fused import why_not_fused
+from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.loading import load_model
-from giraffe_cli.model.trainable import load_base, make_trainable
+from giraffe_cli.model.low_bits import dense
+from giraffe_cli.model.trainable import causal_model, load_base, make_trainable
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.train.optimizer import make_optimizer
 from giraffe_cli.verify import verify_directory
@@ -37,13 +44,13 @@ def material(tmp_path_factory):
     return make_material(tmp_path_factory.mktemp("material"), tied=True)
 
 
-def quantised(material):
+def quantised(material, attention="sdpa"):
     return load_base(
         material.checkpoint.path,
         train_config("lora", quantize_base="nf4"),
         dtype=torch.float32,
         table=material.table,
-        attn_implementation="sdpa",
+        attn_implementation=attention,
     )
 
 
@@ -87,6 +94,53 @@ def test_a_4_bit_layer_and_its_gradient_are_those_of_its_16_levels(material):
     reference = inputs.detach().requires_grad_()
     (reference @ weight.t()).square().sum().backward()
     torch.testing.assert_close(inputs.grad, reference.grad, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "levers",
+    [
+        Levers("none", mlp_tile=0, fused=True),
+        Levers("attention", mlp_tile=16, fused=True),
+        Levers("full", "disk", mlp_tile=16, projection_tile=16, fused=True, whole_layers=1),
+    ],
+    ids=lambda levers: levers.checkpointing,
+)
+@pytest.mark.parametrize("targets", [LORA_TARGETS, ["q_proj", "down_proj"]], ids=len)
+def test_projections_over_4_bits_taken_together_have_the_gradients_of_those_apart(
+    material, tmp_path, levers, targets
+):
+    """Those apart are bitsandbytes' own, under PEFT's modules; what is left is the order of sums,
+    of gradients of up to 20."""
+    base = quantised(material, register_attention())
+    model = trained(base, {"lora": {"rank": 2, "targets": list(targets)}})
+    assert why_not_fused(causal_model(model).model.layers) is None
+    nats, apart = gradients(model, Levers("none", mlp_tile=0), tmp_path, window())
+    found, together = gradients(model, levers, tmp_path, window())
+    assert found == pytest.approx(nats, rel=1e-5)
+    torch.testing.assert_close(together, apart, rtol=1e-4, atol=2e-4)
+
+
+def test_4_bits_are_widened_where_a_product_needs_them_alone(material, tmp_path, monkeypatch):
+    """Of a layer that is recomputed: for its result, for the result again, for the gradient below.
+    Of the first layer's q, k and v nobody asks for that one, of down for the result again."""
+    widened = []
+    monkeypatch.setattr(
+        products, "dense", lambda w, dtype: widened.append(id(w)) or dense(w, dtype)
+    )
+    model = trained(quantised(material, register_attention()))
+    gradients(model, Levers("attention", mlp_tile=0, fused=True), tmp_path, window())
+    counts = [
+        {name: widened.count(id(module.base_layer.weight)) for name, module in named(layer)}
+        for layer in causal_model(model).model.layers
+    ]
+    most = dict.fromkeys(LORA_TARGETS, 3) | {"down_proj": 2}
+    assert counts == [most | dict.fromkeys(("q_proj", "k_proj", "v_proj"), 2), most]
+
+
+def named(layer):
+    """Its adapted projections by their names."""
+    found = ((name.rpartition(".")[2], module) for name, module in layer.named_modules())
+    return [(name, module) for name, module in found if name in LORA_TARGETS]
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora", "pissa", "longlora"])

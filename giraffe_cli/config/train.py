@@ -65,7 +65,8 @@ class TrainConfig(Section):
     told. flash4 needs `pip install --pre flash-attn-4`, and has not run yet. A CPU has one."""
     fused_layers: Annotated[Literal["auto", "on", "off"], BeforeValidator(switch)] = "auto"
     """Take the projections of a layer together, and on a GPU what lies between them in one pass;
-    auto: where the adapter is plain LoRA over weights of 16 or 32 bits."""
+    auto: where the adapter is plain LoRA; over a base in 4 bits on a CPU alone, since it has not
+    run on a GPU yet."""
     shard_base: Literal["auto", "none", "full"] = "auto"
     """Share the frozen base out over the processes: each keeps a part of every layer, and gathers a
     layer when it computes it. full: so; auto: where that is the fastest setting that fits, on CPUs;

@@ -1,7 +1,7 @@
 """`short_context` of `results.json`: checkpoint against base within the native window.
 
-    delta_nll         loss of held-out text at the native window (task short, which reads more of it,
-                      else nll)
+    delta_nll         loss of held-out text at the native window (task short, which reads more
+                      of it, else nll)
     delta_nll_other   the same of another domain (task short)
     kl_mean, kl_p99   KL(base || checkpoint) over all targets: its mean and its 99th percentile
     lambada, hellaswag   accuracy, checkpoint - base

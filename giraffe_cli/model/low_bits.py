@@ -68,3 +68,23 @@ def nf4_settings(dtype: torch.dtype) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
+
+
+def is_coded(weight: Any) -> bool:
+    """Whether it holds 4 bits of each number, and what reads them."""
+    return getattr(weight, "quant_state", None) is not None
+
+
+def rows_of(weight: Any) -> int:
+    """Outputs of a weight `[out, in]`, or of its 4 bits."""
+    return int(weight.quant_state.shape[0] if is_coded(weight) else len(weight))
+
+
+def dense(weight: Any, dtype: torch.dtype) -> torch.Tensor:
+    """`[out, in]`: 4 bits as the numbers in `dtype` that they stand for; else `weight` itself."""
+    if not is_coded(weight):
+        return weight  # type: ignore[no-any-return]
+    # a forward pass of bitsandbytes itself, in evaluation mode on some CPUs, lays them out anew
+    assert not getattr(weight.quant_state, "packing_format_for_cpu", False)
+    read = import_bitsandbytes(NF4).functional.dequantize_4bit
+    return read(weight.data, weight.quant_state).to(dtype)  # type: ignore[no-any-return]

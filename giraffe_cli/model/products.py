@@ -6,7 +6,8 @@
 
 The down projections of all A_i are one product over x, what they give is added to y_i where it
 lies, and so are the parts of dx: PEFT's module makes four passes more over each y_i. W + s·B·A is
-not formed: in bfloat16 the sum would round most of an adapter away.
+not formed: in bfloat16 the sum would round most of an adapter away. A weight in 4 bits is widened
+for its product, and again for its gradient; what no gradient needs is not widened either.
 """
 
 from __future__ import annotations
@@ -16,13 +17,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear as LoraLinear
+from peft.tuners.lora import LoraLayer
 from torch import Tensor, nn
+
+from giraffe_cli.model.low_bits import dense, is_coded, rows_of
 
 
 @dataclass(frozen=True)
 class Factors:
-    """One projection: a frozen weight `[out, in]`; with an adapter A `[r, in]`, B `[out, r]`."""
+    """One projection: a frozen weight `[out, in]`, or its 4 bits; with an adapter A `[r, in]`,
+    B `[out, r]`."""
 
     weight: Tensor
     down: Tensor | None = None
@@ -32,15 +36,15 @@ class Factors:
 
 def why_not_together(module: nn.Module) -> str | None:
     """Why `module` cannot be one of `products`; None where it can."""
-    base: Any = module.base_layer if isinstance(module, LoraLinear) else module
-    if type(base) is not nn.Linear:
+    base: Any = module.base_layer if isinstance(module, LoraLayer) else module
+    if type(base) is not nn.Linear and not is_coded(base.weight):
         return f"a layer of type {type(base).__name__}"
     bias: Any = base.bias
     if bias is not None:
         return "a bias"
     if base.weight.requires_grad:
         return "trained base weights"
-    if not isinstance(module, LoraLinear):
+    if not isinstance(module, LoraLayer):
         return None
     if module.lora_variant or module.active_adapters != ["default"]:
         return "an adapter of another kind than plain LoRA"
@@ -50,7 +54,7 @@ def why_not_together(module: nn.Module) -> str | None:
 
 def factors_of(module: nn.Module) -> Factors:
     """What `module`, of which `why_not_together` says nothing, multiplies with now."""
-    if not isinstance(module, LoraLinear):
+    if not isinstance(module, LoraLayer):
         weight: Any = module.weight
         return Factors(weight)
     down, up = module.lora_A["default"].weight, module.lora_B["default"].weight
@@ -89,13 +93,16 @@ class _Products(torch.autograd.Function):
         for weight, up, scale, place in zip(weights, ups, scales, places, strict=True):
             assert weight is not None
             if not valued:
-                outs.append(rows.new_zeros(1).expand(*hidden.shape[:-1], len(weight)))
+                outs.append(rows.new_zeros(1).expand(*hidden.shape[:-1], rows_of(weight)))
                 continue
-            out = rows @ weight.t()
+            out = rows @ dense(weight, dtype).t()
             if up is not None and inner is not None:
                 out.addmm_(inner[:, place], (up * scale).to(dtype).t())
             outs.append(out.view(*hidden.shape[:-1], -1))
-        ctx.save_for_backward(rows, inner, all_down, *weights, *ups)
+        # what unpacks a saved tensor need not bring back how its 4 bits are read
+        ctx.coded = [weight if is_coded(weight) else None for weight in weights]
+        plain = (None if is_coded(weight) else weight for weight in weights)
+        ctx.save_for_backward(rows, inner, all_down, *plain, *ups)
         ctx.scales, ctx.places, ctx.shape = scales, places, hidden.shape
         return tuple(outs)
 
@@ -104,7 +111,7 @@ class _Products(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Any, ...]:
         rows, inner, all_down, *rest = ctx.saved_tensors
         count = len(ctx.scales)
-        weights, ups = rest[:count], rest[count:]
+        plain, ups = rest[:count], rest[count:]
         slopes: list[Tensor] = []  # [n, r] each: what reaches the adapters' inner activations
         up_grads: list[Tensor | None] = []
         below: Tensor | None = None
@@ -118,7 +125,9 @@ class _Products(torch.autograd.Function):
             else:
                 up_grads.append(None)
             if wants_below:
-                below = grad @ weights[n] if below is None else below.addmm_(grad, weights[n])
+                weight = plain[n] if ctx.coded[n] is None else dense(ctx.coded[n], grad.dtype)
+                below = grad @ weight if below is None else below.addmm_(grad, weight)
+                del weight
         down_grads: list[Tensor | None] = [None] * count
         if slopes:
             together = torch.cat(slopes, 1)

@@ -101,13 +101,15 @@ def head_groups(demand: Demand) -> int:
 
 
 def _is_fused(demand: Demand) -> bool:
-    """Whether projections are taken together: of adapters over plain weights; what else forbids it
-    shows when the model is built."""
+    """Whether projections are taken together: of adapters over frozen weights, those in 4 bits on a
+    CPU alone, since it has not run on a GPU yet; what else forbids it shows when the model is
+    built."""
     train = demand.train
     if train.fused_layers != "auto":
         return train.fused_layers == "on"
-    is_plain = train.method == "lora" and train.quantize_base == "none"
-    return is_plain and not (train.lora.use_dora or train.lora.dropout)
+    has_run = train.quantize_base == "none" or demand.kind == "cpu"
+    is_plain = train.method == "lora" and not (train.lora.use_dora or train.lora.dropout)
+    return is_plain and has_run
 
 
 def _choices(demand: Demand) -> dict[str, list[Any]]:
