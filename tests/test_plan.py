@@ -61,7 +61,9 @@ def test_forward_operations_equal_torchs_counter(tiny_llama, tmp_path):
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         model(torch.arange(length)[None], use_cache=False)
-    assert counter.get_total_flops() == length * (forward.total + forward.attention)
+    angles = 2 * length * shape.head_dim // 2  # a product in some versions of transformers
+    beyond = counter.get_total_flops() - length * (forward.total + forward.attention)
+    assert beyond in (0, angles)
 
 
 def test_kept_attention_saves_one_pass_of_it_and_a_full_fine_tune_adds_a_product():
