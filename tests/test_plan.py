@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import re
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from giraffe_cli.plan.estimate import Pace, check_fits, demand_of, estimate
 from giraffe_cli.plan.machine import Machine, available_bytes, named_machine, this_machine
 from giraffe_cli.plan.memory import bytes_by_part
 from giraffe_cli.plan.operations import Rates, forward_per_token, step_per_token
-from giraffe_cli.plan.shapes import named_shape
+from giraffe_cli.plan.shapes import SHAPES, named_shape
+from giraffe_cli.weights import expected_shapes
 
 LAPTOP = Machine("cpu", 1, 16_000_000_000, keeps_freed=True)
 H200 = named_machine("h200")
@@ -128,6 +130,24 @@ def test_documents_leave_over_their_share_of_attention():
 
 
 # ── memory ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("llama3.1-8b", 8_030_261_248),
+        ("llama3.2-3b", 3_212_749_824),
+        ("llama3.2-1b", 1_235_814_400),
+        ("llama2-7b", 6_738_415_616),
+        ("smollm2-1.7b", 1_711_376_384),
+        ("smollm2-360m", 361_821_120),
+        ("smollm2-135m", 134_515_008),
+    ],
+)
+def test_a_named_shape_has_the_parameters_of_the_published_model(name, parameters):
+    """As the hub's pages count them."""
+    shapes = expected_shapes(SHAPES[name][0])
+    assert sum(math.prod(sizes) for sizes in shapes.values()) == parameters
 
 
 def test_memory_of_an_8b_run_by_parts():

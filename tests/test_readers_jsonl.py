@@ -56,6 +56,7 @@ def test_jsonl_reads_another_field(tmp_path):
         (b'{"text": null}', "field `text` is no string but NoneType"),
         (b'{"texts": "a", "id": 1}', "no field `text`.*did you mean `texts`?.*known: id, texts"),
         (b"{}", "no field `text`"),
+        (b'{"messages": []}', "no field `text`.*rendered to one text first: tokenizer.apply_chat"),
         (b'{"text": "\\ud800"}', "half a surrogate pair"),
         (b"[" * 100_000, "not valid JSON"),
     ],

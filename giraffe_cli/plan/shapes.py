@@ -16,9 +16,14 @@ from giraffe_cli.weights import expected_shapes
 SHAPES: dict[str, tuple[Shape, str, int, float]] = {
     "llama3-8b": (Shape(128, 4096, 14336, 32, 32, 8, 128256, False), "bfloat16", 8192, 5e5),
     "llama3-70b": (Shape(128, 8192, 28672, 80, 64, 8, 128256, False), "bfloat16", 8192, 5e5),
+    "llama3.1-8b": (Shape(128, 4096, 14336, 32, 32, 8, 128256, False), "bfloat16", 131072, 5e5),
+    "llama3.1-70b": (Shape(128, 8192, 28672, 80, 64, 8, 128256, False), "bfloat16", 131072, 5e5),
+    "llama3.2-3b": (Shape(128, 3072, 8192, 28, 24, 8, 128256, True), "bfloat16", 131072, 5e5),
     "llama3.2-1b": (Shape(64, 2048, 8192, 16, 32, 8, 128256, True), "bfloat16", 131072, 5e5),
     "llama2-13b": (Shape(128, 5120, 13824, 40, 40, 40, 32000, False), "float16", 4096, 1e4),
     "llama2-7b": (Shape(128, 4096, 11008, 32, 32, 32, 32000, False), "float16", 4096, 1e4),
+    "smollm2-1.7b": (Shape(64, 2048, 8192, 24, 32, 32, 49152, True), "bfloat16", 8192, 1.3e5),
+    "smollm2-360m": (Shape(64, 960, 2560, 32, 15, 5, 49152, True), "bfloat16", 8192, 1e5),
     "smollm2-135m": (Shape(64, 576, 1536, 30, 9, 3, 49152, True), "bfloat16", 8192, 1e5),
 }
 """Name → sizes, stored type, native window, θ."""

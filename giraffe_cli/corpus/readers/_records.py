@@ -5,7 +5,7 @@ text_of({"id": 7, "text": "Call me Ishmael."}, "text") → "Call me Ishmael."
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from giraffe_cli.errors import near_misses
@@ -30,8 +30,20 @@ def text_of(record: Mapping[str, Any], field: str) -> str:
         return checked(text, f"field `{field}`")
     if field in record:
         raise Defect(f"field `{field}` is no string but {type(text).__name__}")
-    known = near_misses(field, record) if record else "the object is empty"
+    known = what_there_is(field, record) if record else "the object is empty"
     raise Defect(f"no field `{field}` (--text-field names it)", f"; {known}")
+
+
+CHAT = {"messages", "conversations"}
+"""Names under which turns of a conversation are published."""
+
+
+def what_there_is(field: str, names: Iterable[str]) -> str:
+    """The `names` there are instead of `field`; of a conversation how it becomes a text."""
+    known = near_misses(field, names)
+    if CHAT.isdisjoint(names):
+        return known
+    return f"{known}; a conversation is rendered to one text first: tokenizer.apply_chat_template"
 
 
 def checked(text: str, what: str) -> str:

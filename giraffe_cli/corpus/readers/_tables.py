@@ -10,9 +10,15 @@ from functools import partial
 from typing import Any
 
 from giraffe_cli.corpus.base import BadRecords, Document
-from giraffe_cli.corpus.readers._records import Defect, check_length, identity_of, is_blank, text_of
+from giraffe_cli.corpus.readers._records import (
+    Defect,
+    check_length,
+    identity_of,
+    is_blank,
+    text_of,
+    what_there_is,
+)
 from giraffe_cli.corpus.unit import Unit
-from giraffe_cli.errors import near_misses
 
 
 def columns_to_read(schema: Any, text_field: str) -> list[str]:
@@ -24,7 +30,7 @@ def columns_to_read(schema: Any, text_field: str) -> list[str]:
     if text_field not in schema.names:
         raise Defect(
             f"no column `{text_field}` (--text-field names it)",
-            f"; {near_misses(text_field, schema.names)}",
+            f"; {what_there_is(text_field, schema.names)}",
         )
     kind = schema.field(text_field).type
     if not _is_string(kind):
