@@ -40,7 +40,8 @@ def claimed(config: ExtendConfig, run_dir: Path) -> Iterator[None]:
 
 def claim(config: ExtendConfig, run_dir: Path) -> None:
     """Make `run_dir` the folder of this config, or recognise it as such; knobs that change no
-    weight may differ, and the folder's config then follows. Raises as `check_claim` does.
+    weight may differ, those of the evaluation until something is trained, and the folder's config
+    then follows. Raises as `check_claim` does.
     """
     if check_claim(config, run_dir):
         return
@@ -62,6 +63,8 @@ def check_claim(config: ExtendConfig, run_dir: Path) -> bool:
         free |= {"rope.minutes"}  # a budget; a comparison that has ended is kept, and said so
         kept = build(read_sealed_yaml(path), str(path)).model_dump(mode="json")
         different = differing_keys(kept, values)
+        if not _is_past_packing(run_dir):
+            free |= {key for key in different if key.startswith("eval.")}
         if set(different) - free:
             different = sorted(set(different) - free)
             raise InvalidInput(
@@ -95,9 +98,18 @@ def check_base(run_dir: Path, checkpoint: Checkpoint) -> None:
     """
     kept = read_kept(run_dir / "plan.json") or {}
     began_with = kept.get("model", {}).get("digest")
-    trained = [*run_dir.glob("**/checkpoints/step-*/manifest.json"), *run_dir.glob("**/adapter")]
-    if trained and began_with not in (None, checkpoint.digest):
+    if _has_trained(run_dir) and began_with not in (None, checkpoint.digest):
         raise InvalidInput(
             f"{checkpoint.source} is not what {run_dir} was trained on: a file in it changed",
             "put the base back as it was, or choose another --out",
         )
+
+
+def _has_trained(run_dir: Path) -> bool:
+    checkpoints = run_dir.glob("**/checkpoints/step-*/manifest.json")
+    return any(checkpoints) or any(run_dir.glob("**/adapter"))
+
+
+def _is_past_packing(run_dir: Path) -> bool:
+    """Whether anything is there that an evaluation's texts could have had a part in."""
+    return _has_trained(run_dir) or any((run_dir / name).exists() for name in ("model", "eval"))

@@ -54,6 +54,21 @@ def test_a_run_goes_on_with_knobs_that_change_no_weight(changed, tmp_path):
     assert {name: kept[name] for name in changed} == changed
 
 
+@pytest.mark.parametrize("there", [None, "packed", "model", "eval", "stages/1-256/adapter"])
+def test_the_evaluation_may_change_until_something_is_trained(there, tmp_path):
+    """What packing shows, that its texts are all trained on, is mended in the same folder."""
+    claim(config_of(), tmp_path)
+    if there:
+        (tmp_path / there).mkdir(parents=True)
+    changed = build({"target_length": 512, "eval": {"data": ["others.jsonl"], "documents": 3}})
+    if there in (None, "packed"):
+        claim(changed, tmp_path)
+        assert read_yaml(tmp_path / "run.yaml")["eval"]["data"] == ["others.jsonl"]
+    else:
+        with pytest.raises(InvalidInput, match=r"different: eval\.data, eval\.documents$"):
+            claim(changed, tmp_path)
+
+
 def test_a_run_goes_on_with_another_budget_for_its_comparison(tmp_path):
     claim(build({"target_length": 512, "rope": {"minutes": 3}}), tmp_path)
     claim(build({"target_length": 512, "rope": {"minutes": 9}}), tmp_path)
