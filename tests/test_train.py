@@ -16,7 +16,14 @@ from train_runs import SETTINGS, STEPS, Hooked, adapter_bytes, build_material, m
 
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import Row, open_packed
-from giraffe_cli.errors import DoesNotFit, GiraffeError, Interrupted, InvalidInput, UsageError
+from giraffe_cli.errors import (
+    DoesNotFit,
+    FirstStepDoesNotFit,
+    GiraffeError,
+    Interrupted,
+    InvalidInput,
+    UsageError,
+)
 from giraffe_cli.model.loading import load_model
 from giraffe_cli.model.lora import add_lora
 from giraffe_cli.plan.machine import named_machine
@@ -287,20 +294,38 @@ def test_an_error_in_a_worker_is_the_error_of_the_command(material, tmp_path):
         run(material, tmp_path, processes=2, lora={"targets": ["v_prj"]})
 
 
-def test_a_worker_whose_device_is_full_tells_so(tmp_path, monkeypatch):
-    """A base that does not fit beside what others hold fails before the first step."""
+@pytest.fixture
+def worker(tmp_path, monkeypatch):
+    """What the parent is told of a worker that ends in an error."""
     monkeypatch.setattr(process, "_die_with_the_parent", lambda: None)
     monkeypatch.setattr(sys, "argv", ["worker", str(tmp_path / "request.json")])
     monkeypatch.setenv("RANK", "1")
     write_json(tmp_path / "request.json", {})
 
-    def work(request, reporter, stop):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 GiB.")
+    def told_of(error):
+        def work(request, reporter, stop):
+            raise error
 
-    assert process.run_worker(work) == 1
-    with pytest.raises(DoesNotFit, match=r"memory ran out: CUDA out of memory\. Tried") as failure:
-        parallel.raise_what_workers_told(tmp_path, 1)
-    assert failure.value.exit_code == 4
+        assert process.run_worker(work) == 1
+        with pytest.raises(DoesNotFit) as failure:
+            parallel.raise_what_workers_told(tmp_path, 1)
+        return failure.value
+
+    return told_of
+
+
+def test_a_worker_whose_device_is_full_tells_so(worker):
+    """A base that does not fit beside what others hold fails before the first step."""
+    told = worker(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 16.00 GiB."))
+    assert told.message.startswith("memory ran out: CUDA out of memory. Tried")
+    assert told.exit_code == 4
+
+
+def test_a_worker_whose_first_step_does_not_fit_tells_so(worker):
+    """The parent tries again by the kind alone; the message quotes what the allocator said."""
+    error = FirstStepDoesNotFit("memory ran out in step 1: can't allocate memory", "less to do")
+    told = worker(error)
+    assert (type(told), told.message, told.hint) == (type(error), error.message, error.hint)
 
 
 def test_the_error_of_a_worker_comes_back_with_kind_and_hint(tmp_path):

@@ -35,9 +35,10 @@ def run_worker(work: Work) -> int:
         tell_error(request_path.parent, rank, error)
         return 0  # anything else makes the launcher kill the other workers while they save
     except (Exception, KeyboardInterrupt) as error:
+        told: BaseException = error
         if not isinstance(error, GiraffeError):
             traceback.print_exc()
-        told = outside_of_a_step(error) if is_out_of_memory(error) else error
+            told = outside_of_a_step(error) if is_out_of_memory(error) else error
         tell_error(request_path.parent, rank, told)
         return 1
     return 0
