@@ -80,11 +80,19 @@ def rows_of(weight: Any) -> int:
     return int(weight.quant_state.shape[0] if is_coded(weight) else len(weight))
 
 
+def keep_codes(model: torch.nn.Module) -> None:
+    """The 4 bits of `model` lie as they were made for as long as it is trained: on a CPU with
+    AVX512-BF16 a forward pass in evaluation mode lays them out for a product without gradient, with
+    scales rounded to bfloat16."""
+    for module in model.modules():
+        if is_coded(getattr(module, "weight", None)):
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]
+
+
 def dense(weight: Any, dtype: torch.dtype) -> torch.Tensor:
     """`[out, in]`: 4 bits as the numbers in `dtype` that they stand for; else `weight` itself."""
     if not is_coded(weight):
         return weight  # type: ignore[no-any-return]
-    # a forward pass of bitsandbytes itself, in evaluation mode on some CPUs, lays them out anew
     assert not getattr(weight.quant_state, "packing_format_for_cpu", False)
     read = import_bitsandbytes(NF4).functional.dequantize_4bit
     return read(weight.data, weight.quant_state).to(dtype)  # type: ignore[no-any-return]

@@ -25,7 +25,7 @@ from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.model.full import save_full
 from giraffe_cli.model.loading import load_model
 from giraffe_cli.model.lora import add_lora, save_adapter
-from giraffe_cli.model.low_bits import nf4_settings
+from giraffe_cli.model.low_bits import keep_codes, nf4_settings
 from giraffe_cli.model.pissa import START
 from giraffe_cli.rope.base import RopeTable
 
@@ -47,13 +47,15 @@ def load_base(
     Raises:
         InvalidInput: bitsandbytes is needed and missing.
     """
-    return load_model(
+    model = load_model(
         path,
         dtype=torch.float32 if config.method == "full" else dtype,
         table=table,
         attn_implementation=attn_implementation,
         quantization=nf4_settings(dtype) if config.quantize_base == "nf4" else None,
     )
+    keep_codes(model)
+    return model
 
 
 def make_trainable(
