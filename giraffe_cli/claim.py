@@ -18,6 +18,10 @@ from giraffe_cli.config.files import read_sealed_yaml, write_sealed_yaml
 from giraffe_cli.config.train import knobs_without_effect
 from giraffe_cli.errors import InvalidInput, UsageError
 from giraffe_cli.rundir import MANIFEST, make_folder, read_kept
+from giraffe_cli.tune.choice import CHOICE
+
+SPARED = {"eval.data", "eval.documents"}
+"""Which documents the comparison of tables left to the evaluation."""
 
 
 @contextlib.contextmanager
@@ -40,8 +44,9 @@ def claimed(config: ExtendConfig, run_dir: Path) -> Iterator[None]:
 
 def claim(config: ExtendConfig, run_dir: Path) -> None:
     """Make `run_dir` the folder of this config, or recognise it as such; knobs that change no
-    weight may differ, those of the evaluation until something is trained, and the folder's config
-    then follows. Raises as `check_claim` does.
+    weight may differ, those of the evaluation until something is trained (after a comparison of
+    tables not so that it reads what they were compared on), and the folder's config then follows.
+    Raises as `check_claim` does.
     """
     if check_claim(config, run_dir):
         return
@@ -65,6 +70,8 @@ def check_claim(config: ExtendConfig, run_dir: Path) -> bool:
         different = differing_keys(kept, values)
         if not _is_past_packing(run_dir):
             free |= {key for key in different if key.startswith("eval.")}
+            if (run_dir / CHOICE).exists() and not config.eval.data:
+                free -= SPARED
         if set(different) - free:
             different = sorted(set(different) - free)
             raise InvalidInput(

@@ -69,6 +69,32 @@ def test_the_evaluation_may_change_until_something_is_trained(there, tmp_path):
             claim(changed, tmp_path)
 
 
+OF_TEXTS = {"data": ["own.jsonl"], "documents": 2}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "different"),
+    [
+        ({}, OF_TEXTS, None),
+        ({}, {"tasks": ["nll"]}, None),
+        ({}, {"documents": 60}, r"eval\.documents"),
+        (OF_TEXTS, {"documents": 2}, r"eval\.data"),
+    ],
+)
+def test_what_tables_were_compared_on_does_not_become_what_is_evaluated(
+    before, after, different, tmp_path
+):
+    """Of packed windows the comparison reads held-out documents that the evaluation leaves."""
+    claim(build({"target_length": 512, "eval": before}), tmp_path)
+    changed = build({"target_length": 512, "eval": after})
+    (tmp_path / "rope_choice.json").touch()
+    if different is None:
+        claim(changed, tmp_path)
+        return
+    with pytest.raises(InvalidInput, match=rf"different: {different}$"):
+        claim(changed, tmp_path)
+
+
 def test_a_run_goes_on_with_another_budget_for_its_comparison(tmp_path):
     claim(build({"target_length": 512, "rope": {"minutes": 3}}), tmp_path)
     claim(build({"target_length": 512, "rope": {"minutes": 9}}), tmp_path)
