@@ -82,11 +82,13 @@ def _field(reader: Any, name: str) -> Any:
 
 
 def _convert(gguf_file: Path, out: Path, dtype: str) -> None:
+    from giraffe_cli.train.memory_errors import is_out_of_memory
+
     try:
         model, tokenizer, missing = _unpacked(gguf_file, dtype)
-    except MemoryError:
-        raise
     except Exception as error:  # whatever the library makes of a header that changed
+        if is_out_of_memory(error):
+            raise
         reason = " ".join(str(error).split())[:300]
         raise InvalidInput(
             f"{gguf_file} cannot be unpacked: {type(error).__name__}: {reason}", "download it again"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -78,6 +79,24 @@ def test_head_is_the_rotary_shape_for_a_target(tiny_llama, tmp_path):
 def test_num_parameters_is_transformers_count(tiny_llama, tmp_path):
     model = load_model(tiny_llama, dtype=torch_dtype("float32"))
     assert inspect(str(tiny_llama), tmp_path).num_parameters == model.num_parameters()
+
+
+FULL = "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory"
+
+
+@pytest.mark.parametrize(
+    ("told", "kind"), [(FULL, RuntimeError), ("CUDA error: out of memory", RuntimeError),
+                       ("size mismatch", InvalidInput)],
+)  # fmt: skip
+def test_a_memory_that_is_full_is_no_fault_of_the_files(tiny_llama, monkeypatch, told, kind):
+    from transformers import LlamaForCausalLM
+
+    def fail(*_, **__):
+        raise RuntimeError(told)
+
+    monkeypatch.setattr(LlamaForCausalLM, "from_pretrained", fail)
+    with pytest.raises(kind, match=re.escape(told)):
+        load_model(tiny_llama, dtype=torch_dtype("float32"))
 
 
 def test_digest_follows_the_weights_and_nothing_else(folder, tmp_path):

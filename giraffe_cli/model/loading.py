@@ -93,14 +93,14 @@ def _told_of(path: Path) -> Iterator[None]:
     Raises:
         InvalidInput: anything but a full memory or a failing disk.
     """
-    import torch
+    from giraffe_cli.train.memory_errors import is_out_of_memory
 
     try:
         yield
-    except (GiraffeError, MemoryError, torch.OutOfMemoryError):
+    except GiraffeError:
         raise
     except Exception as error:
-        if isinstance(error, OSError) and error.errno:
+        if is_out_of_memory(error) or isinstance(error, OSError) and error.errno:
             raise
         reason = " ".join(str(error).split())[:300]
         raise InvalidInput(
