@@ -309,9 +309,9 @@ def test_what_short_context_is_taken_from_must_lie_within_the_native_window(eval
     _, subjects, _ = evaluated
     delta, kl, compared = "short_context.delta_nll<1", "short_context.kl_mean<1", {"compared": True}
     assert refusal(delta, [losses(8, 16)], subjects) is None
-    assert "given by short or nll within the native window of 8" in refusal(
-        delta, [losses(16, 32)], subjects
-    )
+    told = refusal(delta, [losses(16, 32)], subjects)
+    assert "given by short or nll within the native window of 8" in told
+    assert told.endswith("(add short to --tasks, and 8 to --lengths)")
     # at another length than the native one nll scores other tokens than it does there
     assert "given by short or nll" in refusal(delta, [losses(4, 16)], subjects)
     assert refusal(delta, [batch("short", ShortTask(), [4], **compared)], subjects) is None

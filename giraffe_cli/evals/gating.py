@@ -153,7 +153,7 @@ def _check_short(key: str, claim: Claim, coming: Coming) -> None:
         raise InvalidInput(
             f"gate `{claim.text}`: short_context.{key} is given by {' or '.join(tasks)} within "
             f"the native window of {format_length(native)}, and none is evaluated there",
-            f"add {tasks[-1]} to --tasks, and {native} to --lengths",
+            f"add {tasks[0]} to --tasks, and {native} to --lengths",
         )
 
 
