@@ -112,6 +112,12 @@ def stages(preset: Path) -> int:
     return len(build(read_yaml(preset)).stage_configs())
 
 
+def small_knobs(preset: Path) -> str:
+    """Of the tasks that need more room than a window of 128 has."""
+    tasks = yaml.safe_load(preset.read_text()).get("eval", {}).get("tasks", [])
+    return "{short: {targets: 16}}" if "short" in tasks else "{}"
+
+
 def shrunk(preset: Path, tiny_llama: Path, corpus: Path, out: Path) -> list[object]:
     """The preset's command with model, data and lengths of a size a test can afford."""
     return [
@@ -119,7 +125,7 @@ def shrunk(preset: Path, tiny_llama: Path, corpus: Path, out: Path) -> list[obje
         *(("--stages", "256,512") if stages(preset) > 1 else ("--target-len", "512")),
         *("--window", "128", "--steps", "1"),
         *("--set", "train.windows_per_step=1", "--set", "eval.lengths=[128,512]"),
-        *("--set", "eval.knobs={}", "--set", "eval.documents=2"),
+        *("--set", f"eval.knobs={small_knobs(preset)}", "--set", "eval.documents=2"),
     ]
 
 
