@@ -27,19 +27,35 @@ SPARED = {"eval.data", "eval.documents"}
 @contextlib.contextmanager
 def claimed(config: ExtendConfig, run_dir: Path) -> Iterator[None]:
     """`run_dir` as the folder of this config; when input is refused before any stage has finished,
-    a folder that was made here is removed again, so that mended input meets no leftover.
+    what was made here is removed again, so that mended input meets no leftover. What else lies in
+    the folder stays.
 
     Raises:
         InvalidInput: it holds a run of another config; the differing keys are named.
     """
-    is_new = not (run_dir / "run.yaml").exists()
+    there = {path.name for path in run_dir.iterdir()} if run_dir.is_dir() else None
+    is_new = "run.yaml" not in (there or ())
     claim(config, run_dir)
     try:
         yield
     except (InvalidInput, UsageError):
         if is_new and not any(run_dir.rglob(MANIFEST)):
-            shutil.rmtree(run_dir)
+            _remove_what_is_new(run_dir, there)
         raise
+
+
+def _remove_what_is_new(folder: Path, there: set[str] | None) -> None:
+    """All of `folder` but what was `there` before; the folder too if it was not (None)."""
+    if there is None:
+        shutil.rmtree(folder)
+        return
+    for path in folder.iterdir():
+        if path.name in there:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def claim(config: ExtendConfig, run_dir: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from conftest import build_tiny_llama
 from train_runs import Hooked, build_material, run
 
-from giraffe_cli.claim import claim
+from giraffe_cli.claim import claim, claimed
 from giraffe_cli.config.building import build
 from giraffe_cli.config.files import read_yaml
 from giraffe_cli.config.train import TrainConfig, knobs_without_effect
@@ -16,6 +16,7 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.store import make_stores
 from giraffe_cli.rope.scheme import make_positions
+from giraffe_cli.rundir import finish_stage, make_folder
 from giraffe_cli.train.data import WindowStream
 from giraffe_cli.train.held_out import held_out_windows
 from giraffe_cli.train.job import TrainJob
@@ -95,6 +96,35 @@ def test_what_tables_were_compared_on_does_not_become_what_is_evaluated(
         claim(changed, tmp_path)
 
 
+def refused_in(folder, is_packed):
+    """A run whose input is refused in packing, or once it has packed."""
+    with claimed(config_of(), folder):
+        (make_folder(folder / "packed") / "half.parquet").touch()
+        if is_packed:
+            finish_stage(folder / "packed", {})
+        raise InvalidInput("docs.jsonl:1 is cut off")
+
+
+@pytest.mark.parametrize("there", [None, [], ["docs.jsonl", "novel/one.txt"]])
+def test_refused_input_takes_with_it_what_the_run_made_and_nothing_else(tmp_path, there):
+    """`--out .` beside one's own files."""
+    for name in there or []:
+        (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "out" / name).write_text("mine")
+    if there is not None:
+        (tmp_path / "out").mkdir(exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(InvalidInput, match="cut off"):
+        refused_in(tmp_path / "out", is_packed=False)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_what_has_been_packed_stays_when_later_input_is_refused(tmp_path):
+    with pytest.raises(InvalidInput, match="cut off"):
+        refused_in(tmp_path / "out", is_packed=True)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"run.yaml", "packed"}
+
+
 def test_a_run_goes_on_with_another_budget_for_its_comparison(tmp_path):
     claim(build({"target_length": 512, "rope": {"minutes": 3}}), tmp_path)
     claim(build({"target_length": 512, "rope": {"minutes": 9}}), tmp_path)
@@ -142,6 +172,12 @@ def test_levers_by_which_masks_are_drawn_are_part_of_what_is_resumed(material, d
     for levers in ({"mlp_tile": 7}, {"projection_tile": 7}, {"whole_layers": 1}):
         assert (identity(**levers) == first) == (dropout == 0)
     assert identity(head_groups=2, fused=True, offload="disk") == first
+
+
+def test_no_two_windows_draw_the_same_dropout_masks(material):
+    rows = open_packed(material.packed)
+    stream = WindowStream(rows, make_positions("plain"), 64, 512, 7, 2)
+    assert len({stream.build(number).dropout_seed for number in range(200)}) == 200
 
 
 def test_every_free_knob_exists():
