@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import socket
 
 import pytest
 
+from giraffe_cli import lock as lock_module
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.lock import held, held_beside
 from giraffe_cli.rundir import LOCK, finish_stage
@@ -74,3 +77,44 @@ def test_the_lock_is_no_part_of_a_stage(tmp_path):
     with held(tmp_path):
         (tmp_path / "a").write_text("a")
         assert [*finish_stage(tmp_path, {})["files"]] == ["a"]
+
+
+@pytest.mark.parametrize("said", ["", "[]", '{"pid": 1}', '{"pid": "x", "host": "y"}'])
+def test_a_holder_that_has_not_said_who_it_is_keeps_others_out_all_the_same(tmp_path, said):
+    with open(tmp_path / LOCK, "w") as handle:
+        handle.write(said)
+        handle.flush()
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        with (
+            pytest.raises(GiraffeError, match="which has not said which one") as told,
+            held(tmp_path),
+        ):
+            pass
+    assert "wait for it to end" in told.value.hint
+
+
+def test_a_lock_whose_file_went_while_it_was_taken_is_taken_again(tmp_path, monkeypatch):
+    """Its holder let go in between: a file without a name would keep nobody out."""
+    opened = []
+
+    def slow(path):
+        descriptor = real(path)
+        if not opened:
+            path.unlink()
+        opened.append(descriptor)
+        return descriptor
+
+    real = lock_module._open
+    monkeypatch.setattr(lock_module, "_open", slow)
+    with held(tmp_path):
+        assert len(opened) == 2
+        assert in_a_child(lambda: hold(held, tmp_path)) == 9
+
+
+def test_a_file_system_that_cannot_lock_is_named_and_is_no_other_giraffe(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(lock_module.fcntl, "flock", refuse)
+    with pytest.raises(GiraffeError, match=r"cannot lock .*: No locks available"), held(tmp_path):
+        pass

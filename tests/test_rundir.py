@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -143,6 +144,30 @@ def test_commit_renames_what_a_writer_left_beside(tmp_path):
     temporary.write_bytes(b"weights")
     commit_file(temporary, final)
     assert contents(tmp_path) == {"a.safetensors": b"weights"}
+
+
+@pytest.mark.parametrize("by", ["atomic_open", "commit_file"])
+def test_bytes_are_durable_before_their_name_and_the_name_before_it_counts(
+    tmp_path, monkeypatch, by
+):
+    """A power cut then leaves the old content or the new, and a manifest names no lost file."""
+    done, final = [], tmp_path / "a"
+
+    def noted(call, word):
+        return lambda *given: (done.append(word(given[0])), call(*given))[1]
+
+    def kind(descriptor):
+        return "folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "bytes"
+
+    monkeypatch.setattr(rundir.os, "fsync", noted(os.fsync, kind))
+    monkeypatch.setattr(rundir.os, "replace", noted(os.replace, lambda _: "name"))
+    if by == "atomic_open":
+        with atomic_open(final) as handle:
+            handle.write(b"new")
+    else:
+        temporary_path(final).write_bytes(b"new")
+        commit_file(temporary_path(final), final)
+    assert done == ["bytes", "name", "folder"]
 
 
 @pytest.mark.parametrize("content", [b"{", b"\xff\xfe", b""])

@@ -41,6 +41,12 @@ def test_wsd_decays_over_as_many_steps_as_it_is_told():
     assert found == pytest.approx([1.0, 1.0, 0.25, 0.0])
 
 
+def test_wsd_of_fewer_than_five_steps_is_at_the_peak_until_after_the_last():
+    """A fifth of four steps is none; it decays over one."""
+    found = rates((0, 2, 3, 4), steps=4, warmup_steps=0, schedule="wsd")
+    assert found == pytest.approx([1.0, 1.0, 1.0, 0.0])
+
+
 @pytest.mark.parametrize(
     ("settings", "warned"),
     [
