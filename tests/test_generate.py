@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from conftest import prose
 from evaluated import build_other_llama
+from tokenizers.processors import TemplateProcessing
 
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.inference.caches import CacheChoice
@@ -17,7 +20,7 @@ from giraffe_cli.inference.prompts import (
     prompts,
 )
 from giraffe_cli.inference.sampling import Sampling
-from giraffe_cli.inference.session import Answering, Session
+from giraffe_cli.inference.session import Answering, Session, _end_tokens
 from giraffe_cli.inference.text import AnswerText
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.loading import load_model, load_tokenizer
@@ -103,6 +106,20 @@ class TestTokens:
         assert third not in found.token_ids
         assert len(found.token_ids) == by_transformers(stock, IDS, 3).index(third)
 
+    @pytest.mark.parametrize(
+        ("generation", "config", "ends"),
+        [([5, 7], 5, {5, 7}), (7, 5, {7}), (None, 5, {5}), (None, [5, 7], {5, 7})],
+    )
+    def test_what_ends_a_text_is_the_generation_configs_else_the_models(
+        self, generation, config, ends
+    ):
+        """Llama 3's chat models name two ids there, of which config.json may have the first."""
+        model = SimpleNamespace(
+            generation_config=SimpleNamespace(eos_token_id=generation),
+            config=SimpleNamespace(eos_token_id=config),
+        )
+        assert _end_tokens(model) == ends
+
     @pytest.mark.parametrize("name", ["bfloat16", "int8"])
     def test_a_smaller_cache_begins_with_the_same_token(self, session, stock, name):
         found = answer(session(dtype=name), IDS, max_new_tokens=1)
@@ -176,6 +193,23 @@ class TestPrompts:
             caught.value.hint == "giraffe extend --model m --target-len 1k, or --max-new-tokens 8"
         )
 
+    def test_where_a_prompt_fills_the_window_no_answer_is_proposed(self):
+        with pytest.raises(InvalidInput) as caught:
+            check_window([Prompt([0] * 128)], 1, 128, "m")
+        assert caught.value.hint == "giraffe extend --model m --target-len 1k"
+
+    def test_what_a_tokenizer_puts_behind_a_text_is_no_part_of_a_prompt(self, folder):
+        """An end of text would have the model begin another one."""
+        ends = load_tokenizer(folder)
+        begin, end = ends.bos_token, ends.eos_token
+        ids = [(token, ends.convert_tokens_to_ids(token)) for token in (begin, end)]
+        ends.backend_tokenizer.post_processor = TemplateProcessing(
+            f"{begin} $A {end} {end}", None, ids
+        )
+        plain = ends.backend_tokenizer.encode("the sky", add_special_tokens=False).ids
+        assert [p.token_ids for p in prompts(ends, "the sky")] == [[ids[0][1], *plain]]
+        assert [p.token_ids for p in prompts(ends, "")] == [[ids[0][1]]]
+
     @pytest.mark.parametrize(
         ("tokens", "length"), [(5, 1024), (1025, 2048), (16384, 16384), (70000, 131072)]
     )
@@ -229,6 +263,8 @@ class TestText:
         ({"top_k": 5, "seed": 3}, "--top-k, --seed without effect"),
         ({"temperature": -1.0}, "--temperature -1"),
         ({"temperature": 1.0, "top_p": 0.0}, "--top-p 0"),
+        ({"temperature": 1.0, "top_p": 1.5}, "--top-p 1.5"),
+        ({"temperature": 1.0, "top_k": -1}, "--top-k -1"),
     ],
 )
 def test_sampling_refuses_what_means_nothing(knobs, said):
