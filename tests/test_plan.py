@@ -233,6 +233,23 @@ def test_a_layer_and_a_loss_by_hand():
     assert compiled["loss"] == narrow
 
 
+def test_what_a_whole_layer_keeps_by_hand():
+    """Norms' inputs and outputs, q, k, v and the output, gate, up, silu, product. Compiled, norms
+    keep nothing in float32, and silu(gate) is computed again."""
+    s, d, f = 1024, 576, 1536
+    attention = 2 * 576 + 2 * 192
+
+    def kept(kind, dtype, is_fused):
+        levers = Levers(checkpointing="none", mlp_tile=0, loss_chunk=64, fused=is_fused)
+        return of(levers=levers, window="1k", kind=kind, shape=SMOLLM2, dtype=dtype)["kept"]
+
+    for is_fused in (False, True):
+        assert kept("cpu", "float32", is_fused) == 30 * s * 4 * (4 * d + attention + 4 * f)
+    narrow = 30 * s * (2 * (2 * d + attention + 4 * f) + 2 * 4 * d)
+    assert kept("cuda", "bfloat16", False) == kept("cpu", "bfloat16", True) == narrow
+    assert kept("cuda", "bfloat16", True) == 30 * s * 2 * (4 * d + attention + 3 * f)
+
+
 def test_holes_of_glibcs_heap_by_hand():
     """Over 1,024 tokens every tensor is below 32 MB: the heap is 1.75 times the layer. Over 65,536
     all but 64 tokens' logits are mapped: they alone leave a heap, 1.75 times their size."""

@@ -258,6 +258,36 @@ def test_levers_of_an_earlier_call_are_kept_while_the_config_allows_them():
     assert estimate(SMOLLM2, other, LAPTOP, UNIT, small)["levers"]["loss_chunk"] == 64
 
 
+@pytest.mark.parametrize(
+    ("asked", "kept", "other"),
+    [
+        ({"checkpointing": "full"}, {"checkpointing": "full"}, {"checkpointing": "attention"}),
+        ({"offload": "disk"}, {"offload": "disk"}, {"offload": "none"}),
+        ({"mlp_tile": 512}, {"mlp_tile": 512}, {"mlp_tile": 0}),
+        ({"mlp_tile": "none"}, {"mlp_tile": 0}, {"mlp_tile": 512}),
+        ({"projection_tile": 512}, {"projection_tile": 512}, {"projection_tile": 0}),
+        ({"projection_tile": 8, "head_groups": 3}, {"head_groups": 3}, {"head_groups": 1}),
+        ({"loss_chunk": 64}, {"loss_chunk": 64}, {"loss_chunk": 128}),
+        ({"whole_layers": 0}, {"whole_layers": 0}, {"whole_layers": 3}),
+        ({"whole_layers": 40}, {"whole_layers": 30}, {"whole_layers": 40}),
+        ({"offload_layers": 3}, {"offload_layers": 3}, {"offload_layers": 0}),
+        ({"attention_layers": 3}, {"attention_layers": 3}, {"attention_layers": 0}),
+        ({"fused_layers": "on"}, {"fused": True}, {"fused": False}),
+        ({"fused_layers": "off"}, {"fused": False}, {"fused": True}),
+        ({"shard_base": "full"}, {"shard_base": True}, {"shard_base": False}),
+        ({"shard_base": "none"}, {"shard_base": False}, {"shard_base": True}),
+    ],
+)
+def test_of_30_layers_a_setting_is_allowed_that_has_what_is_asked_for(asked, kept, other):
+    begun = dataclasses.replace(Levers(), projection_tile=asked.get("projection_tile", 0))
+    both = [dataclasses.replace(begun, **levers) for levers in (kept, other)]
+    assert [allows(TrainConfig.model_validate(asked), levers, 30) for levers in both] == [
+        True,
+        False,
+    ]
+    assert all(allows(TrainConfig(), levers, 30) for levers in both)
+
+
 # ── whatever is asked for ────────────────────────────────────────────────────────────────────────
 
 

@@ -395,3 +395,5 @@ def test_a_gpu_that_is_shared_is_planned_in_parts():
     alone = TrainConfig(windows_per_step=4, processes=2)
     whole = bytes_per_process(machine, alone)
     assert bytes_per_process(machine, TrainConfig(**settings, share_devices=True)) == whole // 2
+    three = TrainConfig(windows_per_step=3, processes=3, share_devices=True)
+    assert bytes_per_process(machine, three) == whole // 2, "one of the two GPUs has two"
