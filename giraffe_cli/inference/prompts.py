@@ -91,7 +91,7 @@ def _bare(tokenizer: Any) -> Callable[[str], list[int]]:
     def encode(text: str) -> list[int]:
         encoded = fast.encode(text)
         ids, marks = list(encoded.ids), list(encoded.special_tokens_mask)
-        while ids and marks[-1] and len(ids) > 1:
+        while len(ids) > 1 and marks[-1]:
             ids.pop()
             marks.pop()
         return ids

@@ -161,12 +161,12 @@ class Session:
         )
 
     def _next(self, state: torch.Tensor, choose: Choose | None) -> int:
-        """The token after a state; `choose` draws it, None takes the most probable one."""
+        """The token after a state `[1, d]`; `choose` draws it, None takes the most probable one."""
         weight = self.model.lm_head.weight
         if choose is None:
-            token = most_probable(state[-1:], weight)
+            token = most_probable(state, weight)
         else:
-            logits = wide_logits(state[-1:], weight)[0]
+            logits = wide_logits(state, weight)[0]
             token = choose(logits) if bool(logits.isfinite().all()) else -1
         if token < 0:
             raise GiraffeError(

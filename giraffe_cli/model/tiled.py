@@ -124,7 +124,7 @@ class TiledLayer:
         """Of the MLP's, or so many, tokens."""
         length = hidden.shape[1]
         step = (self.levers.mlp_tile if tokens is None else tokens) or length
-        return (slice(start, min(start + step, length)) for start in range(0, length, step))
+        return (slice(start, start + step) for start in range(0, length, step))
 
     def _trains_projections(self) -> bool:
         """Whether a weight before attention is trained."""

@@ -38,7 +38,7 @@ def _after_warm_up(step: int, config: TrainConfig) -> float:
     if config.schedule == "wsd":
         return min(1.0, (config.steps - step) / decay_steps(config))
     if config.schedule == "cosine" and step >= config.warmup_steps:
-        progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
+        progress = (step - config.warmup_steps) / (config.steps - config.warmup_steps)
         wave = 0.5 * (1 + math.cos(math.pi * progress))
         return COSINE_FLOOR + (1 - COSINE_FLOOR) * wave
     return 1.0
