@@ -24,6 +24,14 @@ SPARED = {"eval.data", "eval.documents"}
 """Which documents the comparison of tables left to the evaluation."""
 
 
+WRITTEN = (
+    *("adapter", "checkpoints", "control", "eval", "model", "stages", "workers"),
+    *("metrics.jsonl", "plan.json", "report.html", "report.json", "rope.json", "timings.json"),
+    *("training.json", "weights.safetensors"),
+)
+"""What a run writes into its folder by these names; `packed/` looks after itself."""
+
+
 @contextlib.contextmanager
 def claimed(config: ExtendConfig, run_dir: Path) -> Iterator[None]:
     """`run_dir` as the folder of this config; when input is refused before any stage has finished,
@@ -74,8 +82,8 @@ def check_claim(config: ExtendConfig, run_dir: Path) -> bool:
     """Whether `run_dir` is the folder of this very config; nothing is written.
 
     Raises:
-        InvalidInput: it holds a run of another config, whose differing keys are named; or as
-            `check_folder`.
+        InvalidInput: it holds a run of another config, whose differing keys are named, or no run
+            and something that one would write over; or as `check_folder`.
     """
     path, values = run_dir / "run.yaml", config.model_dump(mode="json")
     if path.exists():
@@ -96,8 +104,21 @@ def check_claim(config: ExtendConfig, run_dir: Path) -> bool:
             )
         if not different:
             return True
+    else:
+        _refuse_what_is_not_a_runs(run_dir)
     check_folder(run_dir)
     return False
+
+
+def _refuse_what_is_not_a_runs(run_dir: Path) -> None:
+    """A folder without `run.yaml` has nothing that a run would write over, such as an adapter."""
+    named = [run_dir / name for name in WRITTEN]
+    found = [p.name for p in named if p.is_file() or p.is_dir() and any(p.iterdir())]
+    if found:
+        raise InvalidInput(
+            f"{run_dir} holds no run, and has {', '.join(found)}, which a run would write over",
+            "choose another --out",
+        )
 
 
 def check_folder(run_dir: Path) -> None:

@@ -180,6 +180,21 @@ def test_no_two_windows_draw_the_same_dropout_masks(material):
     assert len({stream.build(number).dropout_seed for number in range(200)}) == 200
 
 
+@pytest.mark.parametrize("mine", ["adapter/adapter_model.safetensors", "model/x", "report.html"])
+def test_a_folder_with_files_of_others_is_no_folder_for_a_run(mine, tmp_path):
+    """An `--out .` beside an adapter of one's own: it was written over, and a model of one's own
+    refused after training."""
+    (tmp_path / mine).parent.mkdir(exist_ok=True)
+    (tmp_path / mine).write_text("mine")
+    (tmp_path / "notes.txt").write_text("mine, and in nobody's way")
+    with pytest.raises(InvalidInput, match=f"no run, and has {mine.split('/')[0]}, which a run"):
+        claim(config_of(), tmp_path)
+    assert not (tmp_path / "run.yaml").exists()
+    (tmp_path / mine).unlink()
+    claim(config_of(), tmp_path)
+    claim(config_of(), tmp_path)
+
+
 def test_every_free_knob_exists():
     assert knobs_without_effect(TrainConfig()) < set(TrainConfig.model_fields)
 
