@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import torch
 
-from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit
+from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit, first_line
 
 CPU_ALLOCATOR = "can't allocate memory"
 """c10/core/impl/alloc_cpu.cpp: `DefaultCPUAllocator: can't allocate memory: you tried to ...`."""
@@ -40,11 +40,10 @@ def memory_errors_told(step: int, is_first: bool) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        told = str(error).strip().splitlines()
         kind = FirstStepDoesNotFit if is_first else DoesNotFit
         stands = f"; the checkpoint before step {step + 1} stands" if step else ""
         raise kind(
-            f"memory ran out in step {step + 1}: {told[0] if told else 'MemoryError'}{stands}",
+            f"memory ran out in step {step + 1}: {first_line(error)}{stands}",
             SMALLER,
         ) from None
 
@@ -59,8 +58,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def outside_of_a_step(error: BaseException) -> DoesNotFit:
     """A memory that ran out while something was opened or read, such as a card that others use."""
-    told = str(error).strip().splitlines()
     return DoesNotFit(
-        f"memory ran out: {told[0] if told else 'MemoryError'}",
+        f"memory ran out: {first_line(error)}",
         "give it more memory, or see whether other programs hold it (`nvidia-smi` names a card's)",
     )
