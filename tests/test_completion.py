@@ -56,7 +56,7 @@ def test_tasks_one_after_another(offered):
 
 def test_named_machines_and_shapes(offered):
     assert set(offered("giraffe plan --device ")) == set(DEVICES)
-    assert offered("giraffe plan --shape smol") == ["smollm2-135m"]
+    assert offered("giraffe plan --shape smollm2-13") == ["smollm2-135m"]
     assert "h100" in offered("giraffe init --device h")
 
 
