@@ -22,12 +22,10 @@ from giraffe_cli.tune.choice import CHOICE
 
 SPARED = {"eval.data", "eval.documents"}
 """Which documents the comparison of tables left to the evaluation."""
-
-
 WRITTEN = (
-    *("adapter", "checkpoints", "control", "eval", "model", "stages", "workers"),
-    *("metrics.jsonl", "plan.json", "report.html", "report.json", "rope.json", "timings.json"),
-    *("training.json", "weights.safetensors"),
+    *("adapter", "checkpoints", "control", "eval", "model", "stages", "tune", "workers"),
+    *("levers.json", "metrics.jsonl", "plan.json", "report.html", "report.json", "rope.json"),
+    *(CHOICE, "timings.json", "training.json", "verify.json", "weights.safetensors"),
 )
 """What a run writes into its folder by these names; `packed/` looks after itself."""
 

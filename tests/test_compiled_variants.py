@@ -150,6 +150,16 @@ def test_what_a_gpu_lacks_for_compiled_passes_is_found_before_the_first_step(
     assert pointwise.why_not_compiled.__wrapped__(torch.device("cpu")) == found
 
 
+def test_a_card_that_is_full_is_no_reason_to_compile_nothing(monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(pointwise, "has_triton", lambda: True)
+    monkeypatch.setattr(pointwise, "_compiled", lambda function: full)
+    with pytest.raises(torch.OutOfMemoryError):
+        pointwise.why_not_compiled.__wrapped__(torch.device("cpu"))
+
+
 def test_a_gpu_without_compiled_passes_is_told_of(monkeypatch):
     monkeypatch.setattr(opening, "why_not_compiled", lambda device: "Failed to find C compiler.")
     reporter = SilentReporter()

@@ -66,6 +66,8 @@ def why_not_compiled(device: torch.device) -> str | None:
         with torch.inference_mode(False), torch.enable_grad():
             gate, up = torch.ones(2, 1, 4, 8, device=device, requires_grad=True)
             _compiled(swiglu)(gate, up).sum().backward()
+    except torch.OutOfMemoryError:  # of others, or for now: no reason to compile nothing
+        raise
     except Exception as error:  # of dynamo, Inductor, Triton, the C compiler, or the file system
         return first_line(error)
     return None
