@@ -82,7 +82,7 @@ def _field(reader: Any, name: str) -> Any:
 
 
 def _convert(gguf_file: Path, out: Path, dtype: str) -> None:
-    from giraffe_cli.train.memory_errors import is_out_of_memory
+    from giraffe_cli.model.out_of_memory import is_out_of_memory
 
     try:
         model, tokenizer, missing = _unpacked(gguf_file, dtype)

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -26,8 +27,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import gpu_cells
+import gpu_ceilings
 import gpu_figures
+import gpu_paths
 from gpu_cells import Cell, Process
 
 KEPT = "checkpointing=attention"
@@ -103,7 +105,7 @@ def main() -> int:
     """Measure what fits into the budget, print a table, write the JSON; 1 when a goal is missed."""
     options = _options()
     if options.worker:
-        gpu_cells.answer(options.worker, options.device)
+        _answer(options.worker, options.device)
         return 0
     if options.report:
         print(_report([json.loads(file.read_text(encoding="utf-8")) for file in options.report]))
@@ -113,6 +115,9 @@ def main() -> int:
         for cell in cells:
             print(f"{gpu_figures.expected_seconds(cell, None):6.0f} s  {cell.name}")
         return 0
+    if options.device == "cuda" and not _has_gpu():
+        print("no CUDA device here: run it where there is one, or `--device cpu --plan tiny`")
+        return 2
     result = measure_all(options, cells)
     print(gpu_figures.table(result["cells"]))
     print(gpu_figures.ceiling_lines(result["ceilings"]))
@@ -122,6 +127,23 @@ def main() -> int:
         print(line)
     print(f"skipped: {', '.join(result['skipped']) or 'none'}; {result['seconds']:.0f} s in all")
     return 0 if all(goal["ok"] for goal in result["goals"].values()) else 1
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _answer(path: str, device: str) -> None:
+    """The body of a cell's process: import, read the cell, print its figures as the last line."""
+    gpu_paths.import_all(path)
+    cell = Cell.named(json.loads(sys.stdin.readline())["cell"])
+    measure = gpu_ceilings.measure if path == "ceilings" else gpu_paths.measure
+    found = measure(cell, device)
+    print("\n" + json.dumps(found), flush=True)
+    sys.stderr.flush()
+    os._exit(0)  # the device's memory is free at once, not after all objects of a trainer
 
 
 def _report(results: list[dict[str, Any]]) -> str:

@@ -157,17 +157,3 @@ class Process:
 def _read(file: Any) -> str:
     file.seek(0)
     return str(file.read())
-
-
-def answer(path: str, device: str) -> None:
-    """The body of such a process: import, read a cell, print its figures as the last line."""
-    import gpu_ceilings
-    import gpu_paths
-
-    gpu_paths.import_all(path)
-    cell = Cell.named(json.loads(sys.stdin.readline())["cell"])
-    measure = gpu_ceilings.measure if path == "ceilings" else gpu_paths.measure
-    found = measure(cell, device)
-    print("\n" + json.dumps(found), flush=True)
-    sys.stderr.flush()
-    os._exit(0)  # the device's memory is free at once, not after all objects of a trainer

@@ -20,6 +20,15 @@ TINY_WINDOW = 128
 WORDS = "the grass is green and sky blue sun yellow we go there back again a giraffe eats".split()
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """A test marked `gpu` is skipped where there is none, however it was asked for."""
+    if item.get_closest_marker("gpu"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
 def prose(index: int, sentences: int) -> str:
     """Deterministic text: document `index`, about seven tokens a sentence."""
     lines = []

@@ -128,6 +128,7 @@ def test_what_does_not_fit_is_skipped_and_what_breaks_is_a_result(bench, monkeyp
             pass
 
     monkeypatch.setattr(bench, "Process", Stub)
+    monkeypatch.setattr(bench, "_has_gpu", lambda: True)
     names = ["ceilings", "8b/128k/one/ours", "8b/8k/one/ours", "8b/8k/one/trl"]
     out = tmp_path / "gpu.json"
     monkeypatch.setattr(
@@ -138,6 +139,13 @@ def test_what_does_not_fit_is_skipped_and_what_breaks_is_a_result(bench, monkeyp
     assert asked == ["ceilings", "8b/8k/one/ours", "8b/8k/one/trl"]
     assert result["skipped"] == ["8b/128k/one/ours"]
     assert [one["outcome"] for one in result["cells"]] == ["oom", "oom"]
+
+
+def test_without_a_gpu_it_says_so_before_anything_is_measured(bench, monkeypatch, capsys):
+    monkeypatch.setattr(bench, "_has_gpu", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["bench_gpu.py", "--plan", "quick"])
+    assert bench.main() == 2
+    assert "no CUDA device here" in capsys.readouterr().out
 
 
 # names of transformers 5.17, which 5.23 renamed

@@ -14,7 +14,6 @@ from giraffe_cli.errors import Interrupted
 from giraffe_cli.train.determinism import repeatable
 
 LONG = {"steps": 60, "checkpoint_every": 10, "windows_per_step": 4, "lora": {"rank": 2}}
-needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +60,6 @@ def stopped_and_resumed(material, folder, **settings):
 
 
 @pytest.mark.gpu
-@needs_gpu
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_resumed_run_ends_in_the_same_bytes_on_a_gpu(material, tmp_path, dtype):
     settings = {"dtype": dtype, "deterministic": True}
@@ -72,7 +70,6 @@ def test_a_resumed_run_ends_in_the_same_bytes_on_a_gpu(material, tmp_path, dtype
 
 
 @pytest.mark.gpu
-@needs_gpu
 def test_without_it_a_resumed_run_ends_within_a_tolerance(material, tmp_path):
     """Sums in another order, carried on over 60 steps in bfloat16: 1e-2 nats."""
     run(material, tmp_path / "whole", dtype="bfloat16", **LONG)

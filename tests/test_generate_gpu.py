@@ -14,10 +14,7 @@ from giraffe_cli.model.past import lower_right
 from giraffe_cli.model.reading import feed, read_chunks
 from giraffe_cli.model.stored import PIECES
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 TOKENS = 3000
 
 

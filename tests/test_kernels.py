@@ -203,7 +203,6 @@ def test_operators_of_gpus_take_what_they_are_given_and_return_its_shapes(name, 
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize("shape", [AttentionShape(32, 8, 128), AttentionShape(9, 3, 64), SHAPE])
 def test_a_gpu_attends_with_a_checked_kernel(shape, dtype, record_property):

@@ -5,16 +5,12 @@ from __future__ import annotations
 import sys
 
 import pytest
-import torch
 from train_runs import build_material, metrics, run
 
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.train.parallel import visible_gpus
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-3}
 """Nats per target of a step of 128 tokens. A slice has half the rows, for which cuBLAS may choose
 another kernel: in bfloat16 another sum moves an activation by 2^-8 of itself, at random."""

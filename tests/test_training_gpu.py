@@ -19,10 +19,7 @@ from giraffe_cli.model.trainable import make_trainable
 from giraffe_cli.train.setup import trainable_parameters
 from giraffe_cli.train.window_loss import WindowLoss
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
+pytestmark = pytest.mark.gpu
 CUDA, CPU = torch.device("cuda"), torch.device("cpu")
 VOCABULARY, TOKENS = 1024, 1536
 SHAPES = {"d128": (512, 4, 2, 128), "d64": (576, 9, 3, 64)}

@@ -143,7 +143,7 @@ def main() -> None:
         sys.exit(GiraffeError.exit_code)
     except (MemoryError, RuntimeError) as error:
         # here, because it needs torch, which not every command does
-        from giraffe_cli.train.memory_errors import is_out_of_memory, outside_of_a_step
+        from giraffe_cli.model.out_of_memory import is_out_of_memory, outside_of_a_step
 
         if os.environ.get("GIRAFFE_DEBUG") or not is_out_of_memory(error):
             raise

@@ -93,7 +93,7 @@ def _told_of(path: Path) -> Iterator[None]:
     Raises:
         InvalidInput: anything but a full memory or a failing disk.
     """
-    from giraffe_cli.train.memory_errors import is_out_of_memory
+    from giraffe_cli.model.out_of_memory import is_out_of_memory
 
     try:
         yield

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.errors import GiraffeError, Interrupted
+from giraffe_cli.model.out_of_memory import is_out_of_memory, outside_of_a_step
 from giraffe_cli.progress import Reporter, SilentReporter
 from giraffe_cli.rundir import read_json
-from giraffe_cli.train.memory_errors import is_out_of_memory, outside_of_a_step
 from giraffe_cli.train.parallel import EventReporter, tell_error
 
 Work = Callable[[dict[str, Any], Reporter, Path], None]

@@ -21,13 +21,13 @@ from giraffe_cli.corpus.holdout import choose_held_out, is_held_out
 from giraffe_cli.corpus.store import held_out, is_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.samples import Texts
+from giraffe_cli.model.out_of_memory import is_out_of_memory
 from giraffe_cli.plan.estimate import estimate
 from giraffe_cli.plan.machine import this_machine
 from giraffe_cli.plan.trial import pace_of
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import Head
 from giraffe_cli.rundir import make_folder, read_json, write_sealed
-from giraffe_cli.train.memory_errors import is_out_of_memory
 from giraffe_cli.tune.compare import Budget, compare
 from giraffe_cli.tune.evidence import Evidence, gather_evidence
 from giraffe_cli.tune.reading import TableReader
