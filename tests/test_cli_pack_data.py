@@ -7,6 +7,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import subprocess
 import sys
 
@@ -72,6 +73,22 @@ def test_the_next_command_is_one_that_extend_takes(pack, corpus, tiny_llama, tmp
     assert f"{line} '{spaced}' --target-len 256\n" in told
     told = pack(corpus, window="128").stdout
     assert f"{line} {tmp_path / 'packed'} --target-len 256 --window 128\n" in told
+
+
+def test_over_a_scaled_base_the_next_command_says_what_becomes_of_its_scaling(
+    giraffe, corpus, tiny_llama, tmp_path
+):
+    """The tiny Llama of 128 tokens under `linear` by 2 reaches 256."""
+    base = shutil.copytree(tiny_llama, tmp_path / "scaled")
+    config = json.loads((base / "config.json").read_text())
+    config["rope_parameters"] |= {"rope_type": "linear", "factor": 2.0}
+    (base / "config.json").write_text(json.dumps(config))
+    out = tmp_path / "packed"
+    told = giraffe("pack-data", corpus, "--tokenizer", base, "--window", "128", "--out", out).stdout
+    command = f"giraffe extend --model {base} --data {out} --target-len 512 --window 128"
+    command += " --on-existing-rope compose"
+    assert f"next: {command}\n" in told
+    assert giraffe(*command.split()[1:], "--dry-run", "--out", tmp_path / "run").code == 0
 
 
 def test_a_source_without_text_says_why(pack, tmp_path):

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from giraffe_cli.checkpoint_config import read_rope, read_shape
+from giraffe_cli.checkpoint_config import RopeFacts, read_rope, read_shape
 from giraffe_cli.checkpoint_files import read_config
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.units import format_length
@@ -32,20 +32,29 @@ def following_line(tokenizer: str, folder: Path, out: Path, window: int) -> str:
     """The command that trains on the windows in `out`: to their length where that is beyond the
     reach of the model in `folder`, else, as PoSE does, to twice that reach."""
     words = ["giraffe", "extend", "--model", tokenizer, "--data", str(out), "--target-len"]
-    reach = _reach(folder)
+    rope = _rope(folder)
+    reach = _reach(rope) if rope else 0
     if window > reach:
-        return shlex.join([*words, format_length(window)])
-    return shlex.join([*words, format_length(2 * reach), "--window", format_length(window)])
+        words += [format_length(window)]
+    else:
+        words += [format_length(2 * reach), "--window", format_length(window)]
+    if rope and rope.existing:
+        words += ["--on-existing-rope", "replace" if rope.base_table is None else "compose"]
+    return shlex.join(words)
 
 
-def _reach(folder: Path) -> int:
-    """The window of the model beside the tokenizer, in tokens; 0 where none can be told."""
+def _rope(folder: Path) -> RopeFacts | None:
+    """RoPE of the model beside the tokenizer; None where it cannot be told."""
     try:
         config = read_config(folder)
         read_shape(config, folder)
-        rope = read_rope(config, folder)
+        return read_rope(config, folder)
     except InvalidInput:
-        return 0
+        return None
+
+
+def _reach(rope: RopeFacts) -> int:
+    """Tokens of the window that a model has now."""
     return int(rope.existing["target_length"]) if rope.existing else rope.native_length
 
 
