@@ -147,6 +147,12 @@ def check_base(run_dir: Path, checkpoint: Checkpoint) -> None:
         )
 
 
+def dtype_as_begun(run_dir: Path) -> str | None:
+    """What a run that has trained in `run_dir` computes in, on whatever machine it began."""
+    kept = read_kept(run_dir / "plan.json") or {}
+    return kept.get("dtype") if _has_trained(run_dir) else None
+
+
 def _has_trained(run_dir: Path) -> bool:
     checkpoints = run_dir.glob("**/checkpoints/step-*/manifest.json")
     return any(checkpoints) or any(run_dir.glob("**/adapter"))

@@ -15,7 +15,6 @@ from typing import Any
 
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.claim import check_folder, claimed
-from giraffe_cli.config.building import resolve_dtype
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.control import control_stages, describe_control
 from giraffe_cli.corpus.base import Document
@@ -88,6 +87,7 @@ def _extend(
     announce(the_plan, reporter)
     refuse_what_does_not_fit(the_plan)
     with claimed(config, run_dir):
+        config = start.config
         write_sealed(run_dir / "plan.json", the_plan)
         timings = Timings.kept(run_dir / "timings.json")
 
@@ -204,15 +204,13 @@ def scored_documents(
 def evaluate_models(work: Work, models: dict[str, Path], texts: Texts) -> dict[str, Any]:
     """The base and `models`, by name, on the same samples: the content of `results.json`."""
     config, checkpoint, out = work.config, work.checkpoint, work.run_dir / "eval"
-    dtype = resolve_dtype(config.dtype, checkpoint.dtype)
-    longest = {"control": work.native_length}
+    dtype, longest = config.dtype, {"control": work.native_length}
     subjects = [Subject("base", checkpoint.path, checkpoint.digest, dtype)] + [
         Subject(name, path, inspect(str(path), work.run_dir).digest, dtype, longest.get(name))
         for name, path in models.items()
     ]
     if evaluator := work.start.evaluation and work.start.evaluation.evaluator:
-        computed = resolve_dtype(config.dtype, evaluator.dtype)
-        subjects.append(Subject(EVALUATOR, evaluator.path, evaluator.digest, computed))
+        subjects.append(Subject(EVALUATOR, evaluator.path, evaluator.digest, dtype))
     on_this_node = config.train.processes and config.train.processes // config.train.nodes
     own_device_each = None if config.train.share_devices else on_this_node
     processes = config.eval.processes or own_device_each

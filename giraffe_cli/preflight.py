@@ -14,8 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from giraffe_cli.checkpoint import Checkpoint, inspect
-from giraffe_cli.claim import check_base, check_claim
-from giraffe_cli.config.building import resolve_dtype
+from giraffe_cli.claim import check_base, check_claim, dtype_as_begun
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.control import control_stages
@@ -24,6 +23,7 @@ from giraffe_cli.evals.chosen import check_tasks
 from giraffe_cli.evals.harness import check_harness
 from giraffe_cli.evaluating import EvaluationInputs, check_control, foresee, open_inputs
 from giraffe_cli.model.low_bits import check_low_bits
+from giraffe_cli.model.precision import computed_in
 from giraffe_cli.model.targets import check_adapter
 from giraffe_cli.progress import Reporter, SilentReporter
 from giraffe_cli.rundir import read_json
@@ -38,6 +38,8 @@ from giraffe_cli.training import TrainingStage, training_stages
 class Start:
     """What was opened on the way, for a run that may begin."""
 
+    config: ExtendConfig
+    """As given, with the type that is computed in."""
     checkpoint: Checkpoint
     stages: list[TrainingStage] = field(default_factory=list)
     """None where the base reaches the target already, and that is allowed."""
@@ -71,8 +73,10 @@ def preflight(
     problems = Problems()
     checkpoint = problems.note(inspect, config.model, work_dir, config.allow_pickle)
     if checkpoint and allow_native and checkpoint.reach >= config.target_length:
-        return Start(checkpoint)
+        return Start(config, checkpoint)
     _check_folder(config, run_dir, checkpoint, problems)
+    if checkpoint:
+        config = _with_dtype(config, checkpoint, run_dir, reporter)
     stages, controls = _stages(config, checkpoint, run_dir, problems)
     configs = [stage.config for stage in (*stages, *controls)] or config.stage_configs()
     _check_training(configs, config.trains, checkpoint, problems)
@@ -85,7 +89,7 @@ def preflight(
     problems.settle()
     assert checkpoint
     _tell_without_effect(config, checkpoint, reporter)
-    return Start(checkpoint, stages, controls, evaluation)
+    return Start(config, checkpoint, stages, controls, evaluation)
 
 
 def _check_folder(
@@ -95,6 +99,15 @@ def _check_folder(
     is_own = problems.note(check_claim, config, run_dir) is not None
     if is_own and checkpoint:
         problems.note(check_base, run_dir, checkpoint)
+
+
+def _with_dtype(
+    config: ExtendConfig, checkpoint: Checkpoint, run_dir: Path, reporter: Reporter
+) -> ExtendConfig:
+    """`config` with the type that its run computes in: as it began, else what suits here."""
+    wanted = dtype_as_begun(run_dir) if config.dtype == "auto" else config.dtype
+    dtype = computed_in(wanted or "auto", checkpoint.dtype, reporter)
+    return config.model_copy(update={"dtype": dtype})
 
 
 def _stages(
@@ -121,8 +134,7 @@ def _check_training(
             for name in train.trackers:
                 problems.note(check_trackers, [name])
         if trains and checkpoint:
-            dtype = resolve_dtype(config.dtype, checkpoint.dtype)
-            _check_model(train, checkpoint, dtype, problems)
+            _check_model(train, checkpoint, config.dtype, problems)
 
 
 def _check_model(

@@ -11,7 +11,6 @@ from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint, head_to_extend
 from giraffe_cli.config.base import AUTO
-from giraffe_cli.config.building import resolve_dtype
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.corpus.source_names import is_local
@@ -81,6 +80,7 @@ def make_plan(
 
     On `machine` at `pace`, else here; `kept` are the levers of an earlier call of the same run.
     """
+    estimated = estimate(checkpoint, config, machine, pace, kept)
     return {
         "model": checkpoint.to_json(),
         "strategy": config.rope.strategy,
@@ -90,8 +90,8 @@ def make_plan(
         "positions": config.positions,
         "steps": config.train.steps,
         "tokens_per_step": config.window * config.train.windows_per_step,
-        "dtype": resolve_dtype(config.dtype, checkpoint.dtype),
-        "estimate": estimate(checkpoint, config, machine, pace, kept),
+        "dtype": estimated["dtype"],
+        "estimate": estimated,
         "files": ["run.yaml", "plan.json", "rope.json", "packed/", "adapter/", "model/", "eval/"],
     }
 

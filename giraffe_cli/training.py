@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.config.building import resolve_dtype
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.corpus.store import attention_share
 from giraffe_cli.fitting import Fit, as_begun, read_levers
+from giraffe_cli.model.precision import computed_in
 from giraffe_cli.plan.estimate import Pace, check_fits
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.progress import Reporter
@@ -177,7 +177,7 @@ def train_stages(
                 stage.config.train,
                 positions=stage.config.positions,
                 target_length=stage.config.target_length,
-                dtype=resolve_dtype(stage.config.dtype, checkpoint.dtype),
+                dtype=computed_in(stage.config.dtype, checkpoint.dtype),
                 seed=stage.seed,
                 run_dir=stage.folder,
                 reporter=reporter,

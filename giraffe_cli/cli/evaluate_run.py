@@ -32,13 +32,13 @@ def score_named(
         GiraffeError: a checkpoint, a corpus or a file cannot be used.
     """
     from giraffe_cli.checkpoint import inspect
-    from giraffe_cli.config.building import resolve_dtype
     from giraffe_cli.evals.opening import open_checkpoint, run_of
     from giraffe_cli.evals.parts import first_process_first
     from giraffe_cli.evals.runner import evaluate as score
     from giraffe_cli.evals.samples import default_lengths
     from giraffe_cli.evals.subject import EVALUATOR, Subject
     from giraffe_cli.evals.texts import evaluation_texts
+    from giraffe_cli.model.precision import computed_in
 
     with first_process_first():  # a GGUF is converted once, an adapter merged once
         reference = inspect(base, out / "base", allow_pickle) if base else None
@@ -47,11 +47,11 @@ def score_named(
         chooser = inspect(named, out / EVALUATOR, allow_pickle) if named else None
     native = reference.reach if reference else tested.native_length
     chosen = config.lengths or default_lengths(native, tested.reach)
-    computed = resolve_dtype(dtype, tested.dtype)
+    computed = computed_in(dtype, tested.dtype, console)
     opened = [("base", reference), ("checkpoint", tested)]
     subjects = [Subject(name, c.path, c.digest, computed) for name, c in opened if c]
     if chooser:
-        computed = resolve_dtype(dtype, chooser.dtype)
+        computed = computed_in(dtype, chooser.dtype)
         subjects.append(Subject(EVALUATOR, chooser.path, chooser.digest, computed))
     folders = [subject.path for subject in subjects]
     read = documents_for(config, run_of(checkpoint), folders, console)

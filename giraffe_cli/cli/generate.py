@@ -86,9 +86,9 @@ def generate(
     weights are loaded.
     """
     console = Console(as_json)
-    from giraffe_cli.config.building import resolve_dtype
     from giraffe_cli.inference.sampling import Sampling
     from giraffe_cli.inference.session import Answering
+    from giraffe_cli.model.precision import computed_in
 
     cache = CacheChoice(kv_dtype, kv_offload)
     cache.check_device(_device())
@@ -100,7 +100,7 @@ def generate(
     with tempfile.TemporaryDirectory() as scratch:
         opened = _opened(checkpoint, Path(scratch), console, allow_pickle)
         tokenizer, asked = _asked(opened, text, question or [], chat, how)
-        computed = resolve_dtype(dtype, opened.dtype)
+        computed = computed_in(dtype, opened.dtype, console)
         _check_memory(opened, asked, how, computed, cache)
         session = _session(opened, tokenizer, computed, cache)
     answers = _answers(session, asked, how, console)

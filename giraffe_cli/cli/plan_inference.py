@@ -59,7 +59,7 @@ def show_inference(
     from giraffe_cli.plan.inference import predict
     from giraffe_cli.plan.inference_trial import inference_pace_of
 
-    computed = resolve_dtype(dtype, checkpoint.dtype)
+    computed = resolve_dtype(dtype, checkpoint.dtype, machine.has_bfloat16)
     new = MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens
     length = parse_length(prompt_len) if prompt_len else max(1, checkpoint.reach - new)
     pace = inference_pace_of(machine, checkpoint, computed)

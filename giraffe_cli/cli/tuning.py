@@ -74,8 +74,8 @@ def open_for_tuning(
         InvalidInput: checkpoint or corpus cannot be used, or no document reaches the target.
     """
     from giraffe_cli.checkpoint import head_to_extend, inspect
-    from giraffe_cli.config.building import resolve_dtype
     from giraffe_cli.evals.samples import Texts
+    from giraffe_cli.model.precision import computed_in
     from giraffe_cli.rundir import make_folder
     from giraffe_cli.tune.evidence import gather_evidence
     from giraffe_cli.tune.reading import TableReader
@@ -95,7 +95,7 @@ def open_for_tuning(
         reporter,
         **wanted,
     )
-    computed = resolve_dtype(dtype, checkpoint.dtype)
+    computed = computed_in(dtype, checkpoint.dtype, reporter)
     return Opened(TableReader(checkpoint, computed, make_folder(out / "cache")), head, evidence)
 
 

@@ -92,11 +92,12 @@ def differing_keys(old: Mapping[str, Any], new: Mapping[str, Any], prefix: str =
     return different
 
 
-def resolve_dtype(requested: str, stored: str) -> str:
-    """`auto` computes in bfloat16 when the weights are stored in 16 bits, else in float32."""
+def resolve_dtype(requested: str, stored: str, has_bfloat16: bool = True) -> str:
+    """`auto` computes in bfloat16 when the weights are stored in 16 bits and the machine multiplies
+    it, else in float32."""
     if requested != "auto":
         return requested
-    return "float32" if stored == "float32" else "bfloat16"
+    return "bfloat16" if stored != "float32" and has_bfloat16 else "float32"
 
 
 def _problems(entries: Iterable[Any]) -> list[Problem]:

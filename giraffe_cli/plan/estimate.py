@@ -46,7 +46,7 @@ def demand_of(
     return Demand(
         shape,
         config.train,
-        resolve_dtype(config.dtype, shape.dtype),
+        resolve_dtype(config.dtype, shape.dtype, machine.has_bfloat16),
         config.window,
         machine.kind,
         machine.keeps_freed,

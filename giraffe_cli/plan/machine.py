@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from giraffe_cli.model.precision import multiplies_bfloat16
 from giraffe_cli.plan.operations import Rates
 
 
@@ -26,6 +27,8 @@ class Machine:
     host_bytes: int | None = None
     """Host memory that is free beside GPUs; None where it is not known, as of a CPU, whose memory
     it is."""
+    has_bfloat16: bool = True
+    """Whether it has units for it; see `model/precision.py`."""
 
     @property
     def label(self) -> str:
@@ -53,6 +56,11 @@ class Device:
     rates: Rates
     """Sustained, from a peak and a stated utilisation: an estimate."""
     assumption: str
+
+    @property
+    def has_bfloat16(self) -> bool:
+        """GPUs of this table do; the CPU is one of AVX2, which does not."""
+        return self.kind == "cuda"
 
 
 def _gpu(
@@ -91,7 +99,14 @@ def named_machine(name: str, devices: int = 1, memory_bytes: int | None = None) 
     """A machine of `DEVICES`, with its own memory or another."""
     device = DEVICES[name]
     memory = device.memory_bytes if memory_bytes is None else memory_bytes
-    return Machine(device.kind, devices, memory, device.kind == "cpu", name)
+    return Machine(
+        device.kind,
+        devices,
+        memory,
+        keeps_freed=device.kind == "cpu",
+        name=name,
+        has_bfloat16=device.has_bfloat16,
+    )
 
 
 def this_machine() -> Machine:
@@ -105,7 +120,7 @@ def this_machine() -> Machine:
         )
         return Machine("cuda", torch.cuda.device_count(), memory, host_bytes=available_bytes())
     keeps_freed = "MALLOC_MMAP_THRESHOLD_" not in os.environ
-    return Machine("cpu", 1, available_bytes(), keeps_freed)
+    return Machine("cpu", 1, available_bytes(), keeps_freed, has_bfloat16=multiplies_bfloat16())
 
 
 def available_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:

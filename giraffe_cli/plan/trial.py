@@ -50,7 +50,7 @@ def pace_of(machine: Machine, shape: Checkpoint, config: ExtendConfig) -> Pace:
     """What `machine` sustains: measured where it is this one, assumed of any other."""
     if machine.name:
         return assumed_pace(machine)
-    dtype = resolve_dtype(config.dtype, shape.dtype)
+    dtype = resolve_dtype(config.dtype, shape.dtype, machine.has_bfloat16)
     device = torch.device(machine.kind)
     return Pace(trial_step(shape, config.train, dtype, config.window, device), True, TRIAL)
 

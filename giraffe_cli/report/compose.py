@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.config.building import resolve_dtype
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.gates import Gate
 from giraffe_cli.rope.base import RopeTable
@@ -61,7 +60,7 @@ def compose_report(
             for stage, result in zip(config.stage_configs(), trained, strict=False)
         ],
         "seed": config.seed,
-        "dtype": resolve_dtype(config.dtype, checkpoint.dtype),
+        "dtype": config.dtype,
         "data": last.data,
         "window": last.window,
         "positions": last.positions,

@@ -14,7 +14,6 @@ from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint, head_to_extend
 from giraffe_cli.config.base import AUTO
-from giraffe_cli.config.building import resolve_dtype
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.corpus.holdout import choose_held_out, is_held_out
@@ -22,6 +21,7 @@ from giraffe_cli.corpus.store import held_out, is_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.samples import Texts
 from giraffe_cli.model.out_of_memory import is_out_of_memory
+from giraffe_cli.model.precision import computed_in
 from giraffe_cli.plan.estimate import estimate
 from giraffe_cli.plan.machine import this_machine
 from giraffe_cli.plan.trial import pace_of
@@ -124,7 +124,7 @@ def _compared(
         f"rope auto: comparing {len(found)} tables on up to {evidence.count} training documents "
         f"within {format_seconds(seconds)}"
     )
-    dtype = resolve_dtype(config.dtype, checkpoint.dtype)
+    dtype = computed_in(config.dtype, checkpoint.dtype)
     reader = TableReader(checkpoint, dtype, make_folder(run_dir / "tune" / "cache"))
     budget = Budget(seconds)
     try:
