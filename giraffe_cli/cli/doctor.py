@@ -106,7 +106,7 @@ def _machine(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     if not found["devices"]:
         yield "gpu", "none visible; everything runs on the CPU"
     unit = found["cpu"]
-    precision = "native bfloat16" if unit["bfloat16"] else "bfloat16 emulated (slow)"
+    precision = "bfloat16" if unit["bfloat16"] else "no bfloat16: computes in float32"
     yield (
         "cpu",
         f"{unit['cores']} cores, {unit['torch_threads']} torch threads, "

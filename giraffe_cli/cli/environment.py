@@ -132,33 +132,19 @@ def devices() -> list[dict[str, Any]]:
 
 
 def cpu() -> dict[str, Any]:
-    """Cores this process may use, torch's threads, vector unit, and whether bfloat16 is native."""
-    flags = _cpu_flags()
+    """Cores this process may use, torch's threads, vector unit, and whether it has bfloat16."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    found = {"cores": allowed, "bfloat16": bool(flags & {"avx512_bf16", "amx_bf16", "bf16"})}
     if installed("torch") is None:
-        return {**found, "torch_threads": None, "capability": None}
+        return {"cores": allowed, "bfloat16": None, "torch_threads": None, "capability": None}
     import torch
 
+    from giraffe_cli.model.precision import cpu_multiplies_bfloat16
+
     return {
-        **found,
+        "cores": allowed,
+        "bfloat16": cpu_multiplies_bfloat16(),
         "torch_threads": torch.get_num_threads(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-    }
-
-
-def _cpu_flags() -> set[str]:
-    """The processor's feature names; empty where Linux's /proc is missing."""
-    path = Path("/proc/cpuinfo")
-    if not path.exists():
-        return set()
-    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    named = (line.partition(":") for line in lines)
-    return {
-        flag
-        for key, _, flags in named
-        if key.strip() in ("flags", "Features")
-        for flag in flags.split()
     }
 
 

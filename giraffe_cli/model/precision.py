@@ -14,11 +14,16 @@ SLOW = "this CPU has no units for bfloat16, which trains some 50 times as slowly
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether this machine does: a GPU, or a CPU for which oneDNN has products of it."""
+    """Whether what giraffe computes on here does: a GPU, else this CPU."""
     import torch
 
-    if torch.cuda.is_available():
-        return True
+    return torch.cuda.is_available() or cpu_multiplies_bfloat16()
+
+
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether oneDNN, torch's library for products on a CPU, has those of bfloat16 for this one."""
+    import torch
+
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     return supported is not None and bool(supported())
 
