@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shlex
@@ -96,15 +97,20 @@ def test_a_chosen_alpha_gives_the_base_its_header_names(name, theta):
     "preset", [p for p in PRESETS if p.stem != "calf-16k"], ids=lambda path: path.stem
 )
 def test_the_memory_a_header_predicts_is_what_the_plan_says(preset):
-    """On a GPU of 80 GB, or a CPU with 16 GB, with the levers the plan takes there."""
+    """On a GPU of 80 GB, or CPUs with 16 GB, with the levers the plan takes there."""
     shape = named_shape(sizes(preset).rpartition("-")[0])
-    predicted, where = re.search(
-        r"memory about ([\d.]+) GB on (a CPU|an 80 GB GPU)", header(preset)
-    ).groups()
-    machine = named_machine("cpu", 1, 16 * 10**9) if where == "a CPU" else named_machine("h100")
-    found = estimate(shape, build(read_yaml(preset)), machine)
-    assert found["fits"]
-    assert f"{found['bytes']['total'] / 1e9:.1f}" == predicted
+    without = named_machine("cpu", 1, 16 * 10**9)
+    machines = {
+        "an 80 GB GPU": named_machine("h100"),
+        "a CPU": dataclasses.replace(without, has_bfloat16=True),
+        "one without bfloat16": without,
+    }
+    predicted = re.findall(rf"([\d.]+) GB on ({'|'.join(machines)})", header(preset))
+    assert [where for _, where in predicted] in (["an 80 GB GPU"], [*machines][1:])
+    for gigabytes, where in predicted:
+        found = estimate(shape, build(read_yaml(preset)), machines[where])
+        assert found["fits"]
+        assert f"{found['bytes']['total'] / 1e9:.1f}" == gigabytes
 
 
 def stages(preset: Path) -> int:
