@@ -71,10 +71,22 @@ def test_onednn_is_asked_and_a_torch_without_it_has_none(monkeypatch):
     assert cpu_multiplies_bfloat16() is False
 
 
-def test_a_gpu_multiplies_it_whatever_the_cpu(monkeypatch):
+@pytest.mark.parametrize(
+    ("capabilities", "chosen"),
+    [
+        ([(8, 0), (9, 0)], "bfloat16"),
+        ([(7, 5)], "float32"),
+        ([(8, 6), (7, 0)], "float32"),
+    ],
+)
+def test_with_gpus_they_decide_whatever_the_cpu(monkeypatch, capabilities, chosen):
+    """A Turing or Volta has no units for it, and processes on several GPUs compute alike."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(precision, "cpu_multiplies_bfloat16", lambda: False)
-    assert computed_in("auto", "bfloat16") == "bfloat16"
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(capabilities))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capabilities[index])
+    for cpu_has in (True, False):
+        monkeypatch.setattr(precision, "cpu_multiplies_bfloat16", lambda has=cpu_has: has)
+        assert computed_in("auto", "bfloat16") == chosen
 
 
 def test_machines_say_whether_they_have_it(cpu):
@@ -127,4 +139,4 @@ def test_a_run_that_began_elsewhere_goes_on_in_what_it_began_with(
     reporter = SilentReporter()
     assert extend(config, run, Options(), reporter)["dtype"] == "bfloat16"
     assert (run / "metrics.jsonl").read_bytes() == trained
-    assert any("computing in bfloat16" in told for told in reporter.warnings)
+    assert any("no units for bfloat16" in told for told in reporter.warnings)

@@ -121,11 +121,13 @@ def devices() -> list[dict[str, Any]]:
         return []
     import torch
 
+    from giraffe_cli.model.precision import gpu_multiplies_bfloat16
+
     return [
         {
             "name": torch.cuda.get_device_name(index),
             "memory_bytes": torch.cuda.get_device_properties(index).total_memory,
-            "bfloat16": torch.cuda.get_device_capability(index) >= (8, 0),
+            "bfloat16": gpu_multiplies_bfloat16(index),
         }
         for index in range(torch.cuda.device_count())
     ]

@@ -142,8 +142,8 @@ ConfigDtype = Annotated[
     str | None,
     one_of(
         choices_of("dtype"),
-        "Computation type: float32, bfloat16, or auto: as the checkpoint is stored, float32 on a "
-        "CPU without bfloat16. Default: auto.",
+        "Computation type: float32, bfloat16, or auto: as the checkpoint is stored, float32 where "
+        "the machine has no bfloat16. Default: auto.",
     ),
 ]
 Dtype = Annotated[
@@ -151,7 +151,7 @@ Dtype = Annotated[
     one_of(
         COMPUTATION_TYPES,
         "Computation type: float32, bfloat16, float16, or auto: bfloat16 for weights in 16 bits, "
-        "float32 for others and on a CPU without bfloat16.",
+        "float32 for others and where the machine has no bfloat16.",
     ),
 ]
 Chat = Annotated[

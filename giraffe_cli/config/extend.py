@@ -37,7 +37,7 @@ class ExtendConfig(Section):
     """The window the model is to reach, in tokens."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Computation type; auto: bfloat16 for weights stored in 16 bits, float32 for others and on a
-    CPU without units for bfloat16. A resumed run keeps what it began with."""
+    CPU or GPU without units for bfloat16. A resumed run keeps what it began with."""
     seed: int = 0
     """Seeds packing, positions, adapters, windows and evaluation samples."""
     rope: RopeConfig = Field(default_factory=RopeConfig)

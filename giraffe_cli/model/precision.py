@@ -2,7 +2,8 @@
 
 A CPU without units for it (x86 without AVX-512: most desktops and laptops, servers up to AMD's
 Milan) takes products of bfloat16 apart: one thread of such an EPYC does 8 to 11 GFLOP/s of a
-forward pass's and 0.3 to 1.2 of a backward pass's, where float32 has 55 to 70 of either.
+forward pass's and 0.3 to 1.2 of a backward pass's, where float32 has 55 to 70 of either. NVIDIA's
+GPUs have them from Ampere on.
 """
 
 from __future__ import annotations
@@ -10,14 +11,23 @@ from __future__ import annotations
 from giraffe_cli.config.building import resolve_dtype
 from giraffe_cli.progress import Reporter, SilentReporter
 
-SLOW = "this CPU has no units for bfloat16, which trains some 50 times as slowly here"
+AMPERE = (8, 0)
 
 
 def multiplies_bfloat16() -> bool:
-    """Whether what giraffe computes on here does: a GPU, else this CPU."""
+    """Whether all that giraffe computes on here does: the GPUs, else this CPU."""
     import torch
 
-    return torch.cuda.is_available() or cpu_multiplies_bfloat16()
+    if torch.cuda.is_available():
+        return all(map(gpu_multiplies_bfloat16, range(torch.cuda.device_count())))
+    return cpu_multiplies_bfloat16()
+
+
+def gpu_multiplies_bfloat16(index: int) -> bool:
+    """Whether a visible GPU has units for it."""
+    import torch
+
+    return torch.cuda.get_device_capability(index) >= AMPERE
 
 
 def cpu_multiplies_bfloat16() -> bool:
@@ -34,7 +44,14 @@ def computed_in(requested: str, stored: str, reporter: Reporter | None = None) -
     is_fast, reporter = multiplies_bfloat16(), reporter or SilentReporter()
     chosen = resolve_dtype(requested, stored, is_fast)
     if chosen == "bfloat16" and not is_fast:
-        reporter.warn(f"computing in bfloat16: {SLOW} as float32")
+        reporter.warn(f"{_obstacle()}, so that a step takes many times as long as in float32")
     elif chosen != resolve_dtype(requested, stored):
-        reporter.info(f"computing in {chosen}: {SLOW}")
+        reporter.info(f"{_obstacle()}: computing in {chosen}")
     return chosen
+
+
+def _obstacle() -> str:
+    import torch
+
+    which = "a GPU here" if torch.cuda.is_available() else "this CPU"
+    return f"{which} has no units for bfloat16"

@@ -118,7 +118,13 @@ def this_machine() -> Machine:
             torch.cuda.get_device_properties(n).total_memory
             for n in range(torch.cuda.device_count())
         )
-        return Machine("cuda", torch.cuda.device_count(), memory, host_bytes=available_bytes())
+        return Machine(
+            "cuda",
+            torch.cuda.device_count(),
+            memory,
+            host_bytes=available_bytes(),
+            has_bfloat16=multiplies_bfloat16(),
+        )
     keeps_freed = "MALLOC_MMAP_THRESHOLD_" not in os.environ
     return Machine("cpu", 1, available_bytes(), keeps_freed, has_bfloat16=multiplies_bfloat16())
 
