@@ -3,7 +3,7 @@
     a.epub → `a.epub`        epub:shelf → `a.epub`, `new/b.epub`, ... in the order of their paths
 
 The id is the path relative to the named folder. Hidden files and links are treated as in a tree of
-texts; files of other suffixes are counted as skipped.
+texts; files of other suffixes are not meant, as by a glob.
 """
 
 from __future__ import annotations
@@ -60,12 +60,9 @@ class AbstractBooks(AbstractReader):
             )
         block_bytes = min(block_bytes, self.group_bytes)
         units = units_of(spans, block_bytes, name, self.kind, str(root))
-        beside = tuple((f"beside .{self.kind} files: {s}", n) for s, n in sorted(others.items()))
-        first, *rest = [replace(unit, walked=True) for unit in units]
-        return [replace(first, passed_over=beside), *rest]
+        return [replace(unit, walked=True) for unit in units]
 
     def documents(self, unit: Unit, bad: BadRecords) -> Iterator[Document]:
-        bad.pass_over(unit)
         for span in unit.files:
             fence = Path(unit.root) if unit.walked else None
             text = read_file(Path(span.path), fence, bad, self._whole_text)
