@@ -19,6 +19,7 @@ from giraffe_cli.corpus.base import BadRecords, reader_for, readers
 from giraffe_cli.corpus.changes import raw_digest
 from giraffe_cli.corpus.readers import _xhtml, epub
 from giraffe_cli.corpus.readers._books import AbstractBooks
+from giraffe_cli.corpus.readers._records import Defect
 from giraffe_cli.corpus.sources import resolve
 from giraffe_cli.errors import InvalidInput, UsageError
 
@@ -121,7 +122,7 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch, source, found):
         ("<p><ruby>漢<rp>(</rp><rt>kan</rt><rp>)</rp></ruby>字</p>", "漢字"),
         ("<p>one<span role='doc-pagebreak'>12</span> two</p>", "one two"),
         ("<p>a</p><pre>\nif x:\n    y\n</pre><p>b</p>", "a\n\nif x:\n    y\n\nb"),
-        ("<p><![CDATA[a < b]]></p>", "a < b"),
+        ("<p><![CDATA[a < b]]> &lt;&amp; &eacute;</p>", "a < b <& é"),  # XML alone knows CDATA
         ("a<!-- no --><?no no?>b", "ab"),
     ],
 )
@@ -187,6 +188,12 @@ def test_words_and_paragraphs_come_out_as_they_went_in(paragraphs, broken):
 def test_a_chapter_is_read_by_the_encoding_it_declares(tmp_path, data):
     path = write_book(tmp_path / "a.epub", "", **{"OEBPS/0.xhtml": data})
     assert [d.text for d in read(path)[0]] == ["Война & мир"]
+
+
+def test_a_page_is_read_no_further_than_there_is_room():
+    assert _xhtml.text_of_page("<p>abc</p>", 3, 9) == "abc"
+    with pytest.raises(Defect, match="longer than 9 bytes"):
+        _xhtml.text_of_page("<p>abc</p><p>d</p>", 3, 9)
 
 
 # ── what is no book to read ───────────────────────────────────────────────────────────────────

@@ -19,6 +19,7 @@ from giraffe_cli.corpus.base import reader_for
 from giraffe_cli.corpus.changes import raw_digest
 from giraffe_cli.corpus.packing import merge_shards, pack_shard, pack_stage
 from giraffe_cli.corpus.readers import pdf
+from giraffe_cli.corpus.readers._pdf_text import joined_words, legible, without_running_lines
 from giraffe_cli.corpus.sources import resolve
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.progress import SilentReporter
@@ -75,7 +76,12 @@ def test_a_folder_is_read_in_path_order_in_units_of_a_few_megabytes(tmp_path, mo
     ],
 )
 def test_a_word_that_ends_a_line_is_joined_where_it_is_one(text, joined):
-    assert pdf.joined_words(text) == joined
+    assert joined_words(text) == joined
+
+
+def test_a_million_letters_without_a_space_are_no_trouble():
+    run = "a" * 1_000_000
+    assert joined_words(f"{run}-\n{run}") == run + run
 
 
 def test_a_word_that_ends_a_page_is_joined(tmp_path):
@@ -99,7 +105,7 @@ def pages(*texts: str) -> list[list[str]]:
     ids=["title-and-number", "two-lines", "half", "few-pages", "no-more-than-two", "blank"],
 )
 def test_lines_at_the_edge_of_most_pages_are_left_out(before, after):
-    assert pdf.without_running_lines(before) == after
+    assert without_running_lines(before) == after
 
 
 def test_page_numbers_do_not_part_a_word(tmp_path):
@@ -109,7 +115,7 @@ def test_page_numbers_do_not_part_a_word(tmp_path):
 
 def test_letters_are_legible(tmp_path):
     assert (
-        pdf._legible("e\ufb03cient \ufb01sh\0\x07\ud835\udc65 \ud835")
+        legible("e\ufb03cient \ufb01sh\0\x07\ud835\udc65 \ud835")
         == "efficient fish\U0001d465 \ufffd"
     )
     assert texts(write_pdf(tmp_path / "a.pdf", "a\x01b")) == ["ab"]
@@ -157,6 +163,16 @@ def test_a_file_that_cannot_be_read_is_a_bad_record_and_pypdf_says_nothing(folde
     assert [d.text for d in documents] == ["a good one"]
     assert list(bad.skipped.values()) == [1]
     assert caplog.records == []
+
+
+def test_no_page_is_read_behind_the_longest_document(folder, monkeypatch):
+    read_pages = []
+    monkeypatch.setattr(
+        pypdf.PageObject, "extract_text", lambda page: read_pages.append(1) or "a" * 60
+    )
+    with pytest.raises(InvalidInput, match="longer than 100 bytes"):
+        read(write_pdf(folder / "a.pdf", *"abcd"), max_doc_bytes=100)
+    assert len(read_pages) == 2
 
 
 @pytest.mark.parametrize("algorithm", ["RC4-128", "AES-128", "AES-256"])
@@ -223,7 +239,7 @@ def test_pypdf_and_the_rules_are_part_of_a_units_digest(folder, monkeypatch):
     found = {raw_digest(unit)}
     monkeypatch.setattr(pdf, "RULES", pdf.RULES + 1)
     found.add(raw_digest(unit))
-    monkeypatch.setattr(pdf.importlib.metadata, "version", lambda name: "6.0")
+    monkeypatch.setattr(pypdf, "__version__", "6.0")
     found.add(raw_digest(unit))
     assert len(found) == 3
 

@@ -29,7 +29,7 @@ LEFT_OUT = frozenset(
 )
 """Elements whose text is no part of the page's."""
 CELLS = frozenset({"td", "th"})
-ENDS_ITSELF = frozenset("p li dt dd tr td th option rt rp".split())
+ENDS_ITSELF = frozenset("p li dt dd tr td th option".split())
 """Elements whose end tag HTML leaves away where the next one begins."""
 SPACES = re.compile(r"[ \t\n\r\f\xa0]+")
 SOFT_HYPHEN = "\xad"
@@ -129,7 +129,7 @@ class _Page:
             self.end("head")
         elif self._open and self._open[-1][0] in ENDS_ITSELF and tag in ENDS_ITSELF:
             last = self._open[-1][0]
-            if last == tag or {last, tag} <= {"rt", "rp"} or {last, tag} in ({"dt", "dd"}, CELLS):
+            if last == tag or {last, tag} in ({"dt", "dd"}, CELLS):
                 self.end(last)
 
 

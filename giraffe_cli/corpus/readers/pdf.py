@@ -17,17 +17,15 @@ unpacks at most 75 MB of a stream. Memory: one file.
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import logging
-import re
 import warnings
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from giraffe_cli.corpus.readers._books import AbstractBooks
+from giraffe_cli.corpus.readers._pdf_text import joined_words, legible, without_running_lines
 from giraffe_cli.corpus.readers._records import Defect, too_long
 from giraffe_cli.corpus.unit import BLOCK_BYTES, Unit
 from giraffe_cli.errors import InvalidInput, first_line
@@ -35,16 +33,6 @@ from giraffe_cli.errors import InvalidInput, first_line
 RULES = 1
 """Counts changes of what text is made of what pypdf gives."""
 EXTRA = "pip install 'giraffe-cli[pdf]'"
-FEWEST_PAGES = 4
-"""From which on a repeated line is a running one."""
-RUNNING_LINES = 2
-LETTERS = str.maketrans(
-    {"ﬀ": "ff", "ﬁ": "fi", "ﬂ": "fl", "ﬃ": "ffi", "ﬄ": "ffl", "ﬅ": "st", "ﬆ": "st"}
-    | {chr(code): None for code in range(32) if chr(code) not in "\t\n"}
-)
-"""Ligatures to letters; control characters, which fonts without a table of letters yield, go."""
-HYPHENATED = re.compile(r"([^\W\d_]+)[-\xad\u2010]\n[ \t]*([^\W\d_]+)")
-COMPOUND = re.compile(r"[^\W\d_]+-[^\W\d_]+")
 
 
 @dataclass(frozen=True)
@@ -53,10 +41,10 @@ class Pdf(AbstractBooks):
 
     kind = "pdf"
     summary = "a .pdf file with a text layer, or pdf:FOLDER for all below it (extra [pdf])"
-    group_bytes = 4 << 20  # pypdf takes 40 to 50 ms a page
+    group_bytes = 4 << 20  # pypdf takes about 50 ms a page
 
     def depends_on(self) -> str:
-        return f"pypdf {importlib.metadata.version('pypdf')}, rules {RULES}"
+        return f"pypdf {library().__version__}, rules {RULES}"
 
     def units(self, source: str, name: str, block_bytes: int = BLOCK_BYTES) -> list[Unit]:
         units = super().units(source, name, block_bytes)
@@ -101,7 +89,7 @@ def _pages(path: Path, limit: int) -> list[list[str]]:
     try:
         with open(path, "rb") as file, _quiet():
             for page in pypdf.PdfReader(file).pages:
-                text = _legible(page.extract_text())
+                text = legible(page.extract_text())
                 size += len(text.encode())
                 if size > limit:
                     raise too_long(limit)
@@ -129,55 +117,6 @@ def _quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(before)
-
-
-def _legible(text: str) -> str:
-    """Letters for ligatures; halves of surrogate pairs joined, or replaced where they are alone."""
-    whole = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-    return whole.replace("\r\n", "\n").replace("\f", "\n").translate(LETTERS)
-
-
-def without_running_lines(pages: list[list[str]]) -> list[list[str]]:
-    """`pages` without titles and page numbers that stand at the edge of most of them.
-
-    [["Emma", "a", "1"], ["Emma", "b", "2"], ["Emma", "c", "3"], ["d"]] → [["a"], ["b"], ["c"], …
-    """
-    if len(pages) < FEWEST_PAGES:
-        return pages
-    for edge in [0, -1] * RUNNING_LINES:
-        marks = Counter(_mark(page[edge]) for page in pages if page)
-        for mark, count in marks.most_common(1):
-            if count > len(pages) / 2:
-                pages = [_without(page, edge, mark) for page in pages]
-    return pages
-
-
-def _without(page: list[str], edge: int, mark: str) -> list[str]:
-    if not page or _mark(page[edge]) != mark:
-        return page
-    return page[1:] if edge == 0 else page[:-1]
-
-
-def _mark(line: str) -> str:
-    """A line, whatever page it numbers."""
-    return re.sub(r"\d+", "#", " ".join(line.split()))
-
-
-def joined_words(text: str) -> str:
-    """`text` with the words whole that are cut at the ends of lines.
-
-    an exam-   →  an example of
-    ple of
-    """
-    compounds = set(COMPOUND.findall(text))
-
-    def join(match: re.Match[str]) -> str:
-        left, right = match.groups()
-        if not (left.islower() and right.islower()):
-            return match[0]
-        return f"{left}-{right}" if f"{left}-{right}" in compounds else left + right
-
-    return HYPHENATED.sub(join, text)
 
 
 _EXAMPLE = b"""%%PDF-1.4
