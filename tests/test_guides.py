@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from books import write_book, write_pdf
 from conftest import prose
 from test_docs import FENCED, ROOT, commands_in, text_of
 
@@ -50,6 +51,8 @@ def workplace(tiny_llama, corpus, tmp_path, monkeypatch) -> Path:
     (tmp_path / "corpus.jsonl").write_bytes(corpus.read_bytes())
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "today.md").write_text(prose(2, 8))
+    write_book(tmp_path / "shelf" / "emma.epub", prose(3, 160))
+    write_pdf(tmp_path / "papers" / "one.pdf", prose(4, 60).replace(". ", ".\n"))
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     (tmp_path / "run.yaml").write_text(
         "model: models/smollm2-135m\ndata: [books.jsonl.gz]\ntarget_length: 512\n"

@@ -37,7 +37,8 @@ def pack_data(
         list[str],
         typer.Argument(
             metavar="SRC...",
-            help="File, folder, glob, `-`, `repo:DIR`, `hf:OWNER/NAME` or `python-stdlib`; "
+            help="File, folder, glob, `-`, `repo:DIR`, `epub:DIR`, `pdf:DIR`, `hf:OWNER/NAME` or "
+            "`python-stdlib`; "
             "NAME=SRC names it.",
         ),
     ],

@@ -14,6 +14,7 @@ from __future__ import annotations
 import difflib
 import os
 import stat
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
@@ -82,6 +83,10 @@ class AbstractReader(ABC):
     summary: ClassVar[str]
     """What it reads, for the help and the error that lists readers."""
 
+    group_bytes: ClassVar[int] = sys.maxsize
+    """Small files are put into one unit up to so many bytes, less than `block_bytes` where reading
+    them is slow, so that several processes have something to do."""
+
     @abstractmethod
     def claims(self, source: str) -> bool:
         """Whether this reader reads `source`; at most one reader claims a source."""
@@ -103,6 +108,11 @@ class AbstractReader(ABC):
         Raises:
             InvalidInput: a file of the unit cannot be read, or a bad record under `fail`.
         """
+
+    def depends_on(self) -> str:
+        """What documents are made by beside the bytes of their unit, such as a library and its
+        version: part of what identifies a packed corpus. Empty where nothing is."""
+        return ""
 
     @abstractmethod
     def example(self, folder: Path) -> str:

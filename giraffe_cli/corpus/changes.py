@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from giraffe_cli.corpus.base import make_reader
 from giraffe_cli.corpus.unit import BLOCK_BYTES, FileSpan, Unit
 from giraffe_cli.errors import GiraffeError
 
@@ -32,9 +33,11 @@ def raw_digest(unit: Unit) -> str:
 
     Where the unit is part of a file, the line that runs over its end belongs to it, and parquet's
     directory. A part of a file of at most 32 MB has the digest of all of it: its ids may be line
-    numbers. A dataset of the hub counts by its name, which holds the commit.
+    numbers. A dataset of the hub counts by its name, which holds the commit. What else the reader
+    depends on, such as the version of a library, counts too.
     """
     hasher = hashlib.sha256(f"{unit.reader} {unit.name}".encode())
+    hasher.update(make_reader(unit.reader).depends_on().encode())
     for span in unit.files:
         if "://" in span.path:
             hasher.update(span.path.encode())

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 from giraffe_cli.errors import UsageError
 
+PREFIX = re.compile(r"([a-z]+):(.*)", re.DOTALL)
 NAME = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)=(.+)", re.DOTALL)
 
 
@@ -51,10 +52,21 @@ def check_distinct(sources: Collection[str]) -> None:
             raise UsageError(
                 f"`{name}` is named twice", "name each source once; globs take several"
             )
-    places = [Path(source.path.removeprefix("repo:")).resolve() for source in parsed]
-    for index, (source, place) in enumerate(zip(parsed, places, strict=True)):
-        for other, elsewhere in zip(parsed[:index], places[:index], strict=True):
+    places = [_place(source.path) for source in parsed]
+    for index, (source, (kind, place)) in enumerate(zip(parsed, places, strict=True)):
+        for other, (another, elsewhere) in zip(parsed[:index], places[:index], strict=True):
+            if kind != another:
+                continue
             if place == elsewhere:
                 raise UsageError(f"`{source.path}` is named twice", "name each source once")
             if place in elsewhere.parents or elsewhere in place.parents:
                 raise UsageError(f"`{source.name}` and `{other.name}` overlap", "name one of them")
+
+
+def _place(path: str) -> tuple[str, Path]:
+    """Where a source lies, and of which kind it is: `epub:books` and `books` are other files of one
+    folder, a repository and a tree are the same ones."""
+    match = PREFIX.fullmatch(path)
+    if not match or Path(path).exists():
+        return "", Path(path).resolve()
+    return match[1] if match[1] != "repo" else "", Path(match[2]).resolve()

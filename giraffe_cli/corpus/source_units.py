@@ -2,8 +2,8 @@
 
 A path with `*`, `?` or `[` that does not exist as it stands is a glob (`**` for any depth), sorted
 by code point. A folder whose files are records (JSONL, parquet, Arrow) is those files; any other
-folder is a tree of texts. `-` is standard input, and `repo:FOLDER`, `hf:OWNER/NAME`,
-`python-stdlib` are what their readers say.
+folder is a tree of texts. `-` is standard input, and `repo:FOLDER`, `epub:FOLDER`, `pdf:FOLDER`,
+`hf:OWNER/NAME`, `python-stdlib` are what their readers say.
 """
 
 from __future__ import annotations
@@ -87,7 +87,8 @@ def _units_of_files(
     merged: list[Unit] = []
     for (reader, whole), run in groupby(units, key=lambda u: (u.reader, u.files[0].whole)):
         spans = [unit.files[0] for unit in run]
-        merged += units_of(spans, block_bytes if whole else 0, name, reader, root)
+        together = min(block_bytes, readers()[reader].group_bytes) if whole else 0
+        merged += units_of(spans, together, name, reader, root)
     counted = tuple(sorted((reason, n) for reason, n in passed_over.items() if n))
     return [replace(merged[0], passed_over=counted), *merged[1:]]
 

@@ -74,16 +74,23 @@ def _kept(folder: str, names: list[str], left_out: Callable[[Path], bool]) -> li
 def text_files(
     root: Path, left_out: Callable[[Path], bool] = nothing
 ) -> tuple[list[FileSpan], Counter[str]]:
-    """What is to be read under `root`, in order, and how many files of other suffixes there are.
+    """The texts under `root`, in order, and how many files of other suffixes there are."""
+    return files_below(root, is_text_name, left_out)
 
-    Linked folders are among what is to be read: `read_text` says what is wrong with them.
+
+def files_below(
+    root: Path, taken: Callable[[Path], bool], left_out: Callable[[Path], bool] = nothing
+) -> tuple[list[FileSpan], Counter[str]]:
+    """The files under `root` whose names are `taken`, in order, and the other ones by suffix.
+
+    Linked folders are among what is to be read: `read_file` says what is wrong with them.
     """
     spans: list[FileSpan] = []
     others: Counter[str] = Counter()
     for path in walk(root, left_out):
         if path.is_symlink() and (path.is_dir() or not path.exists()):
             spans.append(FileSpan(str(path), 0, 0, 0))
-        elif is_text_name(path) and path.is_file():
+        elif taken(path) and path.is_file():
             size = path.stat().st_size
             spans.append(FileSpan(str(path), 0, size, size))
         elif path.is_file():
@@ -94,16 +101,29 @@ def text_files(
 def read_text(path: Path, root: Path | None, max_bytes: int, bad: BadRecords) -> str | None:
     """The file's text; None when it is binary, empty or a bad record, which is reported.
 
-    A file is binary when its first 8192 bytes hold a NUL; one further on is a defect. `root` is the
-    folder that links may not leave, None for a file that the user named.
+    A file is binary when its first 8192 bytes hold a NUL; one further on is a defect.
+    """
+
+    def text(path: Path) -> str | None:
+        if path.stat().st_size > max_bytes:
+            raise too_long(max_bytes)
+        return _text(path, path.read_bytes(), bad)
+
+    return read_file(path, root, bad, text)
+
+
+def read_file(
+    path: Path, root: Path | None, bad: BadRecords, text: Callable[[Path], str | None]
+) -> str | None:
+    """What `text` makes of the file; None where it raises a `Defect`, which is reported.
+
+    `root` is the folder that links may not leave, None for a file that the user named.
     """
     try:
         if root is not None and path.is_symlink() and not _leads_to_a_file(path, root):
             bad.skip("link to a folder of the same source")
             return None
-        if path.stat().st_size > max_bytes:
-            raise too_long(max_bytes)
-        return _text(path, path.read_bytes(), bad)
+        return text(path)
     except FileNotFoundError as error:
         raise missing(path) from error
     except OSError as error:

@@ -9,11 +9,13 @@ Memory: one file.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document, file_size
+from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document, file_size, readers
+from giraffe_cli.corpus.readers._books import AbstractBooks
 from giraffe_cli.corpus.readers._files import is_text_name, listed, read_text, text_files
 from giraffe_cli.corpus.readers.arrow import is_saved_dataset
 from giraffe_cli.corpus.unit import BLOCK_BYTES, FileSpan, Unit, units_of
@@ -45,7 +47,7 @@ class TextTree(AbstractReader):
             raise InvalidInput(
                 f"{source} holds no text file"
                 + (f"; it holds: {listed(others)}" if others else ""),
-                "readable here: .txt, .md, .py and other text",
+                _readable(source, others),
             )
         passed_over = tuple((f"not a text suffix: {s}", n) for s, n in sorted(others.items()))
         first, *rest = units_of(spans, block_bytes, name, NAME, source)
@@ -66,3 +68,11 @@ class TextTree(AbstractReader):
         (root / "one.md").write_text("# a text")
         (root / "inner" / "two.py").write_text("print('another')")
         return str(root)
+
+
+def _readable(source: str, others: Counter[str]) -> str:
+    """What there is to read instead: books by the readers that read all below a folder."""
+    kinds = [kind.kind for kind in readers().values() if issubclass(kind, AbstractBooks)]
+    named = [f"{kind}:{source}" for kind in kinds if others[f".{kind}"]]
+    books = f"to read the books in it, name {' and '.join(named)}; " if named else ""
+    return f"{books}readable here: .txt, .md, .py and other text"
