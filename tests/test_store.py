@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -294,7 +295,26 @@ def test_bad_records_stop_or_are_counted(pack, tmp_path):
     assert not (tmp_path / "packed").exists()
     _, stats, reporter = pack(path, on_bad="skip")
     assert stats["skipped"] == {"not valid JSON": 1}
-    assert "skipped: 1 × not valid JSON" in reporter.warnings
+    told = "skipped: 1 × not valid JSON; stats.json names them as skipped_records"
+    assert told in reporter.warnings
+    (record,) = stats["skipped_records"]
+    assert re.fullmatch(r".*c\.jsonl:3: not valid JSON.*", record)
+
+
+def test_the_first_bad_records_are_named_and_all_are_counted(pack, tmp_path, monkeypatch):
+    """Of two files with three bad lines each, where four may be named: three and one."""
+    monkeypatch.setattr("giraffe_cli.corpus.base.MOST_NAMED", 4)
+    monkeypatch.setattr("giraffe_cli.corpus.stats.MOST_NAMED", 4)
+    paths = [
+        write_corpus(tmp_path / f"{name}.jsonl", {name: prose(1, 9), f"{name}2": prose(2, 9)})
+        for name in "ab"
+    ]
+    for path in paths:
+        path.write_bytes(path.read_bytes() + b"{broken\n" * 3)
+    _, stats, _ = pack(*paths, on_bad="skip")
+    assert stats["skipped"] == {"not valid JSON": 6}
+    places = [re.search(r"[ab]\.jsonl:\d", record)[0] for record in stats["skipped_records"]]
+    assert places == ["a.jsonl:3", "a.jsonl:4", "a.jsonl:5", "b.jsonl:3"]
 
 
 def test_an_empty_corpus_and_documents_too_short_are_errors(pack, tmp_path):

@@ -23,7 +23,7 @@ from giraffe_cli.corpus.pack import Plan, join, plan
 from giraffe_cli.corpus.removed import Removed, removed_from, write_removed
 from giraffe_cli.corpus.rows import Layout, RowGroup, write_rows
 from giraffe_cli.corpus.shares import Mixture
-from giraffe_cli.corpus.stats import packing_stats, skipped_in, source_stats
+from giraffe_cli.corpus.stats import named_in, packing_stats, skipped_in, source_stats
 from giraffe_cli.corpus.store import STATS
 from giraffe_cli.corpus.token_files import row_groups
 from giraffe_cli.corpus.tools import Tools
@@ -148,6 +148,7 @@ def _stats(
         "tokens_policy": tools.tokenize.policy,
         "sources": source_stats(of_training[packable], index.source[packable], index.names),
         "skipped": dict(sorted(skipped_in(index.units).items())),
+        "skipped_records": named_in(index.units),
         "duplicates": duplicates_report(removed.duplicate_of, of_training, removed.dedupe),
         "contamination": grams.report()
         | {

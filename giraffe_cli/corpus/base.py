@@ -27,6 +27,8 @@ from giraffe_cli.registry import discover
 
 MAX_DOC_BYTES = 256_000_000
 """Default of the longest document that is taken."""
+MOST_NAMED = 100
+"""Bad records of a corpus that are named; the rest are counted."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class BadRecords:
     on_bad: Literal["fail", "skip"] = "fail"
     skipped: dict[str, int] = field(default_factory=dict)
     """Reason → number of records skipped."""
+    named: list[str] = field(default_factory=list)
+    """`file:line: reason` of the first `MOST_NAMED` bad ones among them."""
 
     def report(self, where: str | Callable[[], str], reason: str, detail: str = "") -> None:
         """`where` names file and line, called only if it is told; so is `detail`.
@@ -53,11 +57,11 @@ class BadRecords:
         Raises:
             InvalidInput: under `fail`.
         """
-        if self.on_bad == "fail":
-            place = where if isinstance(where, str) else where()
-            raise InvalidInput(
-                f"{place}: {reason}{detail}", "mend the record, or pass --on-bad skip"
-            )
+        if self.on_bad == "fail" or len(self.named) < MOST_NAMED:
+            told = f"{where if isinstance(where, str) else where()}: {reason}{detail}"
+            if self.on_bad == "fail":
+                raise InvalidInput(told, "mend the record, or pass --on-bad skip")
+            self.named.append(told)
         self.skip(reason)
 
     def skip(self, reason: str, count: int = 1) -> None:

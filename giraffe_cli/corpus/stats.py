@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from giraffe_cli.corpus.base import MOST_NAMED
 from giraffe_cli.corpus.pack import Int64, Plan
 
 LITTLE_LONG = 0.1
@@ -83,6 +85,13 @@ def skipped_in(done: Iterable[Mapping[str, Any]]) -> dict[str, int]:
     return total
 
 
+def named_in(done: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The first `MOST_NAMED` records skipped as bad, each with its place and reason, over the
+    `done.json` of units; those of before there were names have none."""
+    named = (record for unit in done for record in unit.get("skipped_records", []))
+    return list(itertools.islice(named, MOST_NAMED))
+
+
 def source_stats(
     lengths: Int64, source: npt.NDArray[np.integer[Any]], names: list[str]
 ) -> dict[str, dict[str, Any]]:
@@ -128,7 +137,8 @@ def warnings_of(stats: Mapping[str, Any]) -> list[str]:
             f"some documents are read {most} times; beyond {MANY_PASSES} passes text teaches little"
         )
     if stats["skipped"]:
-        found.append(f"skipped: {listed(stats['skipped'])}")
+        where = "; stats.json names them as skipped_records" if stats.get("skipped_records") else ""
+        found.append(f"skipped: {listed(stats['skipped'])}{where}")
     return found
 
 

@@ -106,6 +106,7 @@ def _tokenise(
         "held_hashes": apart.hashes,
         "candidate": apart.candidate,
         "skipped": bad.skipped,
+        "skipped_records": bad.named,
         "files": writer.files | {HELD: digest_file(folder / HELD)},
     }
     write_sealed(folder / DONE, done)
