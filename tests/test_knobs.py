@@ -233,7 +233,7 @@ def test_every_key_has_an_entry_and_every_entry_a_key():
 def entries(*kinds: type):
     return [
         pytest.param(key, entry, id=key)
-        for key, entry in ENTRIES.items()
+        for key, entry in sorted(ENTRIES.items())
         if isinstance(entry, kinds)
     ]
 
