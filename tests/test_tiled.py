@@ -24,8 +24,8 @@ from giraffe_cli.model.products import products
 from giraffe_cli.model.stack import run_layers
 from giraffe_cli.model.trainable import causal_model, make_trainable
 
-TOKENS, WIDTH, LAYERS = 8192, 128, 2
-"""With 4 heads of 32 over 2 of keys; one tensor of the window has 4 MB in float32, besides which
+TOKENS, WIDTH, LAYERS = 5120, 128, 2
+"""With 4 heads of 32 over 2 of keys; one tensor of the window has 2.6 MB in float32, besides which
 attention's blocks on a CPU, a megabyte a thread, are small."""
 ROW = TOKENS * WIDTH * 4
 RESULT_BYTES = 4 * 12347
