@@ -33,8 +33,9 @@ def check_same_base(adapter_dir: Path, checkpoint: Checkpoint) -> None:
     Raises:
         InvalidInput: the base holds others now.
     """
-    kept = read_json(adapter_dir / MANIFEST) if (adapter_dir / MANIFEST).is_file() else {}
-    trained_on = kept["inputs"].get("checkpoint") if isinstance(kept.get("inputs"), dict) else None
+    kept = read_json(adapter_dir / MANIFEST) if (adapter_dir / MANIFEST).is_file() else None
+    inputs = kept.get("inputs") if isinstance(kept, dict) else None
+    trained_on = inputs.get("checkpoint") if isinstance(inputs, dict) else None
     if trained_on not in (None, checkpoint.digest):
         raise InvalidInput(
             f"{checkpoint.source} is not what {adapter_dir} was trained on: a file in it changed",

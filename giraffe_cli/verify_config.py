@@ -41,6 +41,7 @@ NEEDED_BEFORE_LOADING = (
     "weight_files",
     "tensors",
 )
+"""In this order: tensors are looked at only where the weight files are whole."""
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -96,7 +97,7 @@ def not_loadable(config: Mapping[str, Any], checks: Mapping[str, Check]) -> str 
     """
     if not is_length(config.get("max_position_embeddings")):
         return "max_position_embeddings"
-    return next((n for n in NEEDED_BEFORE_LOADING if not checks.get(n, {"ok": True})["ok"]), None)
+    return next((n for n in NEEDED_BEFORE_LOADING if not checks[n]["ok"]), None)
 
 
 def check_architecture(config: Mapping[str, Any]) -> dict[str, Check]:

@@ -15,9 +15,10 @@ from tiny_runs import TARGET, make_adapter, make_base, table_for
 
 from giraffe_cli.config.building import build
 from giraffe_cli.config.files import write_sealed_yaml
+from giraffe_cli.errors import GiraffeError
 from giraffe_cli.export.adapter_card import card, overrides
 from giraffe_cli.export.base import ExportOptions, make_target
-from giraffe_cli.export.targets.adapter import base_name
+from giraffe_cli.export.targets.adapter import base_name, prove
 from giraffe_cli.model.loading import load_model
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rundir import finish_stage, read_json, write_json
@@ -102,6 +103,36 @@ def test_the_folder_holds_what_both_runtimes_need(trained):
     assert read_json(trained.out / "tokenizer_config.json")["model_max_length"] == TARGET
 
 
+def test_a_chat_template_goes_along(tmp_path):
+    made = make_run(tmp_path)
+    (made.base / "chat_template.jinja").write_text("{{ messages[0].content }}")
+    exported = make_target("adapter").export(str(made.run), ExportOptions(), SilentReporter())
+    copied = Path(exported.facts["path"]) / "chat_template.jinja"
+    assert copied.read_text() == "{{ messages[0].content }}"
+
+
+def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    run = make_run(tmp_path).run
+    monkeypatch.setattr("giraffe_cli.export.targets.adapter.write_json", full)
+    with pytest.raises(GiraffeError, match=r"cannot write .*run-adapter: No space left"):
+        make_target("adapter").export(str(run), ExportOptions(), SilentReporter())
+    assert sorted(p.name for p in run.iterdir()) == ["adapter", "rope.json", "run.yaml"]
+
+
+def test_a_base_on_the_hub_is_no_path_of_this_machine(trained, tmp_path, monkeypatch):
+    """In `/`, as in many a container, `/o/base` would be its path, which the README's link ends
+    in."""
+    out = Path(shutil.copytree(trained.out, tmp_path / "out"))
+    (out / "manifest.json").unlink()
+    (out / "README.md").write_text("https://huggingface.co/o/base")
+    monkeypatch.chdir("/")
+    checks = prove(out, trained.run / "adapter", trained.table, [Path("o/base")])
+    assert checks["private_paths"] == {"ok": True, "found": [], "expected": []}
+
+
 def test_no_path_of_this_machine_is_published(trained):
     config = read_json(trained.out / "adapter_config.json")
     assert config["base_model_name_or_path"] == "base"
@@ -155,7 +186,8 @@ def test_the_command_and_its_refusals(giraffe, trained, tmp_path):
     assert done.code == 0, done.stderr
     facts = json.loads(done.stdout)
     assert facts["path"] == str(tmp_path / "mine")
-    assert facts["target_length"] == TARGET
+    assert (facts["base"], facts["target_length"]) == ("base", TARGET)
+    assert set(facts["checks"]) == {"matrices", "targets", "rope_json", "private_paths"}
     (tmp_path / "other").mkdir()
     done = giraffe("export", trained.run, "--to", "adapter", "--out", tmp_path / "other")
     assert (done.code, done.stdout) == (3, "")

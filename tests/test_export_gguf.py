@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import build_tiny_llama
-from gguf import GGUFReader, quants
+from gguf import GGML_QUANT_VERSION, GGUFReader, GGUFType, Keys, LlamaFileType, quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -70,6 +70,38 @@ def test_the_table_is_divisors_beside_the_plain_theta(scaled):
     assert divisors[-1] == pytest.approx(8, rel=1e-7)  # the slowest is divided by 1024/128
     theta = 10000.0 ** -(np.arange(0, HEAD_DIM, 2) / HEAD_DIM)
     np.testing.assert_allclose(theta / divisors, scaled.table.inv_freq, rtol=2e-7)
+
+
+def test_the_metadata_is_what_llamacpp_reads_by_its_own_names(tmp_path, tiny_llama):
+    export(tiny_llama, tmp_path / "tiny.gguf", "f16")
+    stored = fields(tmp_path / "tiny.gguf")
+    tokenizer = {name: stored.pop(name) for name in [*stored] if name.startswith("tokenizer.")}
+    llama = {Keys.LLM.VOCAB_SIZE: 384, Keys.LLM.CONTEXT_LENGTH: 128, Keys.LLM.BLOCK_COUNT: 2}
+    llama |= {Keys.LLM.EMBEDDING_LENGTH: 64, Keys.LLM.FEED_FORWARD_LENGTH: 128}
+    llama |= {Keys.Attention.HEAD_COUNT: HEADS, Keys.Attention.HEAD_COUNT_KV: KV_HEADS}
+    llama |= {Keys.Attention.KEY_LENGTH: HEAD_DIM, Keys.Attention.VALUE_LENGTH: HEAD_DIM}
+    llama |= {Keys.Rope.DIMENSION_COUNT: HEAD_DIM, Keys.Rope.FREQ_BASE: 10000.0}
+    llama |= {Keys.Attention.LAYERNORM_RMS_EPS: pytest.approx(1e-6, rel=1e-6)}
+    assert {name: value for name, value in stored.items() if not name.startswith("GGUF.")} == {
+        Keys.General.ARCHITECTURE: "llama",
+        Keys.General.TYPE: GGUFType.MODEL,
+        Keys.General.NAME: tiny_llama.name,
+        Keys.General.FILE_TYPE: LlamaFileType.MOSTLY_F16,
+        Keys.General.QUANTIZATION_VERSION: GGML_QUANT_VERSION,
+        **{name.format(arch="llama"): value for name, value in llama.items()},
+    }
+    texts = read_json(tiny_llama / "tokenizer.json")["model"]
+    assert tokenizer == {
+        Keys.Tokenizer.MODEL: "gpt2",
+        Keys.Tokenizer.PRE: "gpt-2",
+        Keys.Tokenizer.LIST: sorted(texts["vocab"], key=texts["vocab"].get),
+        Keys.Tokenizer.TOKEN_TYPE: [3, 3, *[1] * 382],
+        Keys.Tokenizer.MERGES: [" ".join(pair) for pair in texts["merges"]],
+        Keys.Tokenizer.BOS_ID: 0,
+        Keys.Tokenizer.EOS_ID: 1,
+        Keys.Tokenizer.ADD_BOS: True,
+        Keys.Tokenizer.ADD_EOS: False,
+    }
 
 
 def test_nothing_makes_the_runtime_scale_by_itself(scaled):

@@ -168,6 +168,46 @@ def test_added_tokens_keep_their_kind(tmp_path, tiny_llama):
     ]
 
 
+def test_kinds_of_tokens_have_llamacpps_numbers():
+    from gguf import TokenType as Theirs
+
+    assert {kind.name: kind.value for kind in TokenType} == {k.name: k.value for k in Theirs}
+
+
+def test_an_end_token_that_also_stands_for_the_unknown_stays_a_control_token(tmp_path, tiny_llama):
+    """GPT-2's and SmolLM's `<|endoftext|>` is `unk_token` as well."""
+    folder = change(tmp_path / "m", tiny_llama)
+    settings = read_json(folder / "tokenizer_config.json") | {"unk_token": "</s>"}
+    write_json(folder / "tokenizer_config.json", settings)
+    found = vocabulary(folder)
+    assert found.special_ids == {"bos": 0, "eos": 1, "unk": 1}
+    assert found.types[:3] == [TokenType.CONTROL, TokenType.CONTROL, TokenType.NORMAL]
+
+
+def test_a_token_that_would_stand_twice_is_named(tmp_path, tiny_llama):
+    """Row 385 has no token, and its filler is what the token of row 384 is called."""
+    token = {"id": 384, "content": "[PAD385]", "special": True, "single_word": False}
+    token |= {"lstrip": False, "rstrip": False, "normalized": False}
+    added = [*read_json(tiny_llama / "tokenizer.json")["added_tokens"], token]
+    folder = change(tmp_path / "m", tiny_llama, added_tokens=added)
+    with pytest.raises(InvalidInput, match=r"has '\[PAD385\]' twice, which llama.cpp refuses"):
+        vocabulary(folder, 386)
+
+
+def test_a_composing_normaliser_is_said_to_be_left_out(tmp_path, tiny_llama):
+    folder = change(
+        tmp_path / "m",
+        tiny_llama,
+        normalizer={"type": "NFC"},
+        pre_tokenizer=sequence(split(QWEN_2), BYTES),
+    )
+    found = vocabulary(folder)
+    assert found.pre == "qwen2"
+    assert found.warnings == [
+        "llama.cpp does not bring text into Unicode's NFC form; the tokenizer does"
+    ]
+
+
 def test_what_is_added_to_a_text_is_found_by_asking(tmp_path, tiny_llama):
     nothing = change(tmp_path / "nothing", tiny_llama, post_processor=None)
     assert (vocabulary(nothing).add_bos, vocabulary(nothing).add_eos) == (False, False)
@@ -195,13 +235,18 @@ def test_the_first_of_several_end_tokens_and_the_chat_template(tmp_path, tiny_ll
     folder = change(tmp_path / "m", tiny_llama)
     settings = read_json(folder / "tokenizer_config.json")
     del settings["eos_token"]
-    settings["chat_template"] = "{{ messages[0].content }}"
+    settings["chat_template"] = [
+        {"name": "tool_use", "template": "{{ tools }}"},
+        {"name": "default", "template": "{{ messages[0].content }}"},
+    ]
     write_json(folder / "tokenizer_config.json", settings)
     (folder / "special_tokens_map.json").unlink(missing_ok=True)
     config = {**read_json(folder / "config.json"), "eos_token_id": [5, 6], "pad_token_id": 7}
     found = read_vocabulary(folder, config, 384)
     assert found.special_ids == {"bos": 0, "eos": 5, "pad": 7}
     assert found.chat_template == "{{ messages[0].content }}"
+    none = read_vocabulary(folder, {**config, "pad_token_id": -1}, 384)  # as Llama 1 says it
+    assert none.special_ids == {"bos": 0, "eos": 5}
 
 
 def test_other_models_are_named(tmp_path, tiny_llama):
@@ -326,3 +371,17 @@ def test_a_metaspace_step_is_said_to_differ(tmp_path):
     found = vocabulary(folder)
     assert found.add_space_prefix is True
     assert "llama.cpp puts a space before every text" in found.warnings[0]
+    value["pre_tokenizer"] = {**METASPACE, "prepend_scheme": "never"}
+    write_json(folder / "tokenizer.json", value)
+    found = vocabulary(folder)
+    assert (found.add_space_prefix, found.warnings) == (False, [])
+
+
+def test_a_sentencepiece_like_vocabulary_without_an_unknown_token(tmp_path):
+    folder = sentencepiece_like(tmp_path / "m")
+    settings = read_json(folder / "tokenizer_config.json")
+    del settings["unk_token"]
+    write_json(folder / "tokenizer_config.json", settings)
+    found = vocabulary(folder)
+    assert found.special_ids == {"bos": 1, "eos": 2}
+    assert found.types[:4] == [*[TokenType.CONTROL] * 3, TokenType.BYTE]

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+import pytest
 from test_checkpoint import refusal
 
 from giraffe_cli.checkpoint import inspect
+from giraffe_cli.gguf_import import import_gguf
 from giraffe_cli.model.loading import load_model, load_tokenizer
+from giraffe_cli.tensor_stream import stored_tensors
 
 
-def write_gguf(folder, path, **metadata):
-    """The tiny Llama as llama.cpp's converter writes it: query and key rows interleaved."""
+def write_gguf(folder, path, kind="F32", tensors=(), **metadata):
+    """The tiny Llama as llama.cpp's converter writes it: query and key rows interleaved; matrices
+    of type `kind`, norms in float32; `tensors` are further pairs of name and values."""
     import gguf
     from transformers import LlamaForCausalLM
 
@@ -36,8 +41,9 @@ def write_gguf(folder, path, **metadata):
     writer.add_eos_token_id(1)
     for key, value in metadata.items():
         writer.add_string(key.replace("__", "."), value)
-    for name, tensor in gguf_tensors(model):
-        writer.add_tensor(name, tensor)
+    for name, tensor in [*gguf_tensors(model), *tensors]:
+        stored = gguf.GGMLQuantizationType[kind if tensor.ndim > 1 else "F32"]
+        writer.add_tensor(name, gguf.quants.quantize(tensor, stored), raw_dtype=stored)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -72,8 +78,12 @@ def test_gguf_becomes_the_same_model_and_is_converted_once(tiny_llama, tmp_path)
     import torch
 
     path = write_gguf(tiny_llama, tmp_path / "tiny.gguf")
+    of_another = tmp_path / "work" / "base" / "chat_template.jinja"  # of a call that was killed
+    of_another.parent.mkdir(parents=True)
+    of_another.write_text("{{ messages }}")
     found = inspect(str(path), tmp_path / "work")
     assert found.path == tmp_path / "work" / "base"
+    assert not of_another.exists()
     assert (found.native_length, found.dtype, found.num_key_value_heads) == (128, "float32", 2)
     text = "The giraffe eats 12 leaves."
     ids = load_tokenizer(tiny_llama)(text, return_tensors="pt").input_ids
@@ -90,9 +100,31 @@ def test_gguf_becomes_the_same_model_and_is_converted_once(tiny_llama, tmp_path)
     assert (found.path / "model.safetensors").stat().st_mtime_ns == written
 
 
+@pytest.mark.parametrize(
+    ("kind", "dtype"),
+    [("F32", "F32"), ("F16", "F16"), ("BF16", "BF16"), ("Q8_0", "BF16")],
+)
+def test_every_weight_is_unpacked_to_the_dtype_of_the_matrices(tiny_llama, tmp_path, kind, dtype):
+    path = write_gguf(tiny_llama, tmp_path / "tiny.gguf", kind)
+    out = import_gguf(path, tmp_path / "out")
+    assert {tensor.dtype for tensor in stored_tensors(out).values()} == {dtype}
+
+
+def test_gguf_that_does_not_fit_in_memory_is_not_called_damaged(tiny_llama, tmp_path, monkeypatch):
+    def full(*_):
+        raise MemoryError
+
+    monkeypatch.setattr("giraffe_cli.gguf_import._unpacked", full)
+    with pytest.raises(MemoryError):
+        import_gguf(write_gguf(tiny_llama, tmp_path / "tiny.gguf"), tmp_path / "out")
+
+
 def test_gguf_that_is_scaled_foreign_or_damaged(tiny_llama, tmp_path):
     scaled = write_gguf(tiny_llama, tmp_path / "scaled.gguf", llama__rope__scaling__type="yarn")
     assert "carries RoPE scaling (yarn)" in refusal(scaled, tmp_path).message
+    factors = [("rope_freqs.weight", np.full(8, 4, np.float32))]
+    divided = write_gguf(tiny_llama, tmp_path / "divided.gguf", tensors=factors)
+    assert "carries RoPE scaling (factor tensors)" in refusal(divided, tmp_path).message
     foreign = write_gguf(tiny_llama, tmp_path / "qwen.gguf", architecture="qwen2")
     assert "holds a `qwen2` model, needs `llama`" in refusal(foreign, tmp_path).message
     damaged = tmp_path / "damaged.gguf"

@@ -21,6 +21,7 @@ from giraffe_cli.adapter import read_adapter
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.merge import merge_stage
+from giraffe_cli.merge_checks import check_same_base
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rundir import read_json
 from giraffe_cli.tensor_stream import read_layout, read_tensors, tensor_digests, write_shard
@@ -233,12 +234,34 @@ def changed_config(adapter: Path, tmp_path: Path, **values) -> Path:
         ("init_lora_weights", "pissa"),
         ("alpha_pattern", {"q_proj": 3}),
         ("peft_type", "IA3"),
+        ("lora_bias", True),
+        ("fan_in_fan_out", True),
+        ("trainable_token_indices", [7]),
+        ("layer_replication", [[0, 2], [1, 2]]),
     ],
 )
 def test_what_a_plain_merge_would_drop_is_refused(tmp_path, base, adapter, key, value):
     with pytest.raises(GiraffeError, match=key):
         merge(base, changed_config(adapter, tmp_path, **{key: value}), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_an_adapter_that_was_trained_on_other_weights_is_refused(tmp_path, base, adapter):
+    checkpoint = inspect(str(base), base)
+    copy = Path(shutil.copytree(adapter, tmp_path / "adapter"))
+    for trained_on in ({"checkpoint": checkpoint.digest}, {"stage": "train"}):
+        (copy / "manifest.json").write_text(json.dumps({"inputs": trained_on, "files": {}}))
+        check_same_base(copy, checkpoint)
+    (copy / "manifest.json").write_text(json.dumps({"inputs": {"checkpoint": "0" * 64}}))
+    with pytest.raises(InvalidInput, match=f"{base} is not what {copy} was trained on"):
+        check_same_base(copy, checkpoint)
+
+
+@pytest.mark.parametrize("kept", [None, [], {}, {"inputs": 3}])
+def test_a_manifest_that_is_not_a_runs_names_no_base(tmp_path, base, kept):
+    if kept is not None:
+        (tmp_path / "manifest.json").write_text(json.dumps(kept))
+    check_same_base(tmp_path, inspect(str(base), base))
 
 
 def renamed_keys(adapter: Path, tmp_path: Path, old: str, new: str) -> Path:

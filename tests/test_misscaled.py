@@ -381,6 +381,11 @@ MIS_SCALED: dict[str, tuple[Damage, str, str]] = {
         "rope_lengths",
         "factor 4, but window/original is 8",
     ),
+    "another factor, as transformers 5 alone writes it": (
+        both(rope("yarn", factor=4.0, **NATIVE), keys("rope_scaling")),
+        "rope_lengths",
+        "factor 4, but window/original is 8",
+    ),
     "dynamic with a raised window": (
         rope("dynamic", factor=8.0, **NATIVE),
         "rope_lengths",
@@ -425,6 +430,11 @@ MIS_SCALED: dict[str, tuple[Damage, str, str]] = {
         store_tables(plain_table(5e5).float()),
         "stored_inv_freq",
         "rotary_emb.inv_freq: pair",
+    ),
+    "tables of another head": (
+        store_tables(plain_table().float()[:4]),
+        "stored_inv_freq",
+        "rotary_emb.inv_freq: 4 pairs",
     ),
     "a short tokenizer": (tokenizer(64), "tokenizer_limit", "64"),
     "a smaller vocabulary": (
@@ -499,6 +509,19 @@ def test_the_table_of_the_base_under_a_longer_window(copy, tiny_llama):
         "the table is the base's own (default, θ 10000, 128 tokens), the window is 512"
         in (found["scaling"])
     )
+
+
+def test_what_the_base_is_right_about_is_no_defect(copy, tiny_llama):
+    """A model fine-tuned at the base's own window, and one that was extended."""
+    assert failures(prove(copy, base=tiny_llama)) == {}
+    rope("yarn", factor=8.0, **NATIVE)(copy)
+    assert failures(prove(copy, base=tiny_llama)) == {}
+
+
+def test_a_native_window_beside_a_type_that_needs_none_is_no_defect(copy):
+    plain = {"rope_type": "default", "rope_theta": 1e4, **NATIVE}
+    keys(rope_theta=1e4, rope_parameters=plain)(copy)
+    assert failures(prove(copy)) == {}
 
 
 def test_the_theta_and_the_scaling_of_the_base(copy, tiny_llama, tmp_path):

@@ -14,11 +14,12 @@ from safetensors.numpy import load_file
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.claim import claim
 from giraffe_cli.config.building import build, resolve_dtype
-from giraffe_cli.errors import InvalidInput
+from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.evals.samples import default_lengths
 from giraffe_cli.pipeline import Options, evaluate_models, extend
 from giraffe_cli.progress import SilentReporter
-from giraffe_cli.stages import Timings
+from giraffe_cli.stages import Timings, check_sources, verified
+from giraffe_cli.verify_files import check
 
 TARGET = 512
 
@@ -138,6 +139,10 @@ def test_a_packed_directory_is_taken_and_a_foreign_one_refused(
     config = settings(tiny_llama, packed)
     report = extend(config, tmp_path / "a", Options(evaluate=False), SilentReporter())
     assert report["steps"] == 3
+    mixed = build({**config.model_dump(), "data": [str(packed), "more.jsonl"]})
+    with pytest.raises(InvalidInput, match="mixes the packed directory .*packed with other"):
+        check_sources(mixed, inspect(str(tiny_llama), tmp_path))
+    check_sources(mixed, None)  # whose tokenizer is not known
     longer = settings(tiny_llama, packed, train={"steps": 3, "window": 256})
     with pytest.raises(InvalidInput, match="windows of 128 tokens, 256 were asked for"):
         extend(longer, tmp_path / "b", Options(), SilentReporter())
@@ -220,6 +225,28 @@ def test_claim_needs_a_folder(tiny_llama, corpus, tmp_path):
     (tmp_path / "file").write_text("x")
     with pytest.raises(InvalidInput, match="is not a directory"):
         claim(settings(tiny_llama, corpus), tmp_path / "file")
+
+
+def test_a_model_that_is_not_what_was_trained_is_an_error_and_no_proof(
+    tiny_llama, tmp_path, monkeypatch
+):
+    """The proof is kept for the very model and base that it is of."""
+    wrong = {"checks": {"dtype": check(True, 3, 3), "inv_freq": check(False, 1, 2)}}
+    right = {"checks": {"inv_freq": check(True, 2, 2)}}
+    proofs = [wrong, right, wrong]
+    monkeypatch.setattr("giraffe_cli.stages.verify_directory", lambda *_, **__: proofs.pop(0))
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "manifest.json").write_text("{}")
+    given = (inspect(str(tiny_llama), tmp_path), None, None, model, SilentReporter())
+    said = r"model is not what was trained\n  - inv_freq: found 1, expected 2$"
+    with pytest.raises(GiraffeError, match=said):
+        verified(*given)
+    assert [verified(*given), verified(*given)] == [right, right]
+    assert proofs == [wrong]
+    (model / "manifest.json").write_text('{"another": 1}')
+    with pytest.raises(GiraffeError, match=said):
+        verified(*given)
 
 
 def test_several_runs_may_share_the_folder_of_scored_samples(

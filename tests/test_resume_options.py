@@ -12,7 +12,7 @@ from giraffe_cli.config.building import build
 from giraffe_cli.config.files import read_yaml
 from giraffe_cli.config.train import TrainConfig, knobs_without_effect
 from giraffe_cli.corpus.store import held_out, open_packed
-from giraffe_cli.errors import InvalidInput
+from giraffe_cli.errors import InvalidInput, UsageError
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.store import make_stores
 from giraffe_cli.rope.scheme import make_positions
@@ -63,6 +63,7 @@ def test_the_evaluation_may_change_until_something_is_trained(there, tmp_path):
         (tmp_path / there).mkdir(parents=True)
     changed = build({"target_length": 512, "eval": {"data": ["others.jsonl"], "documents": 3}})
     if there in (None, "packed"):
+        claim(build({"target_length": 512, "eval": {"documents": 60}}), tmp_path)
         claim(changed, tmp_path)
         assert read_yaml(tmp_path / "run.yaml")["eval"]["data"] == ["others.jsonl"]
     else:
@@ -96,17 +97,18 @@ def test_what_tables_were_compared_on_does_not_become_what_is_evaluated(
         claim(changed, tmp_path)
 
 
-def refused_in(folder, is_packed):
+def refused_in(folder, is_packed, error=InvalidInput):
     """A run whose input is refused in packing, or once it has packed."""
     with claimed(config_of(), folder):
         (make_folder(folder / "packed") / "half.parquet").touch()
         if is_packed:
             finish_stage(folder / "packed", {})
-        raise InvalidInput("docs.jsonl:1 is cut off")
+        raise error("docs.jsonl:1 is cut off")
 
 
+@pytest.mark.parametrize("error", [InvalidInput, UsageError])
 @pytest.mark.parametrize("there", [None, [], ["docs.jsonl", "novel/one.txt"]])
-def test_refused_input_takes_with_it_what_the_run_made_and_nothing_else(tmp_path, there):
+def test_refused_input_takes_with_it_what_the_run_made_and_nothing_else(tmp_path, there, error):
     """`--out .` beside one's own files."""
     for name in there or []:
         (tmp_path / "out" / name).parent.mkdir(parents=True, exist_ok=True)
@@ -114,8 +116,8 @@ def test_refused_input_takes_with_it_what_the_run_made_and_nothing_else(tmp_path
     if there is not None:
         (tmp_path / "out").mkdir(exist_ok=True)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(InvalidInput, match="cut off"):
-        refused_in(tmp_path / "out", is_packed=False)
+    with pytest.raises(error, match="cut off"):
+        refused_in(tmp_path / "out", is_packed=False, error=error)
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -180,7 +182,13 @@ def test_no_two_windows_draw_the_same_dropout_masks(material):
     assert len({stream.build(number).dropout_seed for number in range(200)}) == 200
 
 
-@pytest.mark.parametrize("mine", ["adapter/adapter_model.safetensors", "model/x", "report.html"])
+@pytest.mark.parametrize(
+    "mine",
+    [
+        *("adapter/adapter_model.safetensors", "model/x", "report.html", "verify.json"),
+        *("stages/x", "tune/x", "rope_choice.json", "weights.safetensors"),
+    ],
+)
 def test_a_folder_with_files_of_others_is_no_folder_for_a_run(mine, tmp_path):
     """An `--out .` beside an adapter of one's own: it was written over, and a model of one's own
     refused after training."""

@@ -21,6 +21,7 @@ from train_runs import (
 )
 
 from giraffe_cli.config.train import TrainConfig
+from giraffe_cli.corpus.base import Document
 from giraffe_cli.corpus.store import held_out, open_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.loading import load_model
@@ -131,6 +132,18 @@ def test_nothing_held_out_is_refused_before_training(tiny_llama, tmp_path):
         run(without, tmp_path / "run", **MEASURED)
     assert "--hold-out" in failure.value.hint
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
+
+
+def test_a_document_of_one_token_has_nothing_to_predict(material, monkeypatch):
+    rows, stream = stream_of(material)
+    rows = SimpleNamespace(folder=rows.folder, bos="no", eos="no")  # else a text gains tokens
+    documents = [Document("one", "!", "s"), Document("two", "!?", "s")]
+    monkeypatch.setattr("giraffe_cli.train.held_out.held_out", lambda folder: documents)
+    windows = held_out_windows(rows, stream, material.checkpoint.path, 3)
+    assert [(w.doc_ids, w.num_targets) for w in windows] == [(("two",), 1)]
+    documents.pop()
+    with pytest.raises(InvalidInput, match="holds none"):
+        held_out_windows(rows, stream, material.checkpoint.path, 3)
 
 
 def test_fewer_documents_than_asked_for_are_said_aloud(material, tmp_path):

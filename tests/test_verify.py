@@ -407,6 +407,51 @@ def test_a_foreign_checkpoint_is_held_to_its_own_claim(tiny_llama):
     )
 
 
+def test_a_part_of_the_answer_that_failed_is_a_failed_check_with_its_reason(tmp_path):
+    said = {"error": "OSError: gone"}
+    fine = {"dtype": "float32", "inv_freq": [1.0], "attention_factor": 1.0}
+    parts = [
+        {"weights": verify_judge.check_weights(said, tmp_path, {})},
+        verify_judge.check_table({"at_load": said}, {}, None),
+        verify_judge.check_table({"at_load": fine, "at_target": said}, {}, None),
+        verify_judge.check_finite({"logits": said}),
+        verify_judge.check_logits(said, "float32"),
+    ]
+    found = [(name, c["ok"], c["found"]) for part in parts for name, c in part.items()]
+    names = ("weights", "inv_freq", "inv_freq", "finite_logits", "logits")
+    assert found == [(name, False, "OSError: gone") for name in names]
+
+
+def test_a_table_that_is_not_kept_in_float32_is_named():
+    table = {"inv_freq": [1.0], "attention_factor": 1.0}
+    for dtype in ("float32", "bfloat16"):
+        checks = verify_judge.check_table({"at_load": {**table, "dtype": dtype}}, {}, None)
+        assert checks["one_table"]["ok"]
+        assert checks["inv_freq_dtype"]["ok"] == (dtype == "float32")
+        assert checks["inv_freq_dtype"]["found"] == dtype
+
+
+@pytest.mark.parametrize(
+    ("dtype", "steps", "ok"),
+    [("float32", 8.0, True), ("float32", 8.1, False), ("bfloat16", 0.52, False)],
+)
+def test_how_far_a_merged_tensor_may_be_depends_on_its_dtype(dtype, steps, ok):
+    entry = {"missing": [], "changed": [], "equal": 1, "worst": "w", "steps": steps}
+    assert verify_judge._check_merged(entry, dtype)["ok"] is ok
+
+
+def test_what_was_never_answered_is_a_failed_check():
+    for part in (verify_judge.check_finite({}), verify_judge.check_logits({}, "float32")):
+        assert [(c["ok"], c["found"]) for c in part.values()] == [(False, "not computed")]
+
+
+def test_16_bit_logits_may_not_drift_though_every_top_1_agrees():
+    entry = {"max_abs_difference": 0.1, "positions": 64, "top1_agreement": 1.0}
+    near, far = ({**entry, "mean_kl": kl} for kl in (4e-3, 4.1e-3))
+    found = [verify_judge._check_window(e, "bfloat16")["ok"] for e in (near, far)]
+    assert found == [True, False]
+
+
 def test_of_64_positions_one_near_tie_may_fall_the_other_way_and_not_two_and_of_256_three():
     entry = {"max_abs_difference": 0.1, "mean_kl": 3e-4, "positions": 64}
     one, two = ({**entry, "top1_agreement": 1 - n / 64} for n in (1, 2))

@@ -117,7 +117,7 @@ def _tokens(
         tokens[index] = text
         is_byte = not byte_level and _BYTE_TOKEN.fullmatch(text)
         types[index] = TokenType.BYTE if is_byte else TokenType.NORMAL
-    for added in value.get("added_tokens", []):
+    for added in value["added_tokens"]:
         text, index = added["content"], added["id"]
         tokens[index] = text if added["special"] else text.replace(SPACE, " ")
         types[index] = TokenType.CONTROL if added["special"] else TokenType.USER_DEFINED
@@ -174,7 +174,7 @@ def _warnings(value: Mapping[str, Any], unmerged: int) -> list[str]:
     found = []
     stripping = [
         token["content"]
-        for token in value.get("added_tokens", [])
+        for token in value["added_tokens"]
         if token.get("lstrip") or token.get("rstrip") or token.get("single_word")
     ]
     if stripping:
