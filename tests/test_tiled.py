@@ -24,7 +24,7 @@ from giraffe_cli.model.products import products
 from giraffe_cli.model.stack import run_layers
 from giraffe_cli.model.trainable import causal_model, make_trainable
 
-TOKENS, WIDTH, LAYERS = 5120, 128, 2
+TOKENS, WIDTH, LAYERS = 5120, 128, 1
 """With 4 heads of 32 over 2 of keys; one tensor of the window has 2.6 MB in float32, besides which
 attention's blocks on a CPU, a megabyte a thread, are small."""
 ROW = TOKENS * WIDTH * 4
@@ -98,14 +98,14 @@ def test_as_much_lives_at_a_time_as_the_plan_counts(model, kind):
     """In rows of S·d numbers, queries as many and keys half of it: q, k, v and the gradient of what
     was attended to are 3, the attention computed again 1, and of one of two groups of heads the
     gradients 1, of all heads 2. The layer's own gradient was there before and is written over.
-    Tiles of 64 tokens and attention's blocks add less than half a row. In one piece it is 10 and
+    Tiles of 64 tokens and attention's blocks add less than half a row. In one piece it is 9 and
     more."""
     tiled = Levers("full", mlp_tile=64, projection_tile=64, fused=kind is FusedLayer)
     grouped = dataclasses.replace(tiled, head_groups=2)
     assert 4.5 < live_rows(model, grouped, kind) < 5.5
     assert 5.5 < live_rows(model, tiled, kind) < 6.5
     whole = Levers("full", mlp_tile=64, fused=kind is FusedLayer)
-    assert 9.5 < live_rows(model, whole, kind) < 11.5
+    assert 9 < live_rows(model, whole, kind) < 11.5
 
 
 def test_fused_going_back_through_the_projections_needs_no_products(model):
