@@ -26,6 +26,7 @@ from giraffe_cli.evaluating import check_samples, held_out_documents
 from giraffe_cli.gates import Gate, default_gates
 from giraffe_cli.lock import held
 from giraffe_cli.merge import merge_stage
+from giraffe_cli.model.precision import computed_in
 from giraffe_cli.preflight import preflight
 from giraffe_cli.progress import Reporter
 from giraffe_cli.report.compose import compose_report
@@ -210,7 +211,8 @@ def evaluate_models(work: Work, models: dict[str, Path], texts: Texts) -> dict[s
         for name, path in models.items()
     ]
     if evaluator := work.start.evaluation and work.start.evaluation.evaluator:
-        subjects.append(Subject(EVALUATOR, evaluator.path, evaluator.digest, dtype))
+        computed = computed_in(work.start.requested_dtype, evaluator.dtype)
+        subjects.append(Subject(EVALUATOR, evaluator.path, evaluator.digest, computed))
     on_this_node = config.train.processes and config.train.processes // config.train.nodes
     own_device_each = None if config.train.share_devices else on_this_node
     processes = config.eval.processes or own_device_each

@@ -41,6 +41,8 @@ class Start:
     config: ExtendConfig
     """As given, with the type that is computed in."""
     checkpoint: Checkpoint
+    requested_dtype: str
+    """As given: an evaluator is computed in what that makes of its own."""
     stages: list[TrainingStage] = field(default_factory=list)
     """None where the base reaches the target already, and that is allowed."""
     controls: list[TrainingStage] = field(default_factory=list)
@@ -73,8 +75,9 @@ def preflight(
     problems = Problems()
     checkpoint = problems.note(inspect, config.model, work_dir, config.allow_pickle)
     if checkpoint and allow_native and checkpoint.reach >= config.target_length:
-        return Start(config, checkpoint)
+        return Start(config, checkpoint, config.dtype)
     _check_folder(config, run_dir, checkpoint, problems)
+    requested = config.dtype
     if checkpoint:
         config = _with_dtype(config, checkpoint, run_dir, reporter)
     stages, controls = _stages(config, checkpoint, run_dir, problems)
@@ -89,7 +92,7 @@ def preflight(
     problems.settle()
     assert checkpoint
     _tell_without_effect(config, checkpoint, reporter)
-    return Start(config, checkpoint, stages, controls, evaluation)
+    return Start(config, checkpoint, requested, stages, controls, evaluation)
 
 
 def _check_folder(

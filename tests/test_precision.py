@@ -140,3 +140,21 @@ def test_a_run_that_began_elsewhere_goes_on_in_what_it_began_with(
     assert extend(config, run, Options(), reporter)["dtype"] == "bfloat16"
     assert (run / "metrics.jsonl").read_bytes() == trained
     assert any("no units for bfloat16" in told for told in reporter.warnings)
+
+
+def test_an_evaluator_is_computed_in_what_suits_its_own_weights(
+    cpu, llama_in_bfloat16, tiny_llama, corpus, tmp_path
+):
+    """The base is stored in bfloat16, the evaluator in float32."""
+    cpu(has_bfloat16=True)
+    knobs = {"longppl": {"anchors": 1, "targets": 16, "alpha": 1e-4, "beta": 9.0}}
+    asked = {"tasks": ["longppl"], "lengths": [128, 512], "knobs": knobs}
+    config = settings(
+        llama_in_bfloat16,
+        corpus,
+        train={"steps": 0},
+        eval={**asked, "evaluator": str(tiny_llama)},
+    )
+    results = extend(config, tmp_path / "run", Options(), SilentReporter())["evaluation"]
+    assert results["models"]["base"]["dtype"] == "bfloat16"
+    assert results["settings"]["reference"]["dtype"] == "float32"
