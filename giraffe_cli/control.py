@@ -80,7 +80,7 @@ def control_config(stage: ExtendConfig, checkpoint: Checkpoint) -> ExtendConfig:
             f"{', '.join(stage.data)} holds windows of {format_length(stage.window)}",
             "name the documents as --data instead of the packed directory",
         )
-    knobs = {
+    knobs: dict[str, Any] = {
         "window": window,
         "windows_per_step": windows_per_step(stage.train, stage.window, window),
         "positions": "plain",
@@ -89,6 +89,9 @@ def control_config(stage: ExtendConfig, checkpoint: Checkpoint) -> ExtendConfig:
         "patience": None,
         "keep": "last",
     }
+    if window <= stage.train.short_context_of(checkpoint.native_length):
+        # no token sees more than a short context: LongCE would be this
+        knobs |= {"loss": "ce", "short_context": None, "weight_cap": 5.0}
     return stage.model_copy(
         update={
             "target_length": checkpoint.native_length,

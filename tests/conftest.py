@@ -6,9 +6,11 @@ import importlib
 import json
 import os
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -101,6 +103,29 @@ def build_tiny_llama(folder: Path, **changes) -> Path:
 @pytest.fixture(scope="session")
 def tiny_llama(tmp_path_factory) -> Path:
     return build_tiny_llama(tmp_path_factory.mktemp("tiny-llama"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shipped_probe() -> Iterator[Any]:
+    """The proof's probe is asked in this process: another needs five to ten seconds for its
+    imports, a quarter of all tests' time. This is the one that a user gets."""
+    from giraffe_cli import verify
+
+    def ask(request: dict) -> dict:
+        from tiny_runs import ask_here
+
+        return ask_here(request)
+
+    shipped = verify.ask_probe
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify, "ask_probe", ask)
+        yield shipped
+
+
+@pytest.fixture
+def probed_apart(shipped_probe, monkeypatch) -> None:
+    """The proof's probe in a process of its own."""
+    monkeypatch.setattr("giraffe_cli.verify.ask_probe", shipped_probe)
 
 
 @pytest.fixture(scope="session")

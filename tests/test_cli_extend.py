@@ -23,6 +23,7 @@ def arguments(tiny_llama, corpus, tmp_path):
     )
 
 
+@pytest.mark.usefixtures("probed_apart")
 def test_a_run_ends_with_table_path_and_serve_lines(giraffe, arguments, tmp_path):
     done = giraffe(*arguments)
     assert done.code == 0, done.stderr

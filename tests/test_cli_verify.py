@@ -8,7 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from tiny_runs import TARGET, ask_here, make_adapter, make_base, merge, table_for
+from tiny_runs import TARGET, make_adapter, make_base, merge, table_for
 
 from giraffe_cli.config.building import build
 from giraffe_cli.config.files import write_sealed_yaml
@@ -24,12 +24,7 @@ def model(tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(base=base, adapter=adapter, out=merge(base, adapter, folder / "model"))
 
 
-@pytest.fixture
-def probed_here(monkeypatch) -> None:
-    """Spares the five seconds that another process needs for its imports."""
-    monkeypatch.setattr("giraffe_cli.verify.ask_probe", ask_here)
-
-
+@pytest.mark.usefixtures("probed_apart")
 def test_a_good_directory_in_words(giraffe, model):
     """The one test here that starts the process a user gets."""
     done = giraffe("verify", model.out)
@@ -41,7 +36,6 @@ def test_a_good_directory_in_words(giraffe, model):
     assert "with stock transformers, in a process of its own" in done.stderr
 
 
-@pytest.mark.usefixtures("probed_here")
 def test_json_is_one_object_with_the_promised_keys(giraffe, model):
     done = giraffe("verify", model.out, "--adapter", model.adapter, "--base", model.base, "--json")
     assert done.code == 0, done.stderr
@@ -52,7 +46,6 @@ def test_json_is_one_object_with_the_promised_keys(giraffe, model):
     assert proof["checks"]["logits_far"]["ok"]
 
 
-@pytest.mark.usefixtures("probed_here")
 def test_a_defective_directory_exits_3_and_names_the_difference(giraffe, model, tmp_path):
     copy = Path(shutil.copytree(model.out, tmp_path / "copy"))
     config = read_json(copy / "config.json")
@@ -102,7 +95,6 @@ def write_run(folder: Path, base: Path, steps: int) -> None:
     write_json(folder / "rope.json", table_for(base).to_json())
 
 
-@pytest.mark.usefixtures("probed_here")
 def test_merge_writes_the_model_of_a_run(giraffe, run, model):
     done = giraffe("merge", run, "--json")
     assert done.code == 0, done.stderr
@@ -113,7 +105,6 @@ def test_merge_writes_the_model_of_a_run(giraffe, run, model):
     assert tensor_digests(run / "model") == tensor_digests(model.out)
 
 
-@pytest.mark.usefixtures("probed_here")
 def test_merge_elsewhere_says_what_to_do_next(giraffe, run, tmp_path):
     out = tmp_path / "mine"
     done = giraffe("merge", run, "--out", out)
@@ -123,7 +114,6 @@ def test_merge_elsewhere_says_what_to_do_next(giraffe, run, tmp_path):
     assert not (run / "model").exists()
 
 
-@pytest.mark.usefixtures("probed_here")
 def test_a_run_without_training_merges_nothing(giraffe, model, tmp_path):
     write_run(tmp_path / "zero", model.base, steps=0)
     assert giraffe("merge", tmp_path / "zero").code == 0
@@ -152,7 +142,6 @@ def test_a_folder_of_someone_else_is_not_replaced(giraffe, run, tmp_path):
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
 
-@pytest.mark.usefixtures("probed_here")
 def test_a_mismatch_after_our_own_merge_is_our_failure(giraffe, run, monkeypatch):
     monkeypatch.setattr("giraffe_cli.verify_judge.MAX_LOGIT_DIFFERENCE", -1.0)
     done = giraffe("merge", run)

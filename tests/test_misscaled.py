@@ -586,8 +586,7 @@ def test_an_adapter_is_told_apart_from_a_model(tiny_llama, tmp_path):
         ("half a config.json", "cannot be read as JSON"),
     ],
 )
-def test_the_command_line_says_so_and_exits_3(giraffe, copy, monkeypatch, case, words):
-    monkeypatch.setattr("giraffe_cli.verify.ask_probe", ask_here)
+def test_the_command_line_says_so_and_exits_3(giraffe, copy, case, words):
     damage = {**UNREADABLE, **MALFORMED, **MIS_SCALED}[case][0]
     damage(copy)
     done = giraffe("verify", copy)

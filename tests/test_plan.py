@@ -18,7 +18,7 @@ from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.estimate import Pace, check_fits, demand_of, estimate
 from giraffe_cli.plan.machine import Machine, available_bytes, named_machine, this_machine
 from giraffe_cli.plan.memory import bytes_by_part
-from giraffe_cli.plan.operations import Rates, forward_per_token, step_per_token
+from giraffe_cli.plan.operations import Rates, adapter_numbers, forward_per_token, step_per_token
 from giraffe_cli.plan.shapes import SHAPES, named_shape
 from giraffe_cli.weights import expected_shapes
 
@@ -77,6 +77,19 @@ def test_kept_attention_saves_one_pass_of_it_and_a_full_fine_tune_adds_a_product
     assert again.attention - kept.attention == pytest.approx(forward.attention)
     assert again.linear == kept.linear
     assert (none.linear, none.head) == (3 * forward.linear, 3 * forward.head)
+
+
+def test_longce_adds_two_forward_passes_over_pieces_and_projects_each_deep_token_once():
+    """At 16k with pieces of 4k: 2 F_lin, 2 F_att of 4k, 3/4 F_head, and the adapters' products."""
+    plain, short = forward_per_token(LLAMA_8B, 16384), forward_per_token(LLAMA_8B, 4096)
+    ce, longce = TrainConfig(), TrainConfig(loss="longce")
+    assert LLAMA_8B.native_length >= 4096
+    without = step_per_token(LLAMA_8B, ce, 16384, Levers("attention"))
+    found = step_per_token(LLAMA_8B, longce, 16384, Levers("attention"))
+    adapters = 4 * adapter_numbers(LLAMA_8B, ce)
+    assert found.linear - without.linear == pytest.approx(2 * plain.linear + adapters)
+    assert found.attention - without.attention == pytest.approx(2 * short.attention)
+    assert found.head - without.head == pytest.approx(0.75 * plain.head)
 
 
 def test_what_is_recomputed_beside_a_forward_pass():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import signal
+from dataclasses import replace
 
 import pytest
 from train_runs import (
@@ -21,18 +22,19 @@ from train_runs import (
 from giraffe_cli.errors import GiraffeError, Interrupted
 from giraffe_cli.rundir import digest_file
 from giraffe_cli.train import step as step_module
+from giraffe_cli.train.objective import CrossEntropy
 
-WHOLE = step_module.window_nats
-
-
-def spoil_loss(nats):
-    return nats * math.nan
+WHOLE = CrossEntropy.of_window
 
 
-def spoil_gradient(nats):
+def spoil_loss(told):
+    return replace(told, minimised=told.minimised * math.nan, nats=told.nats * math.nan)
+
+
+def spoil_gradient(told):
     """The loss stays a number, its gradient is infinite."""
-    nats.register_hook(lambda gradient: gradient * math.inf)
-    return nats
+    told.minimised.register_hook(lambda gradient: gradient * math.inf)
+    return told
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +50,12 @@ def spoiled(monkeypatch):
     def spoil(windows, how=spoil_loss):
         seeds, documents = {}, {}
 
-        def nats(model, window, device):
+        def of_window(self, model, window, device):
             number = seeds.get(window.dropout_seed)
-            found = WHOLE(model, window, device)
+            found = WHOLE(self, model, window, device)
             return how(found) if number in windows else found
 
-        monkeypatch.setattr(step_module, "window_nats", nats)
+        monkeypatch.setattr(CrossEntropy, "of_window", of_window)
         original = step_module.train_step
 
         def train_step(a_run, rate):

@@ -21,7 +21,13 @@ COMMANDS = [
     for line in block.splitlines()
     if not language
 ]
-SIZES = {"16k,32k": "256,512", "16k": "512", "2k": "64", "books.jsonl.gz": "books.jsonl"}
+SIZES = {
+    "16k,32k": "256,512",
+    "16k": "512",
+    "2k": "64",
+    "books.jsonl.gz": "books.jsonl",
+    "train.short_context=1k": "train.short_context=32",
+}
 SMALL = [
     *("--set", "train.steps=2", "--set", "train.warmup_steps=0", "--set", "pack.hold_out=0.3"),
     *("--set", "eval.lengths=[128]", "--set", "eval.documents=2", "--set", "eval.tasks=[nll]"),
@@ -36,7 +42,7 @@ def test_the_commands_run_in_their_order(tiny_llama, corpus, giraffe, tmp_path, 
     (tmp_path / "models" / "smollm2-135m").symlink_to(tiny_llama)
     (tmp_path / "books.jsonl").write_bytes(corpus.read_bytes())
     monkeypatch.chdir(tmp_path)
-    assert len(COMMANDS) == 5
+    assert len(COMMANDS) == 6
     for line in COMMANDS:
         words = [SIZES.get(word, word) for word in shlex.split(line)[1:]]
         result = giraffe(*words, *(SMALL if words[0] == "extend" else []), "--json")

@@ -9,6 +9,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from giraffe_cli.config.base import Knobs, Length, Section, switch
 from giraffe_cli.config.lora import LoraConfig
 
+LONGEST_SHORT_CONTEXT = 4096
+"""Tokens: what LongCE's authors compare with."""
+
 
 class TrainConfig(Section):
     """The fine-tune."""
@@ -34,6 +37,15 @@ class TrainConfig(Section):
     """Steps of the decay under `wsd`; default: a fifth of the steps."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's weight decay, of matrices; embeddings and norms do not decay."""
+    loss: Literal["ce", "longce"] = "ce"
+    """What is minimised: the cross-entropy of every token alike; or LongCE, each token's times how
+    much likelier the long context makes it than a short one, which takes two more forward passes,
+    over short pieces."""
+    short_context: Length | None = None
+    """Tokens of LongCE's short context, half of which each token sees at the least; default: the
+    native window, at most 4k."""
+    weight_cap: float = Field(default=5.0, gt=1)
+    """Most that LongCE lets a token count."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this global norm."""
     method: Literal["lora", "full"] = "lora"
@@ -129,6 +141,10 @@ class TrainConfig(Section):
             raise ValueError("; ".join(problems))
         return self
 
+    def short_context_of(self, native_length: int) -> int:
+        """Tokens of LongCE's short context, for a base of `native_length`."""
+        return self.short_context or min(native_length, LONGEST_SHORT_CONTEXT)
+
     @property
     def can_shard_base(self) -> bool:
         """Whether what is trained allows the frozen weights to be shared out."""
@@ -146,6 +162,11 @@ def _problems(train: TrainConfig) -> list[str]:
             train.steps and (train.decay_steps or 0) > train.steps,
             f"decay_steps {train.decay_steps} is more than the {train.steps} steps there are",
         ),
+        (
+            train.loss != "longce" and (train.short_context is not None or train.weight_cap != 5),
+            "short_context and weight_cap need loss: longce",
+        ),
+        (train.short_context == 1, "short_context 1 leaves no context; the least is 2"),
         (train.patience and not train.held_out_every, "patience needs held_out_every"),
         (
             is_shared and train.checkpointing == "none",

@@ -8,6 +8,7 @@ trains. Peak memory beyond inputs and gradients: chunk · V · 4 bytes, half as 
 bits.
 
     chunked_nll(hidden [n, d], weight [V, d], labels [n], chunk=1024)  → sum of nats, a scalar
+    weighted_nll(..., weigh)    → sum of weight times nats, and the two sums by themselves
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ from torch import Tensor
 from giraffe_cli.model.pointwise import compiled_on
 
 IGNORED = -100
+
+Weigh = Callable[[Tensor, int], Tensor]
+"""Nats `[c]` of the targets from the n-th on, and n → what each counts, `[c]`."""
 
 
 def chunked_nll(hidden: Tensor, lm_head_weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
@@ -38,8 +42,20 @@ def chunked_nll(hidden: Tensor, lm_head_weight: Tensor, labels: Tensor, chunk: i
     """
     if not torch.is_grad_enabled() or not (hidden.requires_grad or lm_head_weight.requires_grad):
         return token_nll(hidden, lm_head_weight, labels, chunk).sum()
-    total: Tensor = _ChunkedNll.apply(hidden, lm_head_weight, labels, chunk)  # type: ignore[no-untyped-call]
-    return total
+    return weighted_nll(hidden, lm_head_weight, labels, chunk)[0]
+
+
+def weighted_nll(
+    hidden: Tensor, lm_head_weight: Tensor, labels: Tensor, chunk: int, weigh: Weigh | None = None
+) -> tuple[Tensor, Tensor]:
+    """SUM over labels ≠ -100 of weight times nats, and `[2]` float64 without gradient beside it:
+    the sum of the nats alone and that of the weights.
+
+    Arguments as of `chunked_nll`. The weights are of the nats just computed, chunk by chunk, and
+    constants to the gradient; without `weigh` each is 1.
+    """
+    total, told = _ChunkedNll.apply(hidden, lm_head_weight, labels, chunk, weigh)  # type: ignore[no-untyped-call]
+    return total, told
 
 
 @torch.no_grad()
@@ -91,24 +107,36 @@ class _ChunkedNll(torch.autograd.Function):
     """Forms the gradients in the forward; the backward scales them by the incoming gradient."""
 
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, labels: Tensor, chunk: int, weigh: Weigh | None
+    ) -> tuple[Tensor, Tensor]:
         wants_hidden, wants_weight = ctx.needs_input_grad[:2]
         accumulator = torch.promote_types(hidden.dtype, torch.float32)
         ctx.weight_dtype, weight = weight.dtype, weight.to(hidden.dtype)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight, dtype=accumulator) if wants_weight else None
         total = hidden.new_zeros((), dtype=torch.float64)
+        told = hidden.new_zeros(2, dtype=torch.float64)
         slope_of = _slope_function(min(chunk, len(hidden)), weight, accumulator)
         for start in range(0, len(hidden), chunk):
             rows, kept = hidden[start : start + chunk], labels[start : start + chunk]
             nll, slope = slope_of(rows, kept)
-            total += nll.sum(dtype=torch.float64)
+            counts = (kept != IGNORED).to(nll.dtype)
+            if weigh is not None:
+                counts *= weigh(nll, start)
+            total += (counts * nll).sum(dtype=torch.float64)
+            told += torch.stack([nll.sum(dtype=torch.float64), counts.sum(dtype=torch.float64)])
             if grad_hidden is not None:
-                torch.mm(slope, weight, out=grad_hidden[start : start + chunk])
+                below = grad_hidden[start : start + chunk]
+                torch.mm(slope, weight, out=below)
+                if weigh is not None:
+                    below *= counts.unsqueeze(-1)
             if grad_weight is not None:
-                grad_weight += slope.t() @ rows
+                scaled = rows if weigh is None else rows * counts.unsqueeze(-1).to(rows.dtype)
+                grad_weight += slope.t() @ scaled
         ctx.save_for_backward(grad_hidden, grad_weight)
-        return total.to(accumulator)
+        ctx.mark_non_differentiable(told)
+        return total.to(accumulator), told
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -117,7 +145,7 @@ class _ChunkedNll(torch.autograd.Function):
         scale = grad_outputs[0]
         for_hidden = None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype)
         for_weight = None if grad_weight is None else (grad_weight * scale).to(ctx.weight_dtype)
-        return for_hidden, for_weight, None, None
+        return for_hidden, for_weight, None, None, None
 
 
 Slope = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]

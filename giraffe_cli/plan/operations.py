@@ -7,6 +7,8 @@ Per token of a window of S tokens, forward,
 s² = Σ l² / S² over the documents of a window is the share of attention that they leave over. A step
 under adapters needs 2·(F_lin + F_head) + 3.5·F_att and the adapters' own products, a full fine-tune
 3·(F_lin + F_head) + 3.5·F_att. Recomputed layers add F_lin, and F_att unless attention is kept.
+LongCE adds two passes over pieces of K tokens, each target projected once:
+2·F_lin + 2·F_att(K) + F_head·(1 - K/S).
 L layers, d hidden, h heads of D, k key/value heads, f intermediate, V vocabulary.
 """
 
@@ -123,14 +125,36 @@ def step_per_token(
     recomputed = layers - whole_layers(levers, layers)
     again = (recomputed - kept_attention_layers(levers, layers)) / layers
     share = recomputed / layers
+    short = _short_contexts(shape, train, window, attention_share)
     head_trains = is_full or ("embeddings" in train.lora.also_train and shape.tie_word_embeddings)
     return Operations(
         linear=((3 if is_full else 2) + share) * forward.linear
         + (3 + share) * adapters
-        + share * _recomputed_otherwise(shape, levers),
-        attention=(3.5 + again) * forward.attention,
-        head=(3 if head_trains else 2) * forward.head,
+        + share * _recomputed_otherwise(shape, levers)
+        + short.linear
+        + (2 * adapters if short.linear else 0.0),
+        attention=(3.5 + again) * forward.attention + short.attention,
+        head=(3 if head_trains else 2) * forward.head + short.head,
     )
+
+
+def short_passes(train: TrainConfig) -> int:
+    """Forward passes over a window beside its own."""
+    return 2 if train.loss == "longce" else 0
+
+
+def _short_contexts(
+    shape: Checkpoint, train: TrainConfig, window: int, attention_share: float
+) -> Operations:
+    """Of LongCE's passes, without adapters."""
+    passes, context = short_passes(train), train.short_context_of(shape.native_length)
+    if not passes:
+        return Operations(0.0, 0.0, 0.0)
+    # documents that are shorter than a piece stay whole
+    piece = min(context, window * attention_share)
+    forward = forward_per_token(shape, window, piece / window)
+    deep = max(0.0, 1 - context / window)
+    return Operations(passes * forward.linear, passes * forward.attention, deep * forward.head)
 
 
 def _recomputed_otherwise(shape: Checkpoint, levers: Levers) -> float:

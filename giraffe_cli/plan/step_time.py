@@ -6,7 +6,7 @@ from giraffe_cli.model.levers import Levers, Offload
 from giraffe_cli.plan.demand import Demand
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.plan.memory import away_bytes, sharded_numbers
-from giraffe_cli.plan.operations import Rates, step_per_token
+from giraffe_cli.plan.operations import Rates, short_passes, step_per_token
 from giraffe_cli.plan.processes import processes_of
 
 BYTES_PER_SECOND = {"disk": 1e9, "host": 45e9}
@@ -39,10 +39,16 @@ def step_seconds(demand: Demand, machine: Machine, rates: Rates, levers: Levers)
 
 
 def _gathering(demand: Demand, computing: float) -> float:
-    """Seconds of a step that processes wait for each other's parts of the base: a layer comes twice
-    a window, while the one before is computed."""
+    """Seconds of a step that processes wait for each other's parts of the base: a layer comes once
+    a pass over a window and once back, while the one before is computed."""
     units = sharded_numbers(demand)
-    others = 2 * sum(units) * demand.width * (demand.processes - 1) / demand.processes
+    others = (
+        (2 + short_passes(demand.train))
+        * sum(units)
+        * demand.width
+        * (demand.processes - 1)
+        / demand.processes
+    )
     share = demand.train.sequence_parallel
     passes = demand.train.windows_per_step * share / (demand.processes * demand.train.nodes)
     gathered = passes * others / GATHERED_PER_SECOND[demand.kind]

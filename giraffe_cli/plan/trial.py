@@ -93,7 +93,7 @@ def _linear_rate(
 ) -> float:
     """Of a layer with its adapters, forward, recomputed and back, but for its attention."""
     tile = TILES[device.type]
-    plain = train.model_copy(update={"quantize_base": "none"})
+    plain = train.model_copy(update={"quantize_base": "none", "loss": "ce"})
     one_layer = _one_layer(shape)
     about = step_per_token(one_layer, plain, 1, Levers("attention", mlp_tile=tile)).linear
     tokens = _affordable(about, window, device)

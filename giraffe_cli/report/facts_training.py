@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from giraffe_cli.config.train import LONGEST_SHORT_CONTEXT
 from giraffe_cli.report.facts import Row, value_text
 from giraffe_cli.units import format_length, format_seconds
 
@@ -27,6 +28,7 @@ def training_rows(report: Mapping[str, Any]) -> list[Row]:
         rows.append(("window", f"{format_length(report['window'])} tokens{note}"))
     names = ("windows_per_step", "learning_rate", "schedule", "warmup_steps", "weight_decay")
     rows += [(name.replace("_", " "), value_text(train[name])) for name in names if name in train]
+    rows += _loss_rows(train)
     rows += trained_rows(train)
     if report.get("final_loss") is not None:
         rows.append(("final training loss", f"{report['final_loss']:.3f} nats per token"))
@@ -42,6 +44,19 @@ def training_rows(report: Mapping[str, Any]) -> list[Row]:
             )
         )
     return rows
+
+
+def _loss_rows(train: Mapping[str, Any]) -> list[Row]:
+    """What was minimised, where it is not the cross-entropy of every token alike."""
+    if train.get("loss", "ce") == "ce":
+        return []
+    longest = f"the native window, {format_length(LONGEST_SHORT_CONTEXT)} at most"
+    short = format_length(train["short_context"]) if train["short_context"] else longest
+    told = (
+        f"LongCE: a token counts as much as its context gains over a short one ({short}), "
+        f"{train['weight_cap']:g} at the most"
+    )
+    return [("loss", told)]
 
 
 def _endings(report: Mapping[str, Any]) -> list[str]:

@@ -82,6 +82,12 @@ class TrainJob:
             # named where they are in force: folders from before there were these go on
             if knobs.pop(name, None) and (value := getattr(self.levers, name)):
                 knobs[name] = value
+        if self.config.loss == "ce":
+            # folders from before there was another loss go on
+            for name in ("loss", "short_context", "weight_cap"):
+                knobs.pop(name)
+        else:
+            knobs["short_context"] = self.config.short_context_of(self.checkpoint.native_length)
         if self.evaluated_documents and "held_out_every" in knobs:
             knobs["evaluated_documents"] = self.evaluated_documents
         start = {"start_from": digest_file(self.start_from / WEIGHTS)} if self.start_from else {}

@@ -29,6 +29,7 @@ from giraffe_cli.train.checkpoints import saved_steps
 from giraffe_cli.train.crew import Crew
 from giraffe_cli.train.gradients import any_of
 from giraffe_cli.train.job import TrainJob
+from giraffe_cli.train.long_ce import check_short_context
 from giraffe_cli.train.memory_errors import memory_errors_told
 from giraffe_cli.train.opening import open_run
 from giraffe_cli.train.run import Run, recorder
@@ -113,6 +114,7 @@ def train_stage(
         evaluated_documents=evaluated_documents,
     )
     check_heads(checkpoint.num_attention_heads, config)
+    check_short_context(config, job.window, checkpoint.native_length)
     whole = stage_holds(job.adapter_dir, job.identity(open_packed(packed_dir).digest))
     summary = read_kept(job.summary_path)
     if not whole or summary is None or (hands_on and not job.weights_path.exists()):

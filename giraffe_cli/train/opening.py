@@ -24,6 +24,7 @@ from giraffe_cli.train.gradients import lay_side_by_side, start_equal, wait_for_
 from giraffe_cli.train.held_out import held_out_windows
 from giraffe_cli.train.job import WEIGHTS, TrainJob
 from giraffe_cli.train.layout import Layout
+from giraffe_cli.train.objective import make_objective
 from giraffe_cli.train.optimizer import make_optimizer
 from giraffe_cli.train.run import Run
 from giraffe_cli.train.schedule import decay_steps
@@ -92,6 +93,7 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         accelerator=accelerator,
         layout=layout,
         model=model,
+        objective=make_objective(config, job.checkpoint.native_length),
         trained=model.model,
         parameters=parameters,
         kept=kept,

@@ -26,6 +26,7 @@ from giraffe_cli.train.gradients import wait_for_all
 from giraffe_cli.train.held_out import held_out_nll
 from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.layout import Layout
+from giraffe_cli.train.objective import AbstractObjective
 from giraffe_cli.train.setup import peak_memory_bytes
 from giraffe_cli.train.state import TrainState
 from giraffe_cli.train.trackers import log_step, quiet_stdout, start_trackers
@@ -44,6 +45,7 @@ class Run:
     accelerator: Accelerator
     layout: Layout
     model: WindowLoss
+    objective: AbstractObjective
     trained: nn.Module
     """The same weights without the loss: PEFT's model, or the base itself."""
     parameters: dict[str, Tensor]

@@ -177,16 +177,23 @@ def trainable_parameters(model: nn.Module) -> dict[str, Tensor]:
 
 
 def window_nats(model: WindowLoss, window: Window, device: torch.device) -> Tensor:
-    """Sum of nats of one window, or of this process's slice of it; dropout is drawn from the
-    window's own seed, and differently for each slice."""
+    """Sum of nats of one window, or of this process's slice of it."""
+    nats: Tensor = model(*on_device(model, window, device))
+    return nats
+
+
+def on_device(
+    model: WindowLoss, window: Window, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...]]:
+    """What `model` takes of a window. Dropout is drawn from here on from the window's own seed, and
+    differently for each slice."""
     torch.manual_seed(window.dropout_seed + (model.group.rank if model.group else 0))
-    nats: Tensor = model(
+    return (
         window.input_ids.to(device),
         window.labels.to(device),
         window.position_ids.to(device),
         window.seq_lengths,
     )
-    return nats
 
 
 def peak_memory_bytes(device: torch.device) -> int:

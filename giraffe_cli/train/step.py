@@ -7,6 +7,7 @@ moves nothing, neither weights nor the optimiser's moments.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 
@@ -14,7 +15,6 @@ import torch
 
 from giraffe_cli.train.gradients import sum_of, sum_over_processes
 from giraffe_cli.train.run import Run
-from giraffe_cli.train.setup import window_nats
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,8 @@ class StepOutcome:
     grad_norm: float
     """Before clipping."""
     num_tokens: int
+    mean_weight: float = 1.0
+    """What a target counted, on average."""
     documents: tuple[str, ...] = ()
     """Where loss or gradient are no numbers: what they came from."""
 
@@ -54,22 +56,26 @@ def train_step(run: Run, rate: float) -> StepOutcome:
     num_targets, num_tokens = counts.tolist()
 
     # ── forward and backward, window by window ───────────────────────────────────────────────
-    told = torch.zeros(config.windows_per_step, dtype=torch.float64, device=run.device)
+    told = torch.zeros(2, config.windows_per_step, dtype=torch.float64, device=run.device)
     for number, window in enumerate(windows):
-        nats = window_nats(run.model, window, run.device)
-        torch.autograd.backward(nats / num_targets)
-        told[layout.place(number)] = nats.detach()
+        of_window = run.objective.of_window(run.model, window, run.device)
+        torch.autograd.backward(of_window.minimised / num_targets)
+        told[0, layout.place(number)] = of_window.nats
+        told[1, layout.place(number)] = of_window.weights
 
     # ── sums over all processes: gradients, and every window's loss ──────────────────────────
     parameters = list(run.parameters.values())
     sum_over_processes(parameters)
     grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm))
-    nats_of_windows = sum_of(told).tolist()
-    outcome = StepOutcome(sum(nats_of_windows) / num_targets, grad_norm, num_tokens)
+    nats_of_windows, weights = sum_of(told).tolist()
+    outcome = StepOutcome(
+        sum(nats_of_windows) / num_targets, grad_norm, num_tokens, sum(weights) / num_targets
+    )
 
     # ── move, or leave everything as it is ───────────────────────────────────────────────────
     if outcome.is_bad:
-        outcome = StepOutcome(outcome.loss, grad_norm, 0, _suspects(run, nats_of_windows))
+        suspects = _suspects(run, nats_of_windows)
+        outcome = dataclasses.replace(outcome, num_tokens=0, documents=suspects)
     else:
         for group in run.optimizer.param_groups:
             group["lr"] = rate

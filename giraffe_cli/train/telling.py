@@ -15,14 +15,20 @@ def metrics(run: Run, outcome: StepOutcome, rate: float, seconds: float) -> dict
     """The step as a line of `metrics.jsonl`; what is no number is null, as JSON has none."""
     line = {
         "step": run.state.step,
-        "loss": outcome.loss if math.isfinite(outcome.loss) else None,
-        "grad_norm": outcome.grad_norm if math.isfinite(outcome.grad_norm) else None,
+        "loss": _or_null(outcome.loss),
+        "grad_norm": _or_null(outcome.grad_norm),
         "learning_rate": rate,
         "tokens": run.state.trained_tokens,
         "tokens_per_second": outcome.num_tokens / seconds,
         "seconds": run.state.seconds,
     }
+    if run.job.config.loss == "longce":
+        line["mean_weight"] = _or_null(outcome.mean_weight)
     return {**line, "skipped": True} if outcome.is_bad else line
+
+
+def _or_null(value: float) -> float | None:
+    return value if math.isfinite(value) else None
 
 
 def first_step(seconds: float, left: int) -> str:

@@ -15,7 +15,7 @@ from giraffe_cli.model.kernel_base import Documents
 from giraffe_cli.model.kernels import Kernels
 from giraffe_cli.model.layer_base import AbstractLayer, Attending, Context
 from giraffe_cli.model.levers import Levers
-from giraffe_cli.model.loss import IGNORED, chunked_nll
+from giraffe_cli.model.loss import IGNORED, Weigh, chunked_nll, token_nll, weighted_nll
 from giraffe_cli.model.plain import PlainLayer
 from giraffe_cli.model.sequence_parallel import SequenceGroup
 from giraffe_cli.model.sharded import ShardedBase
@@ -60,6 +60,46 @@ class WindowLoss(nn.Module):
         seq_lengths: tuple[int, ...],
     ) -> Tensor:
         """Shapes as in `Window`; returns a scalar."""
+        hidden, labels = self._hidden(input_ids, labels, position_ids, seq_lengths)
+        return chunked_nll(hidden, head_weight(self.model), labels, self.levers.loss_chunk)
+
+    def weighted(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        position_ids: Tensor,
+        seq_lengths: tuple[int, ...],
+        weigh: Weigh | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `weighted_nll`, over this process's slice."""
+        hidden, labels = self._hidden(input_ids, labels, position_ids, seq_lengths)
+        chunk = self.levers.loss_chunk
+        return weighted_nll(hidden, head_weight(self.model), labels, chunk, weigh)
+
+    @torch.no_grad()
+    def nll_of_targets(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        position_ids: Tensor,
+        seq_lengths: tuple[int, ...],
+    ) -> tuple[Tensor, Tensor]:
+        """`[slice]` nats of every target of this process's slice, 0 elsewhere, and which tokens
+        have one. Only those are projected. No gradient."""
+        hidden, labels = self._hidden(input_ids, labels, position_ids, seq_lengths)
+        has_target = labels != IGNORED
+        kept, chunk = hidden[has_target], self.levers.loss_chunk
+        nats = token_nll(kept, head_weight(self.model), labels[has_target], chunk)
+        return nats.new_zeros(len(labels)).masked_scatter(has_target, nats), has_target
+
+    def _hidden(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        position_ids: Tensor,
+        seq_lengths: tuple[int, ...],
+    ) -> tuple[Tensor, Tensor]:
+        """`[slice, d]` what the head multiplies, and the labels `[slice]`, of this process."""
         if self.group:
             input_ids, labels, position_ids, seq_lengths = slice_of(
                 self.group, input_ids, labels, position_ids, seq_lengths
@@ -92,8 +132,7 @@ class WindowLoss(nn.Module):
             hidden = (normed(norm, hidden) if self.levers.fused else norm(hidden))[0]
         if self.base:
             self.base.take_head()
-        head = head_weight(self.model)
-        return chunked_nll(hidden.to(self.dtype), head, labels, self.levers.loss_chunk)
+        return hidden.to(self.dtype), labels
 
     def _autocast(self, device: torch.device) -> Context:
         """bfloat16 wherever it is safe, when the weights are bfloat16; float32 is left alone."""

@@ -1,0 +1,128 @@
+"""LongCE: what a target counts is how much less surprising the long context makes it.
+
+    weight = min(exp(nats given a short context - nats given the whole one), cap)
+
+(Fang et al., "What is Wrong with Perplexity for Long-context Language Modeling?", arXiv 2410.23771,
+and PKU-ML/LongPPL, with a short context of 4,096 tokens and a cap of 5.) Both are the model's own,
+as it is being trained; the sum of weight times nats is divided by the number of targets.
+
+The short contexts of all targets cost two forward passes over the window. Documents are cut into
+pieces of K tokens, once from their start and once from half a piece on, and a target is taken from
+the pass that shows more of what is before it: K/2 to K tokens.
+
+    K 4, a document of 10    0123|4567|89    its tokens 6 and 7
+                             01|2345|6789    its tokens 4, 5, 8 and 9
+                                             0 to 3 see everything: weight 1
+
+(The published code moves K + 1,024 tokens on by 1,024: contexts of K to K + 1,023 tokens, for five
+times the tokens instead of two.) Pieces keep their places in the window, which rotary attention,
+a function of differences, does not see.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from giraffe_cli.config.train import TrainConfig
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.model.loss import IGNORED
+from giraffe_cli.train.data import Window
+from giraffe_cli.train.setup import on_device
+from giraffe_cli.train.window_loss import WindowLoss
+from giraffe_cli.units import format_length
+
+
+class Pieces(NamedTuple):
+    """A window's documents, cut."""
+
+    lengths: tuple[int, ...]
+    """Of the pieces, in order."""
+    is_taken: Tensor
+    """[n] bool: tokens whose target is read from this cut."""
+
+
+@dataclass(frozen=True)
+class ContextGain:
+    """What a target counts, from its nats given the whole context: a `Weigh` of the loss."""
+
+    short: Tensor
+    """[n] nats given a short context."""
+    is_compared: Tensor
+    """[n] bool: where there is a shorter context than the whole one; elsewhere the weight is 1."""
+    cap: float
+
+    def __call__(self, nats: Tensor, start: int) -> Tensor:
+        """[c] weights of the targets from `start` on, whose whole context leaves `nats` [c]."""
+        here = slice(start, start + len(nats))
+        weights = (self.short[here].to(nats.dtype) - nats).exp().clamp(max=self.cap)
+        return torch.where(self.is_compared[here], weights, 1.0)
+
+
+def cuts(seq_lengths: tuple[int, ...], short_context: int) -> tuple[Pieces, Pieces]:
+    """Documents of `seq_lengths` in pieces of `short_context` tokens, 2 or more: from their start,
+    and from half a piece on. A token with at least `short_context` others before it is taken from
+    exactly one of the two, and sees at least half as many there, itself counted."""
+    half = short_context // 2
+    lengths: tuple[list[int], list[int]] = ([], [])
+    taken: tuple[list[Tensor], list[Tensor]] = ([], [])
+    for length in seq_lengths:
+        places = torch.arange(length)
+        is_deep, is_late = places >= short_context, places % short_context >= half
+        for number, (first, wanted) in enumerate(((short_context, is_late), (half, ~is_late))):
+            lengths[number].extend(_pieces(length, first, short_context))
+            taken[number].append(is_deep & wanted)
+    from_start, from_half = (
+        Pieces(tuple(of_cut), torch.cat(wanted))
+        for of_cut, wanted in zip(lengths, taken, strict=True)
+    )
+    return from_start, from_half
+
+
+def _pieces(length: int, first: int, others: int) -> list[int]:
+    """`length` as a piece of `first`, then of `others`, and what is left."""
+    if length <= first:
+        return [length]
+    whole, left = divmod(length - first, others)
+    return [first, *[others] * whole, *([left] if left else [])]
+
+
+def short_nats(
+    model: WindowLoss, window: Window, short_context: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Of this process's slice of the window: `[slice]` nats of every target given a short context,
+    and where that is shorter than the whole one. Without gradient and dropout.
+
+    Every process of a group that shares windows or the base must call this together.
+    """
+    input_ids, labels, position_ids, _ = on_device(model, window, device)
+    was_training = model.training
+    model.eval()
+    both = []
+    for pieces in cuts(window.seq_lengths, short_context):
+        taken = labels.masked_fill(~pieces.is_taken.to(device), IGNORED)
+        both.append(model.nll_of_targets(input_ids, taken, position_ids, pieces.lengths))
+    model.train(was_training)
+    (early, is_early), (late, is_late) = both
+    return early + late, is_early | is_late
+
+
+def check_short_context(config: TrainConfig, window: int, native_length: int) -> None:
+    """Refuse LongCE where no target sees more than a short context.
+
+    Raises:
+        InvalidInput: windows are no longer than it.
+    """
+    if config.loss != "longce":
+        return
+    short = config.short_context_of(native_length)
+    if window <= short:
+        raise InvalidInput(
+            f"loss: longce compares each token's whole context with one of {format_length(short)}, "
+            f"and a window holds no more than {format_length(window)}",
+            f"--set train.short_context={format_length(max(2, window // 4))}, or a longer "
+            "train.window",
+        )
