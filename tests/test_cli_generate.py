@@ -8,6 +8,7 @@ import sys
 
 import pytest
 import torch
+from books import write_book, write_pdf
 from conftest import prose
 from evaluated import build_other_llama
 
@@ -69,6 +70,25 @@ def test_questions_are_asked_about_one_document(giraffe, llama, text):
     plain = giraffe("generate", llama, *asked, "--max-new-tokens", 5)
     assert plain.stdout == f"{first['text']}\n{second['text']}\n"
     assert plain.stderr.index("Who?") < plain.stderr.index("What is green?")
+
+
+@pytest.mark.parametrize("suffix", ["epub", "pdf"])
+def test_a_book_is_a_document_by_its_text(giraffe, llama, tmp_path, suffix):
+    told = "The grass is green."
+    if suffix == "epub":
+        book = write_book(tmp_path / "book.epub", f"<p>{told}</p>")
+    else:
+        book = write_pdf(tmp_path / "book.PDF", told)
+    asked = ("--question", "What is green?", "--max-new-tokens", 5)
+    found = giraffe("generate", llama, "--document", book, *asked)
+    assert found.code == 0, found.stderr
+    expected, _ = expected_text(llama, f"{told}\n\nWhat is green?", 5)
+    assert found.stdout == expected + "\n"
+    book.write_bytes(b"no book at all")
+    broken = giraffe("generate", llama, "--document", book, *asked)
+    assert broken.code == 3
+    assert "book that has one" in broken.stderr
+    assert "--on-bad" not in broken.stderr
 
 
 def test_standard_input_is_a_prompt_too(giraffe, llama, text, monkeypatch):

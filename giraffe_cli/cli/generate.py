@@ -46,7 +46,10 @@ def generate(
     ] = None,
     document: Annotated[
         list[str] | None,
-        typer.Option(help="Text that questions are about; repeatable, in this order."),
+        typer.Option(
+            help="What questions are about: text, EPUB or PDF (extra [pdf]); repeatable, in this "
+            "order."
+        ),
     ] = None,
     question: Annotated[
         list[str] | None,
@@ -114,7 +117,7 @@ def _text_of(
 
     Raises:
         UsageError: neither or both, or one of documents and questions without the other.
-        InvalidInput: a file that is missing or no UTF-8 text.
+        InvalidInput: a file that is missing, no UTF-8 text, or a book without text.
     """
     if bool(prompt_file) == bool(documents or questions):
         raise UsageError(
@@ -126,7 +129,15 @@ def _text_of(
     if not documents or not questions:
         missing = "--question" if documents else "--document"
         raise UsageError(f"{missing} is missing", "documents and questions go together")
-    return "\n\n".join(_read(name) for name in documents)
+    return "\n\n".join(_document(name) for name in documents)
+
+
+def _document(name: str) -> str:
+    from giraffe_cli.corpus.base import text_of_file
+
+    path = Path(name).expanduser()
+    text = text_of_file(path) if path.is_file() else None
+    return _read(name) if text is None else text
 
 
 def _read(name: str) -> str:

@@ -46,6 +46,8 @@ class BadRecords:
     """What happens to a record that cannot be used: `fail` raises, `skip` counts it by reason."""
 
     on_bad: Literal["fail", "skip"] = "fail"
+    hint: str = "mend the record, or pass --on-bad skip"
+    """What helps under `fail`."""
     skipped: dict[str, int] = field(default_factory=dict)
     """Reason → number of records skipped."""
     named: list[str] = field(default_factory=list)
@@ -60,7 +62,7 @@ class BadRecords:
         if self.on_bad == "fail" or len(self.named) < MOST_NAMED:
             told = f"{where if isinstance(where, str) else where()}: {reason}{detail}"
             if self.on_bad == "fail":
-                raise InvalidInput(told, "mend the record, or pass --on-bad skip")
+                raise InvalidInput(told, self.hint)
             self.named.append(told)
         self.skip(reason)
 
@@ -90,6 +92,9 @@ class AbstractReader(ABC):
     group_bytes: ClassVar[int] = sys.maxsize
     """Small files are put into one unit up to so many bytes, less than `block_bytes` where reading
     them is slow, so that several processes have something to do."""
+
+    makes_texts: ClassVar[bool] = False
+    """Whether a file that it claims is one document, whose text is not the file's own bytes."""
 
     @abstractmethod
     def claims(self, source: str) -> bool:
@@ -149,6 +154,22 @@ def reader_for(source: str, knobs: Mapping[str, Any] | None = None) -> AbstractR
         raise missing(source)
     fact = f"no reader for `{source}`" if Path(source).exists() else f"`{source}` does not exist"
     raise InvalidInput(fact, _readable())
+
+
+def text_of_file(path: Path) -> str | None:
+    """The text of a file of a kind that a reader makes text of, such as EPUB; None of any other.
+
+    Raises:
+        InvalidInput: it holds none that can be read, or what reads it is not installed.
+    """
+    kinds = (kind() for kind in readers().values() if kind.makes_texts)
+    reader = next((kind for kind in kinds if kind.claims(str(path))), None)
+    if reader is None:
+        return None
+    (unit,) = reader.units(str(path), str(path))
+    bad = BadRecords(hint="name a text, or a book that has one")
+    (document,) = reader.documents(unit, bad)
+    return document.text
 
 
 def _readable() -> str:

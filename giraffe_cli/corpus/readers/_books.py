@@ -25,6 +25,7 @@ from giraffe_cli.errors import InvalidInput
 class AbstractBooks(AbstractReader):
     """Files of one suffix, a document each."""
 
+    makes_texts = True
     kind: ClassVar[str]
     """Name of the reader, prefix of a folder, and the suffix without its dot: `epub`."""
 
