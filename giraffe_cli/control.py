@@ -122,4 +122,5 @@ def describe_control(
         "trained_tokens": sum(result.trained_tokens for result in trained),
         "seconds": round(sum(result.seconds for result in trained), 2),
         "final_loss": trained[-1].final_loss,
+        "loss": last.config.train.loss,
     }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from hypothesis import given, settings
@@ -12,15 +14,30 @@ from test_stack import CPU, base, trained, window  # noqa: F401  (a fixture amon
 from torch.nn import functional
 from train_runs import STEPS, adapter_bytes, build_material, metrics, run, timeless
 
+from giraffe_cli.checkpoint import inspect
+from giraffe_cli.config.building import build
 from giraffe_cli.config.train import TrainConfig
+from giraffe_cli.control import control_config
+from giraffe_cli.corpus.store import share_beyond
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.levers import Levers
+from giraffe_cli.progress import SilentReporter
+from giraffe_cli.report.facts_training import training_rows
 from giraffe_cli.train.long_ce import ContextGain, check_short_context, cuts, short_nats
 from giraffe_cli.train.objective import CrossEntropy, LongCE, make_objective
 from giraffe_cli.train.setup import trainable_parameters
 from giraffe_cli.train.window_loss import WindowLoss
 
 K = 4
+
+
+class Told(SilentReporter):
+    text = ""
+
+    def info(self, message):
+        self.text += message
+
+
 LONG = {"loss": "longce", "short_context": 16}
 
 
@@ -234,3 +251,67 @@ def test_folders_of_cross_entropy_are_named_as_before_there_was_another_loss(mat
     run(material, tmp_path / "longce", steps=1, loss="longce", short_context=16)
     named = json.loads((tmp_path / "longce" / "adapter" / "manifest.json").read_text())
     assert named["inputs"]["train"]["short_context"] == 16
+
+
+def test_windows_of_short_documents_alone_are_refused_and_others_told(material, tmp_path):
+    """The longest document of the windows has 41 tokens or fewer: none is left beyond 60 of 64."""
+    with pytest.raises(InvalidInput, match="holds none") as failure:
+        run(material, tmp_path / "none", steps=1, loss="longce", short_context=60)
+    assert "train.short_context" in failure.value.hint
+    assert not (tmp_path / "none" / "adapter").exists()
+    reporter = Told()
+    run(material, tmp_path / "some", reporter, steps=1, **LONG)
+    share = share_beyond(material.packed, 16)
+    assert 0 < share < 0.5
+    assert f"LongCE weighs {100 * share:.0f} % of the tokens, those with 16 or" in reporter.text
+    across = Told()
+    run(material, tmp_path / "across", across, steps=1, across_documents=True, **LONG)
+    assert f"weighs {100 * share_beyond(material.packed, 16, True):.0f} %" in across.text
+
+
+def test_the_share_beyond_a_length_by_hand(tmp_path):
+    """Rows of documents (5, 3) and (7): with 4 or more before them 1 + 3 of 15; of rows, 4 + 3."""
+    table = pa.table({"seq_lengths": pa.array([[5, 3], [7]], pa.list_(pa.int32()))})
+    pq.write_table(table, tmp_path / "rows-00000.parquet")
+    assert share_beyond(tmp_path, 4) == pytest.approx(4 / 15)
+    assert share_beyond(tmp_path, 4, across_documents=True) == pytest.approx(7 / 15)
+    assert share_beyond(tmp_path, 7) == 0
+
+
+def test_a_control_whose_windows_are_no_longer_trains_by_cross_entropy(tiny_llama, tmp_path):
+    checkpoint = inspect(str(tiny_llama), tmp_path)
+    asked = {"loss": "longce", "weight_cap": 3, "window": "512", "control": True}
+    for short, loss in ((None, "ce"), (32, "longce")):
+        train = {**asked, "short_context": short}
+        stage = build({"target_length": 512, "rope": {"strategy": "yarn"}, "train": train})
+        found = control_config(stage, checkpoint).train
+        assert (found.window, found.loss) == (128, loss)
+        assert TrainConfig.model_validate(found.model_dump()) == found
+
+
+def test_the_report_tells_the_loss_that_is_not_plain():
+    report = {"steps": 3, "trained_tokens": 9, "train": TrainConfig().model_dump()}
+    assert "loss" not in dict(training_rows(report))
+    report["train"] = TrainConfig(loss="longce", weight_cap=3).model_dump()
+    assert (
+        "a short one (the native window, 4k at most), 3 at" in dict(training_rows(report))["loss"]
+    )
+    report["train"] = TrainConfig(loss="longce", short_context=2048).model_dump()
+    assert "a short one (2k), 5 at the most" in dict(training_rows(report))["loss"]
+    control = {"steps": 3, "trained_tokens": 9, "window": 128, "final_loss": 2.0}
+    for loss, told in (("ce", "128, cross-entropy, final loss"), ("longce", "128, final loss")):
+        report["control"] = {**control, "loss": loss}
+        assert told in dict(training_rows(report))["control run"]
+
+
+def test_extend_refuses_windows_that_are_no_longer_before_it_packs(
+    giraffe, tiny_llama, corpus, tmp_path
+):
+    done = giraffe(
+        *("extend", "--model", tiny_llama, "--data", corpus, "--target-len", 512),
+        *("--window", 128, "--set", "train.loss=longce", "--out", tmp_path / "run"),
+    )
+    assert done.code == 3
+    assert "with one of 128, and a window holds no more than 128" in done.stderr
+    assert "train.short_context=32" in done.stderr
+    assert not (tmp_path / "run").exists()

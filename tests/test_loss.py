@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional
 
-from giraffe_cli.model.loss import _one_pass, chunked_nll, token_nll
+from giraffe_cli.model.loss import _one_pass, chunked_nll, token_nll, weighted_nll
 
 
 def inputs(n: int = 7, d: int = 5, vocabulary: int = 11, dtype: torch.dtype = torch.float64):
@@ -61,6 +61,37 @@ def test_the_pass_that_a_gpu_compiles_is_cross_entropy_too():
     torch.testing.assert_close(slope, logits.grad, atol=2**-9, rtol=2**-8)
     assert nll[3] == 0
     assert not slope[3].any()
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("trains_head", [True, False])
+def test_weights_scale_value_and_gradients_and_are_told(dtype, trains_head):
+    """bfloat16 keeps 8 bits of a gradient, and one more rounding is the weight's."""
+    tolerance = (
+        {"atol": 1e-12, "rtol": 1e-12} if dtype == torch.float64 else {"atol": 0.05, "rtol": 0.02}
+    )
+    hidden, weight, labels = inputs(dtype=dtype)
+    counts = torch.linspace(0.25, 5, len(labels), dtype=torch.float64)
+    ours = hidden.clone().requires_grad_(), weight.clone().requires_grad_(trains_head)
+    seen = []
+
+    def weigh(nats, start):
+        seen.append(nats)
+        return counts[start : start + len(nats)].to(nats.dtype)
+
+    total, told = weighted_nll(*ours, labels, 3, weigh)
+    (2 * total).backward()
+    theirs = hidden.double().requires_grad_(), weight.double().requires_grad_()
+    each = functional.cross_entropy(theirs[0] @ theirs[1].t(), labels, reduction="none")
+    (2 * (counts * each).sum()).backward()
+    torch.testing.assert_close(total.double(), (counts * each).sum(), **tolerance)
+    torch.testing.assert_close(torch.cat(seen).double(), each.detach(), **tolerance)
+    torch.testing.assert_close(told[0], each.sum().detach(), **tolerance)
+    assert told[1].item() == pytest.approx((counts[labels != -100]).sum().item())
+    assert not told.requires_grad
+    torch.testing.assert_close(ours[0].grad.double(), theirs[0].grad, **tolerance)
+    if trains_head:
+        torch.testing.assert_close(ours[1].grad.double(), theirs[1].grad, **tolerance)
 
 
 def test_named_end_points():
@@ -118,4 +149,7 @@ def test_memory_grows_with_the_chunk_not_with_the_window():
     hidden.requires_grad_()
     with Largest() as seen:
         chunked_nll(hidden, weight, labels, 8).backward()
+    assert seen.largest == 8 * 100
+    with Largest() as seen:
+        token_nll(hidden, weight, labels, 8)
     assert seen.largest == 8 * 100

@@ -92,6 +92,18 @@ def test_longce_adds_two_forward_passes_over_pieces_and_projects_each_deep_token
     assert found.head - without.head == pytest.approx(0.75 * plain.head)
 
 
+def test_longces_pieces_go_at_the_speed_of_the_kernel_that_tells_documents_apart():
+    """At 32k: 2 F_att of pieces of 4k at half the speed, beside windows of one document."""
+    rates, slower = Rates(1e12, 1e12, 1e12), Rates(1e12, 1e12, 1e12, attention_packed=5e11)
+    one, other = (
+        estimate(LLAMA_8B, config_of("32k", loss="longce"), H200, Pace(pace, True, ""))
+        for pace in (rates, slower)
+    )
+    pieces = 2 * forward_per_token(LLAMA_8B, 4096).attention * 32768
+    more = other["seconds_per_step"] - one["seconds_per_step"]
+    assert more == pytest.approx(pieces / 1e12, rel=1e-3)
+
+
 def test_what_is_recomputed_beside_a_forward_pass():
     """Of SmolLM2 by tiles a token's queries, keys and values once more: 2·30·(576·576 + 2·576·192);
     where layers are fused not those, nor the last product of the MLP: 2·30·576·1536 less."""

@@ -61,23 +61,13 @@ def weighted_nll(
 @torch.no_grad()
 def token_nll(hidden: Tensor, lm_head_weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
     """[n] nats of every label, 0 where it is -100; float32 (float64 for float64). No gradient."""
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    blocks = _Blocks(min(chunk, len(hidden)), lm_head_weight.to(hidden.dtype), wide)
     parts = [
-        _nll_of_logits(_logits(rows, lm_head_weight), kept)
+        _nll(blocks.logits(rows), kept)[0]
         for rows, kept in zip(torch.split(hidden, chunk), torch.split(labels, chunk), strict=True)
     ]
     return torch.cat(parts)
-
-
-def _logits(hidden: Tensor, weight: Tensor) -> Tensor:
-    """[chunk, V], at least float32."""
-    logits = hidden @ weight.to(hidden.dtype).t()
-    return logits if logits.dtype == torch.float64 else logits.float()
-
-
-def _nll_of_logits(logits: Tensor, labels: Tensor) -> Tensor:
-    """Nats of each label [chunk], 0 where ignored."""
-    picked = logits.gather(-1, labels.clamp(min=0).unsqueeze(-1)).squeeze(-1)
-    return (logits.logsumexp(-1) - picked).masked_fill(labels == IGNORED, 0.0)
 
 
 class _Blocks:
@@ -183,11 +173,18 @@ def _one_pass(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 def _nll_and_slope(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Nats of each label [chunk], and ∂nll/∂logits = softmax - one-hot [chunk, V], both zero where
     ignored; the slope is written over the logits, so that no second array of their size exists."""
+    nll, total = _nll(logits, labels)
     picked = labels.clamp(min=0).unsqueeze(-1)
-    is_ignored = (labels == IGNORED).unsqueeze(-1)
+    slope = logits.div_(total).scatter_add_(-1, picked, torch.full_like(total, -1.0))
+    return nll, slope.masked_fill_((labels == IGNORED).unsqueeze(-1), 0.0)
+
+
+def _nll(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Nats of each label [chunk], zero where ignored, and [chunk, 1] the sum of what is written
+    over the logits: exp(logit - the row's largest)."""
+    picked = labels.clamp(min=0).unsqueeze(-1)
     top = logits.amax(-1, keepdim=True)
     at_label = logits.gather(-1, picked)
     total = logits.sub_(top).exp_().sum(-1, keepdim=True)
-    nll = (total.log() + top - at_label).masked_fill_(is_ignored, 0.0).squeeze(-1)
-    slope = logits.div_(total).scatter_add_(-1, picked, torch.full_like(top, -1.0))
-    return nll, slope.masked_fill_(is_ignored, 0.0)
+    nll = (total.log() + top - at_label).squeeze(-1)
+    return nll.masked_fill_(labels == IGNORED, 0.0), total

@@ -125,7 +125,7 @@ def step_per_token(
     recomputed = layers - whole_layers(levers, layers)
     again = (recomputed - kept_attention_layers(levers, layers)) / layers
     share = recomputed / layers
-    short = _short_contexts(shape, train, window, attention_share)
+    short = short_contexts(shape, train, window, attention_share)
     head_trains = is_full or ("embeddings" in train.lora.also_train and shape.tie_word_embeddings)
     return Operations(
         linear=((3 if is_full else 2) + share) * forward.linear
@@ -143,7 +143,7 @@ def short_passes(train: TrainConfig) -> int:
     return 2 if train.loss == "longce" else 0
 
 
-def _short_contexts(
+def short_contexts(
     shape: Checkpoint, train: TrainConfig, window: int, attention_share: float
 ) -> Operations:
     """Of LongCE's passes, without adapters."""

@@ -6,7 +6,7 @@ from giraffe_cli.model.levers import Levers, Offload
 from giraffe_cli.plan.demand import Demand
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.plan.memory import away_bytes, sharded_numbers
-from giraffe_cli.plan.operations import Rates, short_passes, step_per_token
+from giraffe_cli.plan.operations import Rates, short_contexts, short_passes, step_per_token
 from giraffe_cli.plan.processes import processes_of
 
 BYTES_PER_SECOND = {"disk": 1e9, "host": 45e9}
@@ -29,7 +29,9 @@ def step_seconds(demand: Demand, machine: Machine, rates: Rates, levers: Levers)
         devices = min(devices, machine.devices * train.nodes)
     if demand.attention_share < 1 or train.sequence_parallel_by == "keys":
         rates = rates.of_documents()
-    seconds = operations.seconds(rates) * tokens / devices
+    short = short_contexts(demand.shape, train, demand.window, demand.attention_share).attention
+    by_documents = short / rates.of_documents().attention - short / rates.attention
+    seconds = (operations.seconds(rates) + by_documents) * tokens / devices
     if levers.offload != "none":
         away = away_bytes(demand, levers) * train.windows_per_step / devices
         seconds += _waiting(away, levers.offload, seconds)

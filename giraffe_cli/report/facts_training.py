@@ -35,11 +35,12 @@ def training_rows(report: Mapping[str, Any]) -> list[Row]:
     rows += [("training ended", sentence) for sentence in _endings(report)]
     if control := report.get("control"):
         loss = control["final_loss"]
+        kind = "" if control.get("loss", "ce") == train.get("loss", "ce") else "cross-entropy, "
         rows.append(
             (
                 "control run",
                 f"{control['steps']:,} steps, {control['trained_tokens']:,} tokens in windows of "
-                f"{format_length(control['window'])}, final loss "
+                f"{format_length(control['window'])}, {kind}final loss "
                 f"{'no number' if loss is None else f'{loss:.3f}'}",
             )
         )

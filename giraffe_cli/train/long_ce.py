@@ -3,8 +3,8 @@
     weight = min(exp(nats given a short context - nats given the whole one), cap)
 
 (Fang et al., "What is Wrong with Perplexity for Long-context Language Modeling?", arXiv 2410.23771,
-and PKU-ML/LongPPL, with a short context of 4,096 tokens and a cap of 5.) Both are the model's own,
-as it is being trained; the sum of weight times nats is divided by the number of targets.
+and PKU-ML/LongPPL, with a cap of 5.) Both are the model's own, as it is being trained, the short
+one without dropout; the sum of weight times nats is divided by the number of targets.
 
 The short contexts of all targets cost two forward passes over the window. Documents are cut into
 pieces of K tokens, once from their start and once from half a piece on, and a target is taken from
@@ -14,9 +14,9 @@ the pass that shows more of what is before it: K/2 to K tokens.
                              01|2345|6789    its tokens 4, 5, 8 and 9
                                              0 to 3 see everything: weight 1
 
-(The published code moves K + 1,024 tokens on by 1,024: contexts of K to K + 1,023 tokens, for five
-times the tokens instead of two.) Pieces keep their places in the window, which rotary attention,
-a function of differences, does not see.
+The published code moves 5,120 tokens on by 1,024, which shows a target 4,096 to 5,119 tokens for
+five times the tokens instead of two; here 4,096 are the most. Pieces keep their places in the
+window, which rotary attention, a function of differences, does not see.
 """
 
 from __future__ import annotations
@@ -28,9 +28,12 @@ import torch
 from torch import Tensor
 
 from giraffe_cli.config.train import TrainConfig
+from giraffe_cli.corpus.store import share_beyond
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.loss import IGNORED
+from giraffe_cli.progress import Reporter
 from giraffe_cli.train.data import Window
+from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.setup import on_device
 from giraffe_cli.train.window_loss import WindowLoss
 from giraffe_cli.units import format_length
@@ -108,6 +111,29 @@ def short_nats(
     model.train(was_training)
     (early, is_early), (late, is_late) = both
     return early + late, is_early | is_late
+
+
+def tell_compared(job: TrainJob, reporter: Reporter) -> None:
+    """Say how many tokens of the packed windows LongCE can weigh.
+
+    Raises:
+        InvalidInput: none, since all documents are short.
+    """
+    config = job.config
+    if config.loss != "longce":
+        return
+    short = config.short_context_of(job.checkpoint.native_length)
+    share = share_beyond(job.packed_dir, short, config.across_documents)
+    if not share:
+        raise InvalidInput(
+            f"loss: longce weighs tokens with more than {format_length(short)} tokens of their own "
+            f"document before them, and {job.packed_dir} holds none",
+            "give longer --data, or a smaller train.short_context",
+        )
+    reporter.info(
+        f"LongCE weighs {100 * share:.0f} % of the tokens, those with {format_length(short)} or "
+        "more before them; the others count once"
+    )
 
 
 def check_short_context(config: TrainConfig, window: int, native_length: int) -> None:

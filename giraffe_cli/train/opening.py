@@ -24,6 +24,7 @@ from giraffe_cli.train.gradients import lay_side_by_side, start_equal, wait_for_
 from giraffe_cli.train.held_out import held_out_windows
 from giraffe_cli.train.job import WEIGHTS, TrainJob
 from giraffe_cli.train.layout import Layout
+from giraffe_cli.train.long_ce import tell_compared
 from giraffe_cli.train.objective import make_objective
 from giraffe_cli.train.optimizer import make_optimizer
 from giraffe_cli.train.run import Run
@@ -44,6 +45,7 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
     """
     rows, config = open_packed(job.packed_dir), job.config
     stream, identity = open_stream(job, rows), job.identity(rows.digest)
+    tell_compared(job, reporter)
     held_out = open_held_out(job, rows, stream, reporter)
     accelerator = make_accelerator(job)
     layout = Layout(
