@@ -28,9 +28,9 @@ from giraffe_cli.model.targets import check_adapter
 from giraffe_cli.progress import Reporter, SilentReporter
 from giraffe_cli.rundir import read_json
 from giraffe_cli.stages import check_sources
-from giraffe_cli.train.long_ce import check_short_context
 from giraffe_cli.train.parallel import choose_processes, visible_gpus
 from giraffe_cli.train.sharing import check_heads, check_keys, check_recorded
+from giraffe_cli.train.short_context import check_short_context
 from giraffe_cli.train.trackers import check_trackers
 from giraffe_cli.training import TrainingStage, training_stages
 

@@ -37,15 +37,15 @@ class TrainConfig(Section):
     """Steps of the decay under `wsd`; default: a fifth of the steps."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's weight decay, of matrices; embeddings and norms do not decay."""
-    loss: Literal["ce", "longce"] = "ce"
-    """What is minimised: the cross-entropy of every token alike; or LongCE, each token's times how
-    much likelier the long context makes it than a short one, which takes two more forward passes,
-    over short pieces."""
+    loss: Literal["ce", "longce", "longce-expected"] = "ce"
+    """What is minimised: the cross-entropy of every token alike; LongCE, each token's times how
+    much likelier the long context makes it than a short one; or times how much likelier it makes
+    tokens on average there. Both take two more forward passes, over short pieces."""
     short_context: Length | None = None
-    """Tokens of LongCE's short context, half of which each token sees at the least; default: the
-    native window, at most 4k."""
+    """Tokens of that short context, half of which each token sees at the least; default: the native
+    window, at most 4k."""
     weight_cap: float = Field(default=5.0, gt=1)
-    """Most that LongCE lets a token count."""
+    """Most that a token may count."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this global norm."""
     method: Literal["lora", "full"] = "lora"
@@ -142,7 +142,7 @@ class TrainConfig(Section):
         return self
 
     def short_context_of(self, native_length: int) -> int:
-        """Tokens of LongCE's short context, for a base of `native_length`."""
+        """Tokens of the short context of `loss: longce`, for a base of `native_length`."""
         return self.short_context or min(native_length, LONGEST_SHORT_CONTEXT)
 
     @property
@@ -163,8 +163,8 @@ def _problems(train: TrainConfig) -> list[str]:
             f"decay_steps {train.decay_steps} is more than the {train.steps} steps there are",
         ),
         (
-            train.loss != "longce" and (train.short_context is not None or train.weight_cap != 5),
-            "short_context and weight_cap need loss: longce",
+            train.loss == "ce" and (train.short_context is not None or train.weight_cap != 5),
+            "short_context and weight_cap need loss: longce or longce-expected",
         ),
         (train.short_context == 1, "short_context 1 leaves no context; the least is 2"),
         (train.patience and not train.held_out_every, "patience needs held_out_every"),

@@ -7,8 +7,8 @@ Per token of a window of S tokens, forward,
 s² = Σ l² / S² over the documents of a window is the share of attention that they leave over. A step
 under adapters needs 2·(F_lin + F_head) + 3.5·F_att and the adapters' own products, a full fine-tune
 3·(F_lin + F_head) + 3.5·F_att. Recomputed layers add F_lin, and F_att unless attention is kept.
-LongCE adds two passes over pieces of K tokens, each target projected once:
-2·F_lin + 2·F_att(K) + F_head·(1 - K/S).
+LongCE adds two passes over pieces of K tokens, each deep target projected once, or twice where its
+weight is expected: 2·F_lin + 2·F_att(K) + (1 or 2)·F_head·(1 - K/S).
 L layers, d hidden, h heads of D, k key/value heads, f intermediate, V vocabulary.
 """
 
@@ -140,7 +140,7 @@ def step_per_token(
 
 def short_passes(train: TrainConfig) -> int:
     """Forward passes over a window beside its own."""
-    return 2 if train.loss == "longce" else 0
+    return 0 if train.loss == "ce" else 2
 
 
 def short_contexts(
@@ -153,8 +153,8 @@ def short_contexts(
     # documents that are shorter than a piece stay whole
     piece = min(context, window * attention_share)
     forward = forward_per_token(shape, window, piece / window)
-    deep = max(0.0, 1 - context / window)
-    return Operations(passes * forward.linear, passes * forward.attention, deep * forward.head)
+    projected = max(0.0, 1 - context / window) * (2 if train.loss == "longce-expected" else 1)
+    return Operations(passes * forward.linear, passes * forward.attention, projected * forward.head)
 
 
 def _recomputed_otherwise(shape: Checkpoint, levers: Levers) -> float:

@@ -1,26 +1,21 @@
 """LongCE: what a target counts is how much less surprising the long context makes it.
 
-    weight = min(exp(nats given a short context - nats given the whole one), cap)
+    longce             min(exp(nats given a short context - nats given the whole one), cap)
+    longce-expected    min(exp(KL(given the whole one ‖ given a short one)), cap)
 
-(Fang et al., "What is Wrong with Perplexity for Long-context Language Modeling?", arXiv 2410.23771,
-and PKU-ML/LongPPL, with a cap of 5.) Both are the model's own, as it is being trained, the short
-one without dropout; the sum of weight times nats is divided by the number of targets.
+The first is of Fang et al., "What is Wrong with Perplexity for Long-context Language Modeling?",
+arXiv 2410.23771, and PKU-ML/LongPPL, with a cap of 5. Its weight depends on the target that comes:
+where tokens come with probability p, what makes it smallest is not p but p·weight, so a model
+learns to overrate what its context favours, and its plain loss grows. The second is the mean of the
+exponent over the model's own distribution, a function of the context alone, under which p is best.
 
-The short contexts of all targets cost two forward passes over the window. Documents are cut into
-pieces of K tokens, once from their start and once from half a piece on, and a target is taken from
-the pass that shows more of what is before it: K/2 to K tokens.
-
-    K 4, a document of 10    0123|4567|89    its tokens 6 and 7
-                             01|2345|6789    its tokens 4, 5, 8 and 9
-                                             0 to 3 see everything: weight 1
-
-The published code moves 5,120 tokens on by 1,024, which shows a target 4,096 to 5,119 tokens for
-five times the tokens instead of two; here 4,096 are the most. Pieces keep their places in the
-window, which rotary attention, a function of differences, does not see.
+Both distributions are the model's own, as it is being trained, the short one without dropout; the
+sum of weight times nats is divided by the number of targets.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -28,127 +23,107 @@ import torch
 from torch import Tensor
 
 from giraffe_cli.config.train import TrainConfig
-from giraffe_cli.corpus.store import share_beyond
-from giraffe_cli.errors import InvalidInput
-from giraffe_cli.model.loss import IGNORED
-from giraffe_cli.progress import Reporter
+from giraffe_cli.model.loss import IGNORED, Chunk
 from giraffe_cli.train.data import Window
-from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.setup import on_device
+from giraffe_cli.train.short_context import Pieces, cuts
 from giraffe_cli.train.window_loss import WindowLoss
-from giraffe_cli.units import format_length
+
+PARTS = 4
+"""In so many parts a chunk's distributions are compared: each takes four blocks of its logits."""
 
 
-class Pieces(NamedTuple):
-    """A window's documents, cut."""
+class AbstractGain(ABC):
+    """What targets count: a `Weigh` of the loss."""
 
-    lengths: tuple[int, ...]
-    """Of the pieces, in order."""
-    is_taken: Tensor
-    """[n] bool: tokens whose target is read from this cut."""
-
-
-@dataclass(frozen=True)
-class ContextGain:
-    """What a target counts, from its nats given the whole context: a `Weigh` of the loss."""
-
-    short: Tensor
-    """[n] nats given a short context."""
     is_compared: Tensor
     """[n] bool: where there is a shorter context than the whole one; elsewhere the weight is 1."""
     cap: float
 
-    def __call__(self, nats: Tensor, start: int) -> Tensor:
-        """[c] weights of the targets from `start` on, whose whole context leaves `nats` [c]."""
-        here = slice(start, start + len(nats))
-        weights = (self.short[here].to(nats.dtype) - nats).exp().clamp(max=self.cap)
-        return torch.where(self.is_compared[here], weights, 1.0)
+    @abstractmethod
+    def nats(self, chunk: Chunk, rows: Tensor) -> Tensor:
+        """[r] what the context gains the targets `rows` [r] of a chunk."""
+
+    @torch.no_grad()
+    def __call__(self, chunk: Chunk) -> Tensor:
+        here = self.is_compared[chunk.start : chunk.start + len(chunk.nats)]
+        weights, rows = torch.ones_like(chunk.nats), here.nonzero().squeeze(-1)
+        weights[rows] = self.nats(chunk, rows).exp().clamp(max=self.cap).to(weights.dtype)
+        return weights
 
 
-def cuts(seq_lengths: tuple[int, ...], short_context: int) -> tuple[Pieces, Pieces]:
-    """Documents of `seq_lengths` in pieces of `short_context` tokens, 2 or more: from their start,
-    and from half a piece on. A token with at least `short_context` others before it is taken from
-    exactly one of the two, and sees at least half as many there, itself counted."""
-    half = short_context // 2
-    lengths: tuple[list[int], list[int]] = ([], [])
-    taken: tuple[list[Tensor], list[Tensor]] = ([], [])
-    for length in seq_lengths:
-        places = torch.arange(length)
-        is_deep, is_late = places >= short_context, places % short_context >= half
-        for number, (first, wanted) in enumerate(((short_context, is_late), (half, ~is_late))):
-            lengths[number].extend(_pieces(length, first, short_context))
-            taken[number].append(is_deep & wanted)
-    from_start, from_half = (
-        Pieces(tuple(of_cut), torch.cat(wanted))
-        for of_cut, wanted in zip(lengths, taken, strict=True)
-    )
-    return from_start, from_half
+@dataclass(frozen=True)
+class ContextGain(AbstractGain):
+    """How much likelier the whole context makes the target that there is."""
+
+    short: Tensor
+    """[n] nats given a short context."""
+    is_compared: Tensor
+    cap: float
+
+    def nats(self, chunk: Chunk, rows: Tensor) -> Tensor:
+        return self.short[chunk.start + rows] - chunk.nats[rows]
 
 
-def _pieces(length: int, first: int, others: int) -> list[int]:
-    """`length` as a piece of `first`, then of `others`, and what is left."""
-    if length <= first:
-        return [length]
-    whole, left = divmod(length - first, others)
-    return [first, *[others] * whole, *([left] if left else [])]
+@dataclass(frozen=True)
+class ExpectedGain(AbstractGain):
+    """How much likelier it makes targets on average, by its own distribution: KL(whole ‖ short)."""
+
+    short: Tensor
+    """[n, d] hidden states given a short context."""
+    is_compared: Tensor
+    cap: float
+
+    def nats(self, chunk: Chunk, rows: Tensor) -> Tensor:
+        parts = torch.split(rows, max(1, len(chunk.nats) // PARTS))
+        return torch.cat([self._divergence(chunk, part) for part in parts])
+
+    def _divergence(self, chunk: Chunk, rows: Tensor) -> Tensor:
+        given = chunk.hidden[rows], self.short[chunk.start + rows]
+        whole, short = ((hidden @ chunk.head.t()).float().log_softmax(-1) for hidden in given)
+        return (whole.exp() * (whole - short)).sum(-1)
 
 
-def short_nats(
-    model: WindowLoss, window: Window, short_context: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Of this process's slice of the window: `[slice]` nats of every target given a short context,
-    and where that is shorter than the whole one. Without gradient and dropout.
+def context_gain(
+    model: WindowLoss, window: Window, config: TrainConfig, short_context: int, device: torch.device
+) -> AbstractGain:
+    """What the targets of this process's slice of a window gain by their context, by two passes
+    over its pieces. Without gradient and dropout.
 
     Every process of a group that shares windows or the base must call this together.
     """
-    input_ids, labels, position_ids, _ = on_device(model, window, device)
     was_training = model.training
     model.eval()
-    both = []
-    for pieces in cuts(window.seq_lengths, short_context):
-        taken = labels.masked_fill(~pieces.is_taken.to(device), IGNORED)
-        both.append(model.nll_of_targets(input_ids, taken, position_ids, pieces.lengths))
-    model.train(was_training)
-    (early, is_early), (late, is_late) = both
-    return early + late, is_early | is_late
-
-
-def tell_compared(job: TrainJob, reporter: Reporter) -> None:
-    """Say how many tokens of the packed windows LongCE can weigh.
-
-    Raises:
-        InvalidInput: none, since all documents are short.
-    """
-    config = job.config
-    if config.loss != "longce":
-        return
-    short = config.short_context_of(job.checkpoint.native_length)
-    share = share_beyond(job.packed_dir, short, config.across_documents)
-    if not share:
-        raise InvalidInput(
-            f"loss: longce weighs tokens with more than {format_length(short)} tokens of their own "
-            f"document before them, and {job.packed_dir} holds none",
-            "give longer --data, or a smaller train.short_context",
-        )
-    reporter.info(
-        f"LongCE weighs {100 * share:.0f} % of the tokens, those with {format_length(short)} or "
-        "more before them; the others count once"
+    early, late = (
+        _given_pieces(model, window, pieces, config.loss == "longce-expected", device)
+        for pieces in cuts(window.seq_lengths, short_context)
     )
+    model.train(was_training)
+    is_compared = early.is_taken | late.is_taken
+    if config.loss == "longce":
+        return ContextGain(early.found + late.found, is_compared, config.weight_cap)
+    short = torch.where(early.is_taken.unsqueeze(-1), early.found, late.found)
+    return ExpectedGain(short, is_compared, config.weight_cap)
 
 
-def check_short_context(config: TrainConfig, window: int, native_length: int) -> None:
-    """Refuse LongCE where no target sees more than a short context.
+class _Given(NamedTuple):
+    """By one cut, of this process's slice."""
 
-    Raises:
-        InvalidInput: windows are no longer than it.
-    """
-    if config.loss != "longce":
-        return
-    short = config.short_context_of(native_length)
-    if window <= short:
-        raise InvalidInput(
-            f"loss: longce compares each token's whole context with one of {format_length(short)}, "
-            f"and a window holds no more than {format_length(window)}",
-            f"--set train.short_context={format_length(max(2, window // 4))}, or a longer "
-            "train.window",
-        )
+    found: Tensor
+    """[slice] nats of targets that are taken, else 0; or [slice, d] hidden states."""
+    is_taken: Tensor
+    """[slice] bool."""
+
+
+@torch.no_grad()
+def _given_pieces(
+    model: WindowLoss, window: Window, pieces: Pieces, keeps_hidden: bool, device: torch.device
+) -> _Given:
+    input_ids, labels, position_ids, _ = on_device(model, window, device)
+    taken = labels.masked_fill(~pieces.is_taken.to(device), IGNORED)
+    hidden, taken = model.hidden(input_ids, taken, position_ids, pieces.lengths)
+    is_taken = taken != IGNORED
+    if keeps_hidden:
+        return _Given(hidden, is_taken)
+    nats = model.token_nll(hidden[is_taken], taken[is_taken])
+    return _Given(nats.new_zeros(len(taken)).masked_scatter(is_taken, nats), is_taken)

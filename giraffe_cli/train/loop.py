@@ -29,12 +29,12 @@ from giraffe_cli.train.checkpoints import saved_steps
 from giraffe_cli.train.crew import Crew
 from giraffe_cli.train.gradients import any_of
 from giraffe_cli.train.job import TrainJob
-from giraffe_cli.train.long_ce import check_short_context
 from giraffe_cli.train.memory_errors import memory_errors_told
 from giraffe_cli.train.opening import open_run
 from giraffe_cli.train.run import Run, recorder
 from giraffe_cli.train.schedule import learning_rate
 from giraffe_cli.train.sharing import check_heads
+from giraffe_cli.train.short_context import check_short_context
 from giraffe_cli.train.signals import stop_requests
 from giraffe_cli.train.state import TrainState
 from giraffe_cli.train.step import train_step

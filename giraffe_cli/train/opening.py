@@ -24,7 +24,6 @@ from giraffe_cli.train.gradients import lay_side_by_side, start_equal, wait_for_
 from giraffe_cli.train.held_out import held_out_windows
 from giraffe_cli.train.job import WEIGHTS, TrainJob
 from giraffe_cli.train.layout import Layout
-from giraffe_cli.train.long_ce import tell_compared
 from giraffe_cli.train.objective import make_objective
 from giraffe_cli.train.optimizer import make_optimizer
 from giraffe_cli.train.run import Run
@@ -35,6 +34,7 @@ from giraffe_cli.train.setup import (
     make_accelerator,
     trainable_parameters,
 )
+from giraffe_cli.train.short_context import tell_compared
 
 
 def open_run(job: TrainJob, reporter: Reporter) -> Run:

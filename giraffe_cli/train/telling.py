@@ -22,7 +22,7 @@ def metrics(run: Run, outcome: StepOutcome, rate: float, seconds: float) -> dict
         "tokens_per_second": outcome.num_tokens / seconds,
         "seconds": run.state.seconds,
     }
-    if run.job.config.loss == "longce":
+    if run.job.config.loss != "ce":
         line["mean_weight"] = _or_null(outcome.mean_weight)
     return {**line, "skipped": True} if outcome.is_bad else line
 
