@@ -9,13 +9,14 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
 
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.config.building import build
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import DoesNotFit
 from giraffe_cli.model.levers import Levers
-from giraffe_cli.plan.estimate import Pace, check_fits, demand_of, estimate
+from giraffe_cli.plan.estimate import Pace, assumed_pace, check_fits, demand_of, estimate
 from giraffe_cli.plan.machine import Machine, available_bytes, named_machine, this_machine
 from giraffe_cli.plan.memory import bytes_by_part
 from giraffe_cli.plan.operations import Rates, adapter_numbers, forward_per_token, step_per_token
@@ -334,6 +335,20 @@ def test_gpus_share_the_windows_of_a_step():
 
 
 # ── machines ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_is_assumed_of_this_machine_goes_by_its_threads():
+    """A run plans without a trial step: two threads are an eighth of the sixteen cores assumed."""
+    named, here = (
+        named_machine("cpu"),
+        dataclasses.replace(named_machine("cpu"), name="", threads=2),
+    )
+    assumed, ours = assumed_pace(named), assumed_pace(here)
+    assert ours.rates.linear == assumed.rates.linear / 8
+    assert ours.rates.attention_packed is None
+    assert not ours.is_measured
+    assert "threads here: 2" in ours.source
+    assert this_machine().threads == torch.get_num_threads()
 
 
 def test_this_machine_has_memory_and_the_heap_setting_is_seen(monkeypatch):

@@ -13,7 +13,7 @@ from giraffe_cli.errors import DoesNotFit
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.demand import Demand
 from giraffe_cli.plan.ladder import Rung, first_that_fits, ladder, make_rung
-from giraffe_cli.plan.machine import DEVICES, Machine, this_machine
+from giraffe_cli.plan.machine import CPU_CORES, DEVICES, Machine, this_machine
 from giraffe_cli.plan.operations import Rates, step_per_token
 from giraffe_cli.plan.processes import bytes_per_process, processes_of, processes_per_node
 from giraffe_cli.plan.proposals import proposals
@@ -33,6 +33,9 @@ class Pace:
 
 def assumed_pace(machine: Machine) -> Pace:
     """What is assumed of a machine that nobody has measured."""
+    if machine.threads:
+        rates = DEVICES["cpu"].rates.of_share(machine.threads / CPU_CORES)
+        return Pace(rates, False, f"estimate: threads here: {machine.threads}, as cores of AVX2")
     name = machine.name or ("cpu" if machine.kind == "cpu" else "a100")
     told = f"estimate: {name}, {DEVICES[name].assumption}"
     return Pace(DEVICES[name].rates, False, told)

@@ -29,6 +29,8 @@ class Machine:
     it is."""
     has_bfloat16: bool = True
     """Whether it has units for it; see `model/precision.py`."""
+    threads: int | None = None
+    """That compute on this machine's CPU; None of GPUs and of a machine that is named."""
 
     @property
     def label(self) -> str:
@@ -78,6 +80,8 @@ def _gpu(
     return Device("cuda", memory_gb * 10**9, rates, told)
 
 
+CPU_CORES = 16
+"""Of the CPU that one may plan for without having it."""
 DEVICES = {
     # Dense bfloat16 peaks of NVIDIA's data sheets. Shares on Hopper: measured on an H100 on layers
     # of Llama-3.1-8B, packed windows by FlashAttention-2 on an H200 (`scripts/bench_gpu.py`). On
@@ -90,7 +94,10 @@ DEVICES = {
     # 16 cores of AVX2 in float32 at 3 GHz: 32 operations a cycle and core, half of them sustained
     # in products (0.77 TFLOP/s), a quarter in attention.
     "cpu": Device(
-        "cpu", 64 * 10**9, Rates(0.77e12, 0.38e12, 0.77e12), "16 cores of AVX2, 64 GB of memory"
+        "cpu",
+        64 * 10**9,
+        Rates(0.77e12, 0.38e12, 0.77e12),
+        f"{CPU_CORES} cores of AVX2, 64 GB of memory",
     ),
 }
 
@@ -126,7 +133,14 @@ def this_machine() -> Machine:
             has_bfloat16=multiplies_bfloat16(),
         )
     keeps_freed = "MALLOC_MMAP_THRESHOLD_" not in os.environ
-    return Machine("cpu", 1, available_bytes(), keeps_freed, has_bfloat16=multiplies_bfloat16())
+    return Machine(
+        "cpu",
+        1,
+        available_bytes(),
+        keeps_freed,
+        has_bfloat16=multiplies_bfloat16(),
+        threads=torch.get_num_threads(),
+    )
 
 
 def available_bytes(proc: Path = Path("/proc"), cgroup: Path = Path("/sys/fs/cgroup")) -> int:

@@ -37,6 +37,11 @@ class Rates:
         """Operations a second by name."""
         return dict(vars(self))
 
+    def of_share(self, share: float) -> Rates:
+        """Of a part of the device, such as some of its cores."""
+        found = {name: value and share * value for name, value in vars(self).items()}
+        return Rates(**found)
+
     def of_documents(self) -> Rates:
         """Where that kernel attends."""
         packed = self.attention_packed
