@@ -42,7 +42,7 @@ def test_the_commands_run_in_their_order(tiny_llama, corpus, giraffe, tmp_path, 
     (tmp_path / "models" / "smollm2-135m").symlink_to(tiny_llama)
     (tmp_path / "books.jsonl").write_bytes(corpus.read_bytes())
     monkeypatch.chdir(tmp_path)
-    assert len(COMMANDS) == 6
+    assert len(COMMANDS) == 7
     for line in COMMANDS:
         words = [SIZES.get(word, word) for word in shlex.split(line)[1:]]
         result = giraffe(*words, *(SMALL if words[0] == "extend" else []), "--json")
