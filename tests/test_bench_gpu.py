@@ -170,7 +170,8 @@ def test_the_tiny_plan_runs(tmp_path):
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     result = json.loads(out.read_text())
-    assert [one["outcome"] for one in result["cells"]] == ["ok"] * 4
+    assert len(result["cells"]) == 5
+    assert {one["outcome"] for one in result["cells"]} == {"ok"}
     assert result["unlike"] == []
     assert "skipped: none" in done.stdout
 

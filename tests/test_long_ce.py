@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_stack import CPU, base, trained, window  # noqa: F401  (a fixture among them)
+from torch.nn import functional
 from train_runs import STEPS, adapter_bytes, build_material, metrics, run, timeless
 
 from giraffe_cli.checkpoint import inspect
@@ -20,18 +21,15 @@ from giraffe_cli.control import control_config
 from giraffe_cli.corpus.store import share_beyond
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.levers import Levers
-from giraffe_cli.model.loss import Chunk, token_nll
-from giraffe_cli.model.trainable import head_weight
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.report.facts_training import training_rows
-from giraffe_cli.train.long_ce import ContextGain, ExpectedGain, context_gain
+from giraffe_cli.train.long_ce import ContextGain, short_nats
 from giraffe_cli.train.objective import CrossEntropy, LongCE, make_objective
 from giraffe_cli.train.setup import trainable_parameters
 from giraffe_cli.train.short_context import check_short_context, cuts
 from giraffe_cli.train.window_loss import WindowLoss
 
 K = 4
-KINDS = ("longce", "longce-expected")
 
 
 class Told(SilentReporter):
@@ -74,25 +72,20 @@ def test_every_deep_token_is_taken_once_and_sees_half_a_piece_or_more(lengths, s
     assert seen_by[0] | seen_by[1] == deep
 
 
-def distributions(loss, what, short_context=None):
-    """{token: log-probabilities of what follows it}, a forward pass each: given the tokens of its
-    piece, for tokens that are compared; or given its whole document, for all with a target."""
+def nats_one_by_one(loss, what, short_context):
+    """{token: nats of its target given the tokens of its piece}, a forward pass each."""
     found = {}
-    documents = torch.tensor(what.seq_lengths).cumsum(0).tolist()
-    cut = cuts(what.seq_lengths, short_context) if short_context else []
-    whole = (what.labels != -100).nonzero().flatten().tolist()
-    taken = [(p.lengths, p.is_taken.nonzero().flatten().tolist()) for p in cut]
-    for lengths, tokens in taken or [(what.seq_lengths, whole)]:
-        ends = torch.tensor(lengths).cumsum(0).tolist()
-        for token in tokens:
+    for pieces in cuts(what.seq_lengths, short_context):
+        ends = torch.tensor(pieces.lengths).cumsum(0).tolist()
+        for token in pieces.is_taken.nonzero().flatten().tolist():
             start = max([0, *[end for end in ends if end <= token]])
             seen = slice(start, token + 1)
-            if token + 1 in documents:
+            if what.labels[token] == -100:
                 continue
             logits = loss.model(
                 input_ids=what.input_ids[:, seen], position_ids=what.position_ids[:, seen]
             ).logits
-            found[token] = logits[0, -1].log_softmax(-1)
+            found[token] = functional.cross_entropy(logits[0, -1], what.labels[token]).item()
     return found
 
 
@@ -102,57 +95,58 @@ def loss(base):  # noqa: F811
 
 
 @pytest.mark.parametrize("positions", ["plain", "pose"])
-@pytest.mark.parametrize("kind", ["longce", "longce-expected"])
-def test_short_contexts_are_those_of_a_pass_a_target(loss, positions, kind):
+def test_short_contexts_are_those_of_a_pass_a_target(loss, positions):
     what = window(positions)
-    gain = context_gain(loss, what, TrainConfig(loss=kind), K, CPU)
-    expected = distributions(loss, what, K)
-    assert gain.is_compared.nonzero().flatten().tolist() == sorted(expected)
+    nats, is_compared = short_nats(loss, what, K, CPU)
+    expected = nats_one_by_one(loss, what, K)
+    assert is_compared.nonzero().flatten().tolist() == sorted(expected)
     assert len(expected) == sum(max(0, length - K - 1) for length in what.seq_lengths)
-    nats = gain.short
-    if kind == "longce-expected":
-        nats = token_nll(gain.short, head_weight(loss.model), what.labels, 8)
-    for token, rows in expected.items():  # float32 in other shapes
-        assert nats[token].item() == pytest.approx(-rows[what.labels[token]].item(), rel=1e-5)
+    for token, value in expected.items():
+        assert nats[token].item() == pytest.approx(value, rel=1e-5)  # float32 in other shapes
+    assert not nats[~is_compared].any()
 
 
-@pytest.mark.parametrize(
-    ("kind", "cap"),
-    [("longce", 5.0), ("longce", 1.05), ("longce-expected", 5.0), ("longce-expected", 1.0001)],
-)
-def test_value_and_gradient_are_those_of_weighted_cross_entropy(loss, kind, cap):
+@pytest.mark.parametrize("cap", [5.0, 1.05])
+def test_value_and_gradient_are_those_of_weighted_cross_entropy(loss, cap):
     what = window()
-    told = LongCE(TrainConfig(loss=kind, weight_cap=cap), K).of_window(loss, what, CPU)
+    told = LongCE(K, cap).of_window(loss, what, CPU)
     told.minimised.backward()
     parameters = trainable_parameters(loss)
     found = torch.cat([p.grad.reshape(-1) for p in parameters.values()])
     for parameter in parameters.values():
         parameter.grad = None
 
-    short, weights = distributions(loss, what, K), {}
-    total = weighted = torch.zeros(())
-    for token, rows in distributions(loss, what).items():
-        nats, target = -rows[what.labels[token]], what.labels[token]
-        gain = torch.zeros(())
-        if token in short and kind == "longce":
-            gain = -short[token][target] - nats
-        elif token in short:
-            gain = (rows.exp() * (rows - short[token])).sum()
-        weights[token] = gain.exp().clamp(max=cap).item()
-        total, weighted = total + nats, weighted + weights[token] * nats
-    weighted.backward()
+    whole = loss(what.input_ids, what.labels, what.position_ids, what.seq_lengths)
+    short = nats_one_by_one(loss, what, K)
+    each, _ = loss.nll_of_targets(what.input_ids, what.labels, what.position_ids, what.seq_lengths)
+    weights = torch.zeros(len(each))
+    for token in (what.labels != -100).nonzero().flatten().tolist():
+        gain = torch.tensor(short.get(token, each[token].item())) - each[token]
+        weights[token] = gain.exp().clamp(max=cap)
+    assert (weights == cap).any() == (cap < 5)
+    assert told.nats.item() == pytest.approx(whole.item(), rel=1e-6)
+    assert told.weights.item() == pytest.approx(weights.sum().item(), rel=1e-5)
+    assert told.minimised.item() == pytest.approx((weights * each).sum().item(), rel=1e-5)
+
+    # every target's nats by themselves, through a forward pass each, weighted and summed
+    total = torch.zeros(())
+    ends = torch.tensor(what.seq_lengths).cumsum(0).tolist()
+    for token in weights.nonzero().flatten().tolist():
+        start = max([0, *[end for end in ends if end <= token]])
+        seen = slice(start, token + 1)
+        logits = loss.model(
+            input_ids=what.input_ids[:, seen], position_ids=what.position_ids[:, seen]
+        ).logits
+        total = total + weights[token] * functional.cross_entropy(logits[0, -1], what.labels[token])
+    total.backward()
     expected = torch.cat([p.grad.reshape(-1) for p in parameters.values()])
-    assert (cap in {round(weight, 6) for weight in weights.values()}) == (cap < 5)
-    assert told.nats.item() == pytest.approx(total.item(), rel=1e-6)
-    assert told.weights.item() == pytest.approx(sum(weights.values()), rel=1e-5)
-    assert told.minimised.item() == pytest.approx(weighted.item(), rel=1e-5)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_window_without_long_documents_is_cross_entropy_to_the_bit(loss):
     what = window(lengths=(4, 3, 2))
     results = []
-    for objective in (LongCE(TrainConfig(loss="longce"), K), CrossEntropy()):
+    for objective in (LongCE(K, 5.0), CrossEntropy()):
         for parameter in loss.parameters():
             parameter.grad = None
         told = objective.of_window(loss, what, CPU)
@@ -168,29 +162,16 @@ def test_a_window_without_long_documents_is_cross_entropy_to_the_bit(loss):
 def test_weights_end_at_the_cap_and_are_one_where_nothing_is_compared():
     short, is_compared = torch.tensor([9.0, 1.0, 2.0, 0.0]), torch.tensor([True, True, True, False])
     gain = ContextGain(short, is_compared, cap=5.0)
-    empty = torch.zeros(3, 2)
-    weights = gain(Chunk(0, empty, torch.tensor([1.0, 1.0, 3.0]), empty)).tolist()
+    weights = gain(torch.tensor([1.0, 1.0, 3.0]), 0).tolist()
     assert weights == pytest.approx([5.0, 1.0, torch.tensor(-1.0).exp().item()])
-    assert gain(Chunk(3, empty[:1], torch.tensor([7.0]), empty)).tolist() == [1.0]
-
-
-@pytest.mark.parametrize("rows", [1, 3, 9])
-def test_an_expected_weight_is_a_function_of_the_context_alone(rows):
-    """Two tokens, the whole context says 0.9 and the short one 0.5: KL 0.9 ln 1.8 + 0.1 ln 0.2."""
-    whole, short = torch.tensor([[0.9, 0.1]]).log(), torch.tensor([[0.5, 0.5]]).log()
-    head = torch.eye(2)
-    gain = ExpectedGain(short.expand(rows, 2), torch.ones(rows, dtype=torch.bool), cap=5.0)
-    for nats in (0.1, 2.3):
-        weights = gain(Chunk(0, whole.expand(rows, 2), torch.full((rows,), nats), head))
-        assert weights.tolist() == pytest.approx([1.8**0.9 * 0.2**0.1] * rows)
+    assert gain(torch.tensor([7.0]), 3).tolist() == [1.0]
 
 
 def test_dropout_masks_of_the_trained_pass_are_those_without_it(base):  # noqa: F811
     model = trained(base, {"lora": {"rank": 2, "dropout": 0.3}})
     loss, what = WindowLoss(model, torch.float32, Levers("full")), window()
     plain = CrossEntropy().of_window(loss, what, CPU).nats.item()
-    weighted = LongCE(TrainConfig(loss="longce"), K).of_window(loss, what, CPU)
-    assert weighted.nats.item() == pytest.approx(plain, rel=1e-6)
+    assert LongCE(K, 5.0).of_window(loss, what, CPU).nats.item() == pytest.approx(plain, rel=1e-6)
     assert loss.training
 
 
@@ -214,7 +195,7 @@ def test_windows_that_are_no_longer_are_refused():
 
 @pytest.mark.parametrize("knobs", [{"short_context": 16}, {"weight_cap": 3}])
 def test_knobs_of_longce_need_it(knobs):
-    with pytest.raises(ValueError, match="need loss: longce or"):
+    with pytest.raises(ValueError, match="need loss: longce"):
         TrainConfig.model_validate(knobs)
     with pytest.raises(ValueError, match="greater than|the least is 2"):
         TrainConfig.model_validate({"loss": "longce", **dict.fromkeys(knobs, 1)})
@@ -225,16 +206,14 @@ def material(tiny_llama, tmp_path_factory):
     return build_material(tiny_llama, tmp_path_factory.mktemp("material"))
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_tells_the_plain_loss_and_the_mean_weight(material, tmp_path, kind):
+def test_a_run_tells_the_plain_loss_and_the_mean_weight(material, tmp_path):
     plain, weighted = tmp_path / "ce", tmp_path / "longce"
     run(material, plain)
-    run(material, weighted, **{**LONG, "loss": kind})
+    run(material, weighted, **LONG)
     lines = metrics(weighted)
     assert len(lines) == STEPS
     assert lines[0]["loss"] == pytest.approx(metrics(plain)[0]["loss"], rel=1e-6)
     assert all(0 < line["mean_weight"] < 5 and line["mean_weight"] != 1 for line in lines)
-    assert kind == "longce" or all(line["mean_weight"] > 1 for line in lines)  # no KL is negative
     assert "mean_weight" not in metrics(plain)[0]
     assert adapter_bytes(plain) != adapter_bytes(weighted)
 
@@ -252,7 +231,7 @@ BY_KEYS = {"sequence_parallel": 2, "sequence_parallel_by": "keys"}
     "shared", [{"sequence_parallel": 2}, pytest.param(BY_KEYS, marks=pytest.mark.slow)]
 )
 def test_processes_that_share_windows_repeat_one(material, tmp_path, shared):
-    knobs = {**LONG, "loss": "longce-expected", "lora": {"rank": 2}, "steps": 2}
+    knobs = {**LONG, "lora": {"rank": 2}, "steps": 2}
     run(material, tmp_path / "one", **knobs)
     run(material, tmp_path / "two", **knobs, processes=2, **shared)
     equal(tmp_path / "one", tmp_path / "two")

@@ -37,10 +37,10 @@ class TrainConfig(Section):
     """Steps of the decay under `wsd`; default: a fifth of the steps."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's weight decay, of matrices; embeddings and norms do not decay."""
-    loss: Literal["ce", "longce", "longce-expected"] = "ce"
-    """What is minimised: the cross-entropy of every token alike; LongCE, each token's times how
-    much likelier the long context makes it than a short one; or times how much likelier it makes
-    tokens on average there. Both take two more forward passes, over short pieces."""
+    loss: Literal["ce", "longce"] = "ce"
+    """What is minimised: the cross-entropy of every token alike; or LongCE, each token's times how
+    much likelier the long context makes it than a short one, which takes two more forward passes,
+    over short pieces."""
     short_context: Length | None = None
     """Tokens of that short context, half of which each token sees at the least; default: the native
     window, at most 4k."""
@@ -164,7 +164,7 @@ def _problems(train: TrainConfig) -> list[str]:
         ),
         (
             train.loss == "ce" and (train.short_context is not None or train.weight_cap != 5),
-            "short_context and weight_cap need loss: longce or longce-expected",
+            "short_context and weight_cap need loss: longce",
         ),
         (train.short_context == 1, "short_context 1 leaves no context; the least is 2"),
         (train.patience and not train.held_out_every, "patience needs held_out_every"),

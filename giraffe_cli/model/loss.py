@@ -14,7 +14,7 @@ bits.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,22 +23,8 @@ from giraffe_cli.model.pointwise import compiled_on
 
 IGNORED = -100
 
-
-class Chunk(NamedTuple):
-    """Targets in a row, whose loss has just been computed."""
-
-    start: int
-    """The first one's place."""
-    hidden: Tensor
-    """[c, d]."""
-    nats: Tensor
-    """[c], 0 where the label is -100."""
-    head: Tensor
-    """[V, d], in the hidden states' dtype."""
-
-
-Weigh = Callable[[Chunk], Tensor]
-"""Targets → what each counts, `[c]`."""
+Weigh = Callable[[Tensor, int], Tensor]
+"""Nats `[c]` of the targets from the n-th on, and n → what each counts, `[c]`."""
 
 
 def chunked_nll(hidden: Tensor, lm_head_weight: Tensor, labels: Tensor, chunk: int) -> Tensor:
@@ -127,7 +113,7 @@ class _ChunkedNll(torch.autograd.Function):
             nll, slope = slope_of(rows, kept)
             counts = (kept != IGNORED).to(nll.dtype)
             if weigh is not None:
-                counts *= weigh(Chunk(start, rows, nll, weight))
+                counts *= weigh(nll, start)
             total += (counts * nll).sum(dtype=torch.float64)
             told += torch.stack([nll.sum(dtype=torch.float64), counts.sum(dtype=torch.float64)])
             if grad_hidden is not None:

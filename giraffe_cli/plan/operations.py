@@ -7,8 +7,8 @@ Per token of a window of S tokens, forward,
 s² = Σ l² / S² over the documents of a window is the share of attention that they leave over. A step
 under adapters needs 2·(F_lin + F_head) + 3.5·F_att and the adapters' own products, a full fine-tune
 3·(F_lin + F_head) + 3.5·F_att. Recomputed layers add F_lin, and F_att unless attention is kept.
-LongCE adds two passes over pieces of K tokens, each deep target projected once, or twice where its
-weight is expected: 2·F_lin + 2·F_att(K) + (1 or 2)·F_head·(1 - K/S).
+LongCE adds two passes over pieces of K tokens, each deep target projected once:
+2·F_lin + 2·F_att(K) + F_head·(1 - K/S).
 L layers, d hidden, h heads of D, k key/value heads, f intermediate, V vocabulary.
 """
 
@@ -158,8 +158,8 @@ def short_contexts(
     # documents that are shorter than a piece stay whole
     piece = min(context, window * attention_share)
     forward = forward_per_token(shape, window, piece / window)
-    projected = max(0.0, 1 - context / window) * (2 if train.loss == "longce-expected" else 1)
-    return Operations(passes * forward.linear, passes * forward.attention, projected * forward.head)
+    deep = max(0.0, 1 - context / window)
+    return Operations(passes * forward.linear, passes * forward.attention, deep * forward.head)
 
 
 def _recomputed_otherwise(shape: Checkpoint, levers: Levers) -> float:

@@ -164,8 +164,6 @@ def _loss(demand: Demand, levers: Levers) -> Tensors:
         found += _wide_norms(demand, 1, demand.tokens)
     if demand.width == 2:
         found.append((1, 2.0 * logits))
-    if demand.train.loss == "longce-expected":  # hidden states of the pieces; parts of four blocks
-        found += [(1, demand.tokens * demand.width * shape.hidden_size), (1, 4.0 * logits)]
     if demand.trains_head:
         found.append((2, 4.0 * shape.vocab_size * shape.hidden_size))
     return found

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.train.data import Window
-from giraffe_cli.train.long_ce import context_gain
+from giraffe_cli.train.long_ce import ContextGain, short_nats
 from giraffe_cli.train.setup import on_device
 from giraffe_cli.train.window_loss import WindowLoss
 
@@ -49,15 +49,16 @@ class CrossEntropy(AbstractObjective):
 class LongCE(AbstractObjective):
     """Every target counts as much as the long context gains it (`train/long_ce.py`)."""
 
-    config: TrainConfig
     short_context: int
     """Tokens."""
+    weight_cap: float
 
     def of_window(self, model: WindowLoss, window: Window, device: torch.device) -> WindowTold:
         gain = None
         # passes of a base that is shared out are every process's, whatever its own window needs
         if max(window.seq_lengths) > self.short_context or model.base:
-            gain = context_gain(model, window, self.config, self.short_context, device)
+            short = short_nats(model, window, self.short_context, device)
+            gain = ContextGain(*short, self.weight_cap)
         return _told(*model.weighted(*on_device(model, window, device), gain))
 
 
@@ -69,4 +70,4 @@ def make_objective(config: TrainConfig, native_length: int) -> AbstractObjective
     """What `config` says, for a base of `native_length`."""
     if config.loss == "ce":
         return CrossEntropy()
-    return LongCE(config, config.short_context_of(native_length))
+    return LongCE(config.short_context_of(native_length), config.weight_cap)

@@ -60,7 +60,7 @@ class WindowLoss(nn.Module):
         seq_lengths: tuple[int, ...],
     ) -> Tensor:
         """Shapes as in `Window`; returns a scalar."""
-        hidden, labels = self.hidden(input_ids, labels, position_ids, seq_lengths)
+        hidden, labels = self._hidden(input_ids, labels, position_ids, seq_lengths)
         return chunked_nll(hidden, head_weight(self.model), labels, self.levers.loss_chunk)
 
     def weighted(
@@ -72,23 +72,34 @@ class WindowLoss(nn.Module):
         weigh: Weigh | None = None,
     ) -> tuple[Tensor, Tensor]:
         """As `weighted_nll`, over this process's slice."""
-        hidden, labels = self.hidden(input_ids, labels, position_ids, seq_lengths)
+        hidden, labels = self._hidden(input_ids, labels, position_ids, seq_lengths)
         chunk = self.levers.loss_chunk
         return weighted_nll(hidden, head_weight(self.model), labels, chunk, weigh)
 
-    def token_nll(self, hidden: Tensor, labels: Tensor) -> Tensor:
-        """As the function of this name, of what `hidden` gave."""
-        return token_nll(hidden, head_weight(self.model), labels, self.levers.loss_chunk)
-
-    def hidden(
+    @torch.no_grad()
+    def nll_of_targets(
         self,
         input_ids: Tensor,
         labels: Tensor,
         position_ids: Tensor,
         seq_lengths: tuple[int, ...],
     ) -> tuple[Tensor, Tensor]:
-        """`[slice, d]` what the head multiplies, and the labels `[slice]`, of this process's slice
-        of a window."""
+        """`[slice]` nats of every target of this process's slice, 0 elsewhere, and which tokens
+        have one. Only those are projected. No gradient."""
+        hidden, labels = self._hidden(input_ids, labels, position_ids, seq_lengths)
+        has_target = labels != IGNORED
+        kept, chunk = hidden[has_target], self.levers.loss_chunk
+        nats = token_nll(kept, head_weight(self.model), labels[has_target], chunk)
+        return nats.new_zeros(len(labels)).masked_scatter(has_target, nats), has_target
+
+    def _hidden(
+        self,
+        input_ids: Tensor,
+        labels: Tensor,
+        position_ids: Tensor,
+        seq_lengths: tuple[int, ...],
+    ) -> tuple[Tensor, Tensor]:
+        """`[slice, d]` what the head multiplies, and the labels `[slice]`, of this process."""
         if self.group:
             input_ids, labels, position_ids, seq_lengths = slice_of(
                 self.group, input_ids, labels, position_ids, seq_lengths
