@@ -1,7 +1,7 @@
 """The guides' commands run in their order, on the tiny model with lengths a thirty-second as long.
 
-What needs a hub, a GPU, Slurm or a large model's weights is parsed by tests/test_docs.py alone; the
-plans among it run here too, as they need no weights.
+What needs a hub, a GPU, Slurm, two nodes at once (tests/test_nodes.py) or a large model's weights is
+parsed by tests/test_docs.py alone; the plans among it run here too, as they need no weights.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from test_docs import FENCED, ROOT, commands_in, text_of
 GUIDES = ("extend", "corpus", "no-gpu", "one-gpu", "several-gpus", "cluster", "serve", "report")
 NEEDS_MORE = re.compile(
     r"meta-llama/|models/llama3-8b|extend --config configs/llama|--executor|--install-completion"
+    r"|--nodes"
 )
 LENGTHS = {"16k": "512", "8k": "128", "2k": "64", "8k,16k": "128,512"}
 SMALL = [
