@@ -1,7 +1,7 @@
 """The guides' commands run in their order, on the tiny model with lengths a thirty-second as long.
 
-What needs a hub, a GPU, Slurm, two nodes at once (tests/test_nodes.py) or a large model's weights is
-parsed by tests/test_docs.py alone; the plans among it run here too, as they need no weights.
+What needs a hub, a GPU, Slurm, a large model's weights, or two nodes at once (tests/test_nodes.py)
+is parsed by tests/test_docs.py alone; the plans among it run here too, as they need no weights.
 """
 
 from __future__ import annotations

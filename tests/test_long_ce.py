@@ -118,7 +118,9 @@ def test_value_and_gradient_are_those_of_weighted_cross_entropy(loss, cap):
 
     whole = loss(what.input_ids, what.labels, what.position_ids, what.seq_lengths)
     short = nats_one_by_one(loss, what, K)
-    each, _ = loss.nll_of_targets(what.input_ids, what.labels, what.position_ids, what.seq_lengths)
+    each, _ = loss.nll_of_targets(
+        (what.input_ids, what.labels, what.position_ids, what.seq_lengths)
+    )
     weights = torch.zeros(len(each))
     for token in (what.labels != -100).nonzero().flatten().tolist():
         gain = torch.tensor(short.get(token, each[token].item())) - each[token]

@@ -57,7 +57,7 @@ def short_nats(
     both = []
     for pieces in cuts(window.seq_lengths, short_context):
         taken = labels.masked_fill(~pieces.is_taken.to(device), IGNORED)
-        both.append(model.nll_of_targets(input_ids, taken, position_ids, pieces.lengths))
+        both.append(model.nll_of_targets((input_ids, taken, position_ids, pieces.lengths)))
     model.train(was_training)
     (early, is_early), (late, is_late) = both
     return early + late, is_early | is_late

@@ -42,7 +42,7 @@ class CrossEntropy(AbstractObjective):
     """Every target counts alike."""
 
     def of_window(self, model: WindowLoss, window: Window, device: torch.device) -> WindowTold:
-        return _told(*model.weighted(*on_device(model, window, device)))
+        return _told(*model.weighted(on_device(model, window, device)))
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class LongCE(AbstractObjective):
         if max(window.seq_lengths) > self.short_context or model.base:
             short = short_nats(model, window, self.short_context, device)
             gain = ContextGain(*short, self.weight_cap)
-        return _told(*model.weighted(*on_device(model, window, device), gain))
+        return _told(*model.weighted(on_device(model, window, device), gain))
 
 
 def _told(minimised: Tensor, sums: Tensor) -> WindowTold:

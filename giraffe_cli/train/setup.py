@@ -35,7 +35,7 @@ from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.layout import Layout
 from giraffe_cli.train.sharing import check_keys, check_recorded
 from giraffe_cli.train.trackers import check_trackers
-from giraffe_cli.train.window_loss import WindowLoss
+from giraffe_cli.train.window_loss import Tensors, WindowLoss
 
 REPLICATED = (DistributedType.NO, DistributedType.MULTI_CPU, DistributedType.MULTI_GPU)
 """Layouts in which each process holds the whole model."""
@@ -182,9 +182,7 @@ def window_nats(model: WindowLoss, window: Window, device: torch.device) -> Tens
     return nats
 
 
-def on_device(
-    model: WindowLoss, window: Window, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, tuple[int, ...]]:
+def on_device(model: WindowLoss, window: Window, device: torch.device) -> Tensors:
     """What `model` takes of a window. Dropout is drawn from here on from the window's own seed, and
     differently for each slice."""
     torch.manual_seed(window.dropout_seed + (model.group.rank if model.group else 0))

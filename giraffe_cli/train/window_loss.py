@@ -22,6 +22,9 @@ from giraffe_cli.model.sharded import ShardedBase
 from giraffe_cli.model.stack import run_layers
 from giraffe_cli.model.trainable import causal_model, head_weight
 
+Tensors = tuple[Tensor, Tensor, Tensor, tuple[int, ...]]
+"""Of a window, on the model's device: input_ids, labels, position_ids, seq_lengths."""
+
 
 class WindowLoss(nn.Module):
     """The model with its loss: a window in, the SUM of nats over its targets out.
@@ -63,30 +66,17 @@ class WindowLoss(nn.Module):
         hidden, labels = self._hidden(input_ids, labels, position_ids, seq_lengths)
         return chunked_nll(hidden, head_weight(self.model), labels, self.levers.loss_chunk)
 
-    def weighted(
-        self,
-        input_ids: Tensor,
-        labels: Tensor,
-        position_ids: Tensor,
-        seq_lengths: tuple[int, ...],
-        weigh: Weigh | None = None,
-    ) -> tuple[Tensor, Tensor]:
-        """As `weighted_nll`, over this process's slice."""
-        hidden, labels = self._hidden(input_ids, labels, position_ids, seq_lengths)
+    def weighted(self, tensors: Tensors, weigh: Weigh | None = None) -> tuple[Tensor, Tensor]:
+        """As `weighted_nll`, over this process's slice of a window."""
+        hidden, labels = self._hidden(*tensors)
         chunk = self.levers.loss_chunk
         return weighted_nll(hidden, head_weight(self.model), labels, chunk, weigh)
 
     @torch.no_grad()
-    def nll_of_targets(
-        self,
-        input_ids: Tensor,
-        labels: Tensor,
-        position_ids: Tensor,
-        seq_lengths: tuple[int, ...],
-    ) -> tuple[Tensor, Tensor]:
-        """`[slice]` nats of every target of this process's slice, 0 elsewhere, and which tokens
-        have one. Only those are projected. No gradient."""
-        hidden, labels = self._hidden(input_ids, labels, position_ids, seq_lengths)
+    def nll_of_targets(self, tensors: Tensors) -> tuple[Tensor, Tensor]:
+        """`[slice]` nats of every target of this process's slice of a window, 0 elsewhere, and
+        which tokens have one. Only those are projected. No gradient."""
+        hidden, labels = self._hidden(*tensors)
         has_target = labels != IGNORED
         kept, chunk = hidden[has_target], self.levers.loss_chunk
         nats = token_nll(kept, head_weight(self.model), labels[has_target], chunk)
