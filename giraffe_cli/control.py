@@ -18,7 +18,7 @@ from typing import Any
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.rope import RopeConfig
-from giraffe_cli.config.train import TrainConfig
+from giraffe_cli.config.train import LONGCE_KNOBS, TrainConfig
 from giraffe_cli.corpus.store import is_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.base import RopeTable, make_table
@@ -91,7 +91,7 @@ def control_config(stage: ExtendConfig, checkpoint: Checkpoint) -> ExtendConfig:
     }
     if window <= stage.train.short_context_of(checkpoint.native_length):
         # no token sees more than a short context: LongCE would be this
-        knobs |= {"loss": "ce", "short_context": None, "weight_cap": 5.0}
+        knobs |= {"loss": "ce", **LONGCE_KNOBS}
     return stage.model_copy(
         update={
             "target_length": checkpoint.native_length,

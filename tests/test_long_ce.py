@@ -16,7 +16,7 @@ from train_runs import STEPS, adapter_bytes, build_material, metrics, run, timel
 
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.config.building import build
-from giraffe_cli.config.train import TrainConfig
+from giraffe_cli.config.train import LONGCE_KNOBS, TrainConfig
 from giraffe_cli.control import control_config
 from giraffe_cli.corpus.store import share_beyond
 from giraffe_cli.errors import InvalidInput
@@ -106,10 +106,10 @@ def test_short_contexts_are_those_of_a_pass_a_target(loss, positions):
     assert not nats[~is_compared].any()
 
 
-@pytest.mark.parametrize("cap", [5.0, 1.05])
-def test_value_and_gradient_are_those_of_weighted_cross_entropy(loss, cap):
+@pytest.mark.parametrize(("cap", "floor"), [(5.0, 0.0), (1.05, 0.0), (5.0, 1.0), (5.0, 0.97)])
+def test_value_and_gradient_are_those_of_weighted_cross_entropy(loss, cap, floor):
     what = window()
-    told = LongCE(K, cap).of_window(loss, what, CPU)
+    told = LongCE(K, cap, floor).of_window(loss, what, CPU)
     told.minimised.backward()
     parameters = trainable_parameters(loss)
     found = torch.cat([p.grad.reshape(-1) for p in parameters.values()])
@@ -124,8 +124,9 @@ def test_value_and_gradient_are_those_of_weighted_cross_entropy(loss, cap):
     weights = torch.zeros(len(each))
     for token in (what.labels != -100).nonzero().flatten().tolist():
         gain = torch.tensor(short.get(token, each[token].item())) - each[token]
-        weights[token] = gain.exp().clamp(max=cap)
+        weights[token] = gain.exp().clamp(floor, cap)
     assert (weights == cap).any() == (cap < 5)
+    assert ((weights[what.labels != -100] < 1).any()) == (floor < 1)
     assert told.nats.item() == pytest.approx(whole.item(), rel=1e-6)
     assert told.weights.item() == pytest.approx(weights.sum().item(), rel=1e-5)
     assert told.minimised.item() == pytest.approx((weights * each).sum().item(), rel=1e-5)
@@ -148,7 +149,7 @@ def test_value_and_gradient_are_those_of_weighted_cross_entropy(loss, cap):
 def test_a_window_without_long_documents_is_cross_entropy_to_the_bit(loss):
     what = window(lengths=(4, 3, 2))
     results = []
-    for objective in (LongCE(K, 5.0), CrossEntropy()):
+    for objective in (LongCE(K, 5.0, 0.0), CrossEntropy()):
         for parameter in loss.parameters():
             parameter.grad = None
         told = objective.of_window(loss, what, CPU)
@@ -163,17 +164,21 @@ def test_a_window_without_long_documents_is_cross_entropy_to_the_bit(loss):
 
 def test_weights_end_at_the_cap_and_are_one_where_nothing_is_compared():
     short, is_compared = torch.tensor([9.0, 1.0, 2.0, 0.0]), torch.tensor([True, True, True, False])
-    gain = ContextGain(short, is_compared, cap=5.0)
+    gain = ContextGain(short, is_compared, cap=5.0, floor=0.0)
     weights = gain(torch.tensor([1.0, 1.0, 3.0]), 0).tolist()
     assert weights == pytest.approx([5.0, 1.0, torch.tensor(-1.0).exp().item()])
     assert gain(torch.tensor([7.0]), 3).tolist() == [1.0]
+    raised = ContextGain(short, is_compared, cap=5.0, floor=1.0)
+    assert raised(torch.tensor([1.0, 1.0, 3.0]), 0).tolist() == [5.0, 1.0, 1.0]
 
 
 def test_dropout_masks_of_the_trained_pass_are_those_without_it(base):  # noqa: F811
     model = trained(base, {"lora": {"rank": 2, "dropout": 0.3}})
     loss, what = WindowLoss(model, torch.float32, Levers("full")), window()
     plain = CrossEntropy().of_window(loss, what, CPU).nats.item()
-    assert LongCE(K, 5.0).of_window(loss, what, CPU).nats.item() == pytest.approx(plain, rel=1e-6)
+    assert LongCE(K, 5.0, 0.0).of_window(loss, what, CPU).nats.item() == pytest.approx(
+        plain, rel=1e-6
+    )
     assert loss.training
 
 
@@ -195,12 +200,13 @@ def test_windows_that_are_no_longer_are_refused():
     assert "train.short_context=256" in failure.value.hint
 
 
-@pytest.mark.parametrize("knobs", [{"short_context": 16}, {"weight_cap": 3}])
+@pytest.mark.parametrize("knobs", [{"short_context": 16}, {"weight_cap": 3}, {"weight_floor": 0}])
 def test_knobs_of_longce_need_it(knobs):
     with pytest.raises(ValueError, match="need loss: longce"):
         TrainConfig.model_validate(knobs)
-    with pytest.raises(ValueError, match="greater than|the least is 2"):
-        TrainConfig.model_validate({"loss": "longce", **dict.fromkeys(knobs, 1)})
+    wrong = 2 if "weight_floor" in knobs else 1
+    with pytest.raises(ValueError, match="greater than|the least is 2|less than or equal"):
+        TrainConfig.model_validate({"loss": "longce", **dict.fromkeys(knobs, wrong)})
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +256,7 @@ def test_processes_that_share_the_base_repeat_one(material, tmp_path):
 def test_folders_of_cross_entropy_are_named_as_before_there_was_another_loss(material, tmp_path):
     run(material, tmp_path / "ce", steps=1)
     named = json.loads((tmp_path / "ce" / "adapter" / "manifest.json").read_text())
-    assert not {"loss", "short_context", "weight_cap"} & set(named["inputs"]["train"])
+    assert not {"loss", *LONGCE_KNOBS} & set(named["inputs"]["train"])
     run(material, tmp_path / "longce", steps=1, loss="longce", short_context=16)
     named = json.loads((tmp_path / "longce" / "adapter" / "manifest.json").read_text())
     assert named["inputs"]["train"]["short_context"] == 16
@@ -296,11 +302,10 @@ def test_the_report_tells_the_loss_that_is_not_plain():
     report = {"steps": 3, "trained_tokens": 9, "train": TrainConfig().model_dump()}
     assert "loss" not in dict(training_rows(report))
     report["train"] = TrainConfig(loss="longce", weight_cap=3).model_dump()
-    assert (
-        "a short one (the native window, 4k at most), 3 at" in dict(training_rows(report))["loss"]
-    )
-    report["train"] = TrainConfig(loss="longce", short_context=2048).model_dump()
-    assert "a short one (2k), 5 at the most" in dict(training_rows(report))["loss"]
+    told = dict(training_rows(report))["loss"]
+    assert "a short one (the native window, 4k at most), 1 at the least and 3 at" in told
+    report["train"] = TrainConfig(loss="longce", short_context=2048, weight_floor=0).model_dump()
+    assert "a short one (2k), 0 at the least and 5 at" in dict(training_rows(report))["loss"]
     control = {"steps": 3, "trained_tokens": 9, "window": 128, "final_loss": 2.0}
     for loss, told in (("ce", "128, cross-entropy, final loss"), ("longce", "128, final loss")):
         report["control"] = {**control, "loss": loss}

@@ -135,7 +135,7 @@ def weighted(dtype, levers, device):
     input_ids, labels, positions = window(lengths)
     labels[TOKENS - 1] = -100
     what = Window(input_ids, labels, positions, lengths, ("a", "b"), dropout_seed=0)
-    told = LongCE(256, 5.0).of_window(loss, what, device)
+    told = LongCE(256, 5.0, 0.0).of_window(loss, what, device)
     told.minimised.backward()
     parameters = trainable_parameters(loss).values()
     grads = torch.cat([p.grad.reshape(-1).float().cpu() for p in parameters])

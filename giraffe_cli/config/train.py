@@ -10,7 +10,9 @@ from giraffe_cli.config.base import Knobs, Length, Section, switch
 from giraffe_cli.config.lora import LoraConfig
 
 LONGEST_SHORT_CONTEXT = 4096
-"""Tokens: what LongCE's authors compare with."""
+"""Tokens: the least that LongCE's authors compare with."""
+LONGCE_KNOBS = {"short_context": None, "weight_cap": 5.0, "weight_floor": 1.0}
+"""Knobs of `loss: longce` alone, with their defaults."""
 
 
 class TrainConfig(Section):
@@ -45,7 +47,10 @@ class TrainConfig(Section):
     """Tokens of that short context, half of which each token sees at the least; default: the native
     window, at most 4k."""
     weight_cap: float = Field(default=5.0, gt=1)
-    """Most that a token may count."""
+    """Most that LongCE lets a token count."""
+    weight_floor: float = Field(default=1.0, ge=0, le=1)
+    """Least that it lets a token count. 0: as published, where tokens that the long context makes
+    less likely hardly count; 1: these count once."""
     clip_norm: float = Field(default=1.0, gt=0)
     """Gradients are clipped to this global norm."""
     method: Literal["lora", "full"] = "lora"
@@ -163,8 +168,8 @@ def _problems(train: TrainConfig) -> list[str]:
             f"decay_steps {train.decay_steps} is more than the {train.steps} steps there are",
         ),
         (
-            train.loss == "ce" and (train.short_context is not None or train.weight_cap != 5),
-            "short_context and weight_cap need loss: longce",
+            train.loss == "ce" and any(getattr(train, k) != v for k, v in LONGCE_KNOBS.items()),
+            "short_context, weight_cap and weight_floor need loss: longce",
         ),
         (train.short_context == 1, "short_context 1 leaves no context; the least is 2"),
         (train.patience and not train.held_out_every, "patience needs held_out_every"),

@@ -55,7 +55,7 @@ def _loss_rows(train: Mapping[str, Any]) -> list[Row]:
     short = format_length(train["short_context"]) if train["short_context"] else longest
     told = (
         f"LongCE: a token counts as much as its context gains over a short one ({short}), "
-        f"{train['weight_cap']:g} at the most"
+        f"{train['weight_floor']:g} at the least and {train['weight_cap']:g} at the most"
     )
     return [("loss", told)]
 

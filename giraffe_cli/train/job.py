@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.config.train import TrainConfig, knobs_without_effect
+from giraffe_cli.config.train import LONGCE_KNOBS, TrainConfig, knobs_without_effect
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import digest_file, digest_value
@@ -84,7 +84,7 @@ class TrainJob:
                 knobs[name] = value
         if self.config.loss == "ce":
             # folders from before there was another loss go on
-            for name in ("loss", "short_context", "weight_cap"):
+            for name in ("loss", *LONGCE_KNOBS):
                 knobs.pop(name)
         else:
             knobs["short_context"] = self.config.short_context_of(self.checkpoint.native_length)

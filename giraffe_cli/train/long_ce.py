@@ -1,15 +1,17 @@
 """LongCE: what a target counts is how much less surprising the long context makes it.
 
-    weight = min(exp(nats given a short context - nats given the whole one), cap)
+    weight = exp(nats given a short context - nats given the whole one), from floor to cap
 
 (Fang et al., "What is Wrong with Perplexity for Long-context Language Modeling?", arXiv 2410.23771,
-and PKU-ML/LongPPL, with a cap of 5.) Both are the model's own, as it is being trained, the short
-one without dropout; the sum of weight times nats is divided by the number of targets.
+and PKU-ML/LongPPL, with a cap of 5 and a floor of 0.) Both are the model's own, as it is being
+trained, the short one without dropout; the sum of weight times nats is divided by the number of
+targets.
 
 The weight depends on the target that comes: where tokens come with probability p, what makes the
 loss smallest is not p but p·weight. A model learns to overrate what its context favours, and its
-plain loss grows. Weights that are a function of the context alone, exp(KL(whole ‖ short)), do not
-do that, and helped calf nothing (docs/results.md).
+plain loss grows, more so where tokens that the context makes less likely hardly count. Weights that
+are a function of the context alone, exp(KL(whole ‖ short)), do not do that, and helped calf nothing
+(docs/results.md).
 """
 
 from __future__ import annotations
@@ -35,11 +37,12 @@ class ContextGain:
     is_compared: Tensor
     """[n] bool: where there is a shorter context than the whole one; elsewhere the weight is 1."""
     cap: float
+    floor: float
 
     def __call__(self, nats: Tensor, start: int) -> Tensor:
         """[c] weights of the targets from `start` on, whose whole context leaves `nats` [c]."""
         here = slice(start, start + len(nats))
-        weights = (self.short[here].to(nats.dtype) - nats).exp().clamp(max=self.cap)
+        weights = (self.short[here].to(nats.dtype) - nats).exp().clamp(self.floor, self.cap)
         return torch.where(self.is_compared[here], weights, 1.0)
 
 

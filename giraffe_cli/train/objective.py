@@ -52,13 +52,14 @@ class LongCE(AbstractObjective):
     short_context: int
     """Tokens."""
     weight_cap: float
+    weight_floor: float
 
     def of_window(self, model: WindowLoss, window: Window, device: torch.device) -> WindowTold:
         gain = None
         # passes of a base that is shared out are every process's, whatever its own window needs
         if max(window.seq_lengths) > self.short_context or model.base:
             short = short_nats(model, window, self.short_context, device)
-            gain = ContextGain(*short, self.weight_cap)
+            gain = ContextGain(*short, self.weight_cap, self.weight_floor)
         return _told(*model.weighted(on_device(model, window, device), gain))
 
 
@@ -70,4 +71,5 @@ def make_objective(config: TrainConfig, native_length: int) -> AbstractObjective
     """What `config` says, for a base of `native_length`."""
     if config.loss == "ce":
         return CrossEntropy()
-    return LongCE(config.short_context_of(native_length), config.weight_cap)
+    short = config.short_context_of(native_length)
+    return LongCE(short, config.weight_cap, config.weight_floor)
