@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from decimal import Decimal
 
 from giraffe_cli.errors import InvalidInput
 
 _MULTIPLIERS = {"": 1, "k": 1024, "m": 1024 * 1024}
+BEYOND = 10**18
+"""No length or size is as large; with its unit too, so that what is read can be written and read."""
 _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Embeddings, overrides and isolates: they make text read otherwise than it is."""
 
@@ -20,7 +23,7 @@ def parse_length(text: str | int) -> int:
     """
     match = re.fullmatch(r"([0-9]{1,18})([km]?)", str(text).strip().lower())
     length = int(match[1]) * _MULTIPLIERS[match[2]] if match else 0
-    if length <= 0:
+    if not 0 < length < BEYOND:
         raise InvalidInput(
             f"`{brief(text)}` is not a length in tokens",
             "write 16k, 1m or a plain integer such as 16384",
@@ -57,8 +60,8 @@ def parse_bytes(text: str | int) -> int:
     match = re.fullmatch(
         r"([0-9]{1,18}(?:\.[0-9]{1,18})?)\s*([kmgt]?)b?", str(text).strip().lower()
     )
-    size = int(float(match[1]) * _BYTES[match[2]]) if match else 0
-    if size <= 0:
+    size = int(Decimal(match[1]) * _BYTES[match[2]]) if match else 0
+    if not 0 < size < BEYOND:
         raise InvalidInput(
             f"`{brief(text)}` is not a size in bytes", "write 256MB, 1.5GB or 1000000"
         )

@@ -104,12 +104,35 @@ def test_lengths_and_sizes_fit_as_they_are_read(text):
         (parse_length, SCHEMA["properties"]["target_length"]),
         (parse_bytes, SCHEMA["$defs"]["PackConfig"]["properties"]["max_doc_bytes"]),
     ):
+        number = float(re.match(r"[0-9.]+", text)[0])
         try:
-            parse(text)
+            read = parse(text)
         except GiraffeError:
-            assert not fits(text, schema) or float(re.match(r"[0-9.]+", text)[0]) < 1
+            # a pattern knows neither a unit's worth nor that nothing is left of a fraction
+            assert not fits(text, schema) or number < 1 or number >= 1e5
         else:
             assert fits(text, schema)
+            assert parse(str(read)) == read
+
+
+@pytest.mark.parametrize(
+    ("parse", "text"),
+    [
+        (parse_length, "1000000000000000K"),
+        (parse_length, "1000000000000M"),
+        (parse_bytes, "1000000 TB"),
+        (parse_bytes, "1000000000000000k"),
+    ],
+)
+def test_what_its_unit_makes_too_large_to_be_read_again_is_refused(parse, text):
+    """A config of `1000000000000000K` was taken, and its run could not be resumed."""
+    with pytest.raises(GiraffeError, match="is not a"):
+        parse(text)
+
+
+def test_the_largest_sizes_are_whole_numbers():
+    assert parse_bytes(999999999999999999) == 999999999999999999
+    assert parse_bytes("999999TB") == 999999 * 10**12
 
 
 @settings(
