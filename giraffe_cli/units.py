@@ -10,7 +10,7 @@ from giraffe_cli.errors import InvalidInput
 
 _MULTIPLIERS = {"": 1, "k": 1024, "m": 1024 * 1024}
 BEYOND = 10**18
-"""No length or size is as large; with its unit too, so that what is read can be written and read."""
+"""No length or size is as large, its unit counted: what is read can be written and read again."""
 _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 """Embeddings, overrides and isolates: they make text read otherwise than it is."""
 
