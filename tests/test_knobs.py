@@ -52,6 +52,7 @@ class Train:
     without: dict[str, Any] | None = None
 
 
+LONGCE = {"loss": "longce", "short_context": 16}
 HELD_OUT = "test_train_held_out.py::"
 NARROW = {
     "train.checkpointing": "full",
@@ -113,6 +114,10 @@ ENTRIES = {
     "train.schedule": Train({"schedule": "constant"}),
     "train.decay_steps": Train({"schedule": "wsd", "decay_steps": 3}, {"schedule": "wsd"}),
     "train.weight_decay": Train({"weight_decay": 0.5}),
+    "train.loss": Train(LONGCE),
+    "train.short_context": Train({**LONGCE, "short_context": 8}, LONGCE),
+    "train.weight_cap": Train({**LONGCE, "weight_cap": 1.001}, LONGCE),
+    "train.weight_floor": Train({**LONGCE, "weight_floor": 0}, LONGCE),
     "train.clip_norm": Train({"clip_norm": 1e-3}),
     "train.method": Plan({"train.method": "full"}),
     "train.lora.rank": Train({"lora.rank": 3}),

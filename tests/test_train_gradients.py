@@ -21,6 +21,7 @@ from giraffe_cli.train import parallel
 from giraffe_cli.train.data import WindowStream
 from giraffe_cli.train.gradients import _buckets, any_of, start_equal, sum_over_processes
 from giraffe_cli.train.layout import Layout
+from giraffe_cli.train.objective import CrossEntropy
 from giraffe_cli.train.state import TrainState
 from giraffe_cli.train.step import train_step
 
@@ -159,10 +160,12 @@ class SlicedLoss(torch.nn.Module):
         self.table = torch.nn.Parameter(torch.linspace(-1, 1, 121).reshape(11, 11))
         self.at, self.of = at, of
 
-    def forward(self, input_ids, labels, position_ids, seq_lengths):
+    def weighted(self, tensors):
+        input_ids, labels, *_ = tensors
         kept = [n for n in range(len(labels)) if labels[n] != -100][self.at :: self.of]
         logits = self.table[input_ids[0, kept]]
-        return torch.nn.functional.cross_entropy(logits, labels[kept], reduction="sum")
+        nats = torch.nn.functional.cross_entropy(logits, labels[kept], reduction="sum")
+        return nats, torch.tensor([nats.item(), len(kept)])
 
 
 def one_step(layout):
@@ -175,10 +178,12 @@ def one_step(layout):
         state=TrainState(),
         device=torch.device("cpu"),
         model=model,
+        objective=CrossEntropy(),
         parameters={"table": model.table},
         optimizer=torch.optim.SGD(model.parameters(), lr=1.0),
     )
     outcome = train_step(run, rate=0.5)
+    assert outcome.mean_weight == 1
     return outcome.loss, outcome.grad_norm, outcome.num_tokens, model.table.tolist()
 
 

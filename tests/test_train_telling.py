@@ -41,7 +41,8 @@ def test_figures_take_four_characters(value, expected):
 
 def stub(nll=2.3456):
     state = SimpleNamespace(held_out_nll=nll, step=3, trained_tokens=300, seconds=9.0)
-    return SimpleNamespace(state=state, device=torch.device("cpu"))
+    job = SimpleNamespace(config=TrainConfig())
+    return SimpleNamespace(state=state, device=torch.device("cpu"), job=job)
 
 
 def shown(width, fields):

@@ -47,7 +47,7 @@ def generate(
     document: Annotated[
         list[str] | None,
         typer.Option(
-            help="What questions are about: text, EPUB or PDF (extra [pdf]); repeatable, in this "
+            help="What questions are about: text, EPUB or PDF (extra \\[pdf]); repeatable, in this "
             "order."
         ),
     ] = None,
