@@ -176,10 +176,11 @@ def test_dropout_masks_of_the_trained_pass_are_those_without_it(base):  # noqa: 
     model = trained(base, {"lora": {"rank": 2, "dropout": 0.3}})
     loss, what = WindowLoss(model, torch.float32, Levers("full")), window()
     plain = CrossEntropy().of_window(loss, what, CPU).nats.item()
-    assert LongCE(K, 5.0, 0.0).of_window(loss, what, CPU).nats.item() == pytest.approx(
-        plain, rel=1e-6
-    )
+    told = LongCE(K, 5.0, 0.0).of_window(loss, what, CPU)
+    assert told.nats.item() == pytest.approx(plain, rel=1e-6)
     assert loss.training
+    short, _ = short_nats(loss, what, K, CPU)
+    assert torch.equal(short, short_nats(loss.eval(), what, K, CPU)[0])  # nothing is dropped there
 
 
 def test_the_short_context_is_the_native_window_up_to_4k():
