@@ -12,6 +12,7 @@ import sys
 import traceback
 
 import pytest
+import yaml
 from train_runs import Hooked, build_material, metrics, run
 
 from giraffe_cli.errors import Interrupted, InvalidInput
@@ -43,6 +44,17 @@ def test_tensorboard_gets_every_step_and_measurement(material, tmp_path):
         logged = {event.step: event.value for event in events.Scalars(key)}
         expected = {m["step"]: m[key] for m in metrics(tmp_path) if key in m}
         assert logged == pytest.approx(expected, rel=1e-6)  # kept in float32
+
+
+def test_tensorboard_gets_what_tells_one_run_from_another(material, tmp_path):
+    pytest.importorskip("tensorboard")
+    run(material, tmp_path, trackers=["tensorboard"])
+    (told,) = (tmp_path / "trackers" / "giraffe").glob("*/hparams.yml")
+    kept = yaml.safe_load(told.read_text())
+    assert (kept["loss"], kept["method"], kept["strategy"]) == ("ce", "lora", "yarn")
+    assert (kept["lora.rank"], kept["seed"]) == (2, 7)
+    assert kept["lora.targets"].startswith("q_proj, k_proj")
+    assert "decay_steps" not in kept, "it is not set"
 
 
 def test_trackio_gets_every_step_without_a_network_and_a_resumed_part_goes_on(

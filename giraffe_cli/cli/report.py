@@ -35,12 +35,14 @@ def report(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare runs and evaluations: settings, every score by context length, time, memory.
+    """Compare runs and evaluations: what differs in their settings, every score by context
+    length, time, memory.
 
     One finished run shows its summary again, one evaluation is drawn again as its page. A run that
     has not finished is shown with what it has.
     """
     from giraffe_cli.report.compare import caution, read_entries, refuse_run_folder
+    from giraffe_cli.report.compare_settings import differing_settings
 
     console = Console(as_json)
     if out is not None:
@@ -48,7 +50,10 @@ def report(
     entries = read_entries(runs)
     if warning := caution(entries):
         console.warn(warning)
-    value: dict[str, object] = {"runs": [entry.to_json() for entry in entries]}
+    value: dict[str, object] = {
+        "runs": [entry.to_json() for entry in entries],
+        "differing_settings": differing_settings(entries),
+    }
     parts = rendered(entries)
     if out is not None:
         from giraffe_cli.report.compare_page import write_comparison

@@ -44,6 +44,14 @@ def put(values: dict[str, Any], path: str, value: Any) -> None:
     target[leaf] = value
 
 
+def value_at(values: Mapping[str, Any], path: str) -> Any:
+    """What the dotted `path` leads to in nested `values`; None where it ends early."""
+    found: Any = values
+    for key in path.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
 def apply_overrides(values: dict[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
     """A copy of `values` with `train.lora.rank=8` and the like set; the right side is YAML.
 

@@ -6,14 +6,20 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from giraffe_cli.report.compare import Entry
+from giraffe_cli.report.compare_settings import differing_settings, setting_rows
 from giraffe_cli.report.numbers import ABSENT, Score, number, proportion, with_half_width
 from giraffe_cli.report.scored import MODELS
 from giraffe_cli.units import format_bytes, format_length, format_seconds
 
 
 def rows(entries: Sequence[Entry]) -> list[tuple[str, list[str]]]:
-    """`(what, one cell an entry)`; what no entry knows is left out."""
+    """`(what, one cell an entry)`; what no entry knows is left out.
+
+    Raises:
+        InvalidInput: a `run.yaml` cannot be read.
+    """
     table = [(what, [_cell(show, entry) for entry in entries]) for what, show in _FACTS]
+    table += setting_rows(differing_settings(entries))
     for measure in dict.fromkeys(name for entry in entries for name in entry.scores):
         if measure.partition(".")[2] in IN_JSON_ALONE:
             continue

@@ -39,7 +39,6 @@ def check_trackers(names: Sequence[str]) -> None:
 def start_trackers(accelerator: Accelerator, job: TrainJob, is_resumed: bool) -> None:
     """Start the job's trackers and tell them its numbers."""
     folder = job.run_dir.absolute()
-    settings = {k: v for k, v in job.config.model_dump().items() if isinstance(v, int | float)}
     options: dict[str, dict[str, Any]] = {
         "trackio": {
             # stages of several runs share the name of their folders
@@ -52,9 +51,36 @@ def start_trackers(accelerator: Accelerator, job: TrainJob, is_resumed: bool) ->
     with quiet_stdout():
         accelerator.init_trackers(
             PROJECT,
-            config={**settings, "target_length": job.target_length},
+            config=settings_of(job),
             init_kwargs={name: options[name] for name in job.config.trackers if name in options},
         )
+
+
+def settings_of(job: TrainJob) -> dict[str, bool | int | float | str]:
+    """What tells one run from another, by name: knobs of sections dotted (`lora.rank`), lists as
+    text, nothing for what is not set."""
+    own = {
+        "model": job.checkpoint.source,
+        "strategy": job.table.strategy,
+        "rope": job.table.knobs,
+        "positions": job.positions,
+        "dtype": job.dtype,
+        "seed": job.seed,
+        "target_length": job.target_length,
+    }
+    return dict(_plain({**job.config.model_dump(), **own, "window": job.window}))
+
+
+def _plain(
+    values: Mapping[str, Any], prefix: str = ""
+) -> Iterator[tuple[str, bool | int | float | str]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _plain(value, f"{prefix}{key}.")
+        elif isinstance(value, list | tuple):
+            yield f"{prefix}{key}", ", ".join(map(str, value))
+        elif value is not None:
+            yield f"{prefix}{key}", value
 
 
 def log_step(accelerator: Accelerator, values: Mapping[str, float | None]) -> None:
