@@ -338,12 +338,14 @@ def test_what_is_taken_is_what_was_put(make, tmp_path):
             for n, dtype in enumerate((torch.float32, torch.bfloat16, torch.float64))
         }
         put["transposed"] = torch.randn(4, 6).t()
+        put["of attention"] = torch.randn(1, 40, 3, 2).transpose(1, 2)
         put["large"] = torch.randn(5_000_000 if make is ArenaStore else 50_000)
         for name, tensor in put.items():
             store.put(name, tensor)
         for name in reversed(put):
             taken = store.take(name)
             assert taken.dtype == put[name].dtype
+            assert taken.stride() == put[name].stride()
             assert torch.equal(taken, put[name])
     with pytest.raises(KeyError):
         store.take("large")

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from giraffe_cli.model.kernel_base import AbstractKernel, Grads, Inputs
+from giraffe_cli.model.store_base import layout_of
 
 
 class CudnnKernel(AbstractKernel):
@@ -25,6 +26,7 @@ class CudnnKernel(AbstractKernel):
 
     def backward(self, given: Inputs, out: Tensor, log_sum: Tensor, grad: Tensor) -> Grads:
         size = given.query.shape[2]
+        out, grad = like(given.query, out), like(given.query, grad)
         drawn = torch.zeros((), dtype=torch.int64, device=grad.device)  # no dropout: not read
         grads: Grads = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(
             *(grad, *given, out, log_sum, drawn, drawn),
@@ -32,3 +34,21 @@ class CudnnKernel(AbstractKernel):
             scale=given.scale,
         )
         return grads
+
+
+def like(model: Tensor, tensor: Tensor) -> Tensor:
+    """`tensor` with its axes in memory in the order of `model`'s, without gaps.
+
+    torch prepares the backward pass for the strides of the output and its gradient that come
+    first, looks a prepared one up by those of query, key and value alone, and computes others
+    wrong (pytorch/pytorch#191576).
+    """
+    wanted, step = [0] * model.dim(), 1
+    for axis in reversed(layout_of(model)):
+        wanted[axis], step = step, step * model.shape[axis]
+    axes = zip(tensor.shape, tensor.stride(), wanted, strict=True)
+    if all(size == 1 or found == stride for size, found, stride in axes):
+        return tensor
+    return torch.empty_strided(model.shape, wanted, dtype=tensor.dtype, device=tensor.device).copy_(
+        tensor
+    )

@@ -4,7 +4,8 @@
     store.put("3/input", hidden)      # forward pass of layer 3
     hidden = store.take("3/input")    # its backward pass; the store lets go of it
 
-What is taken is bit for bit what was put.
+What is taken is bit for bit what was put, its axes in the same order in memory: cuDNN's kernels are
+prepared for one order.
 """
 
 from __future__ import annotations
@@ -72,7 +73,9 @@ class _Place:
     """Where a tensor's bytes lie in the file, and what they are."""
 
     offset: int
-    shape: torch.Size
+    layout: tuple[int, ...]
+    shape: list[int]
+    """In the order of `layout`."""
     dtype: torch.dtype
     device: torch.device
 
@@ -92,7 +95,9 @@ class DiskStore(AbstractStore):
         Raises:
             GiraffeError: the disk is full.
         """
-        raw = _bytes_of(tensor.detach().cpu().contiguous())
+        layout = layout_of(tensor)
+        lying = tensor.detach().permute(layout)
+        raw = _bytes_of(lying.cpu().contiguous())
         try:
             written = 0
             while written < len(raw):
@@ -102,7 +107,7 @@ class DiskStore(AbstractStore):
                 f"{len(raw)} bytes of activations cannot be kept on disk: {error.strerror}",
                 "free space in the run folder, or --set train.offload=none",
             ) from error
-        self.places[name] = _Place(self.end, tensor.shape, tensor.dtype, tensor.device)
+        self.places[name] = _Place(self.end, layout, list(lying.shape), tensor.dtype, tensor.device)
         self.end += len(raw)
 
     def take(self, name: str) -> Tensor:
@@ -113,7 +118,7 @@ class DiskStore(AbstractStore):
             read += os.preadv(self.file.fileno(), [raw[read:]], place.offset + read)
         if not self.places:
             self.end = 0  # the next window's tensors go over this one's
-        return tensor.to(place.device)
+        return laid_out(tensor.to(place.device), place.layout)
 
 
 def make_stores(

@@ -28,4 +28,5 @@ class AbstractStore(ABC):
 
     @abstractmethod
     def take(self, name: str) -> Tensor:
-        """The tensor of that name, on the device it came from; it is no longer kept."""
+        """The tensor of that name, on the device it came from and laid out as it was; it is no
+        longer kept."""
