@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import deque
 from collections.abc import Iterable, Iterator
 
@@ -17,7 +18,7 @@ def fetched(pieces: Iterable[Piece], device: torch.device) -> Iterator[Piece]:
     if device.type != "cuda":
         yield from (tuple(part.to(device) for part in piece) for piece in pieces)
         return
-    here, aside = torch.cuda.current_stream(device), torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    here, aside = torch.cuda.current_stream(device), _aside(device)
     coming: deque[tuple[Piece, torch.cuda.Event]] = deque()
     for piece in pieces:
         with torch.cuda.stream(aside):
@@ -27,6 +28,13 @@ def fetched(pieces: Iterable[Piece], device: torch.device) -> Iterator[Piece]:
             yield _arrived(*coming.popleft(), here)
     while coming:
         yield _arrived(*coming.popleft(), here)
+
+
+@functools.cache
+def _aside(device: torch.device) -> torch.cuda.Stream:
+    """One a device: the allocator keeps what each stream frees for that stream, and a new one a
+    layer would hold the pieces of 32 of them."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _arrived(piece: Piece, copied: torch.cuda.Event, here: torch.cuda.Stream) -> Piece:
