@@ -170,37 +170,8 @@ def _kernels(place: Any, length: int, pieces: int) -> dict[str, Callable[..., An
     }
     if pieces > 1:
         kernels["cudnn in rows"] = batched(SDPBackend.CUDNN_ATTENTION)
-        kernels["cudnn varlen"] = _cudnn_varlen(place, length, pieces)
     varlen = _varlen(place, length, pieces)
     return {**kernels, **({"varlen": varlen} if varlen else {})}
-
-
-def _cudnn_varlen(place: Any, length: int, pieces: int) -> Callable[..., Any]:
-    """cuDNN's over several documents in one call, which torch 2.11 has no name for."""
-    import torch
-
-    each = length // pieces
-    bounds = torch.arange(0, length + 1, each, device=place, dtype=torch.int32)
-    calls = torch.ops.aten
-
-    class Attend(torch.autograd.Function):
-        @staticmethod
-        def forward(ctx: Any, q: Any, k: Any, v: Any) -> Any:
-            places = (None, bounds, bounds, each, each, True, 0.0, True, False)
-            out, log_sum, *_, seed, offset, _mask = calls._cudnn_attention_forward(q, k, v, *places)
-            ctx.save_for_backward(q, k, v, out, log_sum, seed, offset)
-            return out
-
-        @staticmethod
-        def backward(ctx: Any, *grads: Any) -> Any:
-            places = (None, bounds, bounds, each, each, 0.0, True)
-            return calls._cudnn_attention_backward(grads[0], *ctx.saved_tensors, *places)
-
-    def attend(q: Any, k: Any, v: Any) -> Any:
-        out = Attend.apply(*(one[0].transpose(0, 1) for one in (q, k, v)))
-        return out.transpose(0, 1)[None]
-
-    return attend
 
 
 def _varlen(place: Any, length: int, pieces: int) -> Callable[..., Any] | None:

@@ -131,6 +131,7 @@ LEVERS = {
 def weighted(dtype, levers, device):
     """(mean weight, gradients of LongCE) of one document and a short one behind it."""
     loss = WindowLoss(trained("d128", dtype, device), dtype, levers)
+    loss.kernels = Kernels.named("cudnn", "flash") if device == CUDA else None
     lengths = (TOKENS, 64)
     input_ids, labels, positions = window(lengths)
     labels[TOKENS - 1] = -100
