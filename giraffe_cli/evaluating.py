@@ -29,7 +29,8 @@ from giraffe_cli.corpus.store import held_out, is_packed
 from giraffe_cli.errors import InvalidInput, Problems
 from giraffe_cli.evals.base import Material, TokenDocument
 from giraffe_cli.evals.chosen import sparing
-from giraffe_cli.evals.gating import check_gates
+from giraffe_cli.evals.coming import Coming
+from giraffe_cli.evals.gating import check_gates, check_tests_something
 from giraffe_cli.evals.samples import Texts, default_lengths, gather_material, prepare
 from giraffe_cli.evals.subject import EVALUATOR, Subject
 from giraffe_cli.evals.texts import documents_of, make_texts
@@ -136,10 +137,15 @@ def check_control(config: ExtendConfig, native_length: int) -> None:
 
 
 def foresee(
-    config: ExtendConfig, checkpoint: Checkpoint, inputs: EvaluationInputs, native_length: int
+    config: ExtendConfig,
+    checkpoint: Checkpoint,
+    inputs: EvaluationInputs,
+    native_length: int,
+    strict: bool = False,
 ) -> None:
     """`check_samples` before packing, on a few samples: held-out documents that are not known yet
-    are taken to be as long as any task asks for. Raises as that does.
+    are taken to be as long as any task asks for. Raises as that does; under `strict` also where no
+    gate would be tested.
     """
     texts = inputs.texts(config, inputs.documents or [])
     # any words are a haystack of any length, and few are split sooner
@@ -150,7 +156,7 @@ def foresee(
     if inputs.documents is None:
         tokens = 4 * material.lengths[-1] + 2**16
         material = dataclasses.replace(material, documents=[_stand_in(material, tokens)])
-    _check(few, checkpoint, inputs.evaluator, material)
+    _check(few, checkpoint, inputs.evaluator, material, strict, all_samples=False)
 
 
 def check_samples(
@@ -187,7 +193,12 @@ def _material(
 
 
 def _check(
-    config: ExtendConfig, checkpoint: Checkpoint, evaluator: Checkpoint | None, material: Material
+    config: ExtendConfig,
+    checkpoint: Checkpoint,
+    evaluator: Checkpoint | None,
+    material: Material,
+    strict: bool = False,
+    all_samples: bool = True,
 ) -> None:
     """Samples and gates; raises as `check_samples`."""
     lengths, native = [*material.lengths], material.native_length
@@ -196,7 +207,10 @@ def _check(
     tested = [base, dataclasses.replace(base, name="checkpoint")]
     if config.train.control:
         tested.append(dataclasses.replace(base, name="control", longest=native))
-    check_gates(config.eval, batches, tested, native)
+    check_gates(config.eval, batches, tested, native, all_samples)
+    if strict:
+        coming = Coming(batches, {subject.name: subject for subject in tested}, native)
+        check_tests_something(coming, config.eval.gates)
 
 
 def _subjects(checkpoint: Checkpoint, evaluator: Checkpoint | None) -> list[Subject]:

@@ -79,6 +79,7 @@ def _extend(
         reporter,
         evaluates=options.evaluate,
         allow_native=options.allow_native,
+        strict=options.strict,
     )
     checkpoint, stages, controls = start.checkpoint, start.stages, start.controls
     if not stages:

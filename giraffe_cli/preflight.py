@@ -18,7 +18,7 @@ from giraffe_cli.claim import check_base, check_claim, dtype_as_begun
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.control import control_stages
-from giraffe_cli.errors import Problems
+from giraffe_cli.errors import Problems, UsageError
 from giraffe_cli.evals.chosen import check_tasks
 from giraffe_cli.evals.harness import check_harness
 from giraffe_cli.evaluating import EvaluationInputs, check_control, foresee, open_inputs
@@ -61,6 +61,7 @@ def preflight(
     evaluates: bool = True,
     allow_native: bool = False,
     reads_all: bool = True,
+    strict: bool = False,
 ) -> Start:
     """Look at all that a run of `config` in `run_dir` needs; nothing is written there.
 
@@ -69,6 +70,7 @@ def preflight(
         evaluates: whether the run ends with an evaluation.
         allow_native: a base that reaches the target is no error; then nothing else is looked at.
         reads_all: else standard input and the Hub are not read for the evaluation.
+        strict: whether a script goes by the gates; then there must be some.
 
     Raises:
         InvalidInput, UsageError: something cannot be used; all of it is told at once.
@@ -87,9 +89,11 @@ def preflight(
     for stage in config.stage_configs():
         problems.note(check_sources, stage, checkpoint)
     evaluation = None
+    if strict and not evaluates:
+        problems.note(_refuse_untested)
     if evaluates:
         native = stages[-1].table.original_max_position_embeddings if stages else None
-        evaluation = _evaluation(config, checkpoint, native, work_dir, reads_all, problems)
+        evaluation = _evaluation(config, checkpoint, native, work_dir, reads_all, strict, problems)
     problems.settle()
     assert checkpoint
     _tell_without_effect(config, checkpoint, reporter)
@@ -153,12 +157,19 @@ def _check_model(
     problems.note(check_adapter, checkpoint.path, train)
 
 
+def _refuse_untested() -> None:
+    raise UsageError(
+        "--strict has nothing to test: --no-eval skips the evaluation", "leave one of them out"
+    )
+
+
 def _evaluation(
     config: ExtendConfig,
     checkpoint: Checkpoint | None,
     native_length: int | None,
     work_dir: Path,
     reads_all: bool,
+    strict: bool,
     problems: Problems,
 ) -> EvaluationInputs:
     """Tasks by their names, corpora and evaluator; samples and gates where all of that is there,
@@ -170,7 +181,7 @@ def _evaluation(
     if checkpoint and native_length:
         problems.note(check_control, config, native_length)
         if len(problems.found) == known:
-            problems.note(foresee, config, checkpoint, inputs, native_length)
+            problems.note(foresee, config, checkpoint, inputs, native_length, strict)
     return inputs
 
 

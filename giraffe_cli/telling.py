@@ -41,11 +41,13 @@ def settle_gates(gates: list[Gate], strict: bool, reporter: Reporter) -> None:
     """Warn of every failed gate.
 
     Raises:
-        GateFailed: under `strict`.
+        GateFailed: under `strict`, also where none was tested after all.
     """
     failed = [gate for gate in gates if not gate.ok]
     for gate in failed:
         reporter.warn(f"gate failed: {gate.sentence}")
+    if strict and not gates:
+        raise GateFailed("no gate was tested", "see the warnings in report.html")
     if failed and strict:
         raise GateFailed("; ".join(gate.sentence for gate in failed), "see report.html")
 

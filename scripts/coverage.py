@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """How often the 95 % intervals of an evaluation hold the truth, on data whose truth is known.
 
-    python scripts/coverage.py > coverage.json        4 minutes on one core
+    python scripts/coverage.py > coverage.json        6 minutes on one core
     python scripts/coverage.py --seeds 100            a look
 
 Prints one JSON object: a row for each kind of data and size, with the share of seeds whose
@@ -104,7 +104,7 @@ def cases() -> Iterator[tuple[dict[str, Any], float, Draw, Method, Method]]:
             row = {"data": "0/1, independent samples", "share": truth, "samples": size}
             yield row, truth, lambda g, n=size, p=truth: trials(n, p, g), share, plain_wilson
     for size in (3, 10, 30):
-        for correlation in (0.1, 0.3):
+        for correlation in (0.1, 0.3, 0.5, 0.9):
             row = {
                 "data": "0/1, eleven depths a haystack",
                 "share": 0.9,
@@ -114,7 +114,7 @@ def cases() -> Iterator[tuple[dict[str, Any], float, Draw, Method, Method]]:
             draw: Draw = lambda g, n=size, c=correlation: haystacks(n, 0.9, c, g)  # type: ignore[misc]  # noqa: E731
             yield row, 0.9, draw, share, plain_wilson
     for skewed in (False, True):
-        for size in (8, 17, 40):
+        for size in (2, 3, 5, 8, 17, 40):
             shape = "exponential" if skewed else "normal"
             row = {"data": f"losses, four a document, {shape}", "documents": size}
             yield (

@@ -194,6 +194,18 @@ class TestResuming:
         add_divergences(pair, batches, outcomes, tmp_path, SilentReporter())
         assert np.array_equal(outcomes["checkpoint"]["nll", 128, "k"].divergence, first)
 
+    @pytest.mark.parametrize("damage", ["zeros", "short"])
+    def test_damaged_ones_are_computed_again(self, tiny_llama, other_llama, tmp_path, damage):
+        pair = subject("base", tiny_llama), subject("checkpoint", other_llama)
+        first = diverged(*pair, tmp_path)["checkpoint"]
+        (path,) = (tmp_path / "divergence").iterdir()
+        data = path.read_bytes()
+        path.write_bytes(data[:128] + bytes(len(data) - 160) + data[-32:])
+        if damage == "short":
+            path.write_bytes(data[:20])
+        assert np.array_equal(diverged(*pair, tmp_path)["checkpoint"], first)
+        assert path.read_bytes() == data
+
     def test_damaged_states_are_named(self, tiny_llama, other_llama, tmp_path):
         pair = subject("base", tiny_llama), subject("checkpoint", other_llama)
         outcomes = {s.name: read(s, tmp_path) for s in pair}

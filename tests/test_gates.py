@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giraffe_cli.config.evaluate import EvalConfig
-from giraffe_cli.errors import InvalidInput
+from giraffe_cli.errors import GateFailed, InvalidInput
 from giraffe_cli.evals.base import Example
-from giraffe_cli.evals.gating import check_gates
+from giraffe_cli.evals.coming import Coming
+from giraffe_cli.evals.gating import check_gates, check_tests_something
 from giraffe_cli.evals.measures import Value
 from giraffe_cli.evals.samples import Batch
 from giraffe_cli.evals.scoreboard import Entry, Scoreboard
@@ -34,6 +35,8 @@ from giraffe_cli.gates import (
     judged,
     parse_gate,
 )
+from giraffe_cli.progress import SilentReporter
+from giraffe_cli.telling import settle_gates
 
 LONG, SHORT = Side("checkpoint", "nll", 16384), Side("checkpoint", "nll", 8192)
 
@@ -283,7 +286,7 @@ def test_names_are_checked_against_what_will_be_evaluated(evaluated, text, messa
 
 
 def test_what_will_be_evaluated_passes_the_check(evaluated):
-    texts = ["nll@32-nll@16<0", "nll@32-base:nll@8<0", "passkey.exact@32>0.5", "control:nll@8<9",
+    texts = ["nll@32-nll@16<0", "nll@32-base:nll@8<0", "passkey.exact@32>0.2", "control:nll@8<9",
              "nll@32-nll.shuffled@32<0", "short_context.delta_nll<1",
              "effective_length.nll>=16"]  # fmt: skip
     check_gates(EvalConfig(gates=texts, threshold=0.8), *evaluated)
@@ -314,11 +317,55 @@ def test_what_short_context_is_taken_from_must_lie_within_the_native_window(eval
     assert told.endswith("(add short to --tasks, and 8 to --lengths)")
     # at another length than the native one nll scores other tokens than it does there
     assert "given by short or nll" in refusal(delta, [losses(4, 16)], subjects)
-    assert refusal(delta, [batch("short", ShortTask(), [4], **compared)], subjects) is None
-    assert refusal(kl, [batch("short", ShortTask(), [4], **compared)], subjects) is None
-    other = batch("short", ShortTask(), [4])
+    # a model may keep all of 4 tokens and lose at 8
+    assert "given by short or nll" in refusal(
+        delta, [batch("short", ShortTask(), [4], **compared)], subjects
+    )
+    assert refusal(delta, [batch("short", ShortTask(), [8], **compared)], subjects) is None
+    assert refusal(kl, [batch("short", ShortTask(), [4, 8], **compared)], subjects) is None
+    other = batch("short", ShortTask(), [8])
     assert "given by short" in refusal(kl, [other], subjects)
     assert refusal("short_context.delta_nll_other<1", [other], subjects) is None
+
+
+def several(task, name, samples, clusters, **changes):
+    made = [
+        Example(str(n), str(n % clusters), 8, np.zeros(1, np.int32), **changes)
+        for n in range(samples)
+    ]
+    return Batch(name, task, made)
+
+
+def test_a_gate_that_as_many_right_answers_cannot_pass_is_refused(evaluated):
+    """10 of 10 right: 0.722. 35 are the fewest that show 0.9."""
+    _, subjects, _ = evaluated
+    ten = [several(Passkey(), "passkey", 10, 10)]
+    told = refusal("passkey@8>=0.9", ten, subjects)
+    assert "`passkey@8>=0.9` cannot be passed: 10 samples, all right, have the lower" in told
+    assert "bound 0.722 (take more samples of passkey" in told
+    assert refusal("passkey@8>=0.7", ten, subjects) is None
+    assert refusal("passkey@8>=0.9", [several(Passkey(), "passkey", 35, 35)], subjects) is None
+    assert "34 samples" in refusal(
+        "passkey@8>=0.9", [several(Passkey(), "passkey", 34, 34)], subjects
+    )
+    few = refusal("passkey@8>=0.9", [several(Passkey(), "passkey", 110, 10)], subjects)
+    assert "110 samples of 10 haystacks, all right" in few
+    none_wrong = refusal("passkey@8<=0.1", ten, subjects)
+    assert "10 samples, all wrong, have the upper bound 0.278" in none_wrong
+    assert refusal("passkey@8<=0.3", ten, subjects) is None
+    # before packing a few samples stand for all
+    check_gates(EvalConfig(gates=["passkey@8>=0.9"]), ten, subjects, 8, all_samples=False)
+
+
+def test_what_a_script_goes_by_tests_something(evaluated):
+    batches, subjects, native = evaluated
+    by_name = {subject.name: subject for subject in subjects}
+    check_tests_something(Coming(batches, by_name, native), [])
+    beyond = Coming([losses(16, 32)], by_name, native)
+    check_tests_something(beyond, ["nll@16<9"])
+    with pytest.raises(InvalidInput, match="--strict: no gate would be tested") as caught:
+        check_tests_something(beyond, [])
+    assert "8 to eval.lengths" in caught.value.hint
 
 
 def test_a_divergence_needs_a_base_and_another_model(evaluated):
@@ -398,9 +445,9 @@ def test_the_command_prints_gates_and_fails_with_5(giraffe, tiny_llama, corpus, 
     done = giraffe(*arguments, "--out", tmp_path, *passes)
     assert done.code == 0, done.stderr
     assert "gate passed  nll@384-base:nll@384: upper bound +0.000 (needs <= +0.000)" in done.stdout
-    failed = giraffe(*arguments, "--out", tmp_path, *passes, "--gate", "passkey@384>=0.9", "--json")
+    failed = giraffe(*arguments, "--out", tmp_path, *passes, "--gate", "passkey@384>=0.1", "--json")
     assert failed.code == 5
-    assert "1 of 3 gates failed: passkey@384: lower bound +0.000 (needs >= +0.900)" in failed.stderr
+    assert "1 of 3 gates failed: passkey@384: lower bound +0.000 (needs >= +0.100)" in failed.stderr
     results = json.loads((tmp_path / "results.json").read_text())
     assert [gate["ok"] for gate in results["gates"]] == [True, True, False]
     assert json.loads(failed.stdout)["gates"] == results["gates"]
@@ -415,6 +462,7 @@ def test_the_command_prints_gates_and_fails_with_5(giraffe, tiny_llama, corpus, 
         (("--gate", "short_context.delta_nll<1"), "held against the base"),
         (("--gate", "nll.shuffled@128<9"), "is not scored on `nll.shuffled` at 128"),
         (("--gate", "effective_length.passkey>=384"), "score within the native window of 128"),
+        (("--gate", "passkey@384>=0.9"), "cannot be passed: 2 samples, all right, have the lower"),
         (("--threshold", "85.6"), "threshold"),
     ],
 )
@@ -450,6 +498,29 @@ def test_gates_of_a_config_stand_beside_those_of_extend(giraffe, extension, tmp_
     strict = giraffe(*extension, *gates, "--strict")
     assert strict.code == 5
     assert "nll@512: upper bound" in strict.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "message"),
+    [
+        (("--set", "eval.lengths=[512]"), 3, "--strict: no gate would be tested, as no loss"),
+        (("--no-eval",), 2, "--strict has nothing to test: --no-eval skips the evaluation"),
+    ],
+)
+@pytest.mark.parametrize("dry", [(), ("--dry-run",)])
+def test_strict_without_a_gate_is_refused_before_it_works(
+    giraffe, extension, tmp_path, options, code, message, dry
+):
+    done = giraffe(*extension, *options, "--strict", *dry)
+    assert done.code == code
+    assert message in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_strict_fails_where_nothing_was_tested_after_all():
+    settle_gates([], False, SilentReporter())
+    with pytest.raises(GateFailed, match="no gate was tested"):
+        settle_gates([], True, SilentReporter())
 
 
 @pytest.mark.parametrize("gate", ["nll@256<9", "nll@512", "passkey@512>0"])

@@ -152,14 +152,29 @@ def test_one_setting_alone_is_measured_all_the_same():
     assert result["settings"][0]["samples"] == 8
 
 
-def test_a_loss_of_one_document_ties_nothing():
-    evidence = planted_evidence(1)
-    rows = [
-        {"label": name, "strategy": name, "knobs": {}, "samples": 1,
-         "nll": {"512": {"mean": 3.0, "n": 1}}, "minus_best": {"ci_low": 0.0}}
-        for name in ("a", "b")
-    ]  # fmt: skip
-    assert recommend(rows, evidence)["tied"] == []
+def row(label, clusters, low, samples=8):
+    return {"label": label, "strategy": label, "knobs": {}, "samples": samples,
+            "nll": {"512": {"mean": 3.0, "n": samples}},
+            "minus_best": {"ci_low": low, "clusters": clusters}}  # fmt: skip
+
+
+def test_a_loss_of_one_document_tells_nothing_apart():
+    found = recommend([row("a", 1, 0.0, 1), row("b", 1, 0.2, 1)], planted_evidence(1))
+    assert found["tied"] == []
+    assert found["reason"].endswith("; 1 read on one document, which tells no two apart")
+
+
+def test_what_was_dropped_early_and_may_be_as_good_is_named():
+    """By an interval of four documents that holds 0, beside a best that was read on eight."""
+    rows = [row("best", 8, 0.0), row("close", 8, -0.1), row("dropped", 4, -0.4, 4),
+            row("worse", 4, 0.1, 4), row("one", 1, 0.5, 1)]  # fmt: skip
+    found = recommend(rows, planted_evidence(8))
+    assert found["tied"] == ["close", "dropped"]
+    assert "not told apart from it: close, dropped; 1 read on one document" in found["reason"]
+    many = recommend([row("best", 8, 0.0), *(row(f"s{n}", 3, -1) for n in range(9))],
+                     planted_evidence(8))  # fmt: skip
+    assert len(many["tied"]) == 9
+    assert many["reason"].endswith("not told apart from it: s0, s1, s2, s3, s4 and 4 more")
 
 
 def test_nothing_is_read_twice():

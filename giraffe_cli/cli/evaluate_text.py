@@ -95,10 +95,13 @@ def _counts(scores: Sequence[dict[str, Any] | None]) -> str:
 
 
 def cell(score: dict[str, Any] | None, kind: str, sign: str = "") -> str:
-    """`2.341 [2.301, 2.390]`; shares of 1 as `95 % [76, 99]`; `-` where nothing was scored."""
+    """`2.341 [2.301, 2.390]`; shares of 1 as `95 % [76, 99]`; `2.341` where one document has no
+    interval; `-` where nothing was scored."""
     if score is None:
         return "-"
     mean, low, high = score["mean"], score["ci_low"], score["ci_high"]
+    if score["clusters"] < 2 and low == high:
+        return f"{mean:{sign}.3f}"
     if kind == "mean":
         return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
     return f"{100 * mean:{sign}.0f} % [{100 * low:{sign}.0f}, {100 * high:{sign}.0f}]"

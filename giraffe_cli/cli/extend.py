@@ -164,7 +164,7 @@ def extend(
         _check_gpus(gpus, resolved.train.nodes)
     joins = is_another_node(resolved.train.nodes, node_rank, rendezvous, dry_run)
     if dry_run:
-        _show_plan(resolved, run_dir, not no_eval, allow_native, console)
+        _show_plan(resolved, run_dir, not no_eval, strict, allow_native, console)
     elif joins:
         join_run(resolved.train.nodes, node_rank, run_dir, console)
     else:
@@ -184,7 +184,12 @@ def _check_gpus(requested: int, nodes: int) -> None:
 
 
 def _show_plan(
-    config: ExtendConfig, run_dir: Path, evaluates: bool, allow_native: bool, console: Console
+    config: ExtendConfig,
+    run_dir: Path,
+    evaluates: bool,
+    strict: bool,
+    allow_native: bool,
+    console: Console,
 ) -> None:
     """What a run would do, and every refusal of it that shows without a lock or a trace."""
     from giraffe_cli.cli.plan_text import plan_tables
@@ -203,6 +208,7 @@ def _show_plan(
             evaluates=evaluates,
             allow_native=allow_native,
             reads_all=False,
+            strict=strict,
         )
         checkpoint, machine = start.checkpoint, this_machine()
         if not start.stages:

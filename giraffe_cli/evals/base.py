@@ -52,6 +52,8 @@ class Material:
     """Tokens the reference model reads well: the window of the evaluator, the base's by default."""
     other_text: Sequence[TokenDocument] = ()
     """Text of another domain than the documents."""
+    copies: int = 0
+    """Of held-out documents with a text that another has, which are left out."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Data files of tasks by name, such as `{"lambada": "lambada_test.jsonl.gz"}`."""
     chat: Callable[[str], list[int]] | None = None
@@ -200,8 +202,8 @@ class AbstractTask(ABC):
 
     def bears_on(self, example: Example) -> Collection[str]:
         """The measures that `example` may give, known before a model has read it: all but of a
-        task that reads some examples for another purpose."""
-        return self.measures
+        task that reads some examples for another purpose, and of prompts without a key."""
+        return () if example.details.get("control") else self.measures
 
     def curve(self, example: Example, outcome: Outcome) -> Mapping[str, Value]:
         """Scores along the positions of one sample, for plots; most tasks have none."""

@@ -70,17 +70,35 @@ def read_states(folder: Path, key: str) -> npt.NDArray[np.float32]:
     """
     path = states_path(folder, key)
     try:
-        data = path.read_bytes()
-        stream = io.BytesIO(data)
-        states: npt.NDArray[np.float32] = np.load(stream, allow_pickle=False)
-        stated = stream.read()  # nothing in a file of an older giraffe
-        if stated and stated != hashlib.sha256(data[: -len(stated)]).digest():
-            raise ValueError("its digest does not fit its content")
+        states: npt.NDArray[np.float32] = read_array(path)
     except (OSError, EOFError, ValueError) as error:
         raise GiraffeError(
             f"{path} cannot be read: {error}", "delete it and run the same command again"
         ) from error
     return states
+
+
+def write_array(path: Path, array: npt.NDArray[Any]) -> None:
+    """`array` as numpy writes it, and the digest of that behind it."""
+    stored = io.BytesIO()
+    np.save(stored, array)
+    with atomic_open(path) as raw:
+        raw.write(stored.getvalue() + hashlib.sha256(stored.getvalue()).digest())
+
+
+def read_array(path: Path) -> npt.NDArray[Any]:
+    """What `write_array` wrote.
+
+    Raises:
+        OSError, EOFError, ValueError: it is missing or damaged.
+    """
+    data = path.read_bytes()
+    stream = io.BytesIO(data)
+    array: npt.NDArray[Any] = np.load(stream, allow_pickle=False)
+    stated = stream.read()  # nothing in a file of an older giraffe
+    if stated and stated != hashlib.sha256(data[: -len(stated)]).digest():
+        raise ValueError("its digest does not fit its content")
+    return array
 
 
 class OutcomeCache:
@@ -115,10 +133,7 @@ class OutcomeCache:
         if outcome.states is not None:
             entry["states"] = True
             make_folder(self.folder / "states")
-            stored = io.BytesIO()
-            np.save(stored, outcome.states)
-            with atomic_open(states_path(self.folder, key)) as raw:
-                raw.write(stored.getvalue() + hashlib.sha256(stored.getvalue()).digest())
+            write_array(states_path(self.folder, key), outcome.states)
             self.with_states.add(key)
         line = json.dumps(sealed(entry))
         with open(self.path, "ab+") as handle:

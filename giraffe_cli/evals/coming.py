@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from giraffe_cli.evals.base import Example
 from giraffe_cli.evals.measures import measure_name
 from giraffe_cli.evals.samples import Batch
 from giraffe_cli.evals.subject import Subject
@@ -27,6 +28,10 @@ class Coming(NamedTuple):
 
     def lengths(self, measure: str, subject: str) -> list[int]:
         """The lengths at which `subject` gets a score by `measure`, rising."""
+        return sorted({example.length for example in self.examples(measure, subject)})
+
+    def examples(self, measure: str, subject: str) -> list[Example]:
+        """Those of `measure` that `subject` is scored on; empty where there is no such measure."""
         if measure not in self.measured() or subject not in self.subjects:
             return []
         batch, key = self.measured()[measure]
@@ -36,7 +41,7 @@ class Coming(NamedTuple):
             return []
         takes = self.subjects[subject].takes
         found = (e for e in batch.examples if takes(e) and not e.for_reference)
-        return sorted({e.length for e in found if key in batch.task.bears_on(e)})
+        return [e for e in found if key in batch.task.bears_on(e)]
 
     def within_native(self, measure: str, subject: str) -> list[int]:
         """Those of `lengths` within the native window."""

@@ -23,12 +23,12 @@ import numpy.typing as npt
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import Example, Outcome
-from giraffe_cli.evals.cache import read_states, sample_key
+from giraffe_cli.evals.cache import read_array, read_states, sample_key, write_array
 from giraffe_cli.evals.samples import Batch
 from giraffe_cli.evals.subject import EVALUATOR, Subject
 from giraffe_cli.model.loading import torch_dtype
 from giraffe_cli.progress import Reporter
-from giraffe_cli.rundir import atomic_open, digest_value, make_folder, read_json
+from giraffe_cli.rundir import digest_value, make_folder, read_json
 from giraffe_cli.weights import weight_files
 
 if TYPE_CHECKING:
@@ -81,18 +81,30 @@ def _divergences(
         cache / "divergence" / f"{digest_value(_keys(base, subject, *entry))}.npy"
         for entry in compared
     ]
-    missing = [(*e, path) for e, path in zip(compared, paths, strict=True) if not path.exists()]
+    found = [_kept(path) for path in paths]
+    missing = [place for place, nats in enumerate(found) if nats is None]
     if missing:
         make_folder(cache / "divergence")
-        heads, total = _heads(base, subject), sum(e.num_targets for _, e, _ in missing)
+        heads, total = _heads(base, subject), sum(compared[n][1].num_targets for n in missing)
         with reporter.bar(f"comparing KL(base || {subject.name})", total, "targets") as bar:
-            for task, example, path in missing:
-                ours, theirs = (read_states(cache, k) for k in _keys(base, subject, task, example))
-                with atomic_open(path) as handle:
-                    np.save(handle, divergence(ours, heads[0], theirs, heads[1]))
-                bar.advance(example.num_targets)
-    for (task, example), path in zip(compared, paths, strict=True):
-        yield task, example, np.load(path, allow_pickle=False)
+            for place in missing:
+                keys = _keys(base, subject, *compared[place])
+                ours, theirs = (read_states(cache, key) for key in keys)
+                nats = divergence(ours, heads[0], theirs, heads[1])
+                write_array(paths[place], nats)
+                found[place] = nats
+                bar.advance(compared[place][1].num_targets)
+    for (task, example), known in zip(compared, found, strict=True):
+        assert known is not None
+        yield task, example, known
+
+
+def _kept(path: Path) -> npt.NDArray[np.float64] | None:
+    """What was computed before; None where it was not, or the file is damaged."""
+    try:
+        return read_array(path)
+    except (OSError, EOFError, ValueError):
+        return None
 
 
 def _keys(base: Subject, subject: Subject, task: str, example: Example) -> list[str]:

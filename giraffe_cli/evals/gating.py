@@ -12,8 +12,9 @@ from giraffe_cli.evals.coming import Coming
 from giraffe_cli.evals.measures import Measure, measure_name
 from giraffe_cli.evals.samples import Batch
 from giraffe_cli.evals.short_context import AT_NATIVE_EXACTLY, GIVEN_BY, KEYS
+from giraffe_cli.evals.statistics import clustered_share
 from giraffe_cli.evals.subject import Subject
-from giraffe_cli.gates import Claim, Difference, Reach, Short, Side, parse_gate, sides
+from giraffe_cli.gates import Claim, Difference, Reach, Short, Side, judged, parse_gate, sides
 from giraffe_cli.units import format_length
 
 
@@ -22,8 +23,10 @@ def check_gates(
     batches: Sequence[Batch],
     subjects: Sequence[Subject],
     native_length: int,
+    all_samples: bool = True,
 ) -> None:
-    """Gates and threshold bear on models, measures and lengths that are about to be evaluated.
+    """Gates and threshold bear on models, measures and lengths that are about to be evaluated, and
+    can be passed: with `all_samples`, by as many right answers as there are going to be.
 
     Raises:
         InvalidInput: some do not, all at once; with near misses and what is evaluated.
@@ -32,16 +35,35 @@ def check_gates(
     problems.note(_check_threshold, config.threshold, batches)
     coming = Coming(batches, {subject.name: subject for subject in subjects}, native_length)
     for claim in map(parse_gate, config.gates):
-        problems.note(_check_claim, claim, coming, config.threshold)
+        problems.note(_check_claim, claim, coming, config.threshold, all_samples)
     problems.settle()
 
 
-def _check_claim(claim: Claim, coming: Coming, threshold: float | None) -> None:
+def check_tests_something(coming: Coming, gates: Sequence[str]) -> None:
+    """An evaluation after an extension, which a script goes by, holds something against a bar.
+
+    Raises:
+        InvalidInput: it has neither gates nor the losses that `default_gates` tests.
+    """
+    native = coming.native_length
+    if gates or any(native in coming.lengths(task, "checkpoint") for task in ("nll", "short")):
+        return
+    raise InvalidInput(
+        "--strict: no gate would be tested, as no loss is evaluated at the native window of "
+        f"{format_length(native)}",
+        f"add nll to eval.tasks and {native} to eval.lengths, write eval.gates, or leave --strict "
+        "out",
+    )
+
+
+def _check_claim(claim: Claim, coming: Coming, threshold: float | None, all_samples: bool) -> None:
     quantity = claim.quantity
     for side in sides(quantity):
         _check_side(side, claim, coming)
         if isinstance(side, Reach):
             _check_reach(side, claim, coming, threshold)
+    if isinstance(quantity, Side) and all_samples:
+        _check_attainable(quantity, claim, coming)
     if isinstance(quantity, Short):
         _check_short(quantity.key, claim, coming)
     if isinstance(quantity, Difference):
@@ -89,6 +111,35 @@ def _check_side(side: Side | Reach, claim: Claim, coming: Coming) -> None:
     if isinstance(side, Side) and side.length not in coming.lengths(side.measure, side.subject):
         where = f"`{side.subject}` is not scored on `{side.measure}` at "
         _refuse_length(claim, where + format_length(side.length), side, coming)
+
+
+def _check_attainable(side: Side, claim: Claim, coming: Coming) -> None:
+    """A share can be shown by so many samples.
+
+    Raises:
+        InvalidInput: not even if each were right, or wrong where the gate asks for few.
+    """
+    batch, key = coming.measured()[side.measure]
+    measure = batch.task.measures[key]
+    examples = [e for e in coming.examples(side.measure, side.subject) if e.length == side.length]
+    if not measure.bounded:
+        return
+    word, end, value = ("right", "lower", 1.0) if ">" in claim.op else ("wrong", "upper", 0.0)
+    best = clustered_share(
+        [value] * len(examples),
+        [example.cluster for example in examples],
+        parts=sum(measure.questions(len(example.answers)) for example in examples),
+    )
+    tested = judged(claim.name, best, claim.op, claim.threshold)
+    if not tested.ok and tested.bound is not None:
+        n, haystacks = len(examples), best["clusters"]
+        of = f" of {haystacks} haystacks" if haystacks < n else ""
+        raise InvalidInput(
+            f"gate `{claim.text}` cannot be passed: {n} samples{of}, all {word}, have the {end} "
+            f"bound {tested.bound:.3f}",
+            f"take more samples of {batch.name} (--suite standard, or its knobs with --set), or "
+            "another bar",
+        )
 
 
 def _check_reach(side: Reach, claim: Claim, coming: Coming, threshold: float | None) -> None:

@@ -35,6 +35,10 @@ class Measure:
         """Whether scores lie in 0..1."""
         return self.kind != "mean"
 
+    def questions(self, answers: int) -> int:
+        """That a sample with so many answers asks."""
+        return max(1, answers) if self.kind == "share" else 1
+
     @property
     def has_threshold(self) -> bool:
         """Whether its effective length asks for a share of right answers; else for no loss."""

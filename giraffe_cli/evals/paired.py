@@ -94,7 +94,8 @@ def share_difference(
     loss = float((given * np.maximum(-signed, 0)).sum() / given.sum())
     mean = gain - loss
     n = max(parts, len(differences))
-    low, high = tango(gain, loss, effective_samples(gathered, n, gain + loss - mean**2))
+    differing, variance = n * (gain + loss), gain + loss - mean**2
+    low, high = tango(gain, loss, effective_samples(gathered, n, variance, differing))
     return {
         "mean": mean,
         "ci_low": low,

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from giraffe_cli.config.evaluate import EvalConfig
-from giraffe_cli.corpus.base import Document
+from giraffe_cli.corpus.base import Document, longest_first
 from giraffe_cli.errors import GiraffeError, InvalidInput, Problems
 from giraffe_cli.evals.base import (
     AbstractTask,
@@ -102,6 +102,7 @@ def gather_material(
         lengths=tuple(lengths),
         reference_length=texts.reference_length or native_length,
         other_text=_tokenised(texts.other, config.documents, encode),
+        copies=len(texts.documents) - len({document.text for document in texts.documents}),
         files=config.files,
         chat=_chat(chat_tokenizer(subjects)) if config.chat else None,
     )
@@ -111,8 +112,9 @@ def gather_material(
 def _tokenised(
     documents: Sequence[Document], most: int, encode: Callable[[str], list[int]]
 ) -> list[TokenDocument]:
-    """The `most` longest, under ids of their own."""
-    longest = sorted(documents, key=lambda d: (-len(d.text), d.source, d.id))[:most]
+    """The `most` longest, under ids of their own; of one text once, however often it lies there:
+    a copy is not another sample."""
+    longest = longest_first(documents)[:most]
     return [
         TokenDocument(name, np.asarray(encode(document.text), np.int32))
         for name, document in zip(_own_ids(longest), longest, strict=True)
@@ -182,6 +184,8 @@ def prepare(
         GiraffeError: two samples of a task and length have one key.
     """
     names, warnings = runnable(config)
+    if material.copies:
+        warnings.append(f"left out: {material.copies} documents with the text of another")
     for warning in warnings:
         reporter.warn(warning)
     batches, refused = list[Batch](), Problems()

@@ -159,7 +159,7 @@ class Scoreboard:
             return []
         return [
             f"{self.name}: {fewest} documents; intervals from fewer than {FEWEST_CLUSTERS} are "
-            "too narrow to rely on"
+            "wide, and hold the truth where documents are alike"
         ]
 
     def _out_of_reach(self, groups: Sequence[Sequence[Entry]]) -> list[str]:
@@ -230,5 +230,4 @@ def difference(
 
 
 def _parts(entry: Entry, measure: Measure) -> int:
-    """Questions that one sample asks."""
-    return max(1, len(entry.example.answers)) if measure.kind == "share" else 1
+    return measure.questions(len(entry.example.answers))

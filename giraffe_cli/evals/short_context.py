@@ -6,7 +6,9 @@
     kl_mean, kl_p99   KL(base || checkpoint) over all targets: its mean and its 99th percentile
     lambada, hellaswag   accuracy, checkpoint - base
 
-Each is a score with its interval; what was not measured is absent.
+Each is a score with its interval; what was not measured is absent. Losses are those at the native
+length itself: a model may be right far below it and wrong at it. The texts of lambada and hellaswag
+are as long as they are.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ ABOUT = {
 }
 """Every entry in words."""
 KEYS = tuple(ABOUT)
-AT_NATIVE_EXACTLY = ("nll",)
+AT_NATIVE_EXACTLY = ("nll", "short", "short.other", "short.kl")
 """Measures that count at the native length itself alone."""
 GIVEN_BY = {
     "delta_nll": ("short", "nll"),
@@ -56,7 +58,7 @@ def short_context(
     native_length: int,
     seed: int,
 ) -> dict[str, Score]:
-    """What was measured of it, at the longest evaluated length within the native window.
+    """What was measured of it.
 
     Args:
         paired: `paired` of `results.json`.
@@ -64,12 +66,13 @@ def short_context(
         read: what the checkpoint did with every example.
     """
     found = {
-        "delta_nll": at_native(_between(paired, "short"), native_length)
+        "delta_nll": at_native(_between(paired, "short"), native_length, exactly=True)
         or at_native(_between(paired, "nll"), native_length, exactly=True)
     }
     for name, measure in PAIRED_MEASURES:
-        found[name] = at_native(_between(paired, measure), native_length)
-    found["kl_mean"] = at_native(scores.get("short.kl", {}), native_length)
+        exactly = measure in AT_NATIVE_EXACTLY
+        found[name] = at_native(_between(paired, measure), native_length, exactly)
+    found["kl_mean"] = at_native(scores.get("short.kl", {}), native_length, exactly=True)
     found["kl_p99"] = _percentile_of(read, native_length, seed) if found["kl_mean"] else None
     return {name: score for name, score in found.items() if score is not None}
 
@@ -77,7 +80,7 @@ def short_context(
 def at_native(
     by_length: Mapping[str, Score], native_length: int, exactly: bool = False
 ) -> Score | None:
-    """The score at the native length, or at the longest one within it."""
+    """The score at the native length, or where not `exactly` at the longest one within it."""
     within = [int(length) for length in by_length if int(length) <= native_length]
     if not within or exactly and max(within) != native_length:
         return None
@@ -92,16 +95,14 @@ def _between(paired: Mapping[str, Mapping[str, Any]], measure: str) -> Mapping[s
 def _percentile_of(
     read: Iterable[tuple[Example, Outcome]], native_length: int, seed: int
 ) -> Score | None:
-    """The percentile over all targets of the compared windows of the longest length."""
-    compared = [
-        (example, outcome.divergence)
+    """The percentile over all targets of the compared windows of the native length."""
+    kept = [
+        (example.cluster, outcome.divergence)
         for example, outcome in read
-        if outcome.divergence is not None and example.length <= native_length
+        if outcome.divergence is not None and example.length == native_length
     ]
-    if not compared:
+    if not kept:
         return None
-    longest = max(example.length for example, _ in compared)
-    kept = [(e.cluster, nats) for e, nats in compared if e.length == longest]
     return clustered_percentile([n for _, n in kept], [c for c, _ in kept], PERCENTILE, seed)
 
 

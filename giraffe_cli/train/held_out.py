@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from giraffe_cli.corpus.base import longest_first
 from giraffe_cli.corpus.store import PackedRows, held_out
 from giraffe_cli.corpus.tokens import DocumentTokenizer
 from giraffe_cli.errors import InvalidInput
@@ -31,7 +32,7 @@ def held_out_windows(
     Raises:
         InvalidInput: packing held none out, or none of two tokens.
     """
-    documents = sorted(held_out(rows.folder), key=lambda d: (-len(d.text), d.source, d.id))
+    documents = longest_first(held_out(rows.folder))
     documents = documents[evaluated:] or documents
     # what a document is made of beside its text is what packing made of it
     tokenize = DocumentTokenizer(tokenizer_dir, "tokenizers", rows.bos, rows.eos)

@@ -70,7 +70,8 @@ def search(
         documents: samples of the fitness; all others of `evidence` are for the proof.
 
     Returns:
-        The content of `search.json`; `improved` says whether the interval lies below the seed.
+        The content of `search.json`; `improved` says whether the interval, of several documents,
+        lies below the seed.
 
     Raises:
         InvalidInput: no sample is left for the proof.
@@ -89,7 +90,8 @@ def search(
     )
     proof = prove(hunt, proving, reporter, seed)
     cost = native_cost(hunt, reporter, seed)
-    improved = proof["minus_seed"]["ci_high"] < 0
+    minus = proof["minus_seed"]
+    improved = minus["clusters"] > 1 and minus["ci_high"] < 0
     result = {
         "schema_version": SCHEMA_VERSION,
         "model": reader.checkpoint.source,

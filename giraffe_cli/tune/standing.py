@@ -1,7 +1,8 @@
 """What was read, as numbers: losses with intervals, differences to the best, a recommendation.
 
 The setting with the lowest mean loss at the target is recommended. Those whose paired difference
-from it has an interval that holds 0 are named with it: on this text they are as good.
+from it has an interval that holds 0, on the documents that both were read on, are named with it:
+they may be as good.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from giraffe_cli.tune.settings import Setting
 from giraffe_cli.units import format_length
 
 Values = Mapping[str, Value]
+
+NAMED = 5
+"""Of the settings that are not told apart from the best, in a sentence; all are in the table."""
 
 
 @dataclass(frozen=True)
@@ -132,11 +136,8 @@ def difference(
 def recommend(rows: Sequence[Mapping[str, Any]], evidence: Evidence) -> dict[str, Any]:
     """The best row, those that are not told apart from it, and a sentence of reason."""
     best = rows[0]
-    tied = [
-        row["label"]
-        for row in rows[1:]
-        if row["samples"] == best["samples"] > 1 and row["minus_best"]["ci_low"] <= 0
-    ]
+    compared = [row for row in rows[1:] if row["minus_best"] and row["minus_best"]["clusters"] > 1]
+    tied = [row["label"] for row in compared if row["minus_best"]["ci_low"] <= 0]
     target = format_length(evidence.target_length)
     loss = best[evidence.fitness][str(evidence.target_length)]
     what = "loss" if evidence.fitness == NLL else "loss of looked-up numbers"
@@ -147,7 +148,10 @@ def recommend(rows: Sequence[Mapping[str, Any]], evidence: Evidence) -> dict[str
         + f", of {len(rows)} settings"
     )
     if tied:
-        reason += f"; not told apart from it: {', '.join(tied)}"
+        more = f" and {len(tied) - NAMED} more" if len(tied) > NAMED else ""
+        reason += f"; not told apart from it: {', '.join(tied[:NAMED])}{more}"
+    if single := len(rows) - 1 - len(compared):
+        reason += f"; {single} read on one document, which tells no two apart"
     return {
         "label": best["label"],
         "strategy": best["strategy"],
@@ -162,8 +166,8 @@ def warnings_of(rows: Sequence[Mapping[str, Any]], evidence: Evidence) -> list[s
     best, found = rows[0], []
     if best["samples"] < FEWEST_CLUSTERS:
         found.append(
-            f"the best was read on {best['samples']} of at least {FEWEST_CLUSTERS} documents that "
-            "intervals need to be relied on"
+            f"the best was read on {best['samples']} documents; intervals from fewer than "
+            f"{FEWEST_CLUSTERS} are wide, and tell few settings apart"
         )
     cost = best["short_context"]
     if cost and cost["mean"] > MAX_LOSS_RISE:
