@@ -137,7 +137,8 @@ class TestResults:
         config = EvalConfig(tasks=["nll"], knobs={"nll": KNOBS["nll"]}, documents=3)
         results, _ = run([subject("checkpoint", tiny_llama)], tmp_path, config)
         assert results["warnings"][0] == (
-            "nll: 3 documents; intervals from fewer than 8 are too narrow to rely on"
+            "nll: 3 documents; intervals from fewer than 8 are wide, and hold "
+            "the truth where documents are alike"
         )
         assert results["paired"]["nll"]["checkpoint_minus_base"] == {}
         assert results["short_context"] == {}
