@@ -181,6 +181,8 @@ def refuse_other_kinds(config: dict[str, Any]) -> None:
         "alpha_pattern": ({}, None),
         "trainable_token_indices": ([], {}, None),
         "layer_replication": ([], None),
+        # aLoRA: in force behind its tokens alone, which no merged weight can be
+        "alora_invocation_tokens": (None,),
         # PiSSA, OLoRA and their kin as PEFT saves them belong to base weights they have changed.
         "init_lora_weights": (True, False, "gaussian", "orthogonal", None),
     }

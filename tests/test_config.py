@@ -125,6 +125,16 @@ def test_kinds_of_training_that_exclude_each_other_are_refused(train, words):
         build({"target_length": "16k", "train": train})
 
 
+def test_a_stage_shorter_than_the_decay_is_refused():
+    """It began in the middle of the decay: 8e-5 of a peak of 2e-4."""
+    train = {"steps": 20, "schedule": "wsd", "decay_steps": 10}
+    stages = [{"target_length": 256, "steps": 4}, {"target_length": 512, "steps": 20}]
+    with pytest.raises(InvalidInput, match=r"stages.0: train.decay_steps 10 is more than the 4"):
+        build({"train": train, "stages": stages})
+    stages[0]["schedule"] = "cosine"
+    assert build({"train": train, "stages": stages}).stage_configs()[0].train.decay_steps is None
+
+
 @pytest.mark.parametrize("text", ["2e-4", "0.0002", "2.0e-4"])
 def test_a_learning_rate_may_be_written_as_people_write_it(text):
     values = apply_overrides({"target_length": 64}, [f"train.learning_rate={text}"])

@@ -238,6 +238,7 @@ def changed_config(adapter: Path, tmp_path: Path, **values) -> Path:
         ("fan_in_fan_out", True),
         ("trainable_token_indices", [7]),
         ("layer_replication", [[0, 2], [1, 2]]),
+        ("alora_invocation_tokens", [5, 7]),
     ],
 )
 def test_what_a_plain_merge_would_drop_is_refused(tmp_path, base, adapter, key, value):

@@ -288,6 +288,12 @@ def test_of_30_layers_a_setting_is_allowed_that_has_what_is_asked_for(asked, kep
     assert all(allows(TrainConfig(), levers, 30) for levers in both)
 
 
+def test_groups_of_heads_are_not_kept_by_processes_that_share_the_heads():
+    kept = dataclasses.replace(Levers(), projection_tile=64, head_groups=2)
+    assert allows(TrainConfig(), kept, 30)
+    assert not allows(TrainConfig(processes=2, sequence_parallel=2), kept, 30)
+
+
 # ── whatever is asked for ────────────────────────────────────────────────────────────────────────
 
 

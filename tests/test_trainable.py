@@ -228,3 +228,16 @@ def test_extend_refuses_a_missing_library_before_it_packs(giraffe, bases, tmp_pa
     assert "train.quantize_base: nf4 needs bitsandbytes, which is not installed" in done.stderr
     assert "giraffe-cli[quantize]" in done.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_pissa_of_more_ranks_than_a_weight_has_directions(tiny_llama):
+    """k_proj of the tiny Llama is 32 wide: its other ranks start at nothing."""
+    config = TrainConfig.model_validate(
+        {"lora": {"rank": 40, "init_lora_weights": "pissa", "targets": ["k_proj"]}}
+    )
+    base = load_model(tiny_llama, dtype=torch.float32)
+    ids = torch.arange(20)[None]
+    with torch.no_grad():
+        expected = base(ids).logits
+        found = make_trainable(base, config, torch.float32, seed=0)(ids).logits
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)

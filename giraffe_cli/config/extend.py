@@ -101,6 +101,13 @@ class ExtendConfig(Section):
             problems.append(
                 f"stages end at {targets[-1]}, target_length is {self.target_length}; leave one out"
             )
+        for number, stage in enumerate(self.stages):
+            steps, decay = stage.steps or self.train.steps, self.train.decay_steps or 0
+            if (stage.schedule or self.train.schedule) == "wsd" and 0 < steps < decay:
+                problems.append(
+                    f"stages.{number}: train.decay_steps {decay} is more than the {steps} steps "
+                    "there are"
+                )
         if self.train.control and not self.trains:
             problems.append("train.control needs train.steps: without a step it is the base")
         if any(stage.steps is None for stage in self.stages) and self.train.steps == 0:

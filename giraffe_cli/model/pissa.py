@@ -21,6 +21,7 @@ from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor
+from torch.nn import functional
 
 ADAPTER, START = "default", "start"
 OVERSAMPLING, ITERATIONS = 8, 16
@@ -51,7 +52,9 @@ def largest_directions(layer: LoraLayer, rank: int) -> tuple[Tensor, Tensor]:
     columns = min(rank + OVERSAMPLING, *weight.shape)
     left, values, right = torch.svd_lowrank(weight, q=columns, niter=ITERATIONS)
     root = (values[:rank] / layer.scaling[ADAPTER]).sqrt()
-    return root[:, None] * right[:, :rank].t(), left[:, :rank] * root
+    lacking = rank - len(root)  # a weight has no more directions than its smaller side
+    down, up = root[:, None] * right[:, :rank].t(), left[:, :rank] * root
+    return functional.pad(down, (0, 0, 0, lacking)), functional.pad(up, (0, lacking))
 
 
 def as_plain_lora(trained: dict[str, Tensor], start: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -74,6 +74,8 @@ def allows(train: TrainConfig, levers: Levers, num_layers: int) -> bool:
         *("whole_layers", "offload_layers", "attention_layers"),
     )
     asked: dict[str, Any] = {name: getattr(train, name) for name in same}
+    if levers.head_groups > 1 and train.sequence_parallel > 1:
+        return False  # as in `TrainConfig`: processes share the heads already
     asked["fused"] = {"on": True, "off": False}.get(train.fused_layers, "auto")
     asked["shard_base"] = {"full": True, "none": False}.get(train.shard_base, "auto")
     return all(
