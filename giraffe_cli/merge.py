@@ -16,10 +16,10 @@ from pathlib import Path
 
 import torch
 
-from giraffe_cli.adapter import Change, adapter_digest, read_adapter
+from giraffe_cli.adapter import Change, adapter_digest, is_full, read_adapter
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.errors import GiraffeError, InvalidInput
-from giraffe_cli.merge_checks import check_same_table, check_targets
+from giraffe_cli.merge_checks import check_same_table, check_targets, with_tied_head
 from giraffe_cli.merge_folder import (
     BUILDING,
     STAGE,
@@ -38,7 +38,6 @@ from giraffe_cli.tensor_stream import (
     StoredTensor,
     read_layout,
     read_tensors,
-    stored_tensors,
     write_shard,
 )
 from giraffe_cli.updates import DTYPES, AbstractUpdate
@@ -46,7 +45,6 @@ from giraffe_cli.weights import INDEX, weight_files
 
 BLOCK = 1 << 24
 """Elements that are changed at a time: 64 MB in float32."""
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def merge_stage(
@@ -80,7 +78,8 @@ def merge_stage(
     refuse_foreign_folder(out, checkpoint.path)
     if adapter_dir and table:
         check_same_table(adapter_dir, table)
-    changes = _with_tied_head(changes, checkpoint)
+    is_adapter = adapter_dir is not None and not is_full(adapter_dir)
+    changes = with_tied_head(changes, checkpoint, is_adapter)
     check_targets(changes, checkpoint.path)
     building = begin_stage(beside(out, BUILDING))
     try:
@@ -96,23 +95,6 @@ def merge_stage(
         shutil.rmtree(building, ignore_errors=True)
         raise
     return out
-
-
-def _with_tied_head(changes: dict[str, Change], checkpoint: Checkpoint) -> dict[str, Change]:
-    """A head tied to the embeddings is what they are: without a tensor where the base has none,
-    changed with them where the base stores a copy. PEFT stores its trained copy twice."""
-    embeddings, head = changes.get(EMBEDDINGS), changes.get(HEAD)
-    if not checkpoint.tie_word_embeddings or embeddings is None:
-        return changes
-    if head is not None and not head.equals(embeddings):
-        raise GiraffeError(
-            f"the adapter trained {HEAD} and {EMBEDDINGS} to different weights, in "
-            f"{checkpoint.path} they are one",
-            "train it again with ensure_weight_tying",
-        )
-    stored = stored_tensors(checkpoint.path)
-    others = {name: change for name, change in changes.items() if name != HEAD}
-    return others | ({HEAD: embeddings} if HEAD in stored else {})
 
 
 def _write_weights(

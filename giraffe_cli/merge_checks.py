@@ -12,6 +12,8 @@ from giraffe_cli.rundir import MANIFEST, digest_value, read_json
 from giraffe_cli.tensor_stream import stored_tensors
 from giraffe_cli.updates import DTYPES
 
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+
 
 def check_same_table(adapter_dir: Path, table: RopeTable) -> None:
     """An adapter knows the table it was trained with; peft itself would not carry it."""
@@ -60,3 +62,35 @@ def check_targets(changes: dict[str, Change], base: Path) -> None:
                 f"the adapter changes a tensor of {list(change.shape)} in {', '.join(DTYPES)}",
                 "the adapter belongs to another base",
             )
+
+
+def with_tied_head(
+    changes: dict[str, Change], checkpoint: Checkpoint, is_adapter: bool
+) -> dict[str, Change]:
+    """A head tied to the embeddings is what they are: without a tensor where the base has none,
+    changed with them where the base stores a copy. An adapter in PEFT's format stores its trained
+    copy twice.
+
+    Raises:
+        GiraffeError: it trained the one and not the other, which no tied weights can hold.
+    """
+    if not checkpoint.tie_word_embeddings or EMBEDDINGS not in changes:
+        return changes
+    difference = _between_tied(changes) if is_adapter else None
+    if difference:
+        raise GiraffeError(
+            f"the adapter {difference}; in {checkpoint.path} they are one",
+            "train it again with ensure_weight_tying",
+        )
+    others = {name: change for name, change in changes.items() if name != HEAD}
+    stores_head = HEAD in stored_tensors(checkpoint.path)
+    return others | ({HEAD: changes[EMBEDDINGS]} if stores_head else {})
+
+
+def _between_tied(changes: dict[str, Change]) -> str | None:
+    """PEFT runs embeddings that were trained alone beside the head as the base had it."""
+    if HEAD not in changes:
+        return f"trained {EMBEDDINGS} and left {HEAD} as it was"
+    if not changes[HEAD].equals(changes[EMBEDDINGS]):
+        return f"trained {HEAD} and {EMBEDDINGS} to different weights"
+    return None

@@ -132,6 +132,16 @@ def test_bfloat16_head_gives_a_float32_loss_and_bfloat16_gradients():
     assert loss.item() == pytest.approx(exact.item(), rel=2e-2)  # bf16 keeps 8 bits of a logit
 
 
+def test_a_mean_over_targets_scales_a_bfloat16_gradient_by_itself():
+    """1/6141 in bfloat16 is 0.15 % too large: then many of the numbers round elsewhere."""
+    hidden, weight, labels = inputs(dtype=torch.bfloat16)
+    hidden.requires_grad_()
+    chunked_nll(hidden, weight, labels, 3).backward()
+    summed, hidden.grad = hidden.grad, None
+    (chunked_nll(hidden, weight, labels, 3) / 6141).backward()
+    assert torch.equal(hidden.grad, (summed.float() / 6141).bfloat16())
+
+
 def test_memory_grows_with_the_chunk_not_with_the_window():
     """Largest tensor the forward makes: chunk · V, never n · V."""
     from torch.utils._python_dispatch import TorchDispatchMode

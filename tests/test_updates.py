@@ -104,6 +104,14 @@ def test_a_tie_that_training_broke_is_refused(tmp_path, base, whole):
         merge(base, copy, tmp_path / "out")
 
 
+def test_embeddings_trained_beside_the_base_s_head_are_refused(tmp_path, base):
+    """PEFT without ensure_weight_tying: it runs the new embeddings and the old head."""
+    folder = make_adapter(tmp_path / "alone", base, modules_to_save=["embed_tokens"])
+    with pytest.raises(GiraffeError, match=r"embed_tokens\.weight and left lm_head\.weight as it"):
+        merge(base, folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 # ── what does not belong together ────────────────────────────────────────────────────────────────
 
 

@@ -124,6 +124,7 @@ class _ChunkedNll(torch.autograd.Function):
             if grad_weight is not None:
                 scaled = rows if weigh is None else rows * counts.unsqueeze(-1).to(rows.dtype)
                 grad_weight += slope.t() @ scaled
+        ctx.chunk = chunk
         ctx.save_for_backward(grad_hidden, grad_weight)
         ctx.mark_non_differentiable(told)
         return total.to(accumulator), told
@@ -133,9 +134,21 @@ class _ChunkedNll(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:
         grad_hidden, grad_weight = ctx.saved_tensors
         scale = grad_outputs[0]
-        for_hidden = None if grad_hidden is None else grad_hidden * scale.to(grad_hidden.dtype)
+        for_hidden = None if grad_hidden is None else _scaled(grad_hidden, scale, ctx.chunk)
         for_weight = None if grad_weight is None else (grad_weight * scale).to(ctx.weight_dtype)
         return for_hidden, for_weight, None, None, None
+
+
+def _scaled(gradient: Tensor, scale: Tensor, chunk: int) -> Tensor:
+    """`gradient` [n, d] times a scalar that stays as wide as it is: rounded to bfloat16, the 1/6141
+    of a mean over targets makes all gradients below the head 0.15 % too large, not the head's."""
+    if gradient.dtype == scale.dtype:
+        return gradient * scale
+    scaled = torch.empty_like(gradient)
+    for start in range(0, len(gradient), chunk):
+        rows = slice(start, start + chunk)
+        scaled[rows] = gradient[rows].to(scale.dtype) * scale
+    return scaled
 
 
 Slope = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
