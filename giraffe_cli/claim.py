@@ -22,6 +22,8 @@ from giraffe_cli.tune.choice import CHOICE
 
 SPARED = {"eval.data", "eval.documents"}
 """Which documents the comparison of tables left to the evaluation."""
+PACKED_BY = {"train.window"}
+"""What of the training decides the packed windows."""
 WRITTEN = (
     *("adapter", "checkpoints", "control", "eval", "model", "stages", "tune", "workers"),
     *("levers.json", "metrics.jsonl", "plan.json", "report.html", "report.json", "rope.json"),
@@ -66,9 +68,9 @@ def _remove_what_is_new(folder: Path, there: set[str] | None) -> None:
 
 def claim(config: ExtendConfig, run_dir: Path) -> None:
     """Make `run_dir` the folder of this config, or recognise it as such; knobs that change no
-    weight may differ, those of the evaluation until something is trained (after a comparison of
-    tables not so that it reads what they were compared on), and the folder's config then follows.
-    Raises as `check_claim` does.
+    weight may differ, those of the training and of the evaluation until something is trained
+    (after a comparison of tables not so that it reads what they were compared on), and the
+    folder's config then follows. Raises as `check_claim` does.
     """
     if check_claim(config, run_dir):
         return
@@ -91,7 +93,7 @@ def check_claim(config: ExtendConfig, run_dir: Path) -> bool:
         kept = build(read_sealed_yaml(path), str(path)).model_dump(mode="json")
         different = differing_keys(kept, values)
         if not _is_past_packing(run_dir):
-            free |= {key for key in different if key.startswith("eval.")}
+            free |= {key for key in different if key.startswith(("eval.", "train."))} - PACKED_BY
             if (run_dir / CHOICE).exists() and not config.eval.data:
                 free -= SPARED
         if set(different) - free:

@@ -30,6 +30,7 @@ from giraffe_cli.rundir import make_folder, write_sealed
 from giraffe_cli.stages import Timings, choose_table, make_plan, packed_folder
 from giraffe_cli.train.crew import Crew
 from giraffe_cli.train.loop import TrainResult, train_stage
+from giraffe_cli.train.packed_checks import check_packed
 from giraffe_cli.units import format_length
 
 
@@ -132,7 +133,7 @@ def pack_stages(
     among them.
 
     Raises:
-        InvalidInput: as `packed_folder`, of any stage.
+        InvalidInput: as `packed_folder` and `check_packed`, of any stage.
     """
     owners: dict[tuple[Any, ...], TrainingStage] = {}
     for stage in (stages[-1], *stages[:-1], *controls):
@@ -141,7 +142,11 @@ def pack_stages(
         key: packed_folder(owner.config, checkpoint, owner.folder, reporter)
         for key, owner in owners.items()
     }
-    return {stage.folder: folders[stage.windows_key] for stage in (*stages, *controls)}
+    packed = {stage.folder: folders[stage.windows_key] for stage in (*stages, *controls)}
+    for stage in (*stages, *controls):
+        if stage.config.trains:
+            check_packed(packed[stage.folder], stage.config.train, checkpoint.native_length)
+    return packed
 
 
 def _evaluated_of_held_out(config: ExtendConfig) -> int:

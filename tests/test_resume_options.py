@@ -149,10 +149,20 @@ def test_a_run_goes_on_with_another_budget_for_its_comparison(tmp_path):
         ),
     ],
 )
-def test_knobs_that_change_weights_are_named(first, changed, named, tmp_path):
+def test_knobs_that_change_weights_are_named_once_something_is_trained(
+    first, changed, named, tmp_path
+):
     claim(config_of(**first), tmp_path)
+    claim(config_of(**{**first, **changed}), tmp_path)
+    (tmp_path / "adapter").mkdir()
     with pytest.raises(InvalidInput, match=f"different: {named}$"):
-        claim(config_of(**{**first, **changed}), tmp_path)
+        claim(config_of(**first), tmp_path)
+
+
+def test_windows_are_packed_before_anything_is_trained(tmp_path):
+    claim(config_of(window=64), tmp_path)
+    with pytest.raises(InvalidInput, match="different: train.window$"):
+        claim(config_of(window=32), tmp_path)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

@@ -185,6 +185,26 @@ def test_what_a_stage_leaves_out_is_the_runs_own(tiny_llama, corpus):
     assert (last.train.schedule, last.train.decay_steps) == ("constant", None)
 
 
+def test_windows_that_a_stage_cannot_train_on_are_refused_before_the_first(
+    tiny_llama, corpus, tmp_path
+):
+    """Nothing is held out to measure on; LongCE has documents of 60 tokens and compares 100."""
+    short = tmp_path / "short.jsonl"
+    short.write_text("".join(json.dumps({"text": prose(i, 8)}) + "\n" for i in range(24)))
+    measured = {**TRAIN, "held_out_every": 1}
+    weighed = {**TRAIN, "loss": "longce", "short_context": 100}
+    for name, data, train, changes, said in (
+        ("blind", corpus, measured, {"pack": {"hold_out": 0}}, "held_out_every measures on"),
+        ("weighed", short, weighed, {}, "more than 100 tokens of their own document before"),
+    ):
+        config = staged(tiny_llama, data, ["256", "512"], train=train, **changes)
+        with pytest.raises(InvalidInput, match=said):
+            extend(config, tmp_path / name, BLIND, SilentReporter())
+        assert not list((tmp_path / name).rglob("levers.json"))
+    mended = staged(tiny_llama, short, ["256", "512"], train={**TRAIN, "steps": 1})
+    extend(mended, tmp_path / "weighed", BLIND, SilentReporter())
+
+
 # ── killed ───────────────────────────────────────────────────────────────────────────────────
 
 

@@ -139,6 +139,16 @@ def document_ids(folder: Path) -> set[str]:
     return found
 
 
+def num_rows(folder: Path) -> int:
+    """Windows of a packed folder, by its manifest."""
+    return int(read_json(folder / MANIFEST)["layout"]["rows"])
+
+
+def num_held_out(folder: Path) -> int:
+    """Documents that packing kept out of training, by its statistics."""
+    return int(read_json(folder / STATS)["documents_held_out"])
+
+
 def attention_share(folder: Path) -> float:
     """s²: the mean over a packed folder's windows of Σ l² / S², the part of full attention that
     documents of l tokens leave over in windows of S; reads their lengths alone."""

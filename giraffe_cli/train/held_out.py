@@ -14,10 +14,10 @@ import torch
 from giraffe_cli.corpus.base import longest_first
 from giraffe_cli.corpus.store import PackedRows, held_out
 from giraffe_cli.corpus.tokens import DocumentTokenizer
-from giraffe_cli.errors import InvalidInput
 from giraffe_cli.train.data import Window, WindowStream
 from giraffe_cli.train.gradients import sum_of
 from giraffe_cli.train.layout import Layout
+from giraffe_cli.train.packed_checks import nothing_held_out
 from giraffe_cli.train.setup import window_nats
 from giraffe_cli.train.window_loss import WindowLoss
 
@@ -43,11 +43,7 @@ def held_out_windows(
         if len(ids) > 1
     ]
     if not windows:
-        raise InvalidInput(
-            f"train.held_out_every measures on documents that packing held out; {rows.folder} "
-            "holds none",
-            "pack with --hold-out 0.1 and more than one document, or --set train.held_out_every=0",
-        )
+        raise nothing_held_out(rows.folder)
     return windows
 
 

@@ -8,7 +8,6 @@ import torch
 
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import PackedRows, held_out, open_packed
-from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.attention import attention_in_words
 from giraffe_cli.model.pointwise import why_not_compiled
 from giraffe_cli.model.trainable import causal_model, state_parameters
@@ -26,6 +25,7 @@ from giraffe_cli.train.job import WEIGHTS, TrainJob
 from giraffe_cli.train.layout import Layout
 from giraffe_cli.train.objective import make_objective
 from giraffe_cli.train.optimizer import make_optimizer
+from giraffe_cli.train.packed_checks import check_packed
 from giraffe_cli.train.run import Run
 from giraffe_cli.train.schedule import decay_steps
 from giraffe_cli.train.setup import (
@@ -44,6 +44,7 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         InvalidInput: there are no windows, or targets or trackers cannot be used.
     """
     rows, config = open_packed(job.packed_dir), job.config
+    check_packed(job.packed_dir, config, job.checkpoint.native_length)
     stream, identity = open_stream(job, rows), job.identity(rows.digest)
     tell_compared(job, reporter)
     held_out = open_held_out(job, rows, stream, reporter)
@@ -155,13 +156,7 @@ def open_held_out(
 
 
 def open_stream(job: TrainJob, rows: PackedRows) -> WindowStream:
-    """The windows of `job`.
-
-    Raises:
-        InvalidInput: there are none.
-    """
-    if len(rows) == 0:
-        raise InvalidInput(f"{job.packed_dir} holds no training windows", "give more --data")
+    """The windows of `job`."""
     return WindowStream(
         rows=rows,
         positions=make_positions(job.positions, job.config.position_knobs),

@@ -20,10 +20,10 @@ import torch
 from torch import Tensor
 
 from giraffe_cli.config.train import TrainConfig
-from giraffe_cli.corpus.store import share_beyond
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.progress import Reporter
 from giraffe_cli.train.job import TrainJob
+from giraffe_cli.train.packed_checks import compared_share
 from giraffe_cli.units import format_length
 
 
@@ -65,25 +65,15 @@ def _pieces(length: int, first: int, others: int) -> list[int]:
 
 
 def tell_compared(job: TrainJob, reporter: Reporter) -> None:
-    """Say how many tokens of the packed windows LongCE can weigh.
-
-    Raises:
-        InvalidInput: none, since all documents are short.
-    """
-    config = job.config
-    if config.loss == "ce":
+    """Say how many tokens of the packed windows LongCE can weigh; raises as `compared_share`."""
+    if job.config.loss == "ce":
         return
-    short = config.short_context_of(job.checkpoint.native_length)
-    share = share_beyond(job.packed_dir, short, config.across_documents)
-    if not share:
-        raise InvalidInput(
-            f"loss: {config.loss} weighs tokens with more than {format_length(short)} tokens of "
-            f"their own document before them, and {job.packed_dir} holds none",
-            "give longer --data, or a smaller train.short_context",
-        )
+    native_length = job.checkpoint.native_length
+    share = compared_share(job.packed_dir, job.config, native_length)
+    short = format_length(job.config.short_context_of(native_length))
     reporter.info(
-        f"LongCE weighs {100 * share:.0f} % of the tokens, those with {format_length(short)} or "
-        "more before them; the others count once"
+        f"LongCE weighs {100 * share:.0f} % of the tokens, those with {short} or more before them; "
+        "the others count once"
     )
 
 

@@ -1,0 +1,52 @@
+"""Whether packed windows hold what a training asks of them: told for each stage before the first
+one trains, hours before the last one would be opened."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from giraffe_cli.config.train import TrainConfig
+from giraffe_cli.corpus.store import num_held_out, num_rows, share_beyond
+from giraffe_cli.errors import InvalidInput
+from giraffe_cli.units import format_length
+
+
+def check_packed(packed_dir: Path, config: TrainConfig, native_length: int) -> None:
+    """What `config` trains and measures on is there; `native_length` is the base's.
+
+    Raises:
+        InvalidInput: there are no windows, none that LongCE can weigh, or nothing is held out to
+            be measured on.
+    """
+    if not num_rows(packed_dir):
+        raise InvalidInput(f"{packed_dir} holds no training windows", "give more --data")
+    if config.loss != "ce":
+        compared_share(packed_dir, config, native_length)
+    if config.held_out_every and not num_held_out(packed_dir):
+        raise nothing_held_out(packed_dir)
+
+
+def compared_share(packed_dir: Path, config: TrainConfig, native_length: int) -> float:
+    """Of all tokens of the windows, those that LongCE weighs, above 0.
+
+    Raises:
+        InvalidInput: none, since all documents are short.
+    """
+    short = config.short_context_of(native_length)
+    share = share_beyond(packed_dir, short, config.across_documents)
+    if not share:
+        raise InvalidInput(
+            f"loss: {config.loss} weighs tokens with more than {format_length(short)} tokens of "
+            f"their own document before them, and {packed_dir} holds none",
+            "give longer --data, or a smaller train.short_context",
+        )
+    return share
+
+
+def nothing_held_out(packed_dir: Path) -> InvalidInput:
+    """For a training that measures on documents packing held out."""
+    return InvalidInput(
+        f"train.held_out_every measures on documents that packing held out; {packed_dir} holds "
+        "none",
+        "pack with --hold-out 0.1 and more than one document, or --set train.held_out_every=0",
+    )
