@@ -55,6 +55,8 @@ class Checkpoint:
     """`[head_dim/2]` inv_freq of that scaling; None without, or when its type is not known."""
     base_attention_factor: float = 1.0
     """What that scaling multiplies cos and sin by."""
+    attention_dropout: float = 0.0
+    """Of attention weights in training, as its config.json says."""
 
     def to_json(self) -> dict[str, Any]:
         """All fields, the path as text."""
@@ -121,6 +123,7 @@ def inspect(source: str, work_dir: Path, allow_pickle: bool | None = None) -> Ch
         base_attention_factor=rope.base_attention_factor,
         dtype=STORED_DTYPES[weights["model.embed_tokens.weight"].dtype],
         num_parameters=count_parameters(shape, weights),
+        attention_dropout=float(config.get("attention_dropout") or 0.0),
         **dataclasses.asdict(shape),
     )
 

@@ -97,17 +97,20 @@ def check_claim(config: ExtendConfig, run_dir: Path) -> bool:
             if (run_dir / CHOICE).exists() and not config.eval.data:
                 free -= SPARED
         if set(different) - free:
-            different = sorted(set(different) - free)
-            raise InvalidInput(
-                f"{run_dir} holds a run of another config; different: {', '.join(different)}",
-                "pass the same options to resume it, or another --out to start a new run",
-            )
+            raise _of_another(run_dir, set(different) - free)
         if not different:
             return True
     else:
         _refuse_what_is_not_a_runs(run_dir)
     check_folder(run_dir)
     return False
+
+
+def _of_another(run_dir: Path, different: set[str]) -> InvalidInput:
+    return InvalidInput(
+        f"{run_dir} holds a run of another config; different: {', '.join(sorted(different))}",
+        "pass the same options to resume it, or another --out to start a new run",
+    )
 
 
 def _refuse_what_is_not_a_runs(run_dir: Path) -> None:
@@ -147,6 +150,23 @@ def check_base(run_dir: Path, checkpoint: Checkpoint) -> None:
             f"{checkpoint.source} is not what {run_dir} was trained on: a file in it changed",
             "put the base back as it was, or choose another --out",
         )
+
+
+def check_masks(config: ExtendConfig, run_dir: Path, checkpoint: Checkpoint) -> None:
+    """A run of a base with dropout in its attention goes on with the knobs by which its masks are
+    drawn, which are free for any other base.
+
+    Raises:
+        InvalidInput: one differs, and something was trained with the first.
+    """
+    dropout, path = checkpoint.attention_dropout, run_dir / "run.yaml"
+    if not dropout or not path.exists() or not _has_trained(run_dir):
+        return
+    train, kept = config.train, build(read_sealed_yaml(path), str(path)).train
+    drawn_by = knobs_without_effect(train) - knobs_without_effect(train, dropout)
+    different = {name for name in drawn_by if getattr(train, name) != getattr(kept, name)}
+    if different:
+        raise _of_another(run_dir, {f"train.{name}" for name in different})
 
 
 def dtype_as_begun(run_dir: Path) -> str | None:

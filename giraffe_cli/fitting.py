@@ -41,14 +41,16 @@ def read_levers(folder: Path) -> Levers | None:
     return Levers(**read_json(path)["levers"]) if path.exists() else None
 
 
-def as_begun(config: ExtendConfig, folder: Path) -> ExtendConfig:
+def as_begun(config: ExtendConfig, folder: Path, checkpoint: Checkpoint) -> ExtendConfig:
     """`config` of the stage in `folder`, with the levers that decide its weights (under dropout,
-    masks are drawn by tile) as they were when its weights began to change.
+    masks are drawn by tile) as they were when its weights began to change; `checkpoint` is its
+    base.
 
     Raises:
         InvalidInput: something else that `config` asks for excludes them.
     """
-    kept, free = read_levers(folder), knobs_without_effect(config.train)
+    kept = read_levers(folder)
+    free = knobs_without_effect(config.train, checkpoint.attention_dropout)
     deciding = [name for name in _DECIDING if name not in free]
     trained = (path for name in _TRAINED for path in folder.glob(name))
     if kept is None or not deciding or not any(trained):
@@ -66,7 +68,7 @@ def as_begun(config: ExtendConfig, folder: Path) -> ExtendConfig:
         ) from None
 
 
-_DECIDING = ("mlp_tile", "projection_tile", "whole_layers")
+_DECIDING = ("mlp_tile", "projection_tile", "whole_layers", "head_groups")
 _TRAINED = ("checkpoints/step-*", "adapter")
 
 
@@ -131,7 +133,7 @@ class Fit:
 
     def _settled(self) -> Levers:
         kept, layers = read_levers(self.folder), self.checkpoint.num_layers
-        config = as_begun(self.config, self.folder)
+        config = as_begun(self.config, self.folder, self.checkpoint)
         if kept is not None and allows(config.train, kept, layers):
             return kept
         planned = estimate(self.checkpoint, config, attention_share=self.attention_share)
@@ -154,7 +156,7 @@ class Fit:
 
     def _predicted(self) -> tuple[Demand, Machine, Rates]:
         machine = this_machine()
-        config = as_begun(self.config, self.folder)
+        config = as_begun(self.config, self.folder, self.checkpoint)
         demand = demand_of(self.checkpoint, config, machine, self.attention_share)
         return demand, machine, assumed_pace(machine).rates
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from giraffe_cli.checkpoint import Checkpoint, inspect
-from giraffe_cli.claim import check_base, check_claim, dtype_as_begun
+from giraffe_cli.claim import check_base, check_claim, check_masks, dtype_as_begun
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.control import control_stages
@@ -26,7 +26,6 @@ from giraffe_cli.model.low_bits import check_low_bits
 from giraffe_cli.model.precision import computed_in
 from giraffe_cli.model.targets import check_adapter
 from giraffe_cli.progress import Reporter, SilentReporter
-from giraffe_cli.rundir import read_json
 from giraffe_cli.stages import check_sources
 from giraffe_cli.train.parallel import choose_processes, visible_gpus
 from giraffe_cli.train.sharing import check_heads, check_keys, check_recorded
@@ -107,6 +106,7 @@ def _check_folder(
     is_own = problems.note(check_claim, config, run_dir) is not None
     if is_own and checkpoint:
         problems.note(check_base, run_dir, checkpoint)
+        problems.note(check_masks, config, run_dir, checkpoint)
 
 
 def _with_dtype(
@@ -150,7 +150,7 @@ def _check_model(
     train: TrainConfig, checkpoint: Checkpoint, dtype: str, problems: Problems
 ) -> None:
     """What is trained of this checkpoint, and how its attention is shared and kept."""
-    dropout = read_json(checkpoint.path / "config.json").get("attention_dropout", 0.0)
+    dropout = checkpoint.attention_dropout
     problems.note(check_heads, checkpoint.num_attention_heads, train)
     problems.note(check_keys, train, dropout, dtype, visible_gpus() > 0)
     problems.note(check_recorded, train, dropout)

@@ -88,7 +88,7 @@ def plan_stages(
     plans, of_controls = (
         [
             make_plan(
-                as_begun(stage.config, stage.folder),
+                as_begun(stage.config, stage.folder, checkpoint),
                 *(checkpoint, stage.table, machine, pace, read_levers(stage.folder)),
             )
             for stage in group

@@ -52,6 +52,9 @@ MODELS: dict[str, dict[str, Any]] = {
 }
 PLAIN = {"checkpointing": "attention", "offload": "none", "mlp_tile": 1024, "loss_chunk": 256}
 WHOLE = {"checkpointing": "none", "mlp_tile": "none", "fused_layers": "on"}
+UNFUSED = {"checkpointing": "none", "mlp_tile": "none", "fused_layers": "off"}
+DROPOUT, DORA = {"rank": 8, "dropout": 0.05}, {"rank": 8, "use_dora": True}
+PISSA = {"rank": 8, "init_lora_weights": "pissa"}
 WIDE = {"mlp_tile": "none", "loss_chunk": 1024}
 
 
@@ -95,6 +98,18 @@ HELD = [
     cell("smollm2", 1024, dtype="bfloat16", fused_layers="on"),
     cell("d576", 2048, projection_tile=1024, fused_layers="on", whole_layers=3),
     cell("smollm2", 1024, fused_layers="on", whole_layers=15),
+    cell("d576", 2048, **UNFUSED),
+    cell("d576", 2048, **UNFUSED, lora=DROPOUT),
+    cell("d576", 2048, **UNFUSED, lora=DORA),
+    cell("d576", 2048, **UNFUSED, lora=PISSA),
+    cell("d576", 2048, **UNFUSED, quantize_base="nf4"),
+    cell("smollm2", 1024, **UNFUSED),
+    cell("smollm2", 1024, **UNFUSED, lora=DROPOUT),
+    cell("smollm2", 1024, **UNFUSED, lora=PISSA),
+    cell("d576", 2048, lora=DROPOUT),
+    cell("d576", 2048, lora=DORA),
+    cell("d256", 8192, **WIDE, lora=DROPOUT),
+    cell("d256", 8192, projection_tile=1024, lora=DORA),
 ]
 SETTINGS = [
     *({**entry, "fit": True} for entry in FIT),

@@ -50,6 +50,19 @@ def test_each_machine_is_offered_what_it_can_do():
         rungs_of(LAPTOP, offload="host")
 
 
+def test_dropout_in_attention_leaves_what_works_with_it():
+    """Nothing is fused, and attention is computed again with its mask."""
+    masked = dataclasses.replace(LLAMA_8B, attention_dropout=0.1)
+    for machine in (LAPTOP, H200):
+        found = {
+            (rung.levers.checkpointing, rung.levers.fused)
+            for rung in rungs_of(machine, shape=masked)
+        }
+        assert found == {("none", False), ("full", False)}
+    for other in ({"dropout": 0.1}, {"use_dora": True}, {"init_lora_weights": "pissa"}):
+        assert {rung.levers.fused for rung in rungs_of(LAPTOP, lora=other)} == {False}
+
+
 def test_what_the_config_sets_stays_as_set():
     asked = {"checkpointing": "attention", "mlp_tile": 512, "loss_chunk": 64}
     for rung in rungs_of(H200, **asked):

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from conftest import build_tiny_llama
 from train_runs import Hooked, build_material, run
 
-from giraffe_cli.claim import claim, claimed
+from giraffe_cli.claim import check_masks, claim, claimed
 from giraffe_cli.config.building import build
 from giraffe_cli.config.files import read_yaml
 from giraffe_cli.config.train import TrainConfig, knobs_without_effect
@@ -165,25 +167,44 @@ def test_windows_are_packed_before_anything_is_trained(tmp_path):
         claim(config_of(window=32), tmp_path)
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.1])
-def test_levers_by_which_masks_are_drawn_are_part_of_what_is_resumed(material, dropout, tmp_path):
+@pytest.mark.parametrize(("dropout", "in_attention"), [(0.0, 0.0), (0.1, 0.0), (0.0, 0.1)])
+def test_levers_by_which_masks_are_drawn_are_part_of_what_is_resumed(
+    material, dropout, in_attention, tmp_path
+):
     """Only where there are masks; and what is not in force is not named, so that folders from
     before there was such a lever go on."""
+
+    checkpoint = dataclasses.replace(material.checkpoint, attention_dropout=in_attention)
 
     def identity(**levers):
         train = config_of(lora={"dropout": dropout}).train
         job = TrainJob(
-            *(material.checkpoint, material.table, material.packed, train, "plain", 512),
+            *(checkpoint, material.table, material.packed, train, "plain", 512),
             *("float32", 0, tmp_path),
             levers=Levers(**levers),
         )
         return job.identity("packed")
 
     first = identity()
-    assert first["train"].keys().isdisjoint({"projection_tile", "whole_layers"})
-    for levers in ({"mlp_tile": 7}, {"projection_tile": 7}, {"whole_layers": 1}):
-        assert (identity(**levers) == first) == (dropout == 0)
-    assert identity(head_groups=2, fused=True, offload="disk") == first
+    assert first["train"].keys().isdisjoint({"projection_tile", "whole_layers", "head_groups"})
+    is_masked = dropout + in_attention > 0
+    for levers in ({"projection_tile": 7}, {"whole_layers": 1}):
+        assert (identity(**levers) != first) == is_masked
+    assert (identity(mlp_tile=7) != first) == (dropout > 0)
+    assert (identity(head_groups=2) != first) == (in_attention > 0)
+    assert identity(fused=True, offload="disk") == first
+
+
+def test_a_base_with_dropout_in_attention_goes_on_with_the_same_masks(material, tmp_path):
+    masked = dataclasses.replace(material.checkpoint, attention_dropout=0.1)
+    claim(config_of(), tmp_path)
+    changed = config_of(sequence_parallel=2)
+    check_masks(changed, tmp_path, masked)  # nothing is trained yet
+    (tmp_path / "adapter").mkdir()
+    check_masks(changed, tmp_path, material.checkpoint)
+    check_masks(config_of(checkpoint_every=3), tmp_path, masked)
+    with pytest.raises(InvalidInput, match=r"different: train\.sequence_parallel$"):
+        check_masks(changed, tmp_path, masked)
 
 
 def test_no_two_windows_draw_the_same_dropout_masks(material):

@@ -263,19 +263,23 @@ def _problems(train: TrainConfig) -> list[str]:
     return [sentence for is_wrong, sentence in rules if is_wrong]
 
 
-def knobs_without_effect(train: TrainConfig) -> set[str]:
-    """Knobs of `train` that change no trained weight beyond the order of float sums: a run may be
-    resumed with others of them."""
+def knobs_without_effect(train: TrainConfig, attention_dropout: float = 0.0) -> set[str]:
+    """Knobs of `train` that change no trained weight beyond the order of float sums, of a base with
+    that `attention_dropout`: a run may be resumed with others of them."""
     free = {
         *("checkpoint_every", "keep_checkpoints", "processes", "trackers", "max_bad_steps"),
         *("checkpointing", "attention_layers", "offload", "offload_layers", "loss_chunk"),
         *("attention_kernel", "fused_layers", "head_groups", "shard_base"),
         *("control", "nodes", "share_devices", "deterministic"),
     }
+    # masks are drawn tile by tile, but for layers that are kept whole, and slice by slice; those of
+    # attention by groups of heads
     if train.lora.dropout == 0:
-        # masks are drawn tile by tile, but for layers that are kept whole, and slice by slice
-        free |= {"mlp_tile", "projection_tile", "whole_layers"}
-        free |= {"sequence_parallel", "sequence_parallel_by"}
+        free |= {"mlp_tile"}
+    if train.lora.dropout == 0 and attention_dropout == 0:
+        free |= {"projection_tile", "whole_layers", "sequence_parallel", "sequence_parallel_by"}
+    if attention_dropout:
+        free -= {"head_groups"}
     if train.patience is None and train.keep == "last":
         free |= {"held_out_every", "held_out_windows"}
     return free

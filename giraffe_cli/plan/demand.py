@@ -7,6 +7,9 @@ from dataclasses import dataclass
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.train import TrainConfig
 
+Tensors = list[tuple[float, float]]
+"""How many, of how many bytes each."""
+
 
 @dataclass(frozen=True)
 class Demand:

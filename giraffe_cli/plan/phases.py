@@ -10,6 +10,7 @@ a number (4, or 2 under bfloat16, where norms compute in 4):
                                       (5f where projections are fused)
                  or S·b·(3q + 4k)     the backward pass of attention, where that is more
                     + N·b·(10k + 2q)  where processes share windows of N tokens by keys
+    adapters   with dropout or DoRA, `plan/adapted.py`
     loss       3·S·d·b + chunk·V·4    (half more in 16 bits)
     optimizer  two copies of the largest trained tensor
 
@@ -21,11 +22,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from giraffe_cli.model.levers import Levers
-from giraffe_cli.plan.demand import Demand
+from giraffe_cli.plan.adapted import ATTENTION, MLP, adapted, weighed
+from giraffe_cli.plan.demand import Demand, Tensors
 from giraffe_cli.plan.operations import kept_attention_layers, whole_layers
-
-Tensors = list[tuple[float, float]]
-"""How many, of how many bytes each."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ def phases(demand: Demand, levers: Levers) -> list[Phase]:
 def saved(demand: Demand, levers: Levers) -> Tensors:
     """What autograd saves of a whole layer: both norms' inputs and outputs, q, k, v, what attention
     returned, and of the MLP both inputs of SwiGLU, its result and, unless one pass computes it,
-    silu(gate)."""
+    silu(gate); and what its adapters add."""
     row = demand.tokens * demand.width
     # norms that compute wider than their input save it so, unless compiled
     in_one_pass = levers.fused and demand.kind == "cuda"
@@ -65,6 +64,7 @@ def saved(demand: Demand, levers: Levers) -> Tensors:
         (2, demand.seen * demand.width * demand.keys),
         (3 if in_one_pass else 4, row * demand.shape.intermediate_size),
         *(_wide_norms(demand, 2, demand.tokens) if is_wide else []),
+        *adapted(demand, ATTENTION + MLP, demand.tokens),
     ]
 
 
@@ -87,6 +87,7 @@ def _recomputed(demand: Demand, levers: Levers) -> Tensors:
         (2, row * demand.keys),
         *_taken_back(demand, levers),
         *_wide_norms(demand, 1, demand.tokens),
+        *adapted(demand, ATTENTION, demand.tokens),
     ]
     return [*standing, *max(_mlp(demand, levers), _attending(demand), key=live)]
 
@@ -111,6 +112,8 @@ def _mlp(demand: Demand, levers: Levers) -> Tensors:
         (5 if levers.fused else 6, tile * demand.width * demand.shape.intermediate_size),
         (3, tile * demand.width * demand.shape.hidden_size),
         *_wide_norms(demand, 2, tile),
+        *adapted(demand, MLP, tile),
+        *weighed(demand, MLP),
     ]
 
 

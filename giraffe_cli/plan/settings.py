@@ -110,7 +110,9 @@ def _is_fused(demand: Demand) -> bool:
     if train.fused_layers != "auto":
         return train.fused_layers == "on"
     has_run = train.quantize_base == "none" or demand.kind == "cpu"
-    is_plain = train.method == "lora" and not (train.lora.use_dora or train.lora.dropout)
+    lora = train.lora
+    is_other = lora.use_dora or lora.dropout or lora.init_lora_weights == "pissa"
+    is_plain = train.method == "lora" and not is_other and not demand.shape.attention_dropout
     return is_plain and has_run
 
 
@@ -123,8 +125,10 @@ def _choices(demand: Demand) -> dict[str, list[Any]]:
     every = eighths if kind == "cuda" else [0]
     # what has not run on a GPU yet is proposed there, and taken when it is asked for
     on_cpu = kind == "cpu"
+    # what was attended to cannot be had again without its mask
+    kept = [] if demand.shape.attention_dropout else ["attention"]
     left: dict[str, list[Any]] = {
-        "checkpointing": ["none", "attention", "full"],
+        "checkpointing": ["none", *kept, "full"],
         "offload": ["none", OFFLOAD[kind]],
         "mlp_tile": tiles,
         "projection_tile": tiles if on_cpu else [0],

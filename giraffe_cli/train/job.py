@@ -13,6 +13,7 @@ from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import digest_file, digest_value
 
 WEIGHTS = "weights.safetensors"
+_OFF = {"projection_tile": 0, "whole_layers": 0, "head_groups": 1}
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,13 @@ class TrainJob:
 
     def identity(self, packed_digest: str) -> dict[str, Any]:
         """What decides the weights: manifests name it, and only equal ones are resumed."""
-        knobs = self.config.model_dump(mode="json", exclude=knobs_without_effect(self.config))
+        free = knobs_without_effect(self.config, self.checkpoint.attention_dropout)
+        knobs = self.config.model_dump(mode="json", exclude=free)
         if "mlp_tile" in knobs:
             knobs["mlp_tile"] = self.levers.mlp_tile
-        for name in ("projection_tile", "whole_layers"):
+        for name in ("projection_tile", "whole_layers", "head_groups"):
             # named where they are in force: folders from before there were these go on
-            if knobs.pop(name, None) and (value := getattr(self.levers, name)):
+            if knobs.pop(name, None) and (value := getattr(self.levers, name)) != _OFF[name]:
                 knobs[name] = value
         if self.config.loss == "ce":
             # folders from before there was another loss go on
