@@ -18,7 +18,7 @@ from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.extend import ExtendConfig
-from giraffe_cli.corpus.store import attention_share
+from giraffe_cli.corpus.packed_facts import attention_share
 from giraffe_cli.fitting import Fit, as_begun, read_levers
 from giraffe_cli.model.precision import computed_in
 from giraffe_cli.plan.estimate import Pace, check_fits

@@ -11,8 +11,11 @@ from conftest import prose
 
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.holdout import choose_held_out
+from giraffe_cli.corpus.packed_facts import rows_without_target
 from giraffe_cli.corpus.packing import pack_stage
+from giraffe_cli.corpus.stats import warnings_of
 from giraffe_cli.corpus.store import held_out, open_packed
+from giraffe_cli.errors import InvalidInput
 from giraffe_cli.progress import SilentReporter
 
 WINDOW = 256
@@ -108,7 +111,10 @@ def test_exact_repetitions_are_counted_and_left_out_on_request(pack):
     stats, ids = pack(corpora)
     assert sorted(set(ids)) == sorted({*books, "w", "v", "u"})
     repeated = sum(len(books[name]) + 2 for name in ("b3", "b29"))
-    assert stats["duplicates"] == {"documents": 2, "tokens": repeated, "removed": False}
+    assert stats["duplicates"] == {
+        **{"documents": 2, "tokens": repeated, "removed": False},
+        **{"documents_of_held_out": 0, "tokens_of_held_out": 0},
+    }
     assert removed() == []
     stats, ids = pack(corpora, dedupe=True)
     assert sorted(set(ids)) == sorted({*books, "v"})
@@ -119,17 +125,67 @@ def test_exact_repetitions_are_counted_and_left_out_on_request(pack):
     ]
 
 
-def test_a_copy_of_a_text_that_is_held_out_is_not_trained_on(pack):
+@pytest.mark.parametrize("dedupe", [False, True])
+@pytest.mark.parametrize("copy", [str, lambda text: text.replace(". ", ".\n\n") + "\n"])
+def test_a_copy_of_a_text_that_is_held_out_is_not_trained_on(pack, copy, dedupe):
     names = [f"d{i}" for i in range(40)]
     held = choose_held_out(names, 0.2)
     copied = min(held)
     corpora = {"books": {n: prose(i, 4) for i, n in enumerate(names)}}
-    corpora["books"]["copy-of-it"] = corpora["books"][copied]
+    corpora["books"]["copy-of-it"] = copy(corpora["books"][copied])
     assert "copy-of-it" not in choose_held_out(corpora["books"], 0.2)
-    _, ids = pack(corpora, hold_out=0.2, dedupe=True)
+    stats, ids = pack(corpora, hold_out=0.2, dedupe=dedupe)
     assert "copy-of-it" not in ids
     [entry] = removed()
     assert (entry["id"], entry["reason"]) == ("copy-of-it", "same text as a document held out")
+    duplicates = stats["duplicates"]
+    assert (duplicates["documents"], duplicates["documents_of_held_out"]) == (0, 1)
+    assert duplicates["tokens_of_held_out"] == entry["tokens"]
+
+
+def test_a_corpus_of_one_text_holds_nothing_out(pack):
+    """Else there were nothing to train on; if all is held out, that is said."""
+    same = {"books": {f"d{i}": prose(1, 4) for i in range(3)}}
+    stats, ids = pack(same, hold_out=0.001)
+    assert stats["documents_held_out"] == 0
+    assert sorted(set(ids)) == ["d0", "d1", "d2"]
+    with pytest.raises(InvalidInput, match="has the text of one held out"):
+        pack(same, hold_out=0.999)
+
+
+def test_a_source_without_a_share_takes_no_copy_away(pack):
+    books = {f"b{i}": prose(i, 5) for i in range(8)}
+    corpora = {"old": {f"o{i}": books[f"b{i}"] for i in range(4)}, "books": books}
+    _, ids = pack(corpora, dedupe=True, mix={"old": 0, "books": 1})
+    assert sorted(set(ids)) == sorted(books)
+
+
+def test_a_share_that_is_not_met_is_told_and_a_small_total_takes_a_document(pack):
+    corpora = {
+        "long": {f"l{i}": prose(i, 60) for i in range(3)},
+        "web": {f"w{i}": prose(90 + i, 4) for i in range(20)},
+    }
+    stats, ids = pack(corpora, mix={"long": 0.05, "web": 0.95})
+    assert stats["mixture"]["sources"]["long"]["share"] == 0
+    [told] = [line for line in warnings_of(stats) if line.startswith("long makes up")]
+    assert "0.0% of the tokens, 5.0% was asked for" in told
+    _, ids = pack({"long": corpora["long"]}, token_budget=10)
+    assert len(set(ids)) == 1
+
+
+def test_a_mix_that_names_no_source_is_told_before_anything_is_tokenised(pack):
+    with pytest.raises(InvalidInput, match="--mix names `bokks`, which is no source"):
+        pack({"books": {"a": "one"}, "web": {"b": "two"}}, mix={"bokks": 1, "web": 1})
+    assert not Path("packed").exists()
+
+
+def test_windows_without_a_target_are_dropped_and_counted(pack):
+    """257 bytes with BOS and EOS are two windows of 128 and one of the EOS alone."""
+    texts = {"books": {"a": "x" * 255}}
+    for rule in ("concat", "best-fit", "one"):
+        stats, ids = pack(texts, rule=rule)
+        assert (stats["windows"], ids, stats["tokens_dropped"]) == (2, ["a", "a"], 1)
+    assert rows_without_target(Path("packed")) == 0
 
 
 def test_documents_that_hold_a_benchmark_are_left_out_by_name(pack, tmp_path):

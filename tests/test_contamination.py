@@ -55,6 +55,33 @@ def test_the_report_says_what_was_compared(grams, tmp_path):
     }
 
 
+TEXT = "Eleven lanterns, drifted\npast the broken caf\u00e9 before dawn and nobody on either bank"
+"""14 words: 2 runs of 13."""
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.json", json.dumps({"data": [{"q": TEXT}]}, indent=1)),
+        ("lines.json", json.dumps({"q": TEXT}) + "\n" + json.dumps({"q": "x"})),
+        ("a.ndjson", json.dumps({"q": TEXT})),
+        ("a.JSONL", "\ufeff" + json.dumps({"q": TEXT})),
+        ("a.md", TEXT.replace("\u00e9", "e\u0301")),
+    ],
+)
+def test_however_a_text_is_written_down_it_is_found(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    grams = EvaluationGrams.of([str(tmp_path / name)])
+    assert grams.hits(TEXT) == grams.hits(TEXT.replace("\u00e9", "e\u0301")) == 2
+
+
+def test_a_character_is_a_word_where_no_blanks_stand_between(tmp_path):
+    (tmp_path / "a.txt").write_text("人工智能正在改变我们的世界和生活方式", encoding="utf-8")
+    grams = EvaluationGrams.of([str(tmp_path / "a.txt")])
+    assert grams.hits("他说：人工智能，正在改变我们的世界和生活方式！") == 18 - 12
+    assert grams.hits("人工智能") == 0
+
+
 def test_gzipped_json_and_plain_text_are_read_too(tmp_path):
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(json.dumps([QUESTION]).encode()))
     (tmp_path / "b.txt").write_text(prose(1, 9))

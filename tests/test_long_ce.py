@@ -18,7 +18,7 @@ from giraffe_cli.checkpoint import inspect
 from giraffe_cli.config.building import build
 from giraffe_cli.config.train import LONGCE_KNOBS, TrainConfig
 from giraffe_cli.control import control_config
-from giraffe_cli.corpus.store import share_beyond
+from giraffe_cli.corpus.packed_facts import share_beyond
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.progress import SilentReporter

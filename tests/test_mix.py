@@ -176,8 +176,12 @@ def hashes_of(texts: list[str]) -> np.ndarray:
 def test_the_first_of_equal_documents_is_kept():
     first = first_of_equals(hashes_of(["a", "b", "a", "c", "b", "a"]))
     assert first.tolist() == [0, 1, 0, 3, 1, 0]
-    report = duplicates_report(first, np.array([5, 6, 5, 7, 6, 5]), removed=True)
-    assert report == {"documents": 3, "tokens": 16, "removed": True}
+    of_held = np.array([False, False, False, True, False, True])
+    report = duplicates_report(first, of_held, np.array([5, 6, 5, 7, 6, 5]), removed=True)
+    assert report == {
+        **{"documents": 2, "tokens": 11, "removed": True},
+        **{"documents_of_held_out": 2, "tokens_of_held_out": 12},
+    }
     assert first_of_equals(np.empty((0, 16), dtype=np.uint8)).tolist() == []
 
 
@@ -216,6 +220,8 @@ def test_shares_are_met_to_within_a_document_and_passes_are_never_more(
         # Two cells a source, short and long, and each stops at a whole document.
         cells = [sizes[(source == number) & ((sizes >= WINDOW) == long)] for long in (False, True)]
         allowed = sum(cell.max(initial=0) for cell in cells) / 2
+        if int(selection.times.sum()) == 1:  # there is a document, however little was asked for
+            allowed *= 2
         assert abs(taken - wanted * asked) <= allowed + 1
     assert selection.times.max() <= np.ceil(epochs)
 
@@ -231,4 +237,5 @@ def test_a_budget_is_met_to_within_a_document_or_refused_with_what_it_needs(leng
     picked = chosen(0, sizes, source, NAMES[:1], tokens=budget)
     total = int((picked.times * sizes).sum())
     halves = [sizes[sizes < WINDOW], sizes[sizes >= WINDOW]]
-    assert abs(total - budget) <= sum(half.max(initial=0) for half in halves) / 2 + 1
+    is_one = int(picked.times.sum()) == 1  # there is a document, however little was asked for
+    assert is_one or abs(total - budget) <= sum(half.max(initial=0) for half in halves) / 2 + 1

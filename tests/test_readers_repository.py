@@ -113,7 +113,41 @@ def test_ignored_vendored_and_built_files_are_left_out(tmp_path, path, taken):
         (tmp_path / name).write_text(text)
     [document], bad = read(f"repo:{tmp_path}")
     assert document.text == "# README.md\n# r\n" + f"# {path}\nx = 1\n" * taken
-    assert bad.skipped == {}
+    by_name = path.startswith(("vendor", "inner/build", "a.min", ".hidden"))
+    assert bad.skipped == ({} if taken or by_name else {"named by .gitignore": 1})
+
+
+@pytest.mark.parametrize(
+    ("patterns", "kept"),
+    [
+        ("/*.md", ["docs/a.md", "docs/deep/y.md", "src/a.py", "src/b/c.py"]),
+        ("docs/*.md", ["docs/deep/y.md", "r.md", "src/a.py", "src/b/c.py"]),
+        ("/*\n!/src/", ["src/a.py", "src/b/c.py"]),
+        ("docs/**", ["r.md", "src/a.py", "src/b/c.py"]),
+        ("**/deep", ["docs/a.md", "r.md", "src/a.py", "src/b/c.py"]),
+        ("src/**/c.py", ["docs/a.md", "docs/deep/y.md", "r.md", "src/a.py"]),
+        ("src/**/a.py", ["docs/a.md", "docs/deep/y.md", "r.md", "src/b/c.py"]),
+        ("d*s", ["r.md", "src/a.py", "src/b/c.py"]),
+    ],
+)
+def test_stars_cross_no_folder_as_in_git(tmp_path, patterns, kept):
+    """`git ls-files --cached --others --exclude-standard` says the same (git 2.47)."""
+    for name in ("r.md", "docs/a.md", "docs/deep/y.md", "src/a.py", "src/b/c.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"x = '{name}'")
+    (tmp_path / ".gitignore").write_text(patterns + "\n")
+    [document], _ = read(f"repo:{tmp_path}")
+    found = [line[2:] for line in document.text.splitlines() if line.startswith("# ")]
+    assert sorted(found) == kept
+
+
+def test_a_repository_without_text_among_many_is_counted(tmp_path):
+    for name in ("a", "empty"):
+        (tmp_path / name / ".git").mkdir(parents=True)
+    (tmp_path / "a" / "one.py").write_text("x = 1")
+    documents, bad = read(f"repo:{tmp_path}")
+    assert [document.id for document in documents] == ["a"]
+    assert bad.skipped == {"a repository without a text file": 1}
 
 
 def test_a_folder_of_repositories_is_a_document_each(tmp_path):

@@ -41,6 +41,19 @@ def test_parquet_rows_have_their_id_or_their_number(tmp_path):
     assert [d.id for d in read(path)[0]] == ["7", "8"]
 
 
+def test_row_groups_of_no_rows_are_of_no_span(tmp_path):
+    """Their first byte is said to be 0: the last span would be all of the file again."""
+    schema = pyarrow.schema([("text", pyarrow.string())])
+    with pq.ParquetWriter(tmp_path / "a.parquet", schema) as writer:
+        for texts in (["a", "b"], ["c"], [], ["d"], []):
+            writer.write_table(pyarrow.table({"text": pyarrow.array(texts, pyarrow.string())}))
+    for block_bytes in (1, 60, 1 << 20):
+        documents, _ = read(tmp_path / "a.parquet", block_bytes=block_bytes)
+        assert [(d.id, d.text) for d in documents] == [
+            (f"a.parquet:{n}", text) for n, text in enumerate("abcd", start=1)
+        ]
+
+
 @pytest.mark.parametrize("kind", ["file", "stream"])
 def test_arrow_files_and_streams(tmp_path, kind):
     path = write_arrow(tmp_path / "a.arrow", kind, text=["a", "b", "c"], id=["x", None, "z"])
@@ -96,6 +109,30 @@ def test_what_a_column_or_a_row_lacks_is_told(tmp_path, name):
     assert [(d.id, d.text) for d in documents] == [(f"{name}:1", "a"), (f"{name}:5", "b")]
     assert sum(bad.skipped.values()) == 3
     assert bad.skipped["empty text"] == 1
+
+
+@pytest.mark.parametrize("name", ["a.parquet", "a.arrow"])
+def test_columns_that_are_there_twice_and_ids_of_no_text_are_told(tmp_path, name):
+    def write(names: list[str], *columns: pyarrow.Array) -> Path:
+        table = pyarrow.Table.from_arrays(list(columns), names=names)
+        if name.endswith(".parquet"):
+            pq.write_table(table, tmp_path / name)
+            return tmp_path / name
+        with pyarrow.ipc.new_file(str(tmp_path / name), table.schema) as sink:
+            sink.write_table(table)
+        return tmp_path / name
+
+    one = pyarrow.array(["one"])
+    for names, told in ((["text", "text"], "text"), (["text", "id", "id"], "id")):
+        with pytest.raises(InvalidInput, match=f"two columns `{told}`"):
+            read(write(names, *[one] * len(names)))
+    offsets = pyarrow.py_buffer(b"\0\0\0\0\1\0\0\0\2\0\0\0")
+    ids = pyarrow.Array.from_buffers(
+        pyarrow.string(), 2, [None, offsets, pyarrow.py_buffer(b"\xffb")]
+    )
+    documents, bad = read(write(["text", "id"], pyarrow.array(["a", "b"]), ids), "skip")
+    assert [(d.id, d.text) for d in documents] == [("b", "b")]
+    assert bad.skipped == {"an `id` that is not valid UTF-8": 1}
 
 
 # ── hub ───────────────────────────────────────────────────────────────────────────────────────

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gzip
 import io
+import os
 import sys
 from pathlib import Path
 
 import pytest
 from test_readers import read
 
+from giraffe_cli.config.pack import PackConfig
+from giraffe_cli.corpus.changes import raw_digest
+from giraffe_cli.corpus.sources import resolve
 from giraffe_cli.errors import InvalidInput
 
 # ── standard input ────────────────────────────────────────────────────────────────────────────
@@ -139,3 +143,17 @@ def test_a_fifth_held_out_leaves_ten_long_documents_to_evaluate_on(stdlib):
 
     held = choose_held_out(stdlib, 0.2)
     assert sum(len(stdlib[identity]) >= 60_000 for identity in held) >= 9
+
+
+def test_a_name_that_is_no_utf_8_is_written_in_ascii(tmp_path):
+    folder = tmp_path / "tree"
+    folder.mkdir()
+    (folder / os.fsdecode(b"caf\xe9.txt")).write_text("un")
+    (folder / "caf\u00e9.txt").write_text("deux")
+    documents, _ = read(folder)
+    assert [(d.id, d.text) for d in documents] == [
+        ("caf\u00e9.txt", "deux"),
+        ("caf\\xe9.txt", "un"),
+    ]
+    [unit] = resolve([str(folder)], PackConfig())
+    assert len(raw_digest(unit)) == 64

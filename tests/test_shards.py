@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from giraffe_cli.corpus.tokenising import tokenise_unit
 from giraffe_cli.corpus.unit_files import read_done
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.progress import SilentReporter
+from giraffe_cli.rundir import read_kept, write_sealed
 
 WINDOW = 256
 BLOCK_BYTES = 4096
@@ -276,3 +279,65 @@ def test_options_about_shards_that_mean_nothing_are_usage_errors(
     assert result.code == 2
     assert message in result.stderr
     assert not Path("packed").exists()
+
+
+# ── what shards may not differ in ────────────────────────────────────────────────────────────────
+
+
+def test_shards_by_two_backends_are_refused(job):
+    """One was done again by tokenizers, and its units no longer tell why."""
+    for number in (1, 2):
+        pack_shard(*job("packed"), shard=(number, 2))
+    path = Path("packed/.work")
+    done = sorted(path.rglob("done.json"))[0]
+    value = read_kept(done)
+    other = "fastokens" if value["backend"].startswith("tokenizers") else "tokenizers"
+    write_sealed(done, {**value, "backend": f"{other} 9"})
+    with pytest.raises(InvalidInput, match="units are by fastokens .* and tokenizers .* tokenised"):
+        merge_shards(*job("packed"))
+
+
+def test_who_writes_the_first_token_is_part_of_what_shards_share(job, tokenizer, tmp_path):
+    folder = Path(shutil.copytree(tokenizer, tmp_path / "tokenizer"))
+    path = folder / "tokenizer_config.json"
+
+    def arguments() -> tuple:
+        sources, _, *others = job("packed")
+        return sources, folder, *others
+
+    pack_shard(*arguments(), shard=(1, 2))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "add_bos_token": False}))
+    pack_shard(*arguments(), shard=(2, 2))
+    with pytest.raises(InvalidInput, match="missing, altered or of other inputs"):
+        merge_shards(*arguments())
+
+
+def test_a_hold_out_that_takes_all_leaves_one_to_a_merge_too(job):
+    settings = {"hold_out": 0.9999}
+    whole = pack_stage(*job("whole", **settings))
+    pack_shard(*job("merged", **settings), shard=(1, 1))
+    assert merge_shards(*job("merged", **settings)) == whole
+    assert contents("merged") == contents("whole")
+
+
+def test_a_worker_that_is_killed_is_told_and_finished_units_stay(job, monkeypatch):
+    monkeypatch.setattr(workers, "_work", _killed)
+    with pytest.raises(GiraffeError, match="a worker process was killed") as caught:
+        pack_stage(*job("packed"), workers=2)
+    assert "fewer --workers" in (caught.value.hint or "")
+
+
+def _killed(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_windows_that_are_there_stay_when_others_are_refused(job):
+    pack_stage(*job("packed"))
+    before = contents("packed")
+    with pytest.raises(InvalidInput, match="--short-mix"):
+        pack_stage(*job("packed", short_mix=0.4, min_doc_len=1000))
+    after = contents("packed")
+    assert {name: after[name] for name in before} == before
+    assert any(name.startswith(".work") for name in after)
+    pack_stage(*job("packed"))
+    assert contents("packed") == before

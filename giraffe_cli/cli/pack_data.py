@@ -70,14 +70,15 @@ def pack_data(
         str | None,
         one_of(
             choices_of("pack.bos"),
-            "BOS before a document: auto (as the tokenizer), yes, no. Default: auto.",
+            "BOS before a document: auto (as the tokenizer's files say; where they say nothing, "
+            "yes), yes, no. Default: auto.",
         ),
     ] = None,
     eos: Annotated[
         str | None,
         one_of(
             choices_of("pack.eos"),
-            "EOS after a document: auto (as the tokenizer), yes, no. Default: auto.",
+            "EOS after a document: auto (where the tokenizer has one), yes, no. Default: auto.",
         ),
     ] = None,
     mix: Annotated[

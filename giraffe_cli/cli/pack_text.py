@@ -65,7 +65,7 @@ def _summary(stats: Mapping[str, Any], out: Path) -> Table:
         "each document": stats["tokens_policy"],
         "tokenizer": stats["tokenizer_backend"],
         "tokens": f"{stats['tokens_in']:,} in, {stats['tokens_kept']:,} kept, "
-        f"{stats['tokens_dropped']:,} dropped as too short",
+        f"{stats['tokens_dropped']:,} dropped as too short or as tails",
         "windows": f"{stats['windows']:,} of {stats['window']:,} tokens, {stats['rule']}",
         "fill": f"{stats['fill']:.2%} ({stats['padding']:,} of {capacity:,} tokens empty)",
         "documents cut": f"{stats['documents_split']:,}; "
@@ -88,8 +88,13 @@ def _left_out(stats: Mapping[str, Any]) -> dict[str, str]:
         rows["overlap"] = f"{stats['tokens_repeated']:,} tokens stored twice"
     if duplicates["documents"]:
         verb = "removed" if duplicates["removed"] else "kept; --dedupe removes them"
-        rows["exact repetitions"] = (
+        rows["repetitions"] = (
             f"{duplicates['documents']:,} documents, {duplicates['tokens']:,} tokens, {verb}"
+        )
+    if duplicates["documents_of_held_out"]:
+        rows["copies of held-out text"] = (
+            f"{duplicates['documents_of_held_out']:,} documents, "
+            f"{duplicates['tokens_of_held_out']:,} tokens, removed"
         )
     if contamination:
         rows["shared with evaluations"] = (

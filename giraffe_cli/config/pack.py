@@ -44,7 +44,7 @@ class PackConfig(Section):
     token_budget: Length | None = None
     """Tokens to pack; default: as many as the documents give."""
     dedupe: bool = False
-    """Leave out documents whose text an earlier one has exactly."""
+    """Leave out documents whose text an earlier one has, but for white space."""
     decontaminate: list[str] = Field(default_factory=list)
     """Files of evaluation texts; documents that share 13-word runs with them are left out."""
     max_doc_bytes: Size = 256_000_000

@@ -46,20 +46,23 @@ def tokenise_alike(
 
 
 def check_backends(units: list[Unit], done: list[dict[str, Any]]) -> None:
-    """Refuse shards of which one found that its fast backend disagrees, and another did not.
+    """Refuse shards by different backends: one found that they disagree, or was told which to take.
 
     Raises:
-        InvalidInput: units of the others are named.
+        InvalidInput: units by another than tokenizers are named.
     """
-    fell_back = [entry for entry in done if entry["fallback"]]
+    reasons = [entry["fallback"] for entry in done if entry["fallback"]]
+    backends = sorted({entry["backend"] for entry in done})
+    if len({backend.partition(" ")[0] for backend in backends}) < 2:  # versions apart
+        return
     others = [
         f"{unit.name} of {unit.source} by {entry['backend']}"
         for unit, entry in zip(units, done, strict=True)
-        if fell_back and entry["backend"] != fell_back[0]["backend"]
+        if not entry["backend"].startswith("tokenizers")
     ]
-    if others:
-        more = f" and {len(others) - 5} more" if len(others) > 5 else ""
-        raise InvalidInput(
-            f"{fell_back[0]['fallback']}; tokenised are {', '.join(others[:5])}{more}",
-            "run the --shard that holds them again, with --backend tokenizers",
-        )
+    more = f" and {len(others) - 5} more" if len(others) > 5 else ""
+    reason = reasons[0] if reasons else f"units are by {' and '.join(backends)}"
+    raise InvalidInput(
+        f"{reason}; tokenised are {', '.join(others[:5])}{more}",
+        "run the --shard that holds them again, with --backend tokenizers",
+    )

@@ -19,12 +19,12 @@ from giraffe_cli.corpus.corpus_index import CorpusIndex
 from giraffe_cli.corpus.duplicates import duplicates_report
 from giraffe_cli.corpus.held_out_file import held_candidates, held_documents, write_held_out
 from giraffe_cli.corpus.mix import Selection, select
-from giraffe_cli.corpus.pack import Plan, join, plan
+from giraffe_cli.corpus.pack import Plan, join, plan, with_targets
 from giraffe_cli.corpus.removed import Removed, removed_from, write_removed
 from giraffe_cli.corpus.rows import Layout, RowGroup, write_rows
 from giraffe_cli.corpus.shares import Mixture
 from giraffe_cli.corpus.stats import named_in, packing_stats, skipped_in, source_stats
-from giraffe_cli.corpus.store import STATS
+from giraffe_cli.corpus.store import STATS, clear_rows
 from giraffe_cli.corpus.token_files import row_groups
 from giraffe_cli.corpus.tools import Tools
 from giraffe_cli.corpus.unit import Unit
@@ -43,7 +43,8 @@ def assemble(
     out: Path,
     reporter: Reporter,
 ) -> tuple[dict[str, Any], Layout]:
-    """Write rows, `held_out.jsonl.gz`, `removed.jsonl` and `stats.json` into `out`.
+    """Write rows, `held_out.jsonl.gz`, `removed.jsonl` and `stats.json` into `out`; what was there
+    goes once it is known what takes its place.
 
     Raises:
         InvalidInput: nothing to train on, or a mixture that the documents cannot give.
@@ -53,12 +54,19 @@ def assemble(
     held = list(held_documents(units, index, work))
     candidates = held_candidates(index, config, len(held))
     removed = removed_from(index, config, candidates)
-    lengths = np.where(removed.mask(), 0, index.lengths)
+    gone = removed.mask()
+    if gone.all():
+        raise InvalidInput(
+            "every training document has the text of one held out, or of an evaluation",
+            "give more documents, or --hold-out 0",
+        )
+    lengths = np.where(gone, 0, index.lengths)
     selection = select(lengths, index.source, index.names, _mixture(config), window, seed)
     windows = _windows(lengths, selection, config, window, seed)
     shared = index.shared_ids(held)
     stored = index.stored_ids(shared)
     layout = Layout.of(len(windows), window)
+    clear_rows(out)
     with reporter.bar("writing windows", len(windows), "windows") as bar:
         groups = row_groups(index, windows, layout, stored)
         write_rows(out, (_told(group, bar) for group in groups), layout)
@@ -105,7 +113,8 @@ def _windows(
             config.rule,
             config.overlap or 0,
             config.drop_tail,
-        ).shuffled(seed + number)
+        )
+        made = with_targets(made).shuffled(seed + number)
         plans.append(replace(made, document=documents[made.document]))
     windows = join(plans) if plans else plan([], window)
     if not selection.in_passes:
@@ -149,7 +158,9 @@ def _stats(
         "sources": source_stats(of_training[packable], index.source[packable], index.names),
         "skipped": dict(sorted(skipped_in(index.units).items())),
         "skipped_records": named_in(index.units),
-        "duplicates": duplicates_report(removed.duplicate_of, of_training, removed.dedupe),
+        "duplicates": duplicates_report(
+            removed.duplicate_of, removed.of_held, of_training, removed.dedupe
+        ),
         "contamination": grams.report()
         | {
             "documents": contaminated,

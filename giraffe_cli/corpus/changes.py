@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -40,9 +41,9 @@ def raw_digest(unit: Unit) -> str:
     hasher.update(make_reader(unit.reader).depends_on().encode())
     for span in unit.files:
         if "://" in span.path:
-            hasher.update(span.path.encode())
+            hasher.update(os.fsencode(span.path))
             continue
-        name = unit.relative(span.path).encode()
+        name = os.fsencode(unit.relative(span.path))
         hasher.update(b"%d %d %d %d " % (len(name), span.start, span.end, span.size) + name)
         try:
             with _opened(span.path) as handle:

@@ -1,4 +1,6 @@
-"""Exact duplicates, by a 16-byte hash of each text: the first of equal documents stays.
+"""Duplicates, by a 16-byte hash of each text: the first of equal documents stays.
+
+Texts are equal that differ in white space alone, or in how Unicode writes an accent (NFC).
 
 Two different texts share a hash with a probability below 1e-24 for a million documents (birthday
 bound of 2^128). Cost: one sort of the hashes.
@@ -7,6 +9,7 @@ bound of 2^128). Cost: one sort of the hashes.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from typing import Any
 
 import numpy as np
@@ -19,7 +22,8 @@ HASH_BYTES = 16
 
 def text_hash(text: str) -> bytes:
     """What tells equal texts, `HASH_BYTES` bytes."""
-    return hashlib.sha256(text.encode()).digest()[:HASH_BYTES]
+    folded = " ".join(unicodedata.normalize("NFC", text).split())
+    return hashlib.sha256(folded.encode()).digest()[:HASH_BYTES]
 
 
 def first_of_equals(hashes: npt.NDArray[np.uint8]) -> Int64:
@@ -44,11 +48,16 @@ def first_of_equals(hashes: npt.NDArray[np.uint8]) -> Int64:
     return first
 
 
-def duplicates_report(first: Int64, lengths: Int64, removed: bool) -> dict[str, Any]:
-    """`stats.json` → `duplicates`: how many documents and tokens repeat an earlier document."""
-    later = first != np.arange(len(first))
+def duplicates_report(
+    first: Int64, of_held: npt.NDArray[np.bool_], lengths: Int64, removed: bool
+) -> dict[str, Any]:
+    """`stats.json` → `duplicates`: how many documents and tokens repeat an earlier document, and
+    how many the text of one that is held out, which are always removed."""
+    later = (first != np.arange(len(first))) & ~of_held
     return {
         "documents": int(later.sum()),
         "tokens": int(lengths[later].sum()),
         "removed": removed,
+        "documents_of_held_out": int(of_held.sum()),
+        "tokens_of_held_out": int(lengths[of_held].sum()),
     }

@@ -34,7 +34,9 @@ def held_candidates(index: CorpusIndex, config: PackConfig, held: int) -> list[i
     ]
     identity = min(ranked)[1]
     found = [n for n in range(len(index.ids)) if index.ids[n] == identity]
-    return found if len(found) < len(index.ids) else []
+    texts = {index.hashes[number].tobytes() for number in found}
+    left = any(hashed.tobytes() not in texts for hashed in index.hashes)
+    return found if left else []
 
 
 def write_held_out(

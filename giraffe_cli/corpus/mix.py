@@ -63,9 +63,12 @@ def select(
         )
     share = shares(tokens, names, mixture)
     total = _total(tokens, share, names, mixture)
-    times = np.zeros(len(lengths), dtype=np.int32)
-    for number, quota in enumerate((share * total).ravel().tolist()):
+    times, quotas = np.zeros(len(lengths), dtype=np.int32), (share * total).ravel()
+    for number, quota in enumerate(quotas.tolist()):
         _fill(times, np.flatnonzero(eligible & (cell == number)), counts, quota, (seed, number))
+    if not times.any():  # less than half a document was asked for
+        members = np.flatnonzero((counts > 0) & (cell == int(quotas.argmax())))
+        times[members[int(counts[members].argmin())]] = 1
     report = {
         "long_from": threshold,
         "documents_too_short": int((~eligible & (lengths > 0)).sum()),

@@ -55,7 +55,7 @@ class Plan:
     offsets: Int64
     """[windows + 1] piece numbers."""
     dropped_tokens: int
-    """Tokens in pieces shorter than `min_piece` and in dropped tails."""
+    """Tokens in pieces shorter than `min_piece`, in dropped tails and in windows without target."""
     dropped_pieces: int
     """Number of those pieces."""
     repeated_tokens: int = 0
@@ -146,6 +146,27 @@ def plan(
         dropped,
         pieces_dropped,
         repeated,
+    )
+
+
+def with_targets(found: Plan) -> Plan:
+    """`found` without windows whose pieces are all of one token, and so have no target."""
+    counts = np.diff(found.offsets)
+    window_of = np.repeat(np.arange(len(found)), counts)
+    tokens = np.bincount(window_of, weights=found.length, minlength=len(found)).astype(np.int64)
+    has_target = tokens > counts
+    if has_target.all():
+        return found
+    kept = has_target[window_of]
+    gone = int((~kept).sum())
+    return replace(
+        found,
+        document=found.document[kept],
+        start=found.start[kept],
+        length=found.length[kept],
+        offsets=_offsets(counts[has_target]),
+        dropped_tokens=found.dropped_tokens + gone,
+        dropped_pieces=found.dropped_pieces + gone,
     )
 
 

@@ -55,9 +55,7 @@ def pack_stage(
         if not replace and is_packed(out):
             _refuse(out, packing.inputs)
         try:
-            done = packing.tokenise(range(len(packing.units)), workers)
-            if not any(entry["documents"] for entry in done):
-                packing.keep_one()
+            packing.tokenise(range(len(packing.units)), workers)
             return packing.assemble()
         except Exception:
             packing.leave()

@@ -17,6 +17,7 @@ from giraffe_cli.corpus.changes import changed
 from giraffe_cli.corpus.corpus_index import CorpusIndex, read_index
 from giraffe_cli.corpus.holdout import rank
 from giraffe_cli.corpus.pack_knobs import check_knobs
+from giraffe_cli.corpus.shares import check_weights
 from giraffe_cli.corpus.sources import resolve
 from giraffe_cli.corpus.stats import listed, skipped_in, warnings_of
 from giraffe_cli.corpus.store import KIND, STATS, clear_rows, clear_work
@@ -26,9 +27,17 @@ from giraffe_cli.corpus.unit import Unit
 from giraffe_cli.corpus.unit_files import HELD, read_done, unit_folder
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.progress import Reporter
-from giraffe_cli.rundir import WORK, digest_value, finish_stage, make_folder, read_json
+from giraffe_cli.rundir import (
+    MANIFEST,
+    WORK,
+    digest_value,
+    finish_stage,
+    make_folder,
+    read_json,
+    stage_holds,
+)
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Counts changes of what is written, so that folders of an older giraffe are packed again."""
 _WITHOUT_EFFECT = {"backend"}
 """Knobs that change speed and not a byte."""
@@ -54,11 +63,13 @@ class Packing:
         if self.tools.tokenize.fallback:
             reporter.warn(f"{self.tools.tokenize.fallback}; tokenizers is used")
         self.units = resolve(sources, config, self.work)
+        check_weights(config.mix, list(dict.fromkeys(unit.source for unit in self.units)))
         self.unit_inputs = [unit_inputs(unit, self.tools) for unit in self.units]
         self.inputs = {
             "version": FORMAT_VERSION,
             "sources": _source_digests(self.units, self.unit_inputs),
             "tokenizer": tokenizer_digest(checkpoint_path),
+            "tokens_policy": self.tools.tokenize.policy,
             "window": window,
             "config": config.model_dump(mode="json", exclude=_WITHOUT_EFFECT),
             "decontaminate": self.tools.inputs["decontaminate"],
@@ -80,15 +91,13 @@ class Packing:
                 raise changed(f"{self.units[number].name} of {self.units[number].source}")
         return done
 
-    def keep_one(self) -> None:
+    def _keep_one(self) -> None:
         """When every document is held out, train on the one of the highest hash after all."""
         held = [
             json.loads(line)["id"]
             for number in range(len(self.units))
             for line in (unit_folder(self.work, number) / HELD).read_bytes().splitlines()
         ]
-        if not held:
-            return
         kept = max(held, key=rank)
         self.tools = Tools.of(self.tools.tokenize.folder, self.config, kept)
         self.unit_inputs = [unit_inputs(unit, self.tools) for unit in self.units]
@@ -97,9 +106,11 @@ class Packing:
     def assemble(self) -> dict[str, Any]:
         """The second phase: rows, statistics, and the manifest last."""
         index = read_index(self.units, self.work, self.unit_inputs)
+        if not len(index.lengths) and any(unit["held"] for unit in index.units):
+            self._keep_one()
+            index = read_index(self.units, self.work, self.unit_inputs)
         check_backends(self.units, index.units)
         _check_any_to_train_on(index)
-        clear_rows(self.out)
         stats, layout = assemble(
             self.units,
             index,
@@ -110,7 +121,6 @@ class Packing:
             self.out,
             self.reporter,
         )
-        clear_work(self.out)
         finish_stage(
             self.out,
             self.inputs,
@@ -123,14 +133,23 @@ class Packing:
         return self.finished()
 
     def leave(self) -> None:
-        """After an error while tokenising, finished units stay for the next try; else nothing."""
-        finished = [n for n in range(len(self.units)) if read_done(unit_folder(self.work, n))]
-        if len(finished) in (0, len(self.units)):
-            shutil.rmtree(self.out, ignore_errors=True)
+        """After an error, finished units stay for the next try, and rows that were there before and
+        that nothing has taken the place of; else nothing."""
+        holds_tokens = False
+        for number in range(len(self.units)):
+            folder = unit_folder(self.work, number)
+            if done := read_done(folder):
+                holds_tokens |= bool(done["documents"] or done["held"])
+            else:
+                shutil.rmtree(folder, ignore_errors=True)
+        if not holds_tokens:
+            clear_work(self.out)
+        if (self.out / MANIFEST).exists() and not stage_holds(self.out, self.inputs):
             return
-        clear_rows(self.out)
-        for number in set(range(len(self.units))) - set(finished):
-            shutil.rmtree(unit_folder(self.work, number), ignore_errors=True)
+        if holds_tokens:
+            clear_rows(self.out)
+        else:
+            shutil.rmtree(self.out, ignore_errors=True)
 
     def finished(self) -> dict[str, Any]:
         """The stats of what is there, with what the user should know of it.
@@ -150,8 +169,6 @@ def _check_any_to_train_on(index: CorpusIndex) -> None:
     """Raises InvalidInput where there is nothing, with where the documents went."""
     if len(index.lengths):
         return
-    if held := sum(unit["held"] for unit in index.units):
-        raise InvalidInput(f"all {held} documents are held out for evaluation", "lower --hold-out")
     skipped = listed(skipped_in(index.units)) or "none"
     raise InvalidInput(
         f"no documents in {', '.join(index.names)}; skipped: {skipped}",

@@ -12,6 +12,7 @@ import numpy.typing as npt
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.corpus_index import CorpusIndex
 from giraffe_cli.corpus.duplicates import first_of_equals
+from giraffe_cli.corpus.pack import Int64
 from giraffe_cli.corpus.rows import Strings
 from giraffe_cli.corpus.store import REMOVED
 from giraffe_cli.rundir import atomic_open
@@ -32,9 +33,9 @@ class Removed:
 
     def mask(self) -> npt.NDArray[np.bool_]:
         """[documents] true where a document is left out."""
-        out = self.contaminated.copy()
+        out = self.contaminated | self.of_held
         if self.dedupe:
-            out |= self.of_held | (self.duplicate_of != np.arange(len(out)))
+            out |= self.duplicate_of != np.arange(len(out))
         out[self.candidates] = True
         return out
 
@@ -45,14 +46,23 @@ def removed_from(index: CorpusIndex, config: PackConfig, candidates: list[int]) 
     held |= {index.hashes[number].tobytes() for number in candidates}
     own = (index.hashes[number].tobytes() in held for number in range(len(index.hashes)))
     of_held = np.fromiter(own, dtype=bool, count=len(index.hashes))
-    first = first_of_equals(index.hashes)
+    first = _first_of_equals(index, config)
     return Removed(candidates, of_held, index.contaminated, first, dedupe=config.dedupe)
+
+
+def _first_of_equals(index: CorpusIndex, config: PackConfig) -> Int64:
+    """As `first_of_equals`, among the documents of sources that are taken at all."""
+    weights = [config.mix.get(name, 1.0) for name in index.names]
+    taken = np.flatnonzero(np.array(weights)[index.source] > 0)
+    first = np.arange(len(index.hashes))
+    first[taken] = taken[first_of_equals(index.hashes[taken])]
+    return first
 
 
 def write_removed(index: CorpusIndex, removed: Removed, stored: Strings, out: Path) -> None:
     """`removed.jsonl`, a line a document left out as a duplicate or contaminated; if any were."""
     duplicate = removed.duplicate_of != np.arange(len(removed.duplicate_of))
-    gone = removed.contaminated | ((duplicate | removed.of_held) & removed.dedupe)
+    gone = removed.contaminated | removed.of_held | (duplicate & removed.dedupe)
     gone[removed.candidates] = False
     if not gone.any():
         return

@@ -119,7 +119,14 @@ def _rows(names: Sequence[str], tokens: Float64) -> list[tuple[str, tuple[float,
     return [(n, (float(r[0]), float(r[1]))) for n, r in zip(names, tokens, strict=True)]
 
 
-def _weights(weights: Mapping[str, float], names: Sequence[str]) -> Float64:
+def check_weights(weights: Mapping[str, float], names: Sequence[str]) -> None:
+    """Shares of `names`, sources; none at all are right too.
+
+    Raises:
+        InvalidInput: a weight for an unknown source or none for a known one, or all are 0.
+    """
+    if not weights:
+        return
     for name in weights:
         if name not in names:
             raise InvalidInput(
@@ -131,7 +138,11 @@ def _weights(weights: Mapping[str, float], names: Sequence[str]) -> Float64:
             f"--mix gives no share to {', '.join(lacking)}",
             "give every source one; 0 leaves it out",
         )
-    values = np.array([weights[name] for name in names], dtype=np.float64)
-    if not values.sum() > 0 or (values < 0).any():
+    if not sum(weights.values()) > 0 or min(weights.values()) < 0:
         raise InvalidInput("--mix needs shares of 0 or more, not all of them 0")
+
+
+def _weights(weights: Mapping[str, float], names: Sequence[str]) -> Float64:
+    check_weights(weights, names)
+    values = np.array([weights[name] for name in names], dtype=np.float64)
     return np.asarray(values / values.sum())

@@ -16,6 +16,8 @@ LITTLE_LONG = 0.1
 """Below this share of tokens in long documents a corpus mostly teaches short contexts."""
 MANY_DUPLICATES = 0.01
 """Share of the tokens in repeated documents above which it is worth a word."""
+FAR_FROM_ASKED = 0.2
+"""Of the larger of two shares: a difference worth a word."""
 MANY_PASSES = 4
 """Passes up to which repeated text is nearly worth new text (Muennighoff et al. 2023, "Scaling
 Data-Constrained Language Models")."""
@@ -129,8 +131,16 @@ def warnings_of(stats: Mapping[str, Any]) -> list[str]:
     if not removed and repeats > MANY_DUPLICATES * stats["tokens_in"]:
         found.append(
             f"{stats['duplicates']['documents']} documents ({repeats} tokens) repeat an earlier "
-            "one exactly; --dedupe leaves them out"
+            "one; --dedupe leaves them out"
         )
+    sources = stats["mixture"]["sources"]
+    for name, entry in sources.items():
+        asked, share = entry["share_asked"], entry["share"]
+        if abs(share - asked) > FAR_FROM_ASKED * max(asked, share):
+            found.append(
+                f"{name} makes up {share:.1%} of the tokens, {asked:.1%} was asked for: documents "
+                "are taken whole; more --tokens or --epochs come nearer to it"
+            )
     most = stats["mixture"]["most_often"]
     if most > MANY_PASSES:
         found.append(

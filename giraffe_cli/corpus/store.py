@@ -23,7 +23,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pyarrow.parquet as pq
 
 from giraffe_cli.corpus.base import Document
@@ -137,40 +136,6 @@ def document_ids(folder: Path) -> set[str]:
     for column in columns(folder, "doc_ids"):
         found.update(column.flatten().unique().to_pylist())
     return found
-
-
-def num_rows(folder: Path) -> int:
-    """Windows of a packed folder, by its manifest."""
-    return int(read_json(folder / MANIFEST)["layout"]["rows"])
-
-
-def num_held_out(folder: Path) -> int:
-    """Documents that packing kept out of training, by its statistics."""
-    return int(read_json(folder / STATS)["documents_held_out"])
-
-
-def attention_share(folder: Path) -> float:
-    """s²: the mean over a packed folder's windows of Σ l² / S², the part of full attention that
-    documents of l tokens leave over in windows of S; reads their lengths alone."""
-    window, squares, rows = read_json(folder / MANIFEST)["window"], 0.0, 0
-    for column in columns(folder, "seq_lengths"):
-        lengths = column.flatten().to_numpy().astype(float)
-        squares, rows = squares + float(lengths @ lengths), rows + len(column)
-    return squares / (rows * window**2) if rows else 1.0
-
-
-def share_beyond(folder: Path, length: int, across_documents: bool = False) -> float:
-    """Of all tokens of a packed folder, those with `length` or more of their document before them;
-    of their window where documents see each other. Reads lengths alone."""
-    beyond = tokens = 0
-    for column in columns(folder, "seq_lengths"):
-        lengths = column.flatten().to_numpy()
-        if across_documents:
-            ends = column.offsets.to_numpy()
-            lengths = np.add.reduceat(lengths, (ends - ends[0])[:-1])
-        beyond += int(np.maximum(lengths - length, 0).sum())
-        tokens += int(lengths.sum())
-    return beyond / tokens if tokens else 0.0
 
 
 def is_packed(path: Path) -> bool:

@@ -13,7 +13,7 @@ from giraffe_cli.corpus.tokens import DocumentTokenizer, tokenizer_digest
 from giraffe_cli.corpus.unit import Unit
 from giraffe_cli.rundir import digest_value
 
-FORMAT = 2
+FORMAT = 3
 """Counts changes of what the first phase of packing writes."""
 _IDENTIFYING = ("hold_out", "on_bad", "text_field", "bos", "eos", "max_doc_bytes", "block_bytes")
 """Knobs of `PackConfig` that decide what that phase writes."""
@@ -43,6 +43,7 @@ class Tools:
         inputs = {
             "format": FORMAT,
             "tokenizer": tokenizer_digest(folder),
+            "tokens_policy": tokenize.policy,
             "config": config.model_dump(mode="json", include=set(_IDENTIFYING)),
             "decontaminate": grams.files if grams else {},
             "kept": kept,

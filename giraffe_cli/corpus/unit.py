@@ -95,5 +95,7 @@ def _unit_name(spans: list[FileSpan], root: str) -> str:
 
 
 def below(path: str, root: str) -> str:
-    """`path` relative to the folder `root`, with forward slashes."""
-    return Path(os.path.relpath(path, root)).as_posix()
+    """`path` relative to the folder `root`, with forward slashes; bytes that are no UTF-8 are
+    written `\\xff`."""
+    relative = Path(os.path.relpath(path, root)).as_posix()
+    return os.fsencode(relative).decode("utf-8", "backslashreplace")

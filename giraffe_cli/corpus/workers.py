@@ -47,9 +47,9 @@ def _in_processes(
     """`done.json` of each unit in order, tokenised by `workers` processes.
 
     Raises:
-        GiraffeError: what a worker raised.
+        GiraffeError: what a worker raised, or one was killed.
     """
-    import concurrent.futures  # here: it brings ssl, which one process does not need
+    import concurrent.futures.process  # here: it brings ssl, which one process does not need
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")
@@ -65,6 +65,11 @@ def _in_processes(
                 if kind != "done":
                     raise _raised(kind, value)
                 yield value, number
+        except concurrent.futures.process.BrokenProcessPool as error:
+            raise GiraffeError(
+                "a worker process was killed, as by the system when memory runs out",
+                "run the same command again with fewer --workers: finished units stay",
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 

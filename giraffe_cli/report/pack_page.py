@@ -107,7 +107,9 @@ def account(stats: Mapping[str, Any]) -> list[Entry]:
     removed = tokens - available - mixture["tokens_too_short"]
     reasons = []
     if duplicates["removed"]:
-        reasons.append(f"{duplicates['documents']:,} documents repeat an earlier one exactly")
+        reasons.append(f"{duplicates['documents']:,} documents repeat an earlier one")
+    if duplicates["documents_of_held_out"]:
+        reasons.append(f"{duplicates['documents_of_held_out']:,} documents repeat one held out")
     if evaluation:
         reasons.append(f"{evaluation['documents']:,} documents share text with an evaluation")
     changed = stats["tokens_in"] - available

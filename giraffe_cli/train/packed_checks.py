@@ -6,7 +6,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from giraffe_cli.config.train import TrainConfig
-from giraffe_cli.corpus.store import num_held_out, num_rows, share_beyond
+from giraffe_cli.corpus.packed_facts import (
+    num_held_out,
+    num_rows,
+    rows_without_target,
+    share_beyond,
+)
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.units import format_length
 
@@ -15,11 +20,16 @@ def check_packed(packed_dir: Path, config: TrainConfig, native_length: int) -> N
     """What `config` trains and measures on is there; `native_length` is the base's.
 
     Raises:
-        InvalidInput: there are no windows, none that LongCE can weigh, or nothing is held out to
-            be measured on.
+        InvalidInput: there are no windows, some without a target or none that LongCE can weigh, or
+            nothing is held out to be measured on.
     """
     if not num_rows(packed_dir):
         raise InvalidInput(f"{packed_dir} holds no training windows", "give more --data")
+    if count := rows_without_target(packed_dir, config.across_documents):
+        raise InvalidInput(
+            f"{count} windows of {packed_dir} hold documents of single tokens only",
+            "pack again, with --min-piece 2 or more",
+        )
     if config.loss != "ce":
         compared_share(packed_dir, config, native_length)
     if config.held_out_every and not num_held_out(packed_dir):

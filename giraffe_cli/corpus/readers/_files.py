@@ -120,9 +120,13 @@ def read_file(
     `root` is the folder that links may not leave, None for a file that the user named.
     """
     try:
-        if root is not None and path.is_symlink() and not _leads_to_a_file(path, root):
-            bad.skip("link to a folder of the same source")
-            return None
+        if root is not None and path.is_symlink():
+            if not _leads_to_a_file(path, root):
+                bad.skip("link to a folder of the same source")
+                return None
+            if _is_read_itself(path, root):
+                bad.skip("link to a file of the same source")
+                return None
         return text(path)
     except FileNotFoundError as error:
         raise missing(path) from error
@@ -152,6 +156,17 @@ def _leads_to_a_file(path: Path, root: Path) -> bool:
         outside = "; to read what it leads to, name that as a source" if "out of" in reason else ""
         raise Defect(reason, outside)
     return path.is_file()
+
+
+def _is_read_itself(link: Path, root: Path) -> bool:
+    """Whether what `link` leads to, inside `root`, is among the files that are read there: no part
+    of its path is hidden, and its name promises what the link's does."""
+    target = Path(os.path.realpath(link)).relative_to(os.path.realpath(root))
+    is_hidden = any(part.startswith(".") for part in target.parts)
+    return not is_hidden and (target.suffix.lower(), is_text_name(target)) == (
+        link.suffix.lower(),
+        is_text_name(link),
+    )
 
 
 def _text(path: Path, data: bytes, bad: BadRecords) -> str | None:

@@ -32,6 +32,9 @@ def columns_to_read(schema: Any, text_field: str) -> list[str]:
             f"no column `{text_field}` (--text-field names it)",
             f"; {what_there_is(text_field, schema.names)}",
         )
+    twice = [name for name in (text_field, "id") if schema.names.count(name) > 1]
+    if twice:
+        raise Defect(f"two columns `{twice[0]}`")
     kind = schema.field(text_field).type
     if not _is_string(kind):
         raise Defect(f"column `{text_field}` is no string but {kind}")
@@ -56,7 +59,7 @@ def documents_of(
             row += 1
             try:
                 text = _text(texts[index], text_field, max_doc_bytes)
-                identity = identity_of({"id": ids[index].as_py()}) if ids is not None else None
+                identity = _identity(ids[index]) if ids is not None else None
             except Defect as defect:
                 bad.report(partial("{}: row {}".format, path, row), defect.reason, defect.detail)
                 continue
@@ -64,6 +67,13 @@ def documents_of(
                 bad.skip("empty text")
             else:
                 yield Document(identity or f"{name}:{row}", text, unit.source)
+
+
+def _identity(scalar: Any) -> str | None:
+    try:
+        return identity_of({"id": scalar.as_py()})
+    except UnicodeDecodeError as error:
+        raise Defect("an `id` that is not valid UTF-8") from error
 
 
 def _text(scalar: Any, text_field: str, max_doc_bytes: int) -> str:

@@ -12,8 +12,8 @@ path. A folder without `.git` whose subfolders hold one is a document for each. 
 of more than `max_doc_bytes` becomes several documents, cut between files: `giraffe`, `giraffe:2`.
 
 Left out: hidden files, what is no text by its name, folders of installed or vendored code and of
-build output (`LEFT_OUT`), minified files, and what the `.gitignore` at the root names. `**` is read
-as `*` there, and those of inner folders are not read.
+build output (`LEFT_OUT`), minified files, and what the `.gitignore` at the root names, which is
+counted; those of inner folders are not read.
 Memory: one document, and the import lines.
 """
 
@@ -58,8 +58,16 @@ class CodeRepo(AbstractReader):
         inner = _repositories_in(root)
         if not inner:
             return [_unit(root, name)]
-        # Named by its folder: the names of its files are not unique beside other repositories'.
-        units = [replace(_unit(folder, name), name=folder.name) for folder in inner]
+        units, empty = list[Unit](), list[InvalidInput]()
+        for folder in inner:
+            try:
+                # Named by its folder: its files' names are not unique beside other repositories'.
+                units.append(replace(_unit(folder, name), name=folder.name))
+            except InvalidInput as error:
+                empty.append(error)
+        if not units:
+            raise empty[0]
+        units = _counting(units, "a repository without a text file", len(empty))
         beside = sum(1 for path in root.iterdir() if path.name[0] != ".") - len(inner)
         return _counting(units, "beside the repositories", beside)
 
@@ -67,8 +75,9 @@ class CodeRepo(AbstractReader):
         bad.pass_over(unit)
         root, parts, size, number = Path(unit.root), list[str](), 0, 1
         name = root.resolve().name
-        for path in self._ordered(unit, bad):
-            text = read_text(root / path, root, self.max_doc_bytes, BadRecords("skip")) or ""
+        places = {unit.relative(span.path): Path(span.path) for span in unit.files}
+        for path in self._ordered(unit, places, bad):
+            text = read_text(places[path], root, self.max_doc_bytes, BadRecords("skip")) or ""
             part = f"# {path}\n{text}\n"
             length = len(part) if part.isascii() else len(part.encode())
             if parts and size + length > self.max_doc_bytes:
@@ -87,11 +96,12 @@ class CodeRepo(AbstractReader):
         (root / "inner" / "b.py").write_text("ONE = 1\n")
         return f"{PREFIX}{root}"
 
-    def _ordered(self, unit: Unit, bad: BadRecords) -> list[str]:
-        """Paths below the root; those that cannot be used are reported and left out."""
+    def _ordered(self, unit: Unit, places: dict[str, Path], bad: BadRecords) -> list[str]:
+        """The keys of `places`, paths below the root; those that cannot be used are reported and
+        left out."""
         root, names = Path(unit.root), dict[str, list[str]]()
-        for path in (unit.relative(span.path) for span in unit.files):
-            text = read_text(root / path, root, self.max_doc_bytes, bad)
+        for path, place in places.items():
+            text = read_text(place, root, self.max_doc_bytes, bad)
             if text is not None:
                 names[path] = imported_names(path, text)
         readmes = [path for path in names if "/" not in path and path.lower().startswith("readme")]
@@ -109,15 +119,17 @@ def _repositories_in(root: Path) -> list[Path]:
 
 
 def _unit(root: Path, source: str) -> Unit:
-    spans, others = text_files(root, _left_out(root))
+    ignored = set[Path]()
+    spans, others = text_files(root, _left_out(root, ignored))
     if not spans:
         raise InvalidInput(
             f"{root} holds no text file" + (f"; it holds: {listed(others)}" if others else ""),
             "readable here: .py, .md, .txt and other text",
         )
     [unit] = units_of(spans, sys.maxsize, source, "code-repo", str(root))
-    passed_over = tuple((f"not a text suffix: {s}", n) for s, n in sorted(others.items()))
-    return replace(unit, passed_over=passed_over, walked=True)
+    passed_over = [(f"not a text suffix: {s}", n) for s, n in sorted(others.items())]
+    passed_over += [("named by .gitignore", len(ignored))] if ignored else []
+    return replace(unit, passed_over=tuple(passed_over), walked=True)
 
 
 def _counting(units: list[Unit], reason: str, count: int) -> list[Unit]:
@@ -128,8 +140,8 @@ def _counting(units: list[Unit], reason: str, count: int) -> list[Unit]:
     return [replace(first, passed_over=(*first.passed_over, (reason, count))), *rest]
 
 
-def _left_out(root: Path) -> Callable[[Path], bool]:
-    """Whether a path below `root` is passed over."""
+def _left_out(root: Path, ignored: set[Path]) -> Callable[[Path], bool]:
+    """Whether a path below `root` is passed over; what `.gitignore` names joins `ignored`."""
     patterns = _ignored(root / ".gitignore")
 
     def left_out(path: Path) -> bool:
@@ -138,7 +150,10 @@ def _left_out(root: Path) -> Callable[[Path], bool]:
             return True
         relative = path.relative_to(root).as_posix()
         fitting = [p for p in patterns if _fits(p.removeprefix("!"), relative, folder)]
-        return bool(fitting) and not fitting[-1].startswith("!")  # as in git, the last decides
+        if not fitting or fitting[-1].startswith("!"):  # as in git, the last decides
+            return False
+        ignored.add(path)
+        return True
 
     return left_out
 
@@ -155,8 +170,21 @@ def _fits(pattern: str, relative: str, folder: bool) -> bool:
     if pattern.endswith("/") and not folder:
         return False
     pattern = pattern.removesuffix("/")
-    subject = relative if "/" in pattern else relative.rpartition("/")[2]
-    return fnmatchcase(subject, pattern.removeprefix("/").replace("**/", "*").replace("**", "*"))
+    if "/" not in pattern:
+        return fnmatchcase(relative.rpartition("/")[2], pattern)
+    return _parts_fit(pattern.removeprefix("/").split("/"), relative.split("/"))
+
+
+def _parts_fit(patterns: list[str], parts: list[str]) -> bool:
+    """Folder by folder, as `*` crosses no slash; `**` stands for any number of them, at the end for
+    one or more."""
+    if not patterns:
+        return not parts
+    first, *others = patterns
+    if first != "**":
+        return bool(parts) and fnmatchcase(parts[0], first) and _parts_fit(others, parts[1:])
+    least = 0 if others else 1
+    return any(_parts_fit(others, parts[count:]) for count in range(least, len(parts) + 1))
 
 
 def dependencies_first(order: list[str], needs: dict[str, list[str]]) -> list[str]:

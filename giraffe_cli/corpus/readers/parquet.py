@@ -115,6 +115,8 @@ def _cuts(metadata: Any, block_bytes: int) -> list[int]:
     cuts, size = [0], 0
     for index in range(metadata.num_row_groups):
         group = metadata.row_group(index)
+        if not group.num_rows:  # its first byte may be said to be 0
+            continue
         if size and size + group.total_byte_size > block_bytes:
             cuts.append(_first_byte(group))
             size = 0
