@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from giraffe_cli.corpus.base import Document, longest_first
 
@@ -41,3 +43,13 @@ def test_a_copy_is_no_other_sample(giraffe, tiny_llama, tmp_path, copies):
     warning = f"left out: {copies} documents with the text of another"
     assert (warning in results["warnings"]) == (copies > 0)
     assert (warning in done.stderr) == (copies > 0)
+
+
+@given(
+    st.lists(st.tuples(st.text("aé漢", max_size=3), st.sampled_from("xyz")), max_size=40),
+    st.integers(1, 5),
+)
+def test_a_few_are_the_first_of_all(drawn, most):
+    """Whatever is dropped on the way comes again under a smaller id, or was too short."""
+    documents = [Document(f"d{n % 7}", text, source) for n, (text, source) in enumerate(drawn)]
+    assert longest_first(iter(documents), most) == longest_first(documents)[:most]

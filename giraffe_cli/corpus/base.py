@@ -41,13 +41,24 @@ class Document:
     source: str
 
 
-def longest_first(documents: Iterable[Document]) -> list[Document]:
+def longest_first(documents: Iterable[Document], most: int | None = None) -> list[Document]:
     """One document of each text, by its bytes in UTF-8: a token of most tokenizers has three to
-    four of them in English and two to three in Chinese, where it has four characters or one."""
+    four of them in English and two to three in Chinese, where it has four characters or one.
+
+    Of `most`, no more than twice as many are in memory at a time."""
     firsts: dict[str, Document] = {}
-    for document in sorted(documents, key=lambda d: (d.source, d.id)):
-        firsts.setdefault(document.text, document)
-    return sorted(firsts.values(), key=lambda d: -len(d.text.encode("utf-8", "surrogatepass")))
+    for document in documents:
+        known = firsts.get(document.text)
+        if known is None or (document.source, document.id) < (known.source, known.id):
+            firsts[document.text] = document
+        if most is not None and len(firsts) > 2 * most:
+            firsts = {kept.text: kept for kept in sorted(firsts.values(), key=_by_bytes)[:most]}
+    return sorted(firsts.values(), key=_by_bytes)[:most]
+
+
+def _by_bytes(document: Document) -> tuple[int, str, str, str]:
+    size = len(document.text.encode("utf-8", "surrogatepass"))
+    return -size, document.source, document.id, document.text
 
 
 @dataclass

@@ -219,6 +219,11 @@ def held_out_writer(folder: Path) -> Iterator[Callable[[bytes], None]]:
 
 
 def held_out(folder: Path) -> list[Document]:
+    """As `each_held_out`, all of them."""
+    return list(each_held_out(folder))
+
+
+def each_held_out(folder: Path) -> Iterator[Document]:
     """The documents that packing kept out of training, in the order of the corpus.
 
     Raises:
@@ -227,7 +232,8 @@ def held_out(folder: Path) -> list[Document]:
     path = folder / HELD_OUT
     try:
         with gzip.open(path, "rt", encoding="utf-8") as lines:
-            return [Document(**json.loads(line)) for line in lines]
+            for line in lines:
+                yield Document(**json.loads(line))
     except FileNotFoundError as error:
         raise InvalidInput(f"{path} does not exist", "run giraffe pack-data again") from error
     except (OSError, EOFError, zlib.error, ValueError, TypeError) as error:

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from giraffe_cli.corpus.base import longest_first
-from giraffe_cli.corpus.store import PackedRows, held_out
+from giraffe_cli.corpus.store import PackedRows, each_held_out
 from giraffe_cli.corpus.tokens import DocumentTokenizer
 from giraffe_cli.train.data import Window, WindowStream
 from giraffe_cli.train.gradients import sum_of
@@ -32,7 +32,7 @@ def held_out_windows(
     Raises:
         InvalidInput: packing held none out, or none of two tokens.
     """
-    documents = longest_first(held_out(rows.folder))
+    documents = longest_first(each_held_out(rows.folder), evaluated + most)
     documents = documents[evaluated:] or documents
     # what a document is made of beside its text is what packing made of it
     tokenize = DocumentTokenizer(tokenizer_dir, "tokenizers", rows.bos, rows.eos)

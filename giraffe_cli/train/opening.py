@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 
 from giraffe_cli.config.train import TrainConfig
-from giraffe_cli.corpus.store import PackedRows, held_out, open_packed
+from giraffe_cli.corpus.packed_facts import num_held_out
+from giraffe_cli.corpus.store import PackedRows, open_packed
 from giraffe_cli.model.attention import attention_in_words
 from giraffe_cli.model.pointwise import why_not_compiled
 from giraffe_cli.model.trainable import causal_model, state_parameters
@@ -142,7 +143,7 @@ def open_held_out(
         rows, stream, job.checkpoint.path, config.held_out_windows, evaluated
     )
     chooses = config.patience is not None or config.keep == "best"
-    if chooses and 0 < len(held_out(rows.folder)) <= evaluated:
+    if chooses and 0 < num_held_out(rows.folder) <= evaluated:
         reporter.warn(
             f"packing held no more documents out than the {evaluated} that are evaluated: the "
             "weights are chosen on text they are scored on; raise pack.hold_out or pass --eval-data"
