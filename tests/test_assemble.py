@@ -153,6 +153,13 @@ def test_a_corpus_of_one_text_holds_nothing_out(pack):
         pack(same, hold_out=0.999)
 
 
+def test_the_one_that_is_held_out_is_no_copy_of_itself(pack):
+    """No hash of the five lies below 0.0001 of its range, so that the lowest is held out."""
+    stats, ids = pack({"books": {f"d{i}": prose(i, 4) for i in range(5)}}, hold_out=0.0001)
+    assert (stats["documents_held_out"], len(set(ids))) == (1, 4)
+    assert stats["duplicates"]["documents_of_held_out"] == 0
+
+
 def test_a_source_without_a_share_takes_no_copy_away(pack):
     books = {f"b{i}": prose(i, 5) for i in range(8)}
     corpora = {"old": {f"o{i}": books[f"b{i}"] for i in range(4)}, "books": books}

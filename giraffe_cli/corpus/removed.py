@@ -25,7 +25,7 @@ class Removed:
     candidates: list[int]
     """Documents of one id that are held out because no other was."""
     of_held: npt.NDArray[np.bool_]
-    """[documents] true where the text is that of a document held out."""
+    """[documents] true where the text is that of another document, which is held out."""
     contaminated: npt.NDArray[np.bool_]
     duplicate_of: npt.NDArray[np.int64]
     """[documents] the first document with the same text; its own number where it is the first."""
@@ -46,6 +46,7 @@ def removed_from(index: CorpusIndex, config: PackConfig, candidates: list[int]) 
     held |= {index.hashes[number].tobytes() for number in candidates}
     own = (index.hashes[number].tobytes() in held for number in range(len(index.hashes)))
     of_held = np.fromiter(own, dtype=bool, count=len(index.hashes))
+    of_held[candidates] = False  # they are held out themselves
     first = _first_of_equals(index, config)
     return Removed(candidates, of_held, index.contaminated, first, dedupe=config.dedupe)
 
