@@ -109,7 +109,7 @@ def inspect(source: str, work_dir: Path, allow_pickle: bool | None = None) -> Ch
     shape, rope = read_shape(config, path), read_rope(config, path)
     check_stock(config, path)
     weights = read_weights(path)
-    check_tensors(path, shape, weights)
+    check_tensors(path, shape, weights, config)
     check_tokenizer(path, shape.vocab_size)
     check_settings(path)
     return Checkpoint(

@@ -137,6 +137,14 @@ def check_folder(run_dir: Path) -> None:
         raise InvalidInput(f"{there} is not writable", "choose another --out")
 
 
+def check_cache(folder: Path) -> None:
+    """Scores can be kept in `folder`; raises InvalidInput as `check_folder`, with what names it."""
+    try:
+        check_folder(folder)
+    except InvalidInput as error:
+        raise InvalidInput(f"eval.cache: {error.message}", "name another folder") from None
+
+
 def check_base(run_dir: Path, checkpoint: Checkpoint) -> None:
     """A run goes on from the weights it began with.
 
@@ -145,7 +153,7 @@ def check_base(run_dir: Path, checkpoint: Checkpoint) -> None:
     """
     kept = read_kept(run_dir / "plan.json") or {}
     began_with = kept.get("model", {}).get("digest")
-    if _has_trained(run_dir) and began_with not in (None, checkpoint.digest):
+    if has_trained(run_dir) and began_with not in (None, checkpoint.digest):
         raise InvalidInput(
             f"{checkpoint.source} is not what {run_dir} was trained on: a file in it changed",
             "put the base back as it was, or choose another --out",
@@ -160,7 +168,7 @@ def check_masks(config: ExtendConfig, run_dir: Path, checkpoint: Checkpoint) -> 
         InvalidInput: one differs, and something was trained with the first.
     """
     dropout, path = checkpoint.attention_dropout, run_dir / "run.yaml"
-    if not dropout or not path.exists() or not _has_trained(run_dir):
+    if not dropout or not path.exists() or not has_trained(run_dir):
         return
     train, kept = config.train, build(read_sealed_yaml(path), str(path)).train
     drawn_by = knobs_without_effect(train) - knobs_without_effect(train, dropout)
@@ -172,14 +180,15 @@ def check_masks(config: ExtendConfig, run_dir: Path, checkpoint: Checkpoint) -> 
 def dtype_as_begun(run_dir: Path) -> str | None:
     """What a run that has trained in `run_dir` computes in, on whatever machine it began."""
     kept = read_kept(run_dir / "plan.json") or {}
-    return kept.get("dtype") if _has_trained(run_dir) else None
+    return kept.get("dtype") if has_trained(run_dir) else None
 
 
-def _has_trained(run_dir: Path) -> bool:
+def has_trained(run_dir: Path) -> bool:
+    """Whether weights are there that began to change."""
     checkpoints = run_dir.glob("**/checkpoints/step-*/manifest.json")
     return any(checkpoints) or any(run_dir.glob("**/adapter"))
 
 
 def _is_past_packing(run_dir: Path) -> bool:
     """Whether anything is there that an evaluation's texts could have had a part in."""
-    return _has_trained(run_dir) or any((run_dir / name).exists() for name in ("model", "eval"))
+    return has_trained(run_dir) or any((run_dir / name).exists() for name in ("model", "eval"))

@@ -35,9 +35,12 @@ from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.install import ROPE_FILE, finish_directory
 from giraffe_cli.rundir import begin_stage, finish_stage, stage_holds
 from giraffe_cli.tensor_stream import (
+    Layout,
     StoredTensor,
     read_layout,
     read_tensors,
+    without_tables,
+    write_index,
     write_shard,
 )
 from giraffe_cli.updates import DTYPES, AbstractUpdate
@@ -83,7 +86,7 @@ def merge_stage(
     check_targets(changes, checkpoint.path)
     building = begin_stage(beside(out, BUILDING))
     try:
-        digests = _write_weights(checkpoint.path, changes, building, reporter)
+        digests = _write_weights(checkpoint.path, changes, building, reporter, bool(table))
         copy_companions(checkpoint.path, building)
         if table:
             finish_directory(building, table)
@@ -98,25 +101,31 @@ def merge_stage(
 
 
 def _write_weights(
-    base: Path, changes: dict[str, Change], out: Path, reporter: Reporter
+    base: Path, changes: dict[str, Change], out: Path, reporter: Reporter, has_table: bool
 ) -> dict[str, str]:
-    """Every shard of `base` under its own name, and the index; sha256 by tensor."""
+    """Every shard of `base` under its own name, and the index; sha256 by tensor. Rotary tables that
+    old conversions store are left out where the model `has_table` of its own."""
     layouts = {path: read_layout(path) for path in weight_files(base)}
+    if has_table:
+        layouts = {path: without_tables(layout) for path, layout in layouts.items()}
     total = sum(tensor.num_bytes for layout in layouts.values() for tensor in layout.tensors)
     digests: dict[str, str] = {}
     with reporter.bar("merging", total / 1e6, "MB") as bar:
         for path, layout in layouts.items():
-            payloads = _merged_tensors(path, changes, bar)
+            payloads = _merged_tensors(path, layout, changes, bar)
             digests |= write_shard(out / path.name, layout, payloads)
     if (base / INDEX).exists():
-        copy_file(base / INDEX, out / INDEX)
+        write_index(base / INDEX, out / INDEX, digests, int(total))
     return digests
 
 
 def _merged_tensors(
-    path: Path, changes: dict[str, Change], bar: Bar
+    path: Path, layout: Layout, changes: dict[str, Change], bar: Bar
 ) -> Iterator[tuple[StoredTensor, bytearray]]:
+    kept = {tensor.name for tensor in layout.tensors}
     for tensor, data in read_tensors(path):
+        if tensor.name not in kept:
+            continue
         if tensor.name in changes:
             _apply(tensor, data, changes[tensor.name].load())
         yield tensor, data

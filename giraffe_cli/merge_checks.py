@@ -9,10 +9,12 @@ from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import MANIFEST, digest_value, read_json
-from giraffe_cli.tensor_stream import stored_tensors
+from giraffe_cli.tensor_stream import TensorInFile, stored_tensors, tensors_in_file
 from giraffe_cli.updates import DTYPES
+from giraffe_cli.weights import EMBEDDINGS, HEAD, weight_files
 
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+ROWS = 4096
+"""Of embeddings, that are compared at a time."""
 
 
 def check_same_table(adapter_dir: Path, table: RopeTable) -> None:
@@ -62,6 +64,36 @@ def check_targets(changes: dict[str, Change], base: Path) -> None:
                 f"the adapter changes a tensor of {list(change.shape)} in {', '.join(DTYPES)}",
                 "the adapter belongs to another base",
             )
+
+
+def check_stored_head(checkpoint: Checkpoint) -> None:
+    """A head that a base stores beside its embeddings, and ties to them, is what they are.
+
+    Raises:
+        InvalidInput: it is another; transformers would leave it out.
+    """
+    if not checkpoint.tie_word_embeddings:
+        return
+    files = [tensors_in_file(path) for path in weight_files(checkpoint.path)]
+    found = {name: tensor for tensors in files for name, tensor in tensors.items()}
+    head, embeddings = found.get(HEAD), found.get(EMBEDDINGS)
+    if head and embeddings and not _same_bytes(head, embeddings):
+        raise InvalidInput(
+            f"{checkpoint.source} stores a {HEAD} of its own, and its config.json says "
+            "tie_word_embeddings: true",
+            "set tie_word_embeddings to false there, or save the model again without the head",
+        )
+
+
+def _same_bytes(one: TensorInFile, other: TensorInFile) -> bool:
+    if (one.entry.dtype, one.entry.shape) != (other.entry.dtype, other.entry.shape):
+        return False
+    rows = range(0, one.entry.shape[0], ROWS)
+    return all(
+        one.read_rows(row, min(row + ROWS, one.entry.shape[0]))
+        == other.read_rows(row, min(row + ROWS, one.entry.shape[0]))
+        for row in rows
+    )
 
 
 def with_tied_head(

@@ -46,7 +46,10 @@ def refuse_foreign_folder(out: Path, base: Path) -> None:
 
 def beside(out: Path, suffix: str) -> Path:
     """A folder of the same parent."""
-    return out.with_name(out.name + suffix)
+    whole = out.absolute()
+    if not whole.name:
+        raise InvalidInput(f"{out} is no folder of its own", "choose another --out")
+    return whole.with_name(whole.name + suffix)
 
 
 def clear_leftovers(out: Path) -> None:

@@ -7,6 +7,7 @@ ten lines, and one inside itself has no end.
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import yaml
@@ -24,13 +25,36 @@ def parse_yaml(text: str) -> Any:
             alias written out.
     """
     try:
-        value = yaml.safe_load(text)
+        value = yaml.load(text, _Loader)  # noqa: S506: a safe loader's child
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
     except yaml.YAMLError as error:
         raise ValueError(str(error)) from error
     _check_plain(value)
     return value
+
+
+class _Loader(yaml.SafeLoader):
+    """Whole numbers as in YAML 1.2: `8:32` is no 512 and `0100` no 64; a key stands once."""
+
+    yaml_implicit_resolvers = {
+        first: [pair for pair in pairs if pair[0] != "tag:yaml.org,2002:int"]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        twice = sorted({key for key in keys if keys.count(key) > 1})
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {brief(repr(twice[0]))} stands there twice", node.start_mark
+            )
+        return super().construct_mapping(node, deep)
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:int", re.compile(r"^[-+]?(0|[1-9][0-9_]*|0x[0-9a-fA-F]+)$"), "-+0123456789"
+)
 
 
 def _check_plain(value: Any) -> None:

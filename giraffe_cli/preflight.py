@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from giraffe_cli.checkpoint import Checkpoint, inspect
-from giraffe_cli.claim import check_base, check_claim, check_masks, dtype_as_begun
+from giraffe_cli.claim import check_base, check_cache, check_claim, check_masks, dtype_as_begun
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.control import control_stages
@@ -22,6 +22,7 @@ from giraffe_cli.errors import Problems, UsageError
 from giraffe_cli.evals.chosen import check_tasks
 from giraffe_cli.evals.harness import check_harness
 from giraffe_cli.evaluating import EvaluationInputs, check_control, foresee, open_inputs
+from giraffe_cli.merge_checks import check_stored_head
 from giraffe_cli.model.low_bits import check_low_bits
 from giraffe_cli.model.precision import computed_in
 from giraffe_cli.model.targets import check_adapter
@@ -90,6 +91,8 @@ def preflight(
     evaluation = None
     if strict and not evaluates:
         problems.note(_refuse_untested)
+    if evaluates and config.eval.cache:
+        problems.note(check_cache, Path(config.eval.cache))
     if evaluates:
         native = stages[-1].table.original_max_position_embeddings if stages else None
         evaluation = _evaluation(config, checkpoint, native, work_dir, reads_all, strict, problems)
@@ -151,6 +154,7 @@ def _check_model(
 ) -> None:
     """What is trained of this checkpoint, and how its attention is shared and kept."""
     dropout = checkpoint.attention_dropout
+    problems.note(check_stored_head, checkpoint)
     problems.note(check_heads, checkpoint.num_attention_heads, train)
     problems.note(check_keys, train, dropout, dtype, visible_gpus() > 0)
     problems.note(check_recorded, train, dropout)

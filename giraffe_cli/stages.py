@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint, head_to_extend
+from giraffe_cli.claim import has_trained
 from giraffe_cli.config.base import AUTO
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.corpus.packing import pack_stage
@@ -102,13 +103,17 @@ def packed_folder(
     """The training windows: packed here, or the given directory once it is shown to fit.
 
     Raises:
-        InvalidInput: a packed directory of another tokenizer or of shorter windows.
+        InvalidInput: a packed directory of another tokenizer or of shorter windows; a corpus that
+            changed after something was trained on it.
     """
     given = given_windows(config, checkpoint)
     if given:
         return given
     out = run_dir / "packed"
-    pack_stage(config.data, checkpoint.path, config.window, config.pack, config.seed, out, reporter)
+    pack_stage(
+        *(config.data, checkpoint.path, config.window, config.pack, config.seed, out, reporter),
+        replace=not has_trained(run_dir),
+    )
     return out
 
 

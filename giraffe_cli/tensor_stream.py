@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
 from giraffe_cli.errors import GiraffeError, InvalidInput
-from giraffe_cli.rundir import atomic_open
-from giraffe_cli.weights import weight_files
+from giraffe_cli.rundir import atomic_open, read_json
+from giraffe_cli.weights import STORED_TABLE, weight_files
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,31 @@ def read_layout(path: Path) -> Layout:
         for begin, end in [entry["data_offsets"]]
     )
     return Layout(metadata, tensors, 8 + length)
+
+
+def without_tables(layout: Layout) -> Layout:
+    """`layout` without the rotary tables that conversions of before 2024 store: transformers reads
+    none, and of another table they would tell the old one."""
+    kept = tuple(entry for entry in layout.tensors if not entry.name.endswith(STORED_TABLE))
+    return replace(layout, tensors=kept)
+
+
+def write_index(source: Path, out: Path, names: Collection[str], total_bytes: int) -> None:
+    """The index `source` as `out`: byte for byte, where the shards hold all that it names; else of
+    those `names` alone, and their bytes.
+
+    Raises:
+        GiraffeError: `out` cannot be written.
+    """
+    index = read_json(source)
+    if {*index["weight_map"]} == {*names}:
+        data = source.read_bytes()
+    else:
+        kept = {name: file for name, file in index["weight_map"].items() if name in names}
+        metadata = {**index.get("metadata", {}), "total_size": total_bytes}
+        data = json.dumps({**index, "metadata": metadata, "weight_map": kept}, indent=2).encode()
+    with atomic_open(out) as handle:
+        handle.write(data)
 
 
 @dataclass(frozen=True)

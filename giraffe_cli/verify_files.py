@@ -16,11 +16,10 @@ from giraffe_cli.errors import GiraffeError
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.malformed import is_length
 from giraffe_cli.tensor_stream import stored_tensors
-from giraffe_cli.weights import INDEX, check_tensors, read_weights
+from giraffe_cli.weights import EMBEDDINGS, HEAD, INDEX, check_tensors, read_weights
 
 Check = dict[str, Any]
 FOREIGN_SUFFIXES = {".bin", ".pt", ".pth", ".ckpt", ".pkl", ".h5", ".msgpack", ".gguf", ".py"}
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 
 
 def check(ok: bool, found: Any, expected: Any, hint: str | None = None) -> Check:
@@ -86,7 +85,7 @@ def check_tensor_shapes(folder: Path, config: Mapping[str, Any]) -> dict[str, Ch
         found = f"{len(weights)} tensors for {shape.num_layers} layers"
         return {"tensors": check(False, found, expected, hint)}
     try:
-        check_tensors(folder, shape, {HEAD: weights[EMBEDDINGS], **weights})
+        check_tensors(folder, shape, {HEAD: weights[EMBEDDINGS], **weights}, config)
     except KeyError:
         return {"tensors": check(False, f"{EMBEDDINGS} is missing", expected, hint)}
     except GiraffeError as error:

@@ -12,8 +12,9 @@ import numpy as np
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import MANIFEST, read_json
 from giraffe_cli.tensor_stream import stored_tensors
-from giraffe_cli.verify_files import EMBEDDINGS, HEAD, Check, check, check_tokenizer, listed
-from giraffe_cli.verify_tables import STORED_TABLE, TABLE_TOLERANCE, claim_of, compare_tables
+from giraffe_cli.verify_files import Check, check, check_tokenizer, listed
+from giraffe_cli.verify_tables import TABLE_TOLERANCE, claim_of, compare_tables
+from giraffe_cli.weights import EMBEDDINGS, HEAD, STORED_TABLE
 
 MAX_LOGIT_DIFFERENCE = 1e-4
 """float32: the merge reorders sums, nothing else."""

@@ -19,9 +19,8 @@ from giraffe_cli.rope.base import FloatArray, RopeTable
 from giraffe_cli.rope.malformed import num_pairs
 from giraffe_cli.rope.readings import claimed_table, read_as_transformers_5
 from giraffe_cli.verify_files import Check, check
-from giraffe_cli.weights import weight_files
+from giraffe_cli.weights import STORED_TABLE, weight_files
 
-STORED_TABLE = "rotary_emb.inv_freq"
 TABLE_TOLERANCE = 1e-6
 """Relative: float32 keeps 6e-8, its powers and products a few times that."""
 MOST_PAIRS = 65536

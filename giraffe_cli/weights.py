@@ -20,6 +20,9 @@ from giraffe_cli.rundir import read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
+STORED_TABLE = "rotary_emb.inv_freq"
+"""How the name of a rotary table ends that conversions of before 2024 store, and nobody reads."""
 STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 _ITEM_BYTES = {
     "F64": 8,
@@ -208,8 +211,22 @@ def expected_shapes(shape: Shape) -> dict[str, tuple[int, ...]]:
     )
 
 
-def check_tensors(folder: Path, shape: Shape, weights: Mapping[str, TensorEntry]) -> None:
-    """Every tensor the config promises is there, in its shape, in a dtype we train from.
+def bias_shapes(shape: Shape, config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The biases that `config` adds to the tensors of that shape."""
+    wanted = [("self_attn", config.get("attention_bias")), ("mlp", config.get("mlp_bias"))]
+    parts = tuple(f".{part}." for part, has_bias in wanted if has_bias)
+    return {
+        name.removesuffix("weight") + "bias": size[:1]
+        for name, size in expected_shapes(shape).items()
+        if any(part in name for part in parts)
+    }
+
+
+def check_tensors(
+    folder: Path, shape: Shape, weights: Mapping[str, TensorEntry], config: Mapping[str, Any]
+) -> None:
+    """Every tensor the config promises is there, in its shape, in a dtype we train from, and no
+    other: transformers would draw the one at random and leave the other out.
 
     Raises:
         InvalidInput: the first five that are not.
@@ -221,7 +238,8 @@ def check_tensors(folder: Path, shape: Shape, weights: Mapping[str, TensorEntry]
             "put back the config.json that belongs to these weights",
         )
     problems = []
-    for name, size in expected_shapes(shape).items():
+    expected = expected_shapes(shape) | bias_shapes(shape, config)
+    for name, size in expected.items():
         if name not in weights:
             problems.append(f"{name} is missing")
         elif weights[name].shape != size:
@@ -230,14 +248,23 @@ def check_tensors(folder: Path, shape: Shape, weights: Mapping[str, TensorEntry]
             problems.append(
                 f"{name} is {weights[name].dtype}, needs one of {', '.join(STORED_DTYPES)}"
             )
+    problems += [
+        f"{name} has no place"
+        for name in sorted({*weights} - {*expected})
+        if name != HEAD and not name.endswith(STORED_TABLE)
+    ]
     if len(problems) > 5:
         problems = [*problems[:5], f"and {len(problems) - 5} more"]
-    raise_together(problems, f"weights of {folder} do not fit its config.json")
+    raise_together(
+        problems,
+        f"weights of {folder} do not fit its config.json",
+        "put back the config.json that belongs to these weights",
+    )
 
 
 def count_parameters(shape: Shape, weights: Mapping[str, TensorEntry]) -> int:
     """Parameters of the model, without a stored copy of a tied `lm_head` or old `inv_freq`s."""
-    tied = {"lm_head.weight"} if shape.tie_word_embeddings else set()
+    tied = {HEAD} if shape.tie_word_embeddings else set()
     return sum(
         entry.num_elements
         for name, entry in weights.items()

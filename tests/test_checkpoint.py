@@ -9,7 +9,9 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import build_tiny_llama
+from safetensors.torch import load_file, save_file
 
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.errors import InvalidInput
@@ -68,6 +70,7 @@ def test_tiny_llama(tiny_llama, tmp_path):
         "existing_rope": None,
         "base_table": None,
         "base_attention_factor": 1.0,
+        "attention_dropout": 0.0,
     }
 
 
@@ -319,6 +322,26 @@ def test_weights_of_another_shape(folder, tmp_path):
     message = refusal(folder, tmp_path).message
     assert "k_proj.weight is [32, 64], config.json says [64, 64]" in message
     assert "and 8 more" in message
+
+
+def test_tensors_beside_those_of_the_config_are_told_when_it_is_opened(folder, tmp_path):
+    """transformers would leave out a layer, or draw a bias at random, and say so in passing."""
+    path, config = folder / "model.safetensors", folder / "config.json"
+    tensors, settings = load_file(path), json.loads(config.read_text())
+    kept = {"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(8)}
+    save_file({**tensors, **kept}, path, {"format": "pt"})
+    inspect(str(folder), tmp_path)  # nobody reads it
+    bias = {"model.layers.0.self_attn.q_proj.bias": torch.ones(64)}
+    save_file({**tensors, **bias}, path, {"format": "pt"})
+    with pytest.raises(InvalidInput, match=r"layers\.0\.self_attn\.q_proj\.bias has no place"):
+        inspect(str(folder), tmp_path)
+    config.write_text(json.dumps({**settings, "attention_bias": True}))
+    with pytest.raises(InvalidInput, match=r"layers\.0\.self_attn\.k_proj\.bias is missing"):
+        inspect(str(folder), tmp_path)
+    save_file(tensors, path, {"format": "pt"})
+    config.write_text(json.dumps({**settings, "num_hidden_layers": 1}))
+    with pytest.raises(InvalidInput, match=r"layers\.1\.input_layernorm\.weight has no place"):
+        inspect(str(folder), tmp_path)
 
 
 def test_missing_and_foreign_tokenizer(folder, tmp_path):

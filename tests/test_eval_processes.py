@@ -17,6 +17,7 @@ from giraffe_cli.errors import GiraffeError, Interrupted
 from giraffe_cli.evals.base import Example
 from giraffe_cli.evals.cache import OutcomeCache, sample_key
 from giraffe_cli.evals.order import reading_plan
+from giraffe_cli.evals.parts import LAUNCHERS, Part, launched_part
 from giraffe_cli.evals.reading import missing_of, read_part
 from giraffe_cli.evals.runner import evaluate
 from giraffe_cli.evals.samples import Texts
@@ -162,3 +163,39 @@ def test_what_is_stored_is_read_once_a_task_however_many_samples_there_are(
     )
     assert missing_of(tested, entries, tmp_path) == entries[3:]
     assert len(opened) == 3
+
+
+# ── what is no launcher ──────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("said", "part"),
+    [
+        ({}, (0, 1)),
+        ({"RANK": "1"}, (0, 1)),
+        ({"WORLD_SIZE": "2", "MASTER_ADDR": "x"}, (0, 1)),
+        ({"RANK": "abc", "WORLD_SIZE": "2", "MASTER_ADDR": "x"}, (0, 1)),
+        ({"RANK": "2", "WORLD_SIZE": "2", "MASTER_ADDR": "x"}, (0, 1)),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, (0, 1)),
+        ({"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "x"}, (1, 2)),
+    ],
+)
+def test_leftovers_of_a_batch_system_are_no_launcher(monkeypatch, said, part):
+    for name in LAUNCHERS:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in said.items():
+        monkeypatch.setenv(name, value)
+    assert launched_part() == Part(*part)
+
+
+def test_a_stray_rank_is_left_out_aloud(giraffe, monkeypatch, tiny_llama, tmp_path):
+    """The evaluation went without a word, and exit code 0, to a first process that is not there."""
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("LOCAL_RANK", "9")
+    data = tmp_path / "docs.jsonl"
+    data.write_text(json.dumps({"id": "a", "text": prose(1, 60)}) + "\n")
+    done = giraffe("eval", tiny_llama, "--data", data, "--lengths", "128", "--tasks", "nll",
+                   "--set", "nll.targets=16", "--out", tmp_path / "scores")  # fmt: skip
+    assert done.code == 0, done.stderr
+    assert "RANK, LOCAL_RANK of the environment left out" in " ".join(done.stderr.split())
+    assert (tmp_path / "scores" / "results.json").exists()

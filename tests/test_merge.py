@@ -307,6 +307,42 @@ def test_an_adapter_of_another_table_is_refused(tmp_path, base, adapter):
     merge(base, copy, tmp_path / "out", strategy="linear")
 
 
+TABLES = [f"model.layers.{n}.self_attn.rotary_emb.inv_freq" for n in (0, 1)]
+
+
+@pytest.mark.parametrize("shards", ["1GB", "150KB"])
+def test_rotary_tables_that_old_conversions_store_are_left_out(tmp_path, shards):
+    """They are the old table, which `verify` refuses beside the new one, after all the training;
+    a merge that keeps the base's RoPE keeps them."""
+    base = make_base(tmp_path / "base", torch.float32, shards)
+    path = sorted(base.glob("*.safetensors"))[0]
+    stored = {name: torch.arange(8.0) + n for n, name in enumerate(TABLES)}
+    save_file({**load_file(path), **stored}, path, {"format": "pt"})
+    index = base / "model.safetensors.index.json"
+    if index.exists():
+        listed = json.loads(index.read_text())
+        listed["weight_map"] |= dict.fromkeys(TABLES, path.name)
+        index.write_text(json.dumps(listed))
+    out = merge(base, None, tmp_path / "out")
+    assert {*weights_of(base)} - {*weights_of(out)} == {*TABLES}
+    if index.exists():
+        written = json.loads((out / index.name).read_text())
+        assert {*written["weight_map"]} == {*weights_of(out)}
+        sizes = (tensor.nbytes for tensor in weights_of(out).values())
+        assert written["metadata"]["total_size"] == sum(sizes)
+    checkpoint = inspect(str(base), base)
+    kept = merge_stage(checkpoint, None, None, tmp_path / "kept", SilentReporter())
+    assert {*weights_of(kept)} == {*weights_of(base)}
+
+
+def test_a_merge_into_no_folder_of_its_own_is_refused(tmp_path, base, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_text("")
+    for out in (Path(), Path("/")):
+        with pytest.raises(InvalidInput, match=r"is no folder of its own|is no merged model"):
+            merge(base, None, out)
+
+
 def test_weights_that_overflow_are_refused(tmp_path):
     base = make_base(tmp_path / "base", torch.float16)
     adapter = make_adapter(tmp_path / "adapter", base, std=1e4)

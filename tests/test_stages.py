@@ -205,6 +205,24 @@ def test_windows_that_a_stage_cannot_train_on_are_refused_before_the_first(
     extend(mended, tmp_path / "weighed", BLIND, SilentReporter())
 
 
+def test_a_corpus_that_changed_after_training_is_refused(tiny_llama, corpus, tmp_path):
+    """Its windows would be packed anew, and all that was trained on the others removed."""
+    data = tmp_path / "docs.jsonl"
+    data.write_bytes(corpus.read_bytes())
+    config = staged(tiny_llama, data, [], target_length="256", train={**TRAIN, "steps": 1})
+    extend(config, tmp_path / "run", BLIND, SilentReporter())
+    before = adapter_of(tmp_path / "run")
+    lines = data.read_text().splitlines(keepends=True)
+    data.write_text("".join(lines[:12]))
+    with pytest.raises(InvalidInput, match="windows of other inputs; different: sources") as caught:
+        extend(config, tmp_path / "run", BLIND, SilentReporter())
+    assert "put back what changed" in (caught.value.hint or "")
+    after = adapter_of(tmp_path / "run")
+    assert all(np.array_equal(before[name], after[name]) for name in before)
+    data.write_text("".join(lines))
+    extend(config, tmp_path / "run", BLIND, SilentReporter())
+
+
 # ── killed ───────────────────────────────────────────────────────────────────────────────────
 
 

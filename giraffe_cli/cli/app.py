@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import logging
 import os
 import re
@@ -127,6 +128,9 @@ def main() -> None:
     traceback."""
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a table has signs that Latin-1 has not
+            stream.reconfigure(errors="replace")
     logging.setLogRecordFactory(harmless_record)
     try:
         asked = _asked()

@@ -15,6 +15,7 @@ from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.evaluate_input import default_out, eval_config, named_files
 from giraffe_cli.cli.evaluate_run import check_processes, held_by_the_first_process, score_named
 from giraffe_cli.cli.evaluate_text import render, render_gates
+from giraffe_cli.cli.launcher import start_alone_unless_launched
 from giraffe_cli.cli.options import AllowPickle, AsJson, Chat, Dtype, choices_of, one_of
 from giraffe_cli.errors import GateFailed
 
@@ -191,6 +192,7 @@ def evaluate(
     resumes a stopped evaluation.
     """
     console = Console(as_json)
+    start_alone_unless_launched(console)
     given = {
         "suite": suite,
         "tasks": tasks.split(",") if tasks is not None else None,

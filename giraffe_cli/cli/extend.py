@@ -12,6 +12,7 @@ from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.extend_input import default_run_dir, gather, given_factors
 from giraffe_cli.cli.extend_nodes import is_another_node, join_run
+from giraffe_cli.cli.launcher import start_alone
 from giraffe_cli.cli.options import (
     AllowPickle,
     AsJson,
@@ -134,6 +135,7 @@ def extend(
     library's sources: minutes on any machine, no network. The same command resumes a stopped run.
     """
     console = Console(as_json)
+    start_alone(console)
     flags = {
         "target_length": target_len,
         "stages": stages.split(",") if stages is not None else None,

@@ -143,7 +143,7 @@ def _document(name: str) -> str:
 def _read(name: str) -> str:
     try:
         if name == "-":
-            return sys.stdin.read()
+            return sys.stdin.buffer.read().decode("utf-8")
         return Path(name).expanduser().read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(

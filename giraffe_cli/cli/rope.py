@@ -161,9 +161,8 @@ def _head(
                 f"--on-existing-rope {on_existing} has no effect on a shape given by --head-dim",
                 "pass --model, or leave it out",
             )
-        return _checked(
-            Head(head_dim, rope_theta or 10000.0, parse_length(original_len or "4k"), target_length)
-        )
+        theta = 10000.0 if rope_theta is None else rope_theta
+        return _checked(Head(head_dim, theta, parse_length(original_len or "4k"), target_length))
     from giraffe_cli.checkpoint import inspect, refuse_scaled
 
     # Only a GGUF is converted, and only its shape is wanted here.

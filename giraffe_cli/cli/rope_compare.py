@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -96,7 +97,7 @@ def compare(
     from giraffe_cli.tune.settings import settings as make_settings
 
     console, model = Console(as_json), model or EMBEDDED
-    if minutes <= 0:
+    if not 0 < minutes < math.inf:
         raise UsageError(f"--minutes {minutes:g}", "a time above 0")
     if no_needles and fitness != "nll":
         raise UsageError(f"--no-needles and --fitness {fitness}", "leave one of them out")

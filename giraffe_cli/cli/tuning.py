@@ -10,6 +10,7 @@ import typer
 
 from giraffe_cli.checkpoint_source import EMBEDDED
 from giraffe_cli.cli.evaluate_input import DEFAULT_DATA
+from giraffe_cli.cli.launcher import start_alone
 from giraffe_cli.cli.options import one_of
 from giraffe_cli.errors import InvalidInput, UsageError
 from giraffe_cli.plain_yaml import parse_yaml
@@ -82,6 +83,7 @@ def open_for_tuning(
     from giraffe_cli.tune.texts import longest_documents
     from giraffe_cli.units import parse_length
 
+    start_alone(reporter)
     checkpoint = inspect(model, out, allow_pickle)
     head = head_to_extend(checkpoint, parse_length(target_len), on_existing or "refuse")
     documents = longest_documents(data or [DEFAULT_DATA], wanted["documents"])

@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+)
 
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.units import parse_bytes, parse_length
@@ -42,6 +50,11 @@ def switch(value: Any) -> Any:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else value
 
 
+def yes_or_no(value: Any) -> Any:
+    """As `switch`, of `yes` and `no`."""
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else value
+
+
 _Whole = Annotated[int, Field(ge=1, lt=10**18)]
 _LengthText = Annotated[str, Field(pattern=r"^\s*[0-9]{1,18}[kKmM]?\s*$")]
 _SizeText = Annotated[str, Field(pattern=r"^\s*[0-9]{1,18}(\.[0-9]{1,18})?\s*[kKmMgGtT]?[bB]?\s*$")]
@@ -56,3 +69,18 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_is_a_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """pydantic would take `true` for 1, and YAML 1.1 `yes` for `true`."""
+        kinds = _kinds_of(cls.model_fields[info.field_name or ""].annotation)
+        if isinstance(value, bool) and kinds & {int, float} and bool not in kinds:
+            raise ValueError(f"{value} is no number")
+        return value
+
+
+def _kinds_of(annotation: Any) -> set[Any]:
+    """The types that a union or an annotated type is made of."""
+    parts = get_args(annotation) if get_origin(annotation) in (Annotated, Union, UnionType) else ()
+    return set().union(*map(_kinds_of, parts)) if parts else {annotation}

@@ -38,7 +38,7 @@ class ExtendConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Computation type; auto: bfloat16 for weights stored in 16 bits, float32 for others and on a
     CPU or GPU without units for bfloat16. A resumed run keeps what it began with."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=2**63)
     """Seeds packing, positions, adapters, windows and evaluation samples."""
     rope: RopeConfig = Field(default_factory=RopeConfig)
     """How positions are rescaled."""

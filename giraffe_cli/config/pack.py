@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from giraffe_cli.config.base import Length, Section, Size
+from giraffe_cli.config.base import Length, Section, Size, yes_or_no
 
 
 class PackConfig(Section):
@@ -27,9 +27,9 @@ class PackConfig(Section):
     """Tokens that each further piece of a document longer than the window repeats."""
     drop_tail: bool = False
     """Under `one`: drop what a document has beyond its first window, and count it."""
-    bos: Literal["auto", "yes", "no"] = "auto"
+    bos: Annotated[Literal["auto", "yes", "no"], BeforeValidator(yes_or_no)] = "auto"
     """A BOS token before each document; auto: where the tokenizer itself would put one."""
-    eos: Literal["auto", "yes", "no"] = "auto"
+    eos: Annotated[Literal["auto", "yes", "no"], BeforeValidator(yes_or_no)] = "auto"
     """An EOS token after each document; auto: when the tokenizer names one."""
     min_doc_len: Length | None = None
     """Documents shorter than this many tokens are left out, and counted."""

@@ -28,9 +28,26 @@ class Part:
     processes: int = 1
 
 
+LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""What a launcher tells its processes in the environment."""
+
+
 def launched_part() -> Part:
-    """As torch's launcher, or Accelerate's, says in the environment; alone without one."""
-    return Part(int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    """As torch's launcher, or Accelerate's, says in the environment; alone without one, or where
+    what it says cannot be: a batch system's leftovers are no launcher."""
+    rank, processes = os.environ.get("RANK", ""), os.environ.get("WORLD_SIZE", "")
+    is_said = rank.isdecimal() and processes.isdecimal() and "MASTER_ADDR" in os.environ
+    if not is_said or not int(rank) < int(processes):
+        return Part()
+    return Part(int(rank), int(processes))
+
+
+def leave_launcher() -> list[str]:
+    """Forget what a launcher, or a batch system, told this process; the variables' names."""
+    found = [name for name in LAUNCHERS if name in os.environ]
+    for name in found:
+        del os.environ[name]
+    return found
 
 
 def own_device() -> torch.device:

@@ -15,6 +15,8 @@ from giraffe_cli.errors import UsageError
 if TYPE_CHECKING:
     import torch
 
+LEAST, MOST = 1e-4, 1e4
+"""Temperatures at which the logits of a float32 stay numbers."""
 Choose = Callable[["torch.Tensor"], int]
 """From float32 logits `[V]` to a token."""
 
@@ -32,10 +34,12 @@ class Sampling:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
+        is_hot = self.temperature == 0 or LEAST <= self.temperature <= MOST
+        if not is_hot or self.top_k < 0 or not 0 < self.top_p <= 1:
             raise UsageError(
                 f"--temperature {self.temperature:g} --top-k {self.top_k} --top-p {self.top_p:g}",
-                "temperature and top-k are 0 or more, top-p is above 0 and at most 1",
+                f"temperature is 0 or {LEAST:g} to {MOST:g}, top-k 0 or more, top-p above 0 and at "
+                "most 1",
             )
         idle = [name for name in ("top_k", "top_p", "seed") if getattr(self, name) != _OFF[name]]
         if self.temperature == 0 and idle:
