@@ -59,8 +59,8 @@ class Checkpoint:
     """Of attention weights in training, as its config.json says."""
 
     def to_json(self) -> dict[str, Any]:
-        """All fields, the path as text."""
-        return {**dataclasses.asdict(self), "path": str(self.path)}
+        """All fields, the path as text, absolute."""
+        return {**dataclasses.asdict(self), "path": str(self.path.absolute())}
 
     @property
     def reach(self) -> int:

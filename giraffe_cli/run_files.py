@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from giraffe_cli.checkpoint_source import EMBEDDED
 from giraffe_cli.config.building import build
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.files import read_sealed_yaml, read_yaml
 from giraffe_cli.corpus.store import is_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.rundir import MANIFEST, read_json
+from giraffe_cli.rundir import MANIFEST, read_json, read_kept
 from giraffe_cli.units import format_length
 
 
@@ -29,6 +30,17 @@ def read_run(run: Path) -> tuple[ExtendConfig, RopeTable]:
             )
     config = build(read_sealed_yaml(run / "run.yaml"), str(run / "run.yaml"))
     return config, RopeTable.from_json(read_json(run / "rope.json"))
+
+
+def base_of(run: Path, config: ExtendConfig) -> str:
+    """What the base is opened by: its name in the config, or where it lay when the run began, if
+    that was named relative to another folder than this."""
+    kept = (read_kept(run / "plan.json") or {}).get("model", {}).get("path", "")
+    named, place = Path(config.model).expanduser(), Path(kept)
+    is_its_place = named.suffix == ".gguf" or place.name == named.name
+    if config.model != EMBEDDED and not named.exists() and is_its_place and place.is_absolute():
+        return kept if place.is_dir() else config.model
+    return config.model
 
 
 def stage_folders(run: Path, targets: Sequence[int]) -> list[Path]:

@@ -19,11 +19,13 @@ from tiny_runs import make_adapter, make_base, merge, table_for
 import giraffe_cli.merge as merge_module
 from giraffe_cli.adapter import read_adapter
 from giraffe_cli.checkpoint import inspect
+from giraffe_cli.config.building import build
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.merge import merge_stage
 from giraffe_cli.merge_checks import check_same_base
 from giraffe_cli.progress import SilentReporter
-from giraffe_cli.rundir import read_json
+from giraffe_cli.run_files import base_of
+from giraffe_cli.rundir import read_json, write_sealed
 from giraffe_cli.tensor_stream import read_layout, read_tensors, tensor_digests, write_shard
 from giraffe_cli.updates import LoraUpdate
 
@@ -440,3 +442,22 @@ def test_killed_at_any_fsync_or_rename_the_next_merge_is_whole(tmp_path, base, a
     assert tensor_digests(out) == expected
     merge(base, adapter, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["expected", "out"]
+
+
+# ── a base that was named relative to another folder ─────────────────────────────────────────────
+
+
+def test_a_base_is_found_from_another_folder(tmp_path, monkeypatch):
+    """run.yaml keeps the user's own name; where it lay is in the plan."""
+    run, base = tmp_path / "run", tmp_path / "m" / "tiny"
+    for folder in (run, base):
+        folder.mkdir(parents=True)
+    config = build({"target_length": "1k", "model": "m/tiny"})
+    write_sealed(run / "plan.json", {"model": {"path": str(base)}})
+    assert base_of(run, config) == str(base)
+    monkeypatch.chdir(tmp_path)
+    assert base_of(run, config) == "m/tiny"
+    hub = tmp_path / "snapshots" / "0123abc"
+    hub.mkdir(parents=True)
+    write_sealed(run / "plan.json", {"model": {"path": str(hub)}})
+    assert base_of(run, build({"target_length": "1k", "model": "owner/name"})) == "owner/name"

@@ -16,7 +16,7 @@ from giraffe_cli.cli.evaluate_input import default_out, eval_config, named_files
 from giraffe_cli.cli.evaluate_run import check_processes, held_by_the_first_process, score_named
 from giraffe_cli.cli.evaluate_text import render, render_gates
 from giraffe_cli.cli.launcher import start_alone_unless_launched
-from giraffe_cli.cli.options import AllowPickle, AsJson, Chat, Dtype, choices_of, one_of
+from giraffe_cli.cli.options import AllowPickle, AsJson, Chat, Dtype, a_seed, choices_of, one_of
 from giraffe_cli.errors import GateFailed
 
 EXAMPLES = """
@@ -168,7 +168,7 @@ def evaluate(
             "--harness is read by one.",
         ),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of samples and intervals.")] = 0,
+    seed: Annotated[int, a_seed("Seed of samples and intervals.")] = 0,
     dtype: Dtype = "auto",
     out: Annotated[
         Path | None, typer.Option(help="Folder to write. Default: runs/eval-CHECKPOINT.")

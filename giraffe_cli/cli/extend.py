@@ -28,6 +28,7 @@ from giraffe_cli.cli.options import (
     Steps,
     TargetLen,
     Window,
+    a_seed,
     one_of,
 )
 from giraffe_cli.config.building import build
@@ -113,7 +114,7 @@ def extend(
         int | None, typer.Option(min=1, help="How many checkpoints stay on disk. Default: 2.")
     ] = None,
     dtype: ConfigDtype = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of all that is drawn. Default: 0.")] = None,
+    seed: Annotated[int | None, a_seed("Seed of all that is drawn. Default: 0.")] = None,
     on_bad: OnBad = None,
     no_eval: Annotated[bool, typer.Option("--no-eval", help="Skip the evaluation.")] = False,
     dry_run: Annotated[
@@ -136,6 +137,10 @@ def extend(
     """
     console = Console(as_json)
     start_alone(console)
+    if no_eval and eval_data:
+        raise UsageError(
+            "--eval-data has no effect: --no-eval skips the evaluation", "leave one out"
+        )
     flags = {
         "target_length": target_len,
         "stages": stages.split(",") if stages is not None else None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.options import AllowPickle, AsJson, Chat, Dtype, one_of
+from giraffe_cli.cli.options import AllowPickle, AsJson, Chat, Dtype, a_seed, one_of
 from giraffe_cli.errors import InvalidInput, UsageError
 from giraffe_cli.inference.caches import KV_DTYPES, CacheChoice
 
@@ -68,7 +68,7 @@ def generate(
     top_p: Annotated[
         float, typer.Option(help="Draw from the most probable that together reach this.")
     ] = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of what is drawn.")] = 0,
+    seed: Annotated[int, a_seed("Seed of what is drawn.")] = 0,
     dtype: Dtype = "auto",
     kv_dtype: Annotated[
         str,

@@ -11,7 +11,7 @@ from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.options import AsJson
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.run_files import adapter_of, read_run
+from giraffe_cli.run_files import adapter_of, base_of, read_run
 
 EXAMPLES = """
 Examples:
@@ -45,7 +45,7 @@ def merge(
     console = Console(as_json)
     adapter = adapter_of(run, config)
     with held(run) if out is None else held_beside(out):
-        checkpoint = inspect(config.model, run, config.allow_pickle)
+        checkpoint = inspect(base_of(run, config), run, config.allow_pickle)
         if adapter is not None:
             check_same_base(adapter, checkpoint)
         model_dir = merge_stage(checkpoint, adapter, table, out or run / "model", console)

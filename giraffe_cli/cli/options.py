@@ -18,6 +18,17 @@ from giraffe_cli.errors import UsageError, near_misses
 COMPUTATION_TYPES = ("auto", "float32", "bfloat16", "float16")
 
 
+def a_seed(help: str) -> Any:
+    """An option for a seed that torch and numpy both take; another raises UsageError."""
+
+    def check(value: int | None) -> int | None:
+        if value is not None and not 0 <= value < 2**63:
+            raise UsageError(f"--seed {value}", "a whole number from 0 to 2^63 - 1")
+        return value
+
+    return typer.Option(help=help, callback=check)
+
+
 def one_of(
     known: Iterable[str] | Callable[[], Iterable[str]],
     help: str,

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.options import AsJson, OnBad, choices_of, one_of
+from giraffe_cli.cli.options import AsJson, OnBad, a_seed, choices_of, one_of
 from giraffe_cli.cli.pack_input import pack_config, shard_of, tokenizer_folder, weights_of
 from giraffe_cli.cli.pack_tasks import check_options, pack_by_tasks
 from giraffe_cli.cli.pack_text import following_line, render
@@ -153,7 +153,7 @@ def pack_data(
     report: Annotated[
         bool, typer.Option("--report", help="Also write report.html, a page about the corpus.")
     ] = False,
-    seed: Annotated[int, typer.Option(help="Seed of the order of the windows.")] = 0,
+    seed: Annotated[int, a_seed("Seed of the order of the windows.")] = 0,
     as_json: AsJson = False,
 ) -> None:
     """Pack documents into training windows for `giraffe extend --data` and other trainers.

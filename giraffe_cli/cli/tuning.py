@@ -11,7 +11,7 @@ import typer
 from giraffe_cli.checkpoint_source import EMBEDDED
 from giraffe_cli.cli.evaluate_input import DEFAULT_DATA
 from giraffe_cli.cli.launcher import start_alone
-from giraffe_cli.cli.options import one_of
+from giraffe_cli.cli.options import a_seed, one_of
 from giraffe_cli.errors import InvalidInput, UsageError
 from giraffe_cli.plain_yaml import parse_yaml
 
@@ -36,7 +36,7 @@ Fitness = Annotated[
     str,
     one_of(_fitnesses, "What decides: nll, or needle-nll (the loss of looked-up numbers alone)."),
 ]
-Seed = Annotated[int, typer.Option(help="Seed of samples, intervals and proposals.")]
+Seed = Annotated[int, a_seed("Seed of samples, intervals and proposals.")]
 
 
 class Opened(NamedTuple):

@@ -55,6 +55,8 @@ def _matches(pattern: str) -> tuple[list[str], Counter[str]]:
         InvalidInput: none.
     """
     root = Path(_fixed_part(pattern))
+    if root.is_dir() and any(map(glob.has_magic, Path(pattern).parts[:-1])):
+        _check_readable(root)
     # Path.glob follows no linked folder under `**`, which could lead in a circle.
     matches = [
         path
@@ -67,6 +69,16 @@ def _matches(pattern: str) -> tuple[list[str], Counter[str]]:
         raise InvalidInput(f"no file matches `{pattern}`{folders}", "check the pattern")
     folders_matched = 0 if "**" in pattern else len(matches) - len(files)
     return files, Counter({"folder that a glob matched": folders_matched})
+
+
+def _check_readable(root: Path) -> None:
+    """Path.glob passes over folders it may not list.
+
+    Raises:
+        InvalidInput: there is one below `root`.
+    """
+    for _ in walk(root):
+        pass
 
 
 def _fixed_part(pattern: str) -> str:

@@ -21,7 +21,7 @@ from giraffe_cli.model.full import TRAINED_CONFIG
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.install import ROPE_FILE
-from giraffe_cli.run_files import adapter_of, read_run
+from giraffe_cli.run_files import adapter_of, base_of, read_run
 from giraffe_cli.rundir import read_json
 
 
@@ -57,7 +57,7 @@ def _of_run(run: Path, work_dir: Path, reporter: Reporter) -> Checkpoint:
     if (run / "model" / "config.json").is_file():
         return inspect(str(run / "model"), work_dir)
     config, table = read_run(run)
-    base = inspect(config.model, run, config.allow_pickle)
+    base = inspect(base_of(run, config), run, config.allow_pickle)
     adapter = adapter_of(run, config)
     if adapter is not None:
         check_same_base(adapter, base)

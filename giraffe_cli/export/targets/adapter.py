@@ -29,7 +29,7 @@ from giraffe_cli.lock import held_beside
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.install import ROPE_FILE
-from giraffe_cli.run_files import adapter_of, read_run
+from giraffe_cli.run_files import adapter_of, base_of, read_run
 from giraffe_cli.rundir import (
     atomic_open,
     begin_stage,
@@ -75,7 +75,8 @@ class Adapter(AbstractTarget):
             )
         _check_same_table(adapter, table)
         out = options.out or run / f"{run.resolve().name}-adapter"
-        base = base_name(config.model, options.base_id)
+        place = base_of(run, config)
+        base = base_name(place, options.base_id)
         inputs = {
             "stage": STAGE,
             "adapter": adapter_digest(adapter),
@@ -87,7 +88,7 @@ class Adapter(AbstractTarget):
         else:
             with held_beside(out):
                 _write(out, inputs, adapter, table, _tokenizer_folder(run, config))
-        return _exported(out, base, table, prove(out, adapter, table, [run, Path(config.model)]))
+        return _exported(out, base, table, prove(out, adapter, table, [run, Path(place)]))
 
 
 def base_name(model: str, base_id: str | None) -> str:
@@ -108,7 +109,7 @@ def _tokenizer_folder(run: Path, config: ExtendConfig) -> Path:
     """The extended model where it is still there, else the base."""
     if (run / "model" / "tokenizer.json").is_file():
         return run / "model"
-    return inspect(config.model, run, config.allow_pickle).path
+    return inspect(base_of(run, config), run, config.allow_pickle).path
 
 
 def _write(
