@@ -9,7 +9,6 @@ from giraffe_cli.checkpoint_source import EMBEDDED
 from giraffe_cli.config.building import apply_overrides, put
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.files import read_yaml
-from giraffe_cli.errors import GiraffeError, UsageError
 from giraffe_cli.presets import config_path
 from giraffe_cli.units import format_length, parse_length
 
@@ -19,12 +18,8 @@ PRESET_TARGET = "16k"
 def gather(
     config_file: Path | None, flags: dict[str, Any], assignments: list[str]
 ) -> dict[str, Any]:
-    """Defaults < preset of the embedded model < `--config` < flags and `--set`.
-
-    Raises:
-        UsageError: two of the latter give one key different values.
-    """
-    _refuse_contradictions(flags, assignments)
+    """Defaults < preset of the embedded model < `--config` < flags < `--set`, the last of which
+    holds."""
     values: dict[str, Any] = read_yaml(config_path(config_file)) if config_file else {}
     if not config_file and flags.get("model", EMBEDDED) == EMBEDDED:
         last = flags["stages"][-1] if "stages" in flags else None
@@ -33,29 +28,6 @@ def gather(
     for path, value in flags.items():
         put(values, path, value)
     return apply_overrides(values, assignments)
-
-
-def _refuse_contradictions(flags: dict[str, Any], assignments: list[str]) -> None:
-    said = {path: str(value) for path, value in flags.items() if isinstance(value, int | str)}
-    for assignment in assignments:
-        path, _, value = assignment.partition("=")
-        earlier = said.setdefault(path, value)
-        if not _says_the_same(earlier, value):
-            raise UsageError(
-                f"{path} is {earlier} by an option and {value} by --set {assignment}"
-                if path in flags
-                else f"--set {path}={earlier} and --set {assignment}",
-                "leave one of them out",
-            )
-
-
-def _says_the_same(one: str, other: str) -> bool:
-    if one == other:
-        return True
-    try:
-        return parse_length(one) == parse_length(other)
-    except GiraffeError:
-        return one.lower() == other.lower()
 
 
 def embedded_preset(target_length: str | None, other_table: bool = False) -> dict[str, Any]:

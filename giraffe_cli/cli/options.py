@@ -109,7 +109,7 @@ ConfigFile = Annotated[
     ),
 ]
 Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="Any config key: train.lora.rank=8; repeatable.")
+    list[str] | None, typer.Option("--set", help="Any config key, over options: train.lora.rank=8; the last holds.")
 ]
 Control = Annotated[
     bool,
