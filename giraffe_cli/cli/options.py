@@ -109,7 +109,8 @@ ConfigFile = Annotated[
     ),
 ]
 Assignments = Annotated[
-    list[str] | None, typer.Option("--set", help="Any config key, over options: train.lora.rank=8; the last holds.")
+    list[str] | None,
+    typer.Option("--set", help="Any config key, over options: train.lora.rank=8; repeatable."),
 ]
 Control = Annotated[
     bool,
