@@ -138,7 +138,7 @@ def test_a_document_of_one_token_has_nothing_to_predict(material, monkeypatch):
     rows, stream = stream_of(material)
     rows = SimpleNamespace(folder=rows.folder, bos="no", eos="no")  # else a text gains tokens
     documents = [Document("one", "!", "s"), Document("two", "!?", "s")]
-    monkeypatch.setattr("giraffe_cli.train.held_out.held_out", lambda folder: documents)
+    monkeypatch.setattr("giraffe_cli.train.held_out.each_held_out", lambda folder: documents)
     windows = held_out_windows(rows, stream, material.checkpoint.path, 3)
     assert [(w.doc_ids, w.num_targets) for w in windows] == [(("two",), 1)]
     documents.pop()

@@ -227,27 +227,27 @@ def test_eval_refuses_where_nothing_else_is_left(giraffe, trained, tmp_path):
     assert "every document of the evaluation is trained on" in refused.stderr
 
 
-@pytest.mark.parametrize("copies", [True, False])
-def test_extend_knows_trained_text_before_it_trains(giraffe, tiny_llama, tmp_path, copies):
-    """Evaluation data that repeats the corpus under other ids, and a corpus that repeats itself."""
-    corpus, run = write_corpus(tmp_path / "a.jsonl", TRAINED, "a-"), tmp_path / "run"
-    named: tuple[object, ...] = ("--eval-data", write_corpus(tmp_path / "b.jsonl", TRAINED, "b-"))
-    if copies:
-        corpus = write_corpus(tmp_path / "twice.jsonl", TRAINED * 5, "a-")
-        named = ("--set", "pack.hold_out=0.2")
-    else:
-        named += ("--set", "pack.hold_out=0")
-    done = giraffe(
-        *("extend", "--model", tiny_llama, "--data", corpus, "--target-len", 256, *named),
-        *("--rope", "yarn", "--window", 128, "--steps", 1, "--set", "eval.lengths=[128,256]"),
-        *("--set", "eval.tasks=[nll]", "--set", "eval.knobs.nll.targets=32"),
-        *("--set", "train.lora.rank=2", "--out", run),
-    )
-    assert done.code == 3
-    assert "every document of the evaluation is trained on" in done.stderr
-    assert "by id 0, by text" in done.stderr
-    assert "pack.dedupe" in done.stderr
-    assert not (run / "adapter").exists()
+def test_extend_knows_trained_text_before_it_trains(giraffe, tiny_llama, tmp_path):
+    """Evaluation data that repeats the corpus under other ids; a corpus that repeats itself trains
+    on no copy of what it holds out."""
+    corpus = write_corpus(tmp_path / "a.jsonl", TRAINED, "a-")
+    twice = write_corpus(tmp_path / "twice.jsonl", TRAINED * 5, "a-")
+    other = ("--eval-data", write_corpus(tmp_path / "b.jsonl", TRAINED, "b-"))
+    for data, named, code in (
+        (corpus, (*other, "--set", "pack.hold_out=0"), 3),
+        (twice, ("--set", "pack.hold_out=0.05"), 0),
+    ):
+        run = tmp_path / f"run-{code}"
+        done = giraffe(
+            *("extend", "--model", tiny_llama, "--data", data, "--target-len", 256, *named),
+            *("--rope", "yarn", "--window", 128, "--steps", 1, "--set", "eval.lengths=[128,256]"),
+            *("--set", "eval.tasks=[nll]", "--set", "eval.knobs.nll.targets=32"),
+            *("--set", "train.lora.rank=2", "--out", run),
+        )
+        assert done.code == code, done.stderr
+        assert ("every document of the evaluation is trained on" in done.stderr) == bool(code)
+        assert ("by id 0, by text" in done.stderr) == ("pack.dedupe" in done.stderr) == bool(code)
+        assert (run / "adapter").exists() == (not code)
 
 
 def test_the_windows_of_a_control_and_of_an_earlier_stage_are_the_runs(trained):
