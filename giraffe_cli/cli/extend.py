@@ -137,8 +137,6 @@ def extend(
     """
     console = Console(as_json)
     start_alone(console)
-    if no_eval and eval_data:
-        raise UsageError(
             "--eval-data has no effect: --no-eval skips the evaluation", "leave one out"
         )
     flags = {
