@@ -137,8 +137,6 @@ def extend(
     """
     console = Console(as_json)
     start_alone(console)
-            "--eval-data has no effect: --no-eval skips the evaluation", "leave one out"
-        )
     flags = {
         "target_length": target_len,
         "stages": stages.split(",") if stages is not None else None,
