@@ -131,7 +131,7 @@ def test_ignored_vendored_and_built_files_are_left_out(tmp_path, path, taken):
     ],
 )
 def test_stars_cross_no_folder_as_in_git(tmp_path, patterns, kept):
-    """`git ls-files --cached --others --exclude-standard` says the same (git 2.47)."""
+    """`git ls-files --others --exclude-standard` says the same (git 2.39.5)."""
     for name in ("r.md", "docs/a.md", "docs/deep/y.md", "src/a.py", "src/b/c.py"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(f"x = '{name}'")
