@@ -123,9 +123,17 @@ def inspect(source: str, work_dir: Path, allow_pickle: bool | None = None) -> Ch
         base_attention_factor=rope.base_attention_factor,
         dtype=STORED_DTYPES[weights["model.embed_tokens.weight"].dtype],
         num_parameters=count_parameters(shape, weights),
-        attention_dropout=float(config.get("attention_dropout") or 0.0),
+        attention_dropout=_dropout(config.get("attention_dropout"), path),
         **dataclasses.asdict(shape),
     )
+
+
+def _dropout(value: Any, path: Path) -> float:
+    if value is None:
+        return 0.0
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1:
+        raise InvalidInput(f"{path}: attention_dropout is {value!r}", "needs a number from 0 to 1")
+    return float(value)
 
 
 def head_to_extend(

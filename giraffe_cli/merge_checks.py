@@ -9,12 +9,9 @@ from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import MANIFEST, digest_value, read_json
-from giraffe_cli.tensor_stream import TensorInFile, stored_tensors, tensors_in_file
+from giraffe_cli.tensor_stream import stored_tensors, tensors_in_file
 from giraffe_cli.updates import DTYPES
 from giraffe_cli.weights import EMBEDDINGS, HEAD, weight_files
-
-ROWS = 4096
-"""Of embeddings, that are compared at a time."""
 
 
 def check_same_table(adapter_dir: Path, table: RopeTable) -> None:
@@ -77,23 +74,12 @@ def check_stored_head(checkpoint: Checkpoint) -> None:
     files = [tensors_in_file(path) for path in weight_files(checkpoint.path)]
     found = {name: tensor for tensors in files for name, tensor in tensors.items()}
     head, embeddings = found.get(HEAD), found.get(EMBEDDINGS)
-    if head and embeddings and not _same_bytes(head, embeddings):
+    if head and embeddings and not head.equals(embeddings):
         raise InvalidInput(
             f"{checkpoint.source} stores a {HEAD} of its own, and its config.json says "
             "tie_word_embeddings: true",
             "set tie_word_embeddings to false there, or save the model again without the head",
         )
-
-
-def _same_bytes(one: TensorInFile, other: TensorInFile) -> bool:
-    if (one.entry.dtype, one.entry.shape) != (other.entry.dtype, other.entry.shape):
-        return False
-    rows = range(0, one.entry.shape[0], ROWS)
-    return all(
-        one.read_rows(row, min(row + ROWS, one.entry.shape[0]))
-        == other.read_rows(row, min(row + ROWS, one.entry.shape[0]))
-        for row in rows
-    )
 
 
 def with_tied_head(
@@ -106,7 +92,9 @@ def with_tied_head(
     Raises:
         GiraffeError: it trained the one and not the other, which no tied weights can hold.
     """
-    if not checkpoint.tie_word_embeddings or EMBEDDINGS not in changes:
+    stores_head = HEAD in stored_tensors(checkpoint.path)
+    is_touched = EMBEDDINGS in changes or (HEAD in changes and stores_head)
+    if not checkpoint.tie_word_embeddings or not is_touched:
         return changes
     difference = _between_tied(changes) if is_adapter else None
     if difference:
@@ -115,14 +103,14 @@ def with_tied_head(
             "train it again with ensure_weight_tying",
         )
     others = {name: change for name, change in changes.items() if name != HEAD}
-    stores_head = HEAD in stored_tensors(checkpoint.path)
     return others | ({HEAD: changes[EMBEDDINGS]} if stores_head else {})
 
 
 def _between_tied(changes: dict[str, Change]) -> str | None:
-    """PEFT runs embeddings that were trained alone beside the head as the base had it."""
-    if HEAD not in changes:
-        return f"trained {EMBEDDINGS} and left {HEAD} as it was"
+    """PEFT runs the one that was trained alone beside the other as the base had it."""
+    for trained, left in ((EMBEDDINGS, HEAD), (HEAD, EMBEDDINGS)):
+        if left not in changes:
+            return f"trained {trained} and left {left} as it was"
     if not changes[HEAD].equals(changes[EMBEDDINGS]):
         return f"trained {HEAD} and {EMBEDDINGS} to different weights"
     return None

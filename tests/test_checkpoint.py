@@ -170,6 +170,30 @@ def test_inspecting_a_directory_imports_no_torch(tiny_llama, tmp_path):
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_a_tokenizer_that_stores_a_cut_cuts_nothing(folder):
+    """`generate` read 20 tokens of a prompt of 92 without a word."""
+    path = folder / "tokenizer.json"
+    stored = json.loads(path.read_text())
+    stored["truncation"] = {
+        **{"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+    }
+    stored["padding"] = {
+        **{"strategy": {"Fixed": 64}, "direction": "Right", "pad_to_multiple_of": None},
+        **{"pad_id": 0, "pad_type_id": 0, "pad_token": "<s>"},
+    }
+    path.write_text(json.dumps(stored))
+    found = load_tokenizer(folder).backend_tokenizer
+    assert len(found.encode("a long text of many words " * 9).ids) > 64
+    assert len(found.encode("a").ids) < 5
+
+
+@pytest.mark.parametrize("value", ["a tenth", True, -0.1, 1.0])
+def test_dropout_that_is_none_is_told(folder, tmp_path, value):
+    edit(folder / "config.json", attention_dropout=value)
+    with pytest.raises(InvalidInput, match="attention_dropout is"):
+        inspect(str(folder), tmp_path)
+
+
 def test_load_tokenizer(tiny_llama):
     assert load_tokenizer(tiny_llama)("a giraffe").input_ids[0] == 0
 

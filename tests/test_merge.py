@@ -337,6 +337,17 @@ def test_rotary_tables_that_old_conversions_store_are_left_out(tmp_path, shards)
     assert {*weights_of(kept)} == {*weights_of(base)}
 
 
+def test_a_stored_head_that_alone_was_trained_is_refused(tmp_path, base, adapter):
+    """On a tied base the merge wrote a head that was not the embeddings."""
+    copied = Path(shutil.copytree(base, tmp_path / "base"))
+    tensors = load_file(copied / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, copied / "model.safetensors", {"format": "pt"})
+    wrong = renamed_keys(adapter, tmp_path, "model.layers.0.self_attn.q_proj", "lm_head")
+    with pytest.raises(GiraffeError, match=r"trained lm_head\.weight and left model\.embed"):
+        merge(copied, wrong, tmp_path / "out")
+
+
 def test_a_merge_into_no_folder_of_its_own_is_refused(tmp_path, base, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").write_text("")

@@ -320,7 +320,7 @@ def test_a_hold_out_that_takes_all_leaves_one_to_a_merge_too(job):
     assert contents("merged") == contents("whole")
 
 
-def test_a_worker_that_is_killed_is_told_and_finished_units_stay(job, monkeypatch):
+def test_a_worker_that_is_killed_is_told(job, monkeypatch):
     monkeypatch.setattr(workers, "_work", _killed)
     with pytest.raises(GiraffeError, match="a worker process was killed") as caught:
         pack_stage(*job("packed"), workers=2)

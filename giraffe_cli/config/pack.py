@@ -28,7 +28,8 @@ class PackConfig(Section):
     drop_tail: bool = False
     """Under `one`: drop what a document has beyond its first window, and count it."""
     bos: Annotated[Literal["auto", "yes", "no"], BeforeValidator(yes_or_no)] = "auto"
-    """A BOS token before each document; auto: where the tokenizer itself would put one."""
+    """A BOS token before each document; auto: as the tokenizer's files say, where they say nothing
+    yes."""
     eos: Annotated[Literal["auto", "yes", "no"], BeforeValidator(yes_or_no)] = "auto"
     """An EOS token after each document; auto: when the tokenizer names one."""
     min_doc_len: Length | None = None

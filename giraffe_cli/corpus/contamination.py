@@ -6,8 +6,8 @@
 Words are runs of letters and digits, lower-cased and in Unicode's compatible form (NFKC), so that
 punctuation, line breaks and how an accent is written hide nothing; of Chinese and Japanese, which
 put no blanks between words, a character is one. 13 words are what Brown et al. 2020 (GPT-3,
-appendix C) compare. A document counts as contaminated
-from `CONTAMINATED_FROM` hits on: 15 words in a row, so that a stock phrase alone removes no book.
+appendix C) compare. A document counts as contaminated from `CONTAMINATED_FROM` hits on: 15 words in
+a row, so that a stock phrase alone removes no book.
 Evaluation texts of fewer than 13 words are compared by nothing, and counted. Cost: one dictionary
 look-up a word, about 5 MB of text a second; memory: 8 bytes a 13-gram of the evaluation.
 """
@@ -130,13 +130,14 @@ def _texts(path: Path) -> Iterator[str]:
     """Raises:
     InvalidInput: missing, unreadable, not UTF-8, or a line that is no JSON.
     """
-    opened: Any = gzip.open if path.suffix.lower() == ".gz" else open
-    kinds = {suffix.lower() for suffix in path.suffixes}
+    name = path.name.lower()
+    opened: Any = gzip.open if name.endswith(".gz") else open
+    kind = Path(name.removesuffix(".gz")).suffix
     try:
         with opened(path, "rt", encoding="utf-8-sig") as handle:
-            if kinds & {".jsonl", ".ndjson"}:
+            if kind in (".jsonl", ".ndjson"):
                 yield from _of_lines(handle, path)
-            elif ".json" in kinds:
+            elif kind == ".json":
                 yield from _of_json(handle.read(), path)
             else:
                 yield handle.read()
@@ -151,7 +152,7 @@ def _of_json(text: str, path: Path) -> Iterator[str]:
     try:
         whole = json.loads(text)
     except ValueError:
-        yield from _of_lines(text.splitlines(), path)
+        yield from _of_lines(text.split("\n"), path)
     else:
         yield from _strings(whole)
 

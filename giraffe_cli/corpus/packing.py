@@ -123,5 +123,5 @@ def _refuse(out: Path, inputs: dict[str, Any]) -> None:
     different = differing_keys(read_json(out / MANIFEST)["inputs"], inputs)
     raise InvalidInput(
         f"{out} holds windows of other inputs; different: {', '.join(different) or 'a file in it'}",
-        f"put back what changed, choose another --out, or remove {out}",
+        "put back what changed, or choose another --out",
     )

@@ -32,11 +32,17 @@ def torch_dtype(name: str) -> torch.dtype:
 
 
 def load_tokenizer(path: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer saved in `path`, with nothing fetched and no code run."""
+    """The tokenizer saved in `path`, with nothing fetched and no code run; it cuts and fills up no
+    text, whatever a fine-tune left in its file."""
     from transformers import AutoTokenizer
 
     with _told_of(path):
-        return AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+        found: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
+    found.backend_tokenizer.no_truncation()
+    found.backend_tokenizer.no_padding()
+    return found
 
 
 def config_for(path: Path, table: RopeTable | None) -> LlamaConfig:

@@ -24,12 +24,11 @@ from giraffe_cli.model.loading import config_for
 from giraffe_cli.model.sharded import Shard, absent, layout
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.install import check_table
-from giraffe_cli.weights import weight_files
+from giraffe_cli.weights import EMBEDDINGS, HEAD, weight_files
 
 if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
-EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 CPU = torch.device("cpu")
 
 

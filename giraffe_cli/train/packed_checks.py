@@ -28,7 +28,7 @@ def check_packed(packed_dir: Path, config: TrainConfig, native_length: int) -> N
     if count := rows_without_target(packed_dir, config.across_documents):
         raise InvalidInput(
             f"{count} windows of {packed_dir} hold documents of single tokens only",
-            "pack again, with --min-piece 2 or more",
+            "pack again: such windows are left out",
         )
     if config.loss != "ce":
         compared_share(packed_dir, config, native_length)
