@@ -24,11 +24,12 @@ import torch
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.model.full import TRAINED_CONFIG, TRAINED_WEIGHTS
 from giraffe_cli.rundir import check_whole, digest_file, digest_value, read_json
+from giraffe_cli.tensor_dtypes import DTYPES
 from giraffe_cli.tensor_stream import TensorInFile, tensors_in_file
-from giraffe_cli.updates import DTYPES, AbstractUpdate, DoraUpdate, LoraUpdate, Replacement
+from giraffe_cli.updates import AbstractUpdate, DoraUpdate, LoraUpdate, Replacement
+from giraffe_cli.weights import ADAPTER_CONFIG
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-ADAPTER_CONFIG = "adapter_config.json"
 _PREFIX = "base_model.model."
 _PART = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.weight)?")
 _TRAIN_AGAIN = "train it again"

@@ -22,7 +22,7 @@ from giraffe_cli.checkpoint_source import checkpoint_folder
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.base import Head
 from giraffe_cli.rope.readings import ORIGINAL
-from giraffe_cli.weights import STORED_DTYPES, check_tensors, count_parameters, read_weights
+from giraffe_cli.weights import check_tensors, count_parameters, dtype_of, read_weights
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Checkpoint:
     vocab_size: int
     tie_word_embeddings: bool
     dtype: str
-    """`float32`, `bfloat16` or `float16`: what the weight files hold."""
+    """`float32`, `bfloat16` or `float16`: what the weight files hold, most of them if not all."""
     num_parameters: int
     existing_rope: dict[str, Any] | None
     """The scaling that is already in force, with the `target_length` it reaches; None without."""
@@ -121,7 +121,7 @@ def inspect(source: str, work_dir: Path, allow_pickle: bool | None = None) -> Ch
         existing_rope=rope.existing,
         base_table=rope.base_table,
         base_attention_factor=rope.base_attention_factor,
-        dtype=STORED_DTYPES[weights["model.embed_tokens.weight"].dtype],
+        dtype=dtype_of(weights, config),
         num_parameters=count_parameters(shape, weights),
         attention_dropout=_dropout(config.get("attention_dropout"), path),
         **dataclasses.asdict(shape),

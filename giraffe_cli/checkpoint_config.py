@@ -15,7 +15,7 @@ from typing import Any
 from giraffe_cli.errors import InvalidInput, raise_together
 from giraffe_cli.rope.base import Head, RopeTable, make_table
 from giraffe_cli.rope.install import ROPE_FILE
-from giraffe_cli.rope.malformed import is_length, is_number
+from giraffe_cli.rope.malformed import is_length, is_number, partial_rotation
 from giraffe_cli.rope.readings import ORIGINAL, claimed_table
 from giraffe_cli.rundir import read_json
 
@@ -89,8 +89,10 @@ def check_stock(config: Mapping[str, Any], path: Path) -> None:
     """The model is what transformers' own class makes of it: no code of a stranger's is run.
 
     Raises:
-        InvalidInput: the config names code of its own, which may compute something else.
+        InvalidInput: the config names code of its own, which may compute something else, or heads
+            that turn in part.
     """
+    raise_together(list(partial_rotation(config)), f"{path / 'config.json'}")
     if config.get("auto_map"):
         raise InvalidInput(
             f"{path / 'config.json'} has auto_map: the model has code of its own, which is not run",
@@ -117,8 +119,6 @@ def _check_sizes(config: Mapping[str, Any], path: Path) -> None:
         head_dim = config.get("head_dim") or config["hidden_size"] / config["num_attention_heads"]
         if head_dim < 4 or head_dim % 2:
             problems.append(f"head_dim is {head_dim:g}, needs an even integer of at least 4")
-        if config.get("partial_rotary_factor", 1.0) != 1.0:
-            problems.append("partial_rotary_factor is not 1")
     raise_together(problems, f"{path / 'config.json'}")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.install import ROPE_FILE
 from giraffe_cli.rundir import MANIFEST, digest_file, digest_value, read_json
-from giraffe_cli.weights import weight_files
+from giraffe_cli.weights import ADAPTER_CONFIG, weight_files
 
 
 def check_links(path: Path) -> None:
@@ -47,8 +47,8 @@ def read_config(path: Path) -> dict[str, Any]:
 
 def _what_lies_there(path: Path) -> tuple[str, str]:
     """Message and hint for a folder without `config.json`: what users take for a checkpoint."""
-    if (path / "adapter_config.json").is_file():
-        settings = read_json(path / "adapter_config.json")
+    if (path / ADAPTER_CONFIG).is_file():
+        settings = read_json(path / ADAPTER_CONFIG)
         base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
         return (
             f"{path} holds a PEFT adapter for {base or 'an unnamed base'}, no model",
@@ -66,11 +66,18 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def check_settings(path: Path) -> None:
-    """The companions of `config.json` that libraries read are JSON objects, where they exist.
+    """The companions of `config.json` that libraries read are JSON objects, where they exist, and
+    none is an adapter's.
 
     Raises:
-        InvalidInput: one of them is none.
+        InvalidInput: one of them is otherwise.
     """
+    if (path / ADAPTER_CONFIG).is_file():
+        raise InvalidInput(
+            f"{path} holds a model and, by its {ADAPTER_CONFIG}, a PEFT adapter, which "
+            "transformers would put on top of it",
+            f"where it is merged already, remove {ADAPTER_CONFIG} from a copy; else merge it first",
+        )
     for name in ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json"):
         if (path / name).is_file() and not isinstance(read_json(path / name), dict):
             raise InvalidInput(f"{path / name} holds no JSON object", "download it again")

@@ -1,11 +1,12 @@
 """Adapter into base weights: a standalone directory, written shard by shard.
 
 Each trained tensor becomes what its update makes of it (`updates.py`), computed in float32 and
-rounded once to the base's dtype; everything else is copied byte for byte. File names, shard layout,
-tensor order and vocabulary are the base's, and so is the base that is read: the original, also
-where a run held it in 4 bits. The directory is built beside its final name and renamed when its
-manifest is written, so it is whole or absent. One tensor is in memory, and changes by blocks of
-rows: memory peaks at the largest tensor and about 300 MB, whatever the size of the shards.
+rounded once to the base's dtype; everything else is copied byte for byte. Of a base in several
+float types everything is written in the one that transformers loads it in. File names, shard
+layout, tensor order and vocabulary are the base's, and so is the base that is read: the original,
+also where a run held it in 4 bits. The directory is built beside its final name and renamed when
+its manifest is written, so it is whole or absent. One tensor is in memory, and changes by blocks
+of rows: memory peaks at the largest tensor and about 300 MB, whatever the size of the shards.
 """
 
 from __future__ import annotations
@@ -29,11 +30,13 @@ from giraffe_cli.merge_folder import (
     copy_file,
     put_in_place,
     refuse_foreign_folder,
+    say_dtype,
 )
 from giraffe_cli.progress import Bar, Reporter
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.install import ROPE_FILE, finish_directory
 from giraffe_cli.rundir import begin_stage, finish_stage, stage_holds
+from giraffe_cli.tensor_dtypes import DTYPES, STORED_NAMES, bytes_in, layout_in
 from giraffe_cli.tensor_stream import (
     Layout,
     StoredTensor,
@@ -43,7 +46,7 @@ from giraffe_cli.tensor_stream import (
     write_index,
     write_shard,
 )
-from giraffe_cli.updates import DTYPES, AbstractUpdate
+from giraffe_cli.updates import AbstractUpdate
 from giraffe_cli.weights import INDEX, weight_files
 
 BLOCK = 1 << 24
@@ -86,8 +89,9 @@ def merge_stage(
     check_targets(changes, checkpoint.path)
     building = begin_stage(beside(out, BUILDING))
     try:
-        digests = _write_weights(checkpoint.path, changes, building, reporter, bool(table))
+        digests = _write_weights(checkpoint, changes, building, reporter, bool(table))
         copy_companions(checkpoint.path, building)
+        say_dtype(building / "config.json", checkpoint.dtype)
         if table:
             finish_directory(building, table)
         elif (checkpoint.path / ROPE_FILE).exists():
@@ -101,11 +105,16 @@ def merge_stage(
 
 
 def _write_weights(
-    base: Path, changes: dict[str, Change], out: Path, reporter: Reporter, has_table: bool
+    checkpoint: Checkpoint,
+    changes: dict[str, Change],
+    out: Path,
+    reporter: Reporter,
+    has_table: bool,
 ) -> dict[str, str]:
     """Every shard of `base` under its own name, and the index; sha256 by tensor. Rotary tables that
     old conversions store are left out where the model `has_table` of its own."""
-    layouts = {path: read_layout(path) for path in weight_files(base)}
+    base, dtype = checkpoint.path, STORED_NAMES[checkpoint.dtype]
+    layouts = {path: layout_in(read_layout(path), dtype) for path in weight_files(base)}
     if has_table:
         layouts = {path: without_tables(layout) for path, layout in layouts.items()}
     total = sum(tensor.num_bytes for layout in layouts.values() for tensor in layout.tensors)
@@ -122,10 +131,12 @@ def _write_weights(
 def _merged_tensors(
     path: Path, layout: Layout, changes: dict[str, Change], bar: Bar
 ) -> Iterator[tuple[StoredTensor, bytearray]]:
-    kept = {tensor.name for tensor in layout.tensors}
-    for tensor, data in read_tensors(path):
-        if tensor.name not in kept:
+    kept = {tensor.name: tensor for tensor in layout.tensors}
+    for stored, raw in read_tensors(path):
+        if stored.name not in kept:
             continue
+        tensor = kept[stored.name]
+        data = bytes_in(stored, raw, tensor.dtype)
         if tensor.name in changes:
             _apply(tensor, data, changes[tensor.name].load())
         yield tensor, data

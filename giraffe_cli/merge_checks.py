@@ -9,8 +9,8 @@ from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import MANIFEST, digest_value, read_json
+from giraffe_cli.tensor_dtypes import DTYPES
 from giraffe_cli.tensor_stream import stored_tensors, tensors_in_file
-from giraffe_cli.updates import DTYPES
 from giraffe_cli.weights import EMBEDDINGS, HEAD, weight_files
 
 

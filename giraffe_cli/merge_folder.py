@@ -6,7 +6,14 @@ import shutil
 from pathlib import Path
 
 from giraffe_cli.errors import GiraffeError, InvalidInput
-from giraffe_cli.rundir import MANIFEST, atomic_open, make_folder, read_json, sync_folder
+from giraffe_cli.rundir import (
+    MANIFEST,
+    atomic_open,
+    make_folder,
+    read_json,
+    sync_folder,
+    write_json,
+)
 
 STAGE = "merge"
 BUILDING, REPLACED = ".giraffe-building", ".giraffe-replaced"
@@ -87,3 +94,12 @@ def copy_companions(base: Path, out: Path) -> None:
         for path in sorted(base.glob(pattern)):
             if path.is_file():
                 copy_file(path, out / path.name)
+
+
+def say_dtype(file: Path, dtype: str) -> None:
+    """Where the config of the base names another float type than the weights are written in, as one
+    does that is older than its files, let it say theirs: a loader goes by the config."""
+    config = read_json(file)
+    stale = [key for key in ("dtype", "torch_dtype") if config.get(key) not in (None, dtype)]
+    if stale:
+        write_json(file, {**config, **dict.fromkeys(stale, dtype)})

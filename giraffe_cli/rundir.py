@@ -220,7 +220,7 @@ def stage_holds(folder: Path, inputs: Mapping[str, Any]) -> bool:
         manifest = read_json(folder / MANIFEST)
         if manifest["inputs"] != json.loads(json.dumps(dict(inputs))):
             return False
-        return all(_is_as_written(folder / n, entry) for n, entry in manifest["files"].items())
+        return all(is_as_written(folder / n, entry) for n, entry in manifest["files"].items())
     except (InvalidInput, KeyError, TypeError, AttributeError, ValueError, OSError):
         return False
 
@@ -238,11 +238,11 @@ def check_whole(folder: Path) -> None:
     if not isinstance(files, dict):
         return  # somebody else's file of that name
     for name, entry in files.items():
-        if not _is_as_written(folder / name, entry):
+        if not is_as_written(folder / name, entry):
             raise altered(folder / name)
 
 
-def _is_as_written(path: Path, entry: Mapping[str, Any]) -> bool:
+def is_as_written(path: Path, entry: Mapping[str, Any]) -> bool:
     return (
         path.is_file()
         and path.stat().st_size == entry["bytes"]

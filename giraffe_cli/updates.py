@@ -14,9 +14,8 @@ from dataclasses import dataclass
 
 import torch
 
+from giraffe_cli.tensor_dtypes import DTYPES
 from giraffe_cli.tensor_stream import TensorInFile
-
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 
 
 class AbstractUpdate(ABC):

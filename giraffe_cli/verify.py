@@ -35,7 +35,9 @@ from giraffe_cli.verify_config import (
 from giraffe_cli.verify_files import (
     Check,
     check,
+    check_base_config,
     check_base_vocabulary,
+    check_companions,
     check_tensor_shapes,
     check_tied_embeddings,
     check_weight_files,
@@ -106,13 +108,16 @@ def check_files(
 ) -> dict[str, Check]:
     """Everything that is known before a weight is read: the cheap checks, the config's first."""
     checks = {**check_config(folder, config, table), **check_weight_files(folder)}
+    checks |= check_companions(folder)
     if table and written:
         checks["rope_json"] = check(
             written.to_json() == table.to_json(), describe(written), describe(table)
         )
-    usable = checks["rope_fields"]["ok"]
+    usable, of_base = checks["rope_fields"]["ok"], read_config(base) if base else None
     if usable and not table and is_length(config.get("max_position_embeddings")):
-        checks |= check_scaling(folder, config, read_config(base) if base else None)
+        checks |= check_scaling(folder, config, of_base)
+    if of_base:
+        checks |= check_base_config(config, of_base, folder)
     if checks["weight_files"]["ok"]:
         checks |= check_tensor_shapes(folder, config)
         if usable:

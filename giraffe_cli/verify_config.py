@@ -29,6 +29,7 @@ from giraffe_cli.rope.readings import (
 )
 from giraffe_cli.rundir import read_json
 from giraffe_cli.verify_files import Check, check, problems_check
+from giraffe_cli.weights import ADAPTER_CONFIG
 
 SPELL_BOTH = (
     "write θ and scaling in both spellings: rope_parameters with rope_theta inside, and rope_theta "
@@ -67,7 +68,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _refuse_adapter(folder: Path) -> None:
     """A PEFT adapter without a model: there is no table in it to verify."""
-    path = folder / "adapter_config.json"
+    path = folder / ADAPTER_CONFIG
     model = [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*")]
     if model or not path.is_file():
         return

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint_config import read_shape
+from giraffe_cli.checkpoint_files import check_settings
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.malformed import is_length
@@ -66,6 +67,38 @@ def check_weight_files(folder: Path) -> dict[str, Check]:
             f"index and files disagree on {listed(lost)}" if lost else f"{len(stored)} tensors",
             "every tensor of the index, no other",
         ),
+    }
+
+
+def check_companions(folder: Path) -> dict[str, Check]:
+    """Settings that libraries can read, and no adapter that they would put on top."""
+    try:
+        check_settings(folder)
+    except GiraffeError as error:
+        found = error.message.removeprefix(f"{folder} ").removeprefix(f"{folder}/")
+        return {"companions": check(False, found, "JSON objects, no adapter's", error.hint)}
+    return {"companions": check(True, "readable, no adapter's", "JSON objects, no adapter's")}
+
+
+def check_base_config(
+    config: Mapping[str, Any], base: Mapping[str, Any], folder: Path
+) -> dict[str, Check]:
+    """Sizes that the weights' shapes leave open, and the norms' ε, are the base's."""
+    try:
+        own, theirs = (read_shape(each, folder) for each in (config, base))
+    except GiraffeError:
+        return {}  # `model_shape` names it
+    apart = [
+        f"{key} {getattr(own, key)} against {getattr(theirs, key)}"
+        for key in ("head_dim", "num_attention_heads", "num_key_value_heads", "num_layers")
+        if getattr(own, key) != getattr(theirs, key)
+    ]
+    first, second = (each.get("rms_norm_eps", 1e-6) for each in (config, base))
+    apart += [f"rms_norm_eps {first:g} against {second:g}"] * (first != second)
+    return {
+        "config_of_base": problems_check(
+            apart, "as the base's", "the base's heads and ε", "put back the base's config.json"
+        )
     }
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.rundir import MANIFEST, read_json
+from giraffe_cli.rundir import MANIFEST, is_as_written, read_json
 from giraffe_cli.tensor_stream import stored_tensors
 from giraffe_cli.verify_files import Check, check, check_tokenizer, listed
 from giraffe_cli.verify_tables import TABLE_TOLERANCE, claim_of, compare_tables
@@ -72,15 +72,25 @@ def _same_digests(found: Mapping[str, str], expected: Mapping[str, str]) -> Chec
 
 
 def check_weights(loaded: Mapping[str, Any], folder: Path, digests: Mapping[str, str]) -> Check:
-    """Loaded against stored, bit for bit; a head tied to the embeddings is no extra, and stored
+    """Loaded against stored, bit for bit, and rounded where files hold several float types, of
+    which a loader chooses one; a head tied to the embeddings is no extra, and stored
     rotary tables, which transformers ignores, are `stored_inv_freq`'s business."""
     if "error" in loaded:
         return check(False, loaded["error"], "every tensor bit-equal")
-    stored = stored_tensors(folder)
-    for name, entry in loaded.items():
-        expected = STORED_DTYPES.get(stored[name].dtype) if name in stored else entry["dtype"]
-        if entry["dtype"] != expected:
-            return check(False, f"{name} loads as {entry['dtype']}", f"{expected}, as stored")
+    stored = {
+        name: STORED_DTYPES.get(tensor.dtype)
+        for name, tensor in stored_tensors(folder).items()
+        if not name.endswith(STORED_TABLE)
+    }
+    others = {n for n, entry in loaded.items() if stored.get(n, entry["dtype"]) != entry["dtype"]}
+    for name in sorted(others):
+        dtype = loaded[name]["dtype"]
+        if dtype not in stored.values():
+            return check(False, f"{name} loads as {dtype}", f"{stored[name]}, as stored")
+    if others:
+        from giraffe_cli.tensor_dtypes import digests_in
+
+        digests = {**digests, **digests_in(folder, {n: loaded[n]["dtype"] for n in others})}
     found = {name: entry["sha256"] for name, entry in loaded.items()}
     if HEAD not in digests and found.get(HEAD) == found.get(EMBEDDINGS):
         found.pop(HEAD, None)
@@ -179,9 +189,28 @@ def _check_window(entry: Mapping[str, float], dtype: str) -> Check:
 
 
 def check_against_manifest(folder: Path, digests: Mapping[str, str]) -> dict[str, Check]:
-    """The files hold what the merge computed; nothing to say without its manifest."""
+    """Weights and settings are what the merge wrote; nothing to say without its manifest."""
     manifest = read_json(folder / MANIFEST) if (folder / MANIFEST).is_file() else {}
     written = manifest.get("tensors") if isinstance(manifest, dict) else None
     if not isinstance(written, dict) or not all(isinstance(d, str) for d in written.values()):
         return {}  # somebody else's file of that name
-    return {"tensors_as_written": _same_digests(digests, written)}
+    return {
+        "tensors_as_written": _same_digests(digests, written),
+        "files_as_written": _same_files(folder, manifest.get("files")),
+    }
+
+
+def _same_files(folder: Path, written: Any) -> Check:
+    """Every file beside the weights, whose tensors are compared one by one."""
+    entries = written if isinstance(written, dict) else {}
+    wrong = [
+        f"{name} is {'altered' if (folder / name).is_file() else 'gone'}"
+        for name, entry in sorted(entries.items())
+        if not name.endswith(".safetensors") and not is_as_written(folder / name, entry)
+    ]
+    return check(
+        not wrong,
+        listed(wrong) or f"{len(entries)} files",
+        "every file as giraffe wrote it",
+        f"write the model again; if the change is meant, remove {MANIFEST} from the folder",
+    )

@@ -20,6 +20,8 @@ from giraffe_cli.rundir import read_json
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+ADAPTER_CONFIG = "adapter_config.json"
+"""What PEFT writes beside an adapter; transformers loads one that lies beside a model."""
 EMBEDDINGS, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 STORED_TABLE = "rotary_emb.inv_freq"
 """How the name of a rotary table ends that conversions of before 2024 store, and nobody reads."""
@@ -120,11 +122,18 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint directory, in order.
 
     Raises:
-        InvalidInput: none, only pickled ones, or an index that names no files.
+        InvalidInput: none, only pickled ones, an index that names no files, or another model beside
+            the shards of one: transformers reads the single file then, others the shards.
     """
     if (folder / INDEX).exists():
         index = read_json(folder / INDEX)
-        return [folder / name for name in plain_names(index, folder)]
+        names = plain_names(index, folder)
+        if (folder / SINGLE).exists() and SINGLE not in names:
+            raise InvalidInput(
+                f"{folder} has two sets of weights: {SINGLE}, and the shards of {INDEX}",
+                "keep the one that is meant, the single file or the shards with their index",
+            )
+        return [folder / name for name in names]
     if (folder / SINGLE).exists():
         return [folder / SINGLE]
     pickled = sorted(path.name for path in [*folder.glob("*.bin"), *folder.glob("*.pt*")])
@@ -260,6 +269,18 @@ def check_tensors(
         f"weights of {folder} do not fit its config.json",
         "put back the config.json that belongs to these weights",
     )
+
+
+def dtype_of(weights: Mapping[str, TensorEntry], config: Mapping[str, Any]) -> str:
+    """What transformers loads the tensors as: the type that `config` names if any is stored in it,
+    else that of the embeddings (of a config that is older than its files).
+
+    Files of several types are rare, and mostly matrices of 16 bits with norms of 32.
+    """
+    matrices = (entry for name, entry in weights.items() if not name.endswith(STORED_TABLE))
+    stored = {STORED_DTYPES.get(entry.dtype) for entry in matrices}
+    named = config.get("dtype") or config.get("torch_dtype")
+    return str(named) if named in stored else STORED_DTYPES[weights[EMBEDDINGS].dtype]
 
 
 def count_parameters(shape: Shape, weights: Mapping[str, TensorEntry]) -> int:

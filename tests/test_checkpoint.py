@@ -273,7 +273,11 @@ def test_other_architectures(folder, tmp_path, changes):
         ({"rope_scaling": "linear"}, "RoPE fields that are no mapping: 'linear'"),
         ({"rope_parameters": {"rope_theta": "10k"}}, "rope_theta '10k', needs a number > 1"),
         ({"head_dim": 15}, "head_dim is 15, needs an even integer of at least 4"),
-        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is not 1"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, a Llama turns every pair"),
+        (
+            {"rope_parameters": {"rope_theta": 1e4, "partial_rotary_factor": 0.5}},
+            "partial_rotary_factor is 0.5",
+        ),
         ({"max_position_embeddings": 128.0}, "max_position_embeddings is 128.0, needs a positive"),
     ],
 )
@@ -316,9 +320,24 @@ def test_missing_shard_and_damaged_shard_are_both_named(folder, tmp_path):
     names = {"model.norm.weight": "one.safetensors", "lm_head.weight": "two.safetensors"}
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": names}))
     (folder / "two.safetensors").write_bytes(b"not yet")
+    (folder / "model.safetensors").unlink()
     message = refusal(folder, tmp_path).message
     assert "one.safetensors is missing" in message
     assert "two.safetensors is no safetensors file (7 bytes)" in message
+
+
+def test_a_single_file_beside_the_shards_of_another_model(folder, tmp_path):
+    """transformers reads the single file, giraffe read the shards: two models in one folder."""
+    (folder / "model-1.safetensors").write_bytes((folder / "model.safetensors").read_bytes())
+    names = {"weight_map": {"model.norm.weight": "model-1.safetensors"}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(names))
+    assert "has two sets of weights: model.safetensors, and" in refusal(folder, tmp_path).message
+
+
+def test_an_adapter_beside_a_model(folder, tmp_path):
+    """transformers puts it on top; of a merge that was saved into its adapter's folder, twice."""
+    (folder / "adapter_config.json").write_text("{}")
+    assert "holds a model and, by its adapter_config.json" in refusal(folder, tmp_path).message
 
 
 def test_tensors_that_the_index_names_and_no_shard_has(folder, tmp_path):

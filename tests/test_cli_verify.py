@@ -54,8 +54,9 @@ def test_a_defective_directory_exits_3_and_names_the_difference(giraffe, model, 
     assert done.code == 3
     line = next(row for row in done.stdout.splitlines() if row.startswith("max_position"))
     assert line.split() == ["max_position_embeddings", "FAILED", "2048"]
-    assert f"error: {copy} is defective: 1 of" in done.stderr
+    assert f"error: {copy} is defective: 2 of" in done.stderr
     assert "max_position_embeddings: found 2048; expected 1024" in done.stderr
+    assert "files_as_written: found config.json is altered" in done.stderr
     assert "Traceback" not in done.stderr
 
     shown = giraffe("verify", copy, "--json")

@@ -79,6 +79,7 @@ LEVELS = [
     ("checkpoint_files", 3),
     ("checkpoint_source", 3),
     ("tensor_stream", 3),
+    ("tensor_dtypes", 3),
     ("run_files", 3),
     ("adapter", 3),
     ("updates", 3),

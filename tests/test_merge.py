@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny_runs import make_adapter, make_base, merge, table_for
+from tiny_runs import failures, make_adapter, make_base, merge, prove, table_for
 
 import giraffe_cli.merge as merge_module
 from giraffe_cli.adapter import read_adapter
@@ -472,3 +472,41 @@ def test_a_base_is_found_from_another_folder(tmp_path, monkeypatch):
     hub.mkdir(parents=True)
     write_sealed(run / "plan.json", {"model": {"path": str(hub)}})
     assert base_of(run, build({"target_length": "1k", "model": "owner/name"})) == "owner/name"
+
+
+def rewrite(base: Path, change, **keys) -> Path:
+    """`base` with its weights put through `change`, and `keys` in its config."""
+    path = base / "model.safetensors"
+    save_file({name: change(t) for name, t in load_file(path).items()}, path, {"format": "pt"})
+    config = json.loads((base / "config.json").read_text())
+    (base / "config.json").write_text(json.dumps({**config, **keys}))
+    return base
+
+
+@pytest.mark.parametrize(
+    ("stored", "said"),
+    [(torch.float16, "bfloat16"), (torch.bfloat16, "float16"), (torch.float32, "bfloat16")],
+)
+def test_a_config_older_than_its_files_says_their_dtype_afterwards(tmp_path, stored, said):
+    """The merge was refused, and after all the training: loaders go by the config."""
+    changed = rewrite(make_base(tmp_path / "base"), lambda t: t.to(stored), dtype=said)
+    out = merge(changed, make_adapter(tmp_path / "adapter", changed), tmp_path / "out")
+    assert json.loads((out / "config.json").read_text())["dtype"] == str(stored).split(".")[1]
+    assert {tensor.dtype for tensor in weights_of(out).values()} == {stored}
+    assert failures(prove(out, adapter_dir=tmp_path / "adapter", base=changed)) == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [("bfloat16", torch.bfloat16), ("float32", torch.float32), (None, torch.bfloat16)],
+)
+def test_a_base_in_two_dtypes_is_written_in_the_one_that_it_is_loaded_in(tmp_path, said, expected):
+    """Matrices of 16 bits, norms of 32; without a dtype in the config the embeddings' counts."""
+    base = make_base(tmp_path / "base")
+    rewrite(base, lambda t: t.bfloat16() if t.ndim == 2 else t, dtype=said)
+    assert failures(prove(base)) == {}
+    out = merge(base, make_adapter(tmp_path / "adapter", base), tmp_path / "out")
+    assert {tensor.dtype for tensor in weights_of(out).values()} == {expected}
+    norm = "model.norm.weight"
+    assert torch.equal(weights_of(out)[norm], weights_of(base)[norm].to(expected))
+    assert failures(prove(out, adapter_dir=tmp_path / "adapter", base=base)) == {}

@@ -13,25 +13,14 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_runs import TARGET, ask_here, make_adapter, make_base, merge
+from tiny_runs import TARGET, failures, make_adapter, make_base, merge, prove
 
 from giraffe_cli import verify_judge, verify_probe
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rope.base import RopeTable, longrope_parameters, make_table
 from giraffe_cli.rope.install import finish_directory
 from giraffe_cli.rundir import read_json, write_json
-from giraffe_cli.verify import ask_probe, build_request, verify_directory
-
-
-def prove(folder: Path, **options) -> dict[str, Any]:
-    options.setdefault("probe", ask_here)
-    return verify_directory(folder, reporter=SilentReporter(), **options)
-
-
-def failures(proof: dict[str, Any]) -> dict[str, str]:
-    """`{check: what was found}` of every failed check."""
-    return {name: str(c["found"]) for name, c in proof["checks"].items() if not c["ok"]}
+from giraffe_cli.verify import ask_probe, build_request
 
 
 @dataclasses.dataclass(frozen=True)
@@ -263,6 +252,38 @@ DAMAGES = {
     ),
     "an index entry": (shorten_the_index, "weight_files", "model.norm.weight"),
     "a truncated shard": (truncate_a_shard, "weight_files", "model-00001"),
+    "a table that is gone": (
+        lambda folder: (folder / "rope.json").unlink(),
+        "files_as_written",
+        "rope.json is gone",
+    ),
+    "another epsilon": (
+        lambda folder: edit_config(folder, lambda c: c.update(rms_norm_eps=0.01)),
+        "files_as_written",
+        "config.json is altered",
+    ),
+    "another tokenizer": (
+        lambda folder: (folder / "tokenizer.json").write_text(
+            (folder / "tokenizer.json").read_text() + "\n"
+        ),
+        "files_as_written",
+        "tokenizer.json is altered",
+    ),
+    "settings that are no JSON": (
+        lambda folder: (folder / "generation_config.json").write_text("{"),
+        "companions",
+        "generation_config.json",
+    ),
+    "an adapter beside": (
+        lambda folder: (folder / "adapter_config.json").write_text("{}"),
+        "companions",
+        "a PEFT adapter",
+    ),
+    "a second set of weights": (
+        lambda folder: (folder / "model.safetensors").write_bytes(b""),
+        "weight_files",
+        "two sets of weights",
+    ),
     "another rope.json": (
         lambda folder: write_json(
             folder / "rope.json", {**read_json(folder / "rope.json"), "attention_factor": 1.5}
@@ -328,7 +349,7 @@ def test_an_adapter_that_was_never_merged_is_named_in_16_bits(tmp_path):
 def test_another_base_is_a_reason_not_a_traceback(run, tmp_path):
     other = make_base(tmp_path / "other", hidden_size=32)
     found = failures(prove(run.model, adapter_dir=run.adapter, base=other))
-    assert set(found) == {"logits"}
+    assert set(found) == {"logits", "config_of_base"}
     assert "size mismatch" in found["logits"] or "mismatch" in found["logits"]
 
 
@@ -373,6 +394,7 @@ def make_longrope(folder: Path, **changes) -> Path:
     fields = {"rope_theta": table.rope_theta, **fields, **changes}
     fields = {key: value for key, value in fields.items() if value is not None}
     finish_directory(folder, dataclasses.replace(table, rope_parameters=fields))
+    (folder / "manifest.json").unlink()
     return folder
 
 
@@ -459,3 +481,18 @@ def test_of_64_positions_one_near_tie_may_fall_the_other_way_and_not_two_and_of_
     three = {**entry, "positions": 256, "top1_agreement": 1 - 3 / 256}
     found = [verify_judge._check_window(e, "bfloat16")["ok"] for e in (one, two, three, many)]
     assert found == [True, False, True, False]
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"rms_norm_eps": 0.01}, "rms_norm_eps 0.01 against 1e-06"),
+        ({"num_attention_heads": 8, "head_dim": 8, "num_key_value_heads": 4}, "head_dim 8 against"),
+    ],
+)
+def test_sizes_that_no_shape_shows_are_held_against_the_base(run, tmp_path, changes, words):
+    """Heads of half the size fit the same matrices, and are another model."""
+    folder = Path(shutil.copytree(run.base, tmp_path / "copy"))
+    edit_config(folder, lambda config: config.update(changes))
+    assert words in failures(prove(folder, base=run.base))["config_of_base"]
+    assert "config_of_base" not in failures(prove(run.model, base=run.base))

@@ -15,6 +15,7 @@ from giraffe_cli.checkpoint import inspect
 from giraffe_cli.merge import merge_stage
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rope.base import RopeTable, make_table
+from giraffe_cli.verify import verify_directory
 
 TARGET = 1024
 TARGETS = ("q_proj", "v_proj", "down_proj")
@@ -77,3 +78,13 @@ def ask_here(request: dict[str, Any]) -> dict[str, Any]:
         warnings.simplefilter("ignore")
         verify_probe.examine(request, answer)
     return json.loads(json.dumps(answer))
+
+
+def prove(folder: Path, **options) -> dict[str, Any]:
+    options.setdefault("probe", ask_here)
+    return verify_directory(folder, reporter=SilentReporter(), **options)
+
+
+def failures(proof: dict[str, Any]) -> dict[str, str]:
+    """`{check: what was found}` of every failed check."""
+    return {name: str(c["found"]) for name, c in proof["checks"].items() if not c["ok"]}

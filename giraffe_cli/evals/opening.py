@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from giraffe_cli.adapter import ADAPTER_CONFIG, is_full
+from giraffe_cli.adapter import is_full
 from giraffe_cli.checkpoint import Checkpoint, inspect
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.merge import merge_stage
@@ -23,6 +23,7 @@ from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.install import ROPE_FILE
 from giraffe_cli.run_files import adapter_of, base_of, read_run
 from giraffe_cli.rundir import read_json
+from giraffe_cli.weights import ADAPTER_CONFIG, INDEX, SINGLE
 
 
 def open_checkpoint(
@@ -41,7 +42,8 @@ def open_checkpoint(
     path = Path(source).expanduser()
     if (path / "run.yaml").is_file():
         return _of_run(path, work_dir, reporter)
-    if (path / ADAPTER_CONFIG).is_file() or is_full(path):
+    holds_model = any((path / name).is_file() for name in (SINGLE, INDEX))
+    if not holds_model and (path / ADAPTER_CONFIG).is_file() or is_full(path):
         of = base or inspect(_base_of(path), work_dir, allow_pickle)
         return _merged(of, path, _table_of(path), work_dir, reporter)
     return inspect(source, work_dir, allow_pickle)

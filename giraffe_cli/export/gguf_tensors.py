@@ -19,11 +19,11 @@ import torch
 
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.tensor_dtypes import DTYPES as SOURCE_DTYPES
 from giraffe_cli.tensor_stream import StoredTensor, read_layout, read_tensors
 from giraffe_cli.weights import weight_files
 
 DTYPES = ("f16", "bf16", "f32", "q8_0")
-SOURCE_DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 TORCH_DTYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
 ROPE_FREQS = "rope_freqs.weight"
 Q8_BLOCK = 32

@@ -20,12 +20,13 @@ from peft import PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from giraffe_cli.adapter import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from giraffe_cli.adapter import ADAPTER_WEIGHTS
 from giraffe_cli.config.lora import LoraConfig
 from giraffe_cli.model.pissa import START, as_plain_lora, start_from_largest_directions
 from giraffe_cli.model.targets import check_targets
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import atomic_open, write_json, write_sealed
+from giraffe_cli.weights import ADAPTER_CONFIG
 
 WHOLE_MODULES = {
     "embeddings": ["embed_tokens"],

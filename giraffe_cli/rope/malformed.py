@@ -29,6 +29,7 @@ REQUIRED = {
     "longrope": ("short_factor", "long_factor"),
 }
 """The `rope_type`s that all stock Llama runtimes know, with the keys none can do without."""
+_PARTIAL = "partial_rotary_factor"
 _POSITIVE = (
     "attention_factor",
     "low_freq_factor",
@@ -74,10 +75,15 @@ def rope_problems(config: Mapping[str, Any]) -> list[str]:
             problems.append(
                 f"{spelling} is a {type(fields).__name__} ({_shown(fields)}), needs a mapping"
             )
-    if config.get("partial_rotary_factor", 1.0) != 1.0:
-        partial = config["partial_rotary_factor"]
-        problems.append(f"partial_rotary_factor is {partial!r}, a Llama turns every pair")
-    return list(dict.fromkeys(problems))
+    return list(dict.fromkeys([*problems, *partial_rotation(config)]))
+
+
+def partial_rotation(config: Mapping[str, Any]) -> Iterator[str]:
+    """Heads that turn in part, at the top or in either spelling."""
+    for holder in (config, *(config.get(spelling) for spelling in SPELLINGS)):
+        partial = holder.get(_PARTIAL) if isinstance(holder, Mapping) else None
+        if partial not in (None, 1):
+            yield f"{_PARTIAL} is {partial!r}, a Llama turns every pair"
 
 
 def num_pairs(config: Mapping[str, Any]) -> int | None:

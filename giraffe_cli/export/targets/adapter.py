@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from giraffe_cli.adapter import (
-    ADAPTER_CONFIG,
     ADAPTER_WEIGHTS,
     adapter_digest,
     is_full,
@@ -44,6 +43,7 @@ from giraffe_cli.rundir import (
     write_sealed,
 )
 from giraffe_cli.verify_files import Check, check
+from giraffe_cli.weights import ADAPTER_CONFIG
 
 STAGE = "export-adapter"
 _TOKENIZER = ("tokenizer.json", "special_tokens_map.json", "chat_template*")
