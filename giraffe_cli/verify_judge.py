@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from giraffe_cli.rope.base import RopeTable
+from giraffe_cli.rope.readings import TOLERANCE, read_as_transformers_5, table_tolerance
 from giraffe_cli.rundir import MANIFEST, is_as_written, read_json
 from giraffe_cli.tensor_stream import stored_tensors
 from giraffe_cli.verify_files import Check, check, check_tokenizer, listed
-from giraffe_cli.verify_tables import TABLE_TOLERANCE, claim_of, compare_tables
+from giraffe_cli.verify_tables import claim_of, compare_tables
 from giraffe_cli.weights import EMBEDDINGS, HEAD, STORED_TABLE
 
 MAX_LOGIT_DIFFERENCE = 1e-4
@@ -122,9 +123,13 @@ def check_table(
     factor = at_target["attention_factor"]
     return {
         **checks,
-        "inv_freq": compare_tables(np.array(at_target["inv_freq"]), inv_freq),
+        "inv_freq": compare_tables(
+            np.array(at_target["inv_freq"]),
+            np.array(inv_freq),
+            table_tolerance(read_as_transformers_5(config)),
+        ),
         "attention_factor": check(
-            math.isclose(factor, attention_factor, rel_tol=TABLE_TOLERANCE),
+            math.isclose(factor, attention_factor, rel_tol=TOLERANCE),
             factor,
             attention_factor,
         ),

@@ -17,12 +17,15 @@ import numpy as np
 
 from giraffe_cli.rope.base import FloatArray, RopeTable
 from giraffe_cli.rope.malformed import num_pairs
-from giraffe_cli.rope.readings import claimed_table, read_as_transformers_5
+from giraffe_cli.rope.readings import (
+    TOLERANCE,
+    claimed_table,
+    read_as_transformers_5,
+    table_tolerance,
+)
 from giraffe_cli.verify_files import Check, check
 from giraffe_cli.weights import STORED_TABLE, weight_files
 
-TABLE_TOLERANCE = 1e-6
-"""Relative: float32 keeps 6e-8, its powers and products a few times that."""
 MOST_PAIRS = 65536
 """A head_dim beyond twice this is a typing error, and its table would fill the memory."""
 LOAD_IN_FLOAT32 = "write it again from a model loaded with dtype=..., never cast with .to(dtype)"
@@ -32,7 +35,7 @@ def rounding_of(found: FloatArray, exact: FloatArray) -> str | None:
     """`bfloat16` or `float16` when `found` is `exact` rounded to it; None for any other table."""
     halves = exact.astype(np.float16).astype(np.float64)
     narrow = {"bfloat16": _to_bfloat16(exact), "float16": halves}
-    same = (name for name, t in narrow.items() if np.allclose(found, t, TABLE_TOLERANCE, atol=0))
+    same = (name for name, t in narrow.items() if np.allclose(found, t, TOLERANCE, atol=0))
     return next(same, None)
 
 
@@ -43,15 +46,15 @@ def _to_bfloat16(values: FloatArray) -> FloatArray:
     return rounded.view(np.float32).astype(np.float64)
 
 
-def compare_tables(found: FloatArray, exact: FloatArray) -> Check:
+def compare_tables(found: FloatArray, exact: FloatArray, tolerance: float = TOLERANCE) -> Check:
     """`[head_dim/2]` against `[head_dim/2]`, relative; says so when one is the other rounded."""
     if found.shape != exact.shape:
         return check(False, f"{found.size} pairs", f"{exact.size} pairs")
     with np.errstate(all="ignore"):
         apart = np.abs(found / exact - 1)
     worst = int(np.argmax(np.where(np.isfinite(apart), apart, np.inf)))
-    if apart[worst] <= TABLE_TOLERANCE:
-        return check(True, f"largest relative difference {apart[worst]:.1e}", TABLE_TOLERANCE)
+    if apart[worst] <= tolerance:
+        return check(True, f"largest relative difference {apart[worst]:.1e}", tolerance)
     rounding = rounding_of(found, exact)
     words = f", the whole table rounded to {rounding}" if rounding else ""
     hint = LOAD_IN_FLOAT32 if rounding else None
@@ -85,9 +88,10 @@ def check_tables_in_files(
     unscaled = claim_of({**config, **_unscaled(config)})
     if not stored or unscaled is None:
         return checks
-    scaled_at_run_time = read_as_transformers_5(config)["rope_type"] in {"linear", "dynamic"}
+    reading = read_as_transformers_5(config)
+    scaled_at_run_time = reading["rope_type"] in {"linear", "dynamic"}
     right = [t[0] for t in (claim, unscaled if scaled_at_run_time else None) if t]
-    return {**checks, "stored_inv_freq": _check_stored(stored, right)}
+    return {**checks, "stored_inv_freq": _check_stored(stored, right, table_tolerance(reading))}
 
 
 def _unscaled(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -96,9 +100,11 @@ def _unscaled(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"rope_scaling": None, "rope_parameters": plain}
 
 
-def _check_stored(stored: list[tuple[str, FloatArray]], right: list[FloatArray]) -> Check:
+def _check_stored(
+    stored: list[tuple[str, FloatArray]], right: list[FloatArray], tolerance: float
+) -> Check:
     for name, values in stored:
-        found = [compare_tables(values, table) for table in right]
+        found = [compare_tables(values, table, tolerance) for table in right]
         if not any(entry["ok"] for entry in found):
             hint = "drop the stored tables: save the model again with transformers 5"
             return {"hint": hint, **found[0], "found": f"{name}: {found[0]['found']}"}

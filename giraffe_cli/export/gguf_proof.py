@@ -19,7 +19,7 @@ import torch
 from giraffe_cli.export.gguf_fields import ATTENTION_FACTOR
 from giraffe_cli.export.gguf_tensors import Q8_BLOCK, ROPE_FREQS, TORCH_DTYPES, Planned
 from giraffe_cli.export.source import Source
-from giraffe_cli.rope.install import TOLERANCE
+from giraffe_cli.rope.readings import TOLERANCE
 from giraffe_cli.verify_files import Check, check, listed
 from giraffe_cli.weights import expected_shapes
 

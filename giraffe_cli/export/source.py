@@ -17,8 +17,14 @@ from giraffe_cli.checkpoint import Checkpoint, inspect
 from giraffe_cli.checkpoint_config import Shape, read_shape
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.base import FloatArray, RopeTable
-from giraffe_cli.rope.install import ROPE_FILE, TOLERANCE
-from giraffe_cli.rope.readings import claimed_table, describe, read_as_transformers_5, switches
+from giraffe_cli.rope.install import ROPE_FILE
+from giraffe_cli.rope.readings import (
+    TOLERANCE,
+    claimed_table,
+    describe,
+    read_as_transformers_5,
+    switches,
+)
 from giraffe_cli.rundir import read_json
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from giraffe_cli.errors import GiraffeError
 from giraffe_cli.rope.base import RopeTable
+from giraffe_cli.rope.readings import TOLERANCE, table_tolerance
 from giraffe_cli.rundir import read_json, write_json, write_sealed
 
 if TYPE_CHECKING:
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
 ROPE_FILE = "rope.json"
 _FAST = ("TokenizersBackend", "PreTrainedTokenizerFast")
 """A plain fast tokenizer's class as transformers 5 saves it, and as both 4 and 5 load it."""
-TOLERANCE = 1e-6
-"""Relative; float32 evaluation of θ^(-2i/d) is within 2e-7 of the float64 table."""
 
 
 def apply_table(config: LlamaConfig, table: RopeTable) -> None:
@@ -73,7 +72,7 @@ def _compare(inv_freq: list[float], attention_factor: float, table: RopeTable) -
         )
     errors = [abs(a - b) / b for a, b in zip(inv_freq, table.inv_freq, strict=True)]
     worst = max(range(len(errors)), key=errors.__getitem__)
-    if not errors[worst] <= TOLERANCE:
+    if not errors[worst] <= table_tolerance(table.rope_parameters):
         raise GiraffeError(
             f"the model's inv_freq[{worst}] is {inv_freq[worst]:.9g}, the {table.strategy} table "
             f"says {table.inv_freq[worst]:.9g}"

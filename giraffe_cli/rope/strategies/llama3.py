@@ -21,7 +21,7 @@ from giraffe_cli.rope.knobs import knob
 
 LARGEST_NATIVE_FACTOR = 32.0
 """Meta's largest. transformers blends in float32, whose rounding near one turn counts against
-θ/factor: relative errors over 36 shapes were 4.7e-7 at 32, 1.7e-6 at 128, 4.9e-6 at 512."""
+θ/factor: 4.3e-6 at most in 6,000 random shapes up to 32, 1.8e-5 and more at 512."""
 
 
 @final
