@@ -11,7 +11,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from giraffe_cli.errors import InvalidInput
@@ -156,6 +156,7 @@ LEFT_EXACT = [("llama3", {}, 32.0), ("yarn", {"truncate": False}, 128.0), ("yarn
 
 
 @pytest.mark.parametrize(("name", "knobs", "largest"), LEFT_EXACT, ids=str)
+@settings(deadline=None, max_examples=60)
 @given(
     head_dim=st.sampled_from([16, 64, 80, 96, 100, 112, 128, 160, 256]),
     theta=st.floats(3e3, 1e8),
