@@ -1,7 +1,8 @@
 """A `.gguf` file becomes a Hugging Face directory: weights unpacked once, tokenizer beside them.
 
 Only what transformers restores for Llama survives: θ and the native window do, `rope.scaling.*`
-does not, so a GGUF that carries scaling is refused rather than read as unscaled.
+does not, so a GGUF that carries scaling is refused rather than read as unscaled. Its tokenizers
+are restored but for the steps before the merges, which are set here (`gguf_pipelines.py`).
 Needs the `gguf` package (extra `[gguf]`).
 """
 
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.gguf_header import GgufHeader, read_gguf_header
+from giraffe_cli.gguf_pipelines import metaspace_normalizer, steps_of
 from giraffe_cli.rundir import (
     begin_stage,
     digest_file,
@@ -21,7 +24,8 @@ from giraffe_cli.rundir import (
     write_json,
 )
 
-_STORED_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+TOKENIZER = "steps of llama.cpp's name"
+"""What the tokenizer is made from; folders of before, which took transformers' steps, are not."""
 
 
 def import_gguf(gguf_file: Path, out: Path, dtype: str | None = None) -> Path:
@@ -38,50 +42,17 @@ def import_gguf(gguf_file: Path, out: Path, dtype: str | None = None) -> Path:
             f"reading {gguf_file.name} needs the `gguf` package, which is not installed",
             "pip install 'giraffe-cli[gguf]'",
         )
-    stored = read_gguf_header(gguf_file)
-    inputs = {"gguf_sha256": digest_file(gguf_file), "dtype": dtype or stored}
+    header = read_gguf_header(gguf_file)
+    chosen = dtype or header.dtype
+    inputs = {"gguf_sha256": digest_file(gguf_file), "dtype": chosen, "tokenizer": TOKENIZER}
     if not stage_holds(out, inputs):
         begin_stage(out)
-        _convert(gguf_file, out, inputs["dtype"])
+        _convert(gguf_file, out, chosen, header)
         finish_stage(out, inputs)
     return out
 
 
-def read_gguf_header(gguf_file: Path) -> str:
-    """The dtype to unpack to, after checking architecture and scaling."""
-    from gguf import GGUFReader
-
-    try:
-        reader = GGUFReader(gguf_file)
-    except (ValueError, OSError, IndexError, KeyError) as error:
-        raise InvalidInput(
-            f"{gguf_file} is not a readable GGUF file: {error}", "download it again"
-        ) from error
-    architecture = _field(reader, "general.architecture")
-    if architecture != "llama":
-        raise InvalidInput(f"{gguf_file} holds a `{architecture}` model, needs `llama`")
-    scaling = _field(reader, "llama.rope.scaling.type")
-    factors = any(tensor.name.startswith("rope_") for tensor in reader.tensors)
-    if scaling not in (None, "none") or factors:
-        raise InvalidInput(
-            f"{gguf_file} carries RoPE scaling ({scaling or 'factor tensors'}), which transformers "
-            "does not restore from GGUF",
-            "start from the model's safetensors, or from its unscaled base",
-        )
-    kinds = {tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1}
-    return (
-        _STORED_DTYPES[kinds.pop()]
-        if len(kinds) == 1 and kinds <= {*_STORED_DTYPES}
-        else "bfloat16"
-    )
-
-
-def _field(reader: Any, name: str) -> Any:
-    field = reader.get_field(name)
-    return None if field is None else field.contents()
-
-
-def _convert(gguf_file: Path, out: Path, dtype: str) -> None:
+def _convert(gguf_file: Path, out: Path, dtype: str, header: GgufHeader) -> None:
     from giraffe_cli.model.out_of_memory import is_out_of_memory
 
     try:
@@ -102,6 +73,8 @@ def _convert(gguf_file: Path, out: Path, dtype: str) -> None:
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     _drop_invented_tokens(out / "tokenizer.json", model.config.vocab_size)
+    value = read_json(out / "tokenizer.json")
+    write_json(out / "tokenizer.json", with_steps(value, header))
 
 
 def _unpacked(gguf_file: Path, dtype: str) -> tuple[Any, Any, set[str]]:
@@ -128,3 +101,22 @@ def _drop_invented_tokens(file: Path, vocab_size: int) -> None:
     kept = [token for token in value["added_tokens"] if token["id"] < vocab_size]
     if len(kept) < len(value["added_tokens"]):
         write_json(file, {**value, "added_tokens": kept})
+
+
+def with_steps(value: dict[str, Any], header: GgufHeader) -> dict[str, Any]:
+    """`value`, a tokenizer.json, with what happens to a text before the merges as llama.cpp does
+    it. transformers takes GPT-2's steps for every name that it does not know (SmolLM2's `smollm`:
+    9 of 58 books' tokens differed), and looks no word up before merging it (Llama 3 does)."""
+    if header.tokenizer == "llama":
+        decoder, prefix = value["decoder"], header.add_space_prefix
+        kept = [step for step in decoder["decoders"] if prefix or step["type"] != "Strip"]
+        return {
+            **value,
+            "normalizer": metaspace_normalizer(prefix),
+            "pre_tokenizer": None,
+            "decoder": {**decoder, "decoders": kept},
+        }
+    steps, ignores_merges = steps_of(header.pre)
+    alone = steps[0] if len(steps) == 1 else {"type": "Sequence", "pretokenizers": steps}
+    model = {**value["model"], "ignore_merges": ignores_merges}
+    return {**value, "normalizer": None, "pre_tokenizer": alone, "model": model}

@@ -58,11 +58,13 @@ def fetch(out: Path, dtype: str) -> None:
 
 
 def is_there(out: Path, dtype: str) -> bool:
-    """An earlier call finished `out` in this dtype."""
+    """An earlier call finished `out` in this dtype, with the tokenizer that is made today."""
+    from giraffe_cli.gguf_import import TOKENIZER
     from giraffe_cli.rundir import MANIFEST, read_json
 
     manifest = out / MANIFEST
-    return manifest.exists() and bool(read_json(manifest)["inputs"].get("dtype") == dtype)
+    inputs = read_json(manifest)["inputs"] if manifest.exists() else {}
+    return (inputs.get("dtype"), inputs.get("tokenizer")) == (dtype, TOKENIZER)
 
 
 def main() -> None:

@@ -10,8 +10,9 @@ import pytest
 from conftest import build_tiny_llama
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.export.gguf_pretoken import LLAMA_3, QWEN_2, adds_space_prefix, byte_level_pre
+from giraffe_cli.export.gguf_pretoken import adds_space_prefix, byte_level_pre
 from giraffe_cli.export.gguf_tokenizer import TokenType, Vocabulary, read_vocabulary
+from giraffe_cli.gguf_pipelines import LLAMA_3, QWEN_2
 from giraffe_cli.rundir import read_json, write_json
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}

@@ -9,7 +9,10 @@ import pytest
 from test_checkpoint import refusal
 
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.gguf_import import import_gguf
+from giraffe_cli.export.gguf_pretoken import byte_level_pre
+from giraffe_cli.gguf_header import GgufHeader
+from giraffe_cli.gguf_import import import_gguf, with_steps
+from giraffe_cli.gguf_pipelines import NAMES, known_names, steps_of
 from giraffe_cli.model.loading import load_model, load_tokenizer
 from giraffe_cli.tensor_stream import stored_tensors
 
@@ -33,14 +36,16 @@ def write_gguf(folder, path, kind="F32", tensors=(), **metadata):
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(model.config.rms_norm_eps)
     writer.add_vocab_size(384)
-    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_model(metadata.pop("tokenizer__ggml__model", "gpt2"))
+    writer.add_tokenizer_pre(metadata.pop("tokenizer__ggml__pre", "gpt-2"))
     writer.add_token_list(sorted(tokenizer["model"]["vocab"], key=tokenizer["model"]["vocab"].get))
     writer.add_token_merges([" ".join(pair) for pair in tokenizer["model"]["merges"]])
     writer.add_token_types([3, 3] + [1] * 382)
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     for key, value in metadata.items():
-        writer.add_string(key.replace("__", "."), value)
+        add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}
+        add[type(value)](key.replace("__", "."), value)
     for name, tensor in [*gguf_tensors(model), *tensors]:
         stored = gguf.GGMLQuantizationType[kind if tensor.ndim > 1 else "F32"]
         writer.add_tensor(name, gguf.quants.quantize(tensor, stored), raw_dtype=stored)
@@ -131,6 +136,86 @@ def test_gguf_that_is_scaled_foreign_or_damaged(tiny_llama, tmp_path):
     damaged.write_bytes(b"not a gguf at all, although long enough to be looked at")
     assert "is not a readable GGUF file" in refusal(damaged, tmp_path).message
     assert not (tmp_path / "work" / "base").exists()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("rope.scale_linear", 4.0, "carries RoPE scaling (scale_linear)"),
+        ("rope.scaling.factor", 4.0, "carries RoPE scaling (scaling.factor)"),
+        ("rope.scaling.attn_factor", 1.3, "carries RoPE scaling (scaling.attn_factor)"),
+        ("attention.scale", 0.05, "is no plain Llama: it has attention.scale 0.05"),
+        ("attention.sliding_window", 64, "it has attention.sliding_window 64"),
+        ("attention.key_length", 32, "it has rope.dimension_count 16 of 32"),
+        ("expert_count", 8, "it has expert_count 8"),
+    ],
+)
+def test_what_transformers_would_leave_out_is_refused(tiny_llama, tmp_path, key, value, words):
+    """It was read as a plain, unscaled Llama."""
+    metadata = {f"llama__{key.replace('.', '__')}": value}
+    path = write_gguf(tiny_llama, tmp_path / "other.gguf", **metadata)
+    assert words in refusal(path, tmp_path).message
+
+
+def test_keys_that_change_nothing_are_no_reason(tiny_llama, tmp_path):
+    same = {"llama__rope__scaling__factor": 1.0, "llama__attention__scale": 0.25}
+    import_gguf(write_gguf(tiny_llama, tmp_path / "plain.gguf", **same), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", known_names())
+def test_the_steps_of_each_name_are_those_that_an_export_gives_that_name(name):
+    steps, ignores_merges = steps_of(name)
+    value = {
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": steps},
+        "model": {"ignore_merges": ignores_merges},
+    }
+    assert byte_level_pre(value) == next(names[0] for names in NAMES.values() if name in names)
+
+
+@pytest.mark.parametrize(
+    ("pre", "text", "tokens"),
+    [
+        ("gpt-2", "a  12", ["a", "Ġ", "Ġ12"]),
+        ("smollm", "a  12", ["a", "ĠĠ", "1", "2"]),
+        ("qwen2", "a  12", ["a", "Ġ", "Ġ", "1", "2"]),
+        ("llama-bpe", "a  1234", ["a", "Ġ", "Ġ", "123", "4"]),
+    ],
+)
+def test_text_is_split_as_llamacpp_splits_it(tiny_llama, tmp_path, pre, text, tokens):
+    """transformers took GPT-2's steps for the names that it does not know, SmolLM2's among them:
+    9 of 58 books had other tokens."""
+    path = write_gguf(tiny_llama, tmp_path / "tiny.gguf", tokenizer__ggml__pre=pre)
+    backend = load_tokenizer(import_gguf(path, tmp_path / "out")).backend_tokenizer
+    assert [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)] == tokens
+    assert json.loads(backend.to_str())["model"]["ignore_merges"] is (pre == "llama-bpe")
+
+
+@pytest.mark.parametrize("pre", ["tekken", "default"])
+def test_steps_that_are_not_known_are_refused(tiny_llama, tmp_path, pre):
+    """They became GPT-2's."""
+    path = write_gguf(tiny_llama, tmp_path / "tiny.gguf", tokenizer__ggml__pre=pre)
+    assert f"with the pre-tokenizer `{pre}`, which is not known" in refusal(path, tmp_path).message
+
+
+@pytest.mark.parametrize(
+    ("prefix", "tokens", "shown"), [(True, "▁▁▁x▁y", "  x y"), (False, "▁▁x▁y", "  x y")]
+)
+def test_a_sentencepiece_tokenizer_puts_one_space_before_a_text_or_none(prefix, tokens, shown):
+    """Of two spaces at a beginning, one was lost."""
+    value = {
+        "decoder": {"decoders": [{"type": "Replace"}, {"type": "Strip"}]},
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Metaspace"},
+    }
+    value = with_steps(value, GgufHeader("float32", "llama", "", prefix))
+    from tokenizers import normalizers
+
+    found = normalizers.Sequence([])
+    found.__setstate__(json.dumps(value["normalizer"]).encode())
+    assert found.normalize_str(shown) == tokens
+    assert value["pre_tokenizer"] is None
+    assert len(value["decoder"]["decoders"]) == 1 + prefix
 
 
 def test_gguf_whose_tensors_changed_their_name_or_shape(tiny_llama, tmp_path):

@@ -84,6 +84,8 @@ LEVELS = [
     ("adapter", 3),
     ("updates", 3),
     ("gguf_import", 3),
+    ("gguf_header", 3),
+    ("gguf_pipelines", 3),
     ("pickle_import", 3),
     ("weights", 3),
     ("plan.*", 3),

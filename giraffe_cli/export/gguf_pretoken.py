@@ -1,9 +1,7 @@
 """Which of llama.cpp's tokenizers does what a `tokenizer.json` says, or a refusal that names it.
 
-llama.cpp has no general pre-tokenizer: `tokenizer.ggml.pre` selects one of its compiled regular
-expressions, and a wrong one splits text differently without a word. So the steps that the
-tokenizer runs are compared, as a whole, with those whose expressions were read in llama.cpp's
-`src/llama-vocab.cpp`; anything else is an error, never the nearest name.
+The steps that the tokenizer runs are compared, as a whole, with those that llama.cpp's names stand
+for (`gguf_pipelines.py`); anything else is an error, never the nearest name.
 """
 
 from __future__ import annotations
@@ -13,16 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from giraffe_cli.errors import InvalidInput
-
-SPACE = "▁"
-"""What sentencepiece writes for a space (U+2581)."""
-_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
-_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+"
-_REST = r" ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-LLAMA_3 = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}{{1,3}}|{_REST}"
-"""Words, numbers in groups of three, punctuation, line ends (Llama 3's tokenizer.json)."""
-QWEN_2 = rf"{_CONTRACTIONS}|{_WORDS}|\p{{N}}|{_REST}"
-"""The same with single digits (Qwen 2's tokenizer.json)."""
+from giraffe_cli.gguf_pipelines import NAMES, SPACE
 
 
 def byte_level_pre(value: Mapping[str, Any]) -> str:
@@ -39,16 +28,9 @@ def byte_level_pre(value: Mapping[str, Any]) -> str:
             raise _unknown(affix, model[affix])
     steps = tuple(_describe(step) for step in _steps(value.get("pre_tokenizer")))
     ignores_merges = bool(model.get("ignore_merges"))
-    names = {
-        (("gpt2",), False): "gpt-2",
-        (("digits", "gpt2"), False): "smollm",
-        ((LLAMA_3, "bytes"), True): "llama-bpe",
-        ((LLAMA_3, "bytes"), False): "smaug-bpe",
-        ((QWEN_2, "bytes"), False): "qwen2",
-    }
-    if (steps, ignores_merges) not in names:
+    if (steps, ignores_merges) not in NAMES:
         raise _unknown("pre_tokenizer", value.get("pre_tokenizer"))
-    return names[steps, ignores_merges]
+    return NAMES[steps, ignores_merges][0]
 
 
 def only_composes(value: Mapping[str, Any]) -> bool:

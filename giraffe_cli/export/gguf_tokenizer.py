@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.export.gguf_pretoken import (
-    SPACE,
     adds_space_prefix,
     byte_level_pre,
     is_byte_level,
     only_composes,
 )
 from giraffe_cli.export.gguf_scores import merge_pairs, scores_of_merges
+from giraffe_cli.gguf_pipelines import SPACE
 from giraffe_cli.model.loading import load_tokenizer
 
 if TYPE_CHECKING:
