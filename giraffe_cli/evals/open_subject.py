@@ -22,6 +22,7 @@ from giraffe_cli.evals.base import Example, Outcome
 from giraffe_cli.evals.order import Prompt, shared_tokens
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.model.attention import register_attention
+from giraffe_cli.model.held_table import HeldTable
 from giraffe_cli.model.key_values import KeyValues
 from giraffe_cli.model.loading import load_model, load_tokenizer, torch_dtype
 from giraffe_cli.model.reading import CHUNKS, feed, read_chunks, wide_logits
@@ -55,7 +56,7 @@ class OpenSubject:
         behind its prompt, from the first token: to measure what sharing saves."""
         self.model, self.tokenizer, self.chunk = model, tokenizer, chunk
         self.shares_prompts, self.shares_candidates = shares_prompts, shares_candidates
-        self.kept = self.nothing_kept()
+        self.kept, self.table = self.nothing_kept(), HeldTable(model)
         self.cached_ids: npt.NDArray[np.int32] = np.zeros(0, np.int32)
         """The prompt whose keys and values `kept` holds first."""
         self.fed_tokens = 0
@@ -119,7 +120,8 @@ class OpenSubject:
     def _read(self, prompt: Prompt) -> ReadPrompt:
         """A prompt after the whole chunks that it shares with the one before."""
         ids, shared = prompt.token_ids, 0
-        if self.shares_prompts:
+        turned_otherwise = self.table.hold(len(ids) + prompt.room_after)
+        if self.shares_prompts and not turned_otherwise:
             shared = shared_tokens(self.cached_ids, ids, prompt.keep, self.chunk)
         self.kept.cut(shared)
         self.kept.reserve(len(ids) + prompt.room_after)
@@ -139,6 +141,8 @@ class OpenSubject:
         import torch
 
         sizes = [len(prompt.token_ids) for prompt in prompts]
+        if self.table.hold(max(sizes) + max(prompt.room_after for prompt in prompts)):
+            self.cached_ids = np.zeros(0, np.int32)
         ends = np.cumsum([0, *sizes]).tolist()
         kept = self.nothing_kept() if any(prompt.room_after for prompt in prompts) else None
         hidden = self.feed(

@@ -18,6 +18,7 @@ from giraffe_cli.errors import GiraffeError
 from giraffe_cli.inference.prompts import Prompt, common_tokens
 from giraffe_cli.inference.sampling import Choose, Sampling
 from giraffe_cli.inference.text import AnswerText
+from giraffe_cli.model.held_table import HeldTable
 from giraffe_cli.model.reading import feed, most_probable, read_chunks, wide_logits
 from giraffe_cli.progress import Bar, Reporter
 
@@ -78,7 +79,7 @@ class Session:
         """`kept` is an empty cache; `chunk` tokens are fed at a time; `clock` tells seconds."""
         self.model, self.tokenizer, self.kept, self.chunk = model, tokenizer, kept, chunk
         self.clock = clock
-        self.feed = partial(feed, model)
+        self.feed, self.table = partial(feed, model), HeldTable(model)
         self.ends = _end_tokens(model)
 
     def answers(
@@ -96,8 +97,10 @@ class Session:
         import torch
 
         shared = common_tokens(prompts)
+        longest = max(len(prompt.token_ids) for prompt in prompts) + how.max_new_tokens
         self.kept.clear()
-        self.kept.reserve(max(len(p.token_ids) for p in prompts) + how.max_new_tokens)
+        self.kept.reserve(longest)
+        self.table.hold(longest)
         with torch.inference_mode():
             started = self.clock()
             if shared:
