@@ -165,13 +165,15 @@ def read_rope(config: Mapping[str, Any], path: Path) -> RopeFacts:
         return RopeFacts(float(theta), reach, None)
     native, reach = _scaled_window(rope_type, rope, config, path)
     existing = {**rope, "rope_type": rope_type, "rope_theta": theta, "target_length": reach}
-    return RopeFacts(float(theta), native, existing, *_table_in_force(config, existing, path))
+    return RopeFacts(
+        float(theta), native, existing, *_table_in_force(config, existing, native, path)
+    )
 
 
 def _table_in_force(
-    config: Mapping[str, Any], existing: Mapping[str, Any], path: Path
+    config: Mapping[str, Any], existing: Mapping[str, Any], native: int, path: Path
 ) -> tuple[tuple[float, ...] | None, float]:
-    """`(inv_freq, attention factor)` of the base at the length its scaling reaches.
+    """`(inv_freq, attention factor)` of the base at the length its scaling reaches, from `native`.
 
     Raises:
         InvalidInput: the fields of its type are incomplete or no numbers.
@@ -181,8 +183,10 @@ def _table_in_force(
             head_dim = config.get("head_dim") or (
                 config["hidden_size"] // config["num_attention_heads"]
             )
-            window, factor = config["max_position_embeddings"], float(existing["factor"])
-            head = Head(head_dim, float(existing["rope_theta"]), window, int(window * factor))
+            head = Head(head_dim, float(existing["rope_theta"]), native, existing["target_length"])
+            if head.factor <= 1:
+                return tuple(head.unscaled_inv_freq()), 1.0
+            factor = float(existing["factor"])
             return make_table("dynamic", {"factor": factor}, head).inv_freq, 1.0
         claimed = claimed_table(config)
     except (KeyError, TypeError, ValueError, ArithmeticError) as error:
@@ -200,19 +204,21 @@ def _scaled_window(
     rope_type: str, rope: Mapping[str, Any], config: Mapping[str, Any], path: Path
 ) -> tuple[int, int]:
     """`(native, reach)`. `linear` and `dynamic` configs name the native window and are served at
-    factor times it; the other types name the reach, and the native window inside the dict."""
+    factor times it; the other types name the reach, and the native window inside the dict. Where
+    that is the same (Qwen's cards) or absent, `yarn` is served at factor times it, too."""
     window: int = config["max_position_embeddings"]
     native = rope.get(ORIGINAL) or config.get(ORIGINAL)
     if native is not None and not is_length(native):
         raise InvalidInput(f"{path / 'config.json'} has {ORIGINAL} {native!r}, needs an integer")
-    if native:
+    if native and (rope_type != "yarn" or native < window):
         return native, window
-    if rope_type not in ("linear", "dynamic"):
+    if rope_type not in ("linear", "dynamic", "yarn"):
         return window, window
     factor = rope.get("factor", 1)
     if not is_number(factor) or not 1 <= window * factor <= _LONGEST:
         raise InvalidInput(f"{path / 'config.json'} has a scaling factor {factor!r}")
-    return window, int(window * factor)
+    native = native or window
+    return native, int(native * factor)
 
 
 def _from_rope_file(file: Path) -> RopeFacts:

@@ -243,6 +243,7 @@ def check_whole(folder: Path) -> None:
 
 
 def is_as_written(path: Path, entry: Mapping[str, Any]) -> bool:
+    """Whether a file has the `bytes` and the `sha256` of its entry in a manifest."""
     return (
         path.is_file()
         and path.stat().st_size == entry["bytes"]

@@ -216,3 +216,36 @@ def test_an_option_without_effect_is_named(giraffe, tiny_llama, tmp_path):
     )
     assert done.code == 0, done.stderr
     assert "--on-existing-rope compose has no effect" in done.stderr
+
+
+@pytest.mark.parametrize("original", [128, None], ids=["Qwen's spelling", "no original"])
+def test_yarn_over_the_whole_window_reaches_factor_times_it(scaled, tmp_path, original):
+    """It was taken to reach its native window, with a table of four times that."""
+    fields = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
+    if original:
+        fields["original_max_position_embeddings"] = original
+    found = inspect(str(scaled("qwen", window=128, **fields)), tmp_path)
+    assert (found.native_length, found.reach) == (128, 512)
+    inv_freq, factor = stock(found.path, 0)
+    np.testing.assert_allclose(found.base_table, inv_freq, rtol=1e-6)
+    assert found.base_attention_factor == pytest.approx(factor)
+    head = head_to_extend(found, 1024, "compose")
+    assert (head.original_max_position_embeddings, head.factor) == (512, 2.0)
+
+
+def test_dynamic_that_names_its_native_window_has_the_table_of_its_reach(scaled, tmp_path):
+    """A copy as the hint for misread windows asks for: 128 native tokens, 512 with the scaling;
+    the table was that of 2,048."""
+    fields = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+    named = inspect(
+        str(scaled("named", window=512, original_max_position_embeddings=128, **fields)), tmp_path
+    )
+    plain = inspect(str(scaled("plain", window=128, **fields)), tmp_path)
+    assert (named.native_length, named.reach) == (plain.native_length, plain.reach) == (128, 512)
+    assert named.base_table == plain.base_table
+
+
+def test_dynamic_of_factor_1_is_the_unscaled_table(scaled, tmp_path):
+    fields = {"rope_type": "dynamic", "factor": 1.0, "rope_theta": 1e4}
+    found = inspect(str(scaled("one", window=128, **fields)), tmp_path)
+    assert found.base_table == tuple(found.head(256).unscaled_inv_freq())
