@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from giraffe_cli import errors
+from giraffe_cli.cli.app import of_the_machine
 from giraffe_cli.errors import GiraffeError, InvalidInput, near_misses, raise_together
 
 
@@ -137,3 +138,12 @@ def test_only_the_command_that_is_asked_for_is_imported(monkeypatch, capsys):
     assert "giraffe_cli.cli.rope'" in loaded
     assert "giraffe_cli.cli.extend" not in loaded
     assert "giraffe_cli.cli.pack_data" not in loaded
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [(PermissionError(13, "Permission denied", "w"), "may not"), (OSError(28, "full"), "not full")],
+)
+def test_a_failing_disk_and_a_file_that_may_not_be_read_have_other_remedies(error, words):
+    """Of weights that nobody may read the hint asked for a folder that is writable."""
+    assert words in str(of_the_machine(error).hint)

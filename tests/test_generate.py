@@ -165,6 +165,10 @@ class TestSeveralQuestions:
 class TestPrompts:
     """Text to token ids."""
 
+    def test_nothing_is_not_continued_from_the_beginning_token_alone(self, tokenizer):
+        with pytest.raises(InvalidInput, match="the prompt is empty"):
+            prompts(tokenizer, "")
+
     def test_a_text_begins_as_the_tokenizer_begins_it(self, tokenizer):
         (found,) = prompts(tokenizer, "the sky")
         assert found.token_ids == tokenizer("the sky").input_ids

@@ -117,10 +117,11 @@ def harmless_record(*arguments: Any, **named: Any) -> logging.LogRecord:
 def of_the_machine(error: OSError) -> GiraffeError:
     """A disk, a folder or a network that failed where no stage expected it."""
     where = f"{error.filename}: " if error.filename else ""
-    return GiraffeError(
-        f"{where}{error.strerror or error}",
-        "check that the folder is there, writable and not full, then run the same command again",
-    )
+    if isinstance(error, PermissionError):
+        hint = "you may not read or write it: look with ls -l, and as which user (id) you run"
+    else:
+        hint = "check that the folder is there and not full, then run the same command again"
+    return GiraffeError(f"{where}{error.strerror or error}", hint)
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ from giraffe_cli.corpus.duplicates import duplicates_report
 from giraffe_cli.corpus.held_out_file import held_candidates, held_documents, write_held_out
 from giraffe_cli.corpus.mix import Selection, select
 from giraffe_cli.corpus.pack import Plan, join, plan, with_targets
+from giraffe_cli.corpus.pack_knobs import LOWER
 from giraffe_cli.corpus.removed import Removed, removed_from, write_removed
 from giraffe_cli.corpus.rows import Layout, RowGroup, write_rows
 from giraffe_cli.corpus.shares import Mixture
@@ -122,7 +123,7 @@ def _windows(
     if not len(windows):
         raise InvalidInput(
             f"no training document has {config.min_piece} tokens or more",
-            "pass a smaller --min-piece, or longer documents",
+            f"{LOWER}, or give longer documents",
         )
     return windows
 

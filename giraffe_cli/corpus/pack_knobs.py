@@ -5,6 +5,8 @@ from __future__ import annotations
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.errors import UsageError
 
+LOWER = "lower it (pack-data: --min-piece, extend: --set pack.min_piece=…)"
+
 
 def check_knobs(config: PackConfig, window: int) -> None:
     """Refuse knobs that contradict each other or do nothing.
@@ -16,7 +18,7 @@ def check_knobs(config: PackConfig, window: int) -> None:
     if config.min_piece > window:
         raise UsageError(
             f"min_piece {config.min_piece} is longer than the window of {window} tokens",
-            "lower --min-piece or pass a longer --window",
+            f"{LOWER}, or take a longer window",
         )
     if overlap >= window:
         raise UsageError(

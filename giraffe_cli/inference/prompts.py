@@ -37,6 +37,8 @@ def prompts(
     Raises:
         InvalidInput: a chat template is asked for and there is none, or a prompt has no token.
     """
+    if not text and not questions:
+        raise InvalidInput("the prompt is empty", "give text to continue")
     encode = _in_chat(tokenizer) if chat else _bare(tokenizer)
     if not questions:
         found = [Prompt(encode(text))]
