@@ -212,7 +212,6 @@ class TestPrompts:
         )
         plain = ends.backend_tokenizer.encode("the sky", add_special_tokens=False).ids
         assert [p.token_ids for p in prompts(ends, "the sky")] == [[ids[0][1], *plain]]
-        assert [p.token_ids for p in prompts(ends, "")] == [[ids[0][1]]]
 
     @pytest.mark.parametrize(
         ("tokens", "length"), [(5, 1024), (1025, 2048), (16384, 16384), (70000, 131072)]
