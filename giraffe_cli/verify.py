@@ -197,7 +197,7 @@ def ask_probe(request: Mapping[str, Any]) -> dict[str, Any]:
     }
     with tempfile.TemporaryDirectory() as empty:
         done = subprocess.run(
-            [sys.executable, "-I", str(program)],
+            [sys.executable, "-I", str(program), str(os.getpid())],
             input=json.dumps(request),
             capture_output=True,
             text=True,

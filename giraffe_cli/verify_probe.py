@@ -1,6 +1,8 @@
 """What stock libraries make of a model directory: run as a program that knows nothing of us.
 
-    python -I verify_probe.py < request.json > answer.json
+    python -I verify_probe.py [PARENT] < request.json > answer.json
+
+PARENT is the process with which this one ends; by default the one that started it.
 
 Only torch, transformers, peft and the standard library are imported, and those inside functions.
 Request: `folder`, `windows` (`[{"name", "start", "length"}]`: tokens at positions start …),
@@ -24,6 +26,8 @@ import json
 import math
 import os
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -322,8 +326,17 @@ def examine(request: dict[str, Any], answer: dict[str, Any]) -> None:
         answer["comparison"] = section(lambda: compare_with_adapter(request, logits, dtype))
 
 
+def end_with(parent: int) -> None:
+    """End this process soon after its parent, which may be killed while a model is loaded here."""
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def main() -> None:
     """stdin → stdout; whatever the libraries print goes to stderr."""
+    parent = int(sys.argv[1]) if len(sys.argv) > 1 else os.getppid()
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     answer_to = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     request = json.load(sys.stdin)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -375,6 +377,20 @@ def test_a_probe_that_dies_is_a_failed_check(run, monkeypatch, tmp_path):
     program.rename(tmp_path / "verify_probe.py")
     found = failures(prove(run.model, probe=ask_probe))
     assert found == {"loading": "the process ended with code 7: no room"}
+
+
+def test_the_probe_ends_with_the_process_that_asked():
+    """A batch system's SIGTERM left it behind, with the model in memory."""
+    starts = (
+        "import os, subprocess, sys\n"
+        "subprocess.Popen([sys.executable, '-I', sys.argv[1], str(os.getpid())])"
+    )
+    command = [sys.executable, "-c", starts, verify_probe.__file__]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as asking:
+        assert asking.wait() == 0
+        assert asking.stdout is not None
+        # its end is the probe's, which waits for its request as long as stdin is open
+        assert asking.stdout.read() == b""
 
 
 def test_a_folder_without_config_is_refused(tmp_path):
