@@ -162,10 +162,10 @@ def head_to_extend(
 
 
 def _if_misread(checkpoint: Checkpoint) -> str:
-    """The other reading of a `linear` or `dynamic` config: some name the window they reach, where
+    """The other reading of a config that names one window: some name the window they reach, where
     transformers and vLLM take the window before scaling."""
     rope = checkpoint.existing_rope or {}
-    if rope.get("rope_type") not in ("linear", "dynamic") or ORIGINAL in rope:
+    if rope.get("rope_type") not in ("linear", "dynamic", "yarn") or ORIGINAL in rope:
         return ""
     return (
         f"; if max_position_embeddings {checkpoint.native_length} is the window with its scaling, "

@@ -214,10 +214,9 @@ def _scaled_window(
         return native, window
     if rope_type not in ("linear", "dynamic", "yarn"):
         return window, window
-    factor = rope.get("factor", 1)
-    if not is_number(factor) or not 1 <= window * factor <= _LONGEST:
+    factor, native = rope.get("factor", 1), native or window
+    if not is_number(factor) or not 1 <= native * factor <= _LONGEST:
         raise InvalidInput(f"{path / 'config.json'} has a scaling factor {factor!r}")
-    native = native or window
     return native, int(native * factor)
 
 

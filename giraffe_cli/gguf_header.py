@@ -7,12 +7,13 @@ Needs the `gguf` package (extra `[gguf]`).
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.gguf_pipelines import known_names
+from giraffe_cli.gguf_pipelines import begins_with_bos, known_names
 
 _STORED_DTYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 _SCALING = ("scaling.factor", "scaling.attn_factor", "scale_linear")
@@ -21,6 +22,12 @@ _OTHER_MODEL = ("attention.sliding_window", "expert_count", "logit_scale", "resi
 """What makes of a `llama` another model than transformers' own; 0 does not."""
 _SCALE_TOLERANCE = 1e-3
 """Relative: writers round 1/√head_dim."""
+_OF_A_LLAMA = re.compile(
+    r"(token_embd|output_norm|output|rope_\w+"
+    r"|blk\.\d+\.(attn_(norm|q|k|v|output|rot_embd)|ffn_(norm|gate|up|down)))\.weight"
+)
+"""`attn_rot_embd` is the rotary table that old conversions store, and nobody reads."""
+_PLAIN = "giraffe extends plain Llama architectures only"
 _UNSCALED = "start from the model's safetensors, or from its unscaled base"
 
 
@@ -36,6 +43,8 @@ class GgufHeader:
     """llama.cpp's name of the pre-tokenizer of a byte-level BPE."""
     add_space_prefix: bool
     """Whether sentencepiece puts a space before a text."""
+    add_bos: bool | None = None
+    """Whether a text begins with BOS; None: as transformers reads the file."""
 
 
 def read_gguf_header(gguf_file: Path) -> GgufHeader:
@@ -65,6 +74,7 @@ def read_gguf_header(gguf_file: Path) -> GgufHeader:
             "not known here",
             f"start from the model's safetensors; known are {', '.join(known_names())}",
         )
+    unsaid = _field(reader, "tokenizer.ggml.add_bos_token") is None
     kinds = {tensor.tensor_type.name for tensor in reader.tensors if len(tensor.shape) > 1}
     own = kinds.pop() if len(kinds) == 1 else ""
     return GgufHeader(
@@ -72,6 +82,7 @@ def read_gguf_header(gguf_file: Path) -> GgufHeader:
         tokenizer=tokenizer,
         pre=pre or "",
         add_space_prefix=_field(reader, "tokenizer.ggml.add_space_prefix") is not False,
+        add_bos=True if unsaid and begins_with_bos(pre or "") else None,
     )
 
 
@@ -93,11 +104,16 @@ def _check_stock(reader: Any, gguf_file: Path) -> None:
     """Nothing is said that transformers' Llama would leave out.
 
     Raises:
-        InvalidInput: heads that turn in part, another scale of attention, experts, or the like.
+        InvalidInput: heads that turn in part, another scale of attention, experts, tensors that a
+            Llama has not, or the like.
     """
     found = {key: _field(reader, f"llama.{key}") for key in _OTHER_MODEL}
     words = [f"{key} {value:g}" for key, value in found.items() if value]
     heads = _field(reader, "llama.attention.head_count") or 1
+    if isinstance(heads, list):
+        raise InvalidInput(f"{gguf_file} has other heads in each layer", _PLAIN)
+    foreign = sorted(t.name for t in reader.tensors if not _OF_A_LLAMA.fullmatch(t.name))
+    words += [f"the tensor {name}" for name in foreign[:3]]
     width = (_field(reader, "llama.embedding_length") or 0) // heads
     head_dim = _field(reader, "llama.attention.key_length") or width
     turned = _field(reader, "llama.rope.dimension_count")
@@ -109,7 +125,7 @@ def _check_stock(reader: Any, gguf_file: Path) -> None:
     if words:
         raise InvalidInput(
             f"{gguf_file} is no plain Llama: it has {', '.join(words)}",
-            "giraffe extends Llama architectures only",
+            _PLAIN,
         )
 
 

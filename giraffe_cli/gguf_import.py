@@ -25,11 +25,12 @@ from giraffe_cli.rundir import (
 )
 
 TOKENIZER = "steps of llama.cpp's name"
-"""What the tokenizer is made from; folders of before, which took transformers' steps, are not."""
+"""What the tokenizer is made from."""
 
 
 def import_gguf(gguf_file: Path, out: Path, dtype: str | None = None) -> Path:
-    """Write `out`, a Hugging Face directory with the weights of `gguf_file`; skipped if it holds.
+    """Write `out`, a Hugging Face directory with the weights of `gguf_file`; skipped if it holds,
+    also as an earlier version of giraffe wrote it.
 
     `dtype` defaults to the file's own for F32, F16 and BF16 matrices, to bfloat16 for quantised
     ones, whose block noise is far above bfloat16's rounding.
@@ -44,8 +45,10 @@ def import_gguf(gguf_file: Path, out: Path, dtype: str | None = None) -> Path:
         )
     header = read_gguf_header(gguf_file)
     chosen = dtype or header.dtype
-    inputs = {"gguf_sha256": digest_file(gguf_file), "dtype": chosen, "tokenizer": TOKENIZER}
-    if not stage_holds(out, inputs):
+    # Of an earlier version, whose tokenizer had transformers' steps: a run was trained with it.
+    earlier = {"gguf_sha256": digest_file(gguf_file), "dtype": chosen}
+    inputs = {**earlier, "tokenizer": TOKENIZER}
+    if not stage_holds(out, inputs) and not stage_holds(out, earlier):
         begin_stage(out)
         _convert(gguf_file, out, chosen, header)
         finish_stage(out, inputs)
@@ -70,6 +73,8 @@ def _convert(gguf_file: Path, out: Path, dtype: str, header: GgufHeader) -> None
             "download it again",
         )
     tokenizer.model_max_length = model.config.max_position_embeddings
+    if header.add_bos is not None:
+        tokenizer.add_bos_token = header.add_bos
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
     _drop_invented_tokens(out / "tokenizer.json", model.config.vocab_size)

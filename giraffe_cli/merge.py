@@ -28,6 +28,7 @@ from giraffe_cli.merge_folder import (
     clear_leftovers,
     copy_companions,
     copy_file,
+    is_in_dtype,
     put_in_place,
     refuse_foreign_folder,
     say_dtype,
@@ -78,7 +79,7 @@ def merge_stage(
         "table": table.to_json() if table else None,
     }
     clear_leftovers(out)
-    if stage_holds(out, inputs):
+    if stage_holds(out, inputs) and is_in_dtype(out, checkpoint.dtype):
         reporter.info(f"{out} holds the merged model already")
         return out
     refuse_foreign_folder(out, checkpoint.path)

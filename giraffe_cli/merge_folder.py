@@ -14,6 +14,8 @@ from giraffe_cli.rundir import (
     sync_folder,
     write_json,
 )
+from giraffe_cli.tensor_stream import stored_tensors
+from giraffe_cli.weights import STORED_DTYPES, STORED_TABLE
 
 STAGE = "merge"
 BUILDING, REPLACED = ".giraffe-building", ".giraffe-replaced"
@@ -94,6 +96,19 @@ def copy_companions(base: Path, out: Path) -> None:
         for path in sorted(base.glob(pattern)):
             if path.is_file():
                 copy_file(path, out / path.name)
+
+
+def is_in_dtype(out: Path, dtype: str) -> bool:
+    """Whether a merged model is in one float type and says so; earlier versions left both as the
+    base had them."""
+    config = read_json(out / "config.json")
+    stored = {
+        STORED_DTYPES.get(tensor.dtype)
+        for name, tensor in stored_tensors(out).items()
+        if not name.endswith(STORED_TABLE)
+    }
+    said = {config.get(key) for key in ("dtype", "torch_dtype")} - {None}
+    return stored == {dtype} and said <= {dtype}
 
 
 def say_dtype(file: Path, dtype: str) -> None:

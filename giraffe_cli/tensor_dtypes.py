@@ -37,8 +37,10 @@ def bytes_in(tensor: StoredTensor, data: bytearray, dtype: str) -> bytearray:
     """The bytes of `tensor` in `dtype`, rounded to nearest; `data` itself where it is its own."""
     if tensor.dtype == dtype or not data:
         return data
-    values = torch.frombuffer(data, dtype=DTYPES[tensor.dtype]).to(DTYPES[dtype])
-    return bytearray(values.view(torch.uint8).numpy().tobytes())
+    values = torch.frombuffer(data, dtype=DTYPES[tensor.dtype])
+    found = bytearray(len(values) * DTYPES[dtype].itemsize)
+    torch.frombuffer(found, dtype=DTYPES[dtype]).copy_(values)
+    return found
 
 
 def digests_in(folder: Path, dtypes: Mapping[str, str]) -> dict[str, str]:

@@ -29,7 +29,7 @@ from giraffe_cli.rope.readings import (
 )
 from giraffe_cli.rundir import read_json
 from giraffe_cli.verify_files import Check, check, problems_check
-from giraffe_cli.weights import ADAPTER_CONFIG
+from giraffe_cli.weights import ADAPTER_CONFIG, holds_weights
 
 SPELL_BOTH = (
     "write θ and scaling in both spellings: rope_parameters with rope_theta inside, and rope_theta "
@@ -69,8 +69,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _refuse_adapter(folder: Path) -> None:
     """A PEFT adapter without a model: there is no table in it to verify."""
     path = folder / ADAPTER_CONFIG
-    model = [*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*")]
-    if model or not path.is_file():
+    if holds_weights(folder) or not path.is_file():
         return
     settings = read_json(path)
     base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None

@@ -90,7 +90,7 @@ def check_base_config(
         return {}  # `model_shape` names it
     apart = [
         f"{key} {getattr(own, key)} against {getattr(theirs, key)}"
-        for key in ("head_dim", "num_attention_heads", "num_key_value_heads", "num_layers")
+        for key in ("head_dim", "num_attention_heads", "num_key_value_heads")
         if getattr(own, key) != getattr(theirs, key)
     ]
     first, second = (each.get("rms_norm_eps", 1e-6) for each in (config, base))

@@ -15,7 +15,7 @@ from giraffe_cli.rundir import MANIFEST, is_as_written, read_json
 from giraffe_cli.tensor_stream import stored_tensors
 from giraffe_cli.verify_files import Check, check, check_tokenizer, listed
 from giraffe_cli.verify_tables import claim_of, compare_tables
-from giraffe_cli.weights import EMBEDDINGS, HEAD, STORED_TABLE
+from giraffe_cli.weights import EMBEDDINGS, HEAD, STORED_TABLE, is_plain_name
 
 MAX_LOGIT_DIFFERENCE = 1e-4
 """float32: the merge reorders sums, nothing else."""
@@ -25,6 +25,8 @@ probe's random tokens. calf's right merges are 0.7e-3 to 1.6e-3 away, with 0.9 o
 3.2e-2; on text 6e-5 and 2.6e-3. Of 256 positions a right one had 3 near ties fall the other way."""
 MAX_STEPS, MAX_STEPS_FLOAT32 = 0.51, 8.0
 """One rounding is half a step of a 16-bit dtype; float32 sums of rank terms lose a few steps."""
+NEEDED = (".json", ".jinja")
+"""How the names of the files end that loaders read beside the weights."""
 STORED_DTYPES = {"F32": "float32", "BF16": "bfloat16", "F16": "float16", "F64": "float64"}
 
 
@@ -199,23 +201,31 @@ def check_against_manifest(folder: Path, digests: Mapping[str, str]) -> dict[str
     written = manifest.get("tensors") if isinstance(manifest, dict) else None
     if not isinstance(written, dict) or not all(isinstance(d, str) for d in written.values()):
         return {}  # somebody else's file of that name
-    return {
-        "tensors_as_written": _same_digests(digests, written),
-        "files_as_written": _same_files(folder, manifest.get("files")),
-    }
+    checks = {"tensors_as_written": _same_digests(digests, written)}
+    files = manifest.get("files")
+    if isinstance(files, dict) and all(_is_entry(name, entry) for name, entry in files.items()):
+        checks["files_as_written"] = _same_files(folder, files)
+    return checks
 
 
-def _same_files(folder: Path, written: Any) -> Check:
-    """Every file beside the weights, whose tensors are compared one by one."""
-    entries = written if isinstance(written, dict) else {}
-    wrong = [
-        f"{name} is {'altered' if (folder / name).is_file() else 'gone'}"
-        for name, entry in sorted(entries.items())
-        if not name.endswith(".safetensors") and not is_as_written(folder / name, entry)
-    ]
+def _is_entry(name: str, entry: Any) -> bool:
+    """A file of the folder with its size and digest, as our manifests name it."""
+    return is_plain_name(name) and isinstance(entry, dict) and {"bytes", "sha256"} <= {*entry}
+
+
+def _same_files(folder: Path, files: Mapping[str, Any]) -> Check:
+    """Every file beside the weights, whose tensors are compared one by one. Licences, and files
+    that only older libraries read, may be left out: downloads take what a loader needs."""
+    wrong = []
+    for name, entry in sorted(files.items()):
+        is_there = (folder / name).is_file()
+        if name.endswith(".safetensors") or (not is_there and not name.endswith(NEEDED)):
+            continue
+        if not is_as_written(folder / name, entry):
+            wrong.append(f"{name} is {'altered' if is_there else 'gone'}")
     return check(
         not wrong,
-        listed(wrong) or f"{len(entries)} files",
+        listed(wrong) or f"{len(files)} files",
         "every file as giraffe wrote it",
         f"write the model again; if the change is meant, remove {MANIFEST} from the folder",
     )

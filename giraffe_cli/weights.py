@@ -145,6 +145,13 @@ def weight_files(folder: Path) -> list[Path]:
     raise InvalidInput(f"{folder} has no {SINGLE} and no {INDEX}", "download the weights")
 
 
+def holds_weights(folder: Path) -> bool:
+    """Whether a whole model's weights lie there, in safetensors or pickled; an adapter's do not
+    count."""
+    names = (SINGLE, INDEX, "pytorch_model.bin", "pytorch_model.bin.index.json")
+    return any((folder / name).is_file() for name in names)
+
+
 def is_plain_name(name: Any) -> TypeGuard[str]:
     """Whether `name` stands for a file of the folder at hand, and leads nowhere else."""
     return isinstance(name, str) and Path(name).name == name not in ("", "..") and "\0" not in name

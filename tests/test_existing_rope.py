@@ -249,3 +249,19 @@ def test_dynamic_of_factor_1_is_the_unscaled_table(scaled, tmp_path):
     fields = {"rope_type": "dynamic", "factor": 1.0, "rope_theta": 1e4}
     found = inspect(str(scaled("one", window=128, **fields)), tmp_path)
     assert found.base_table == tuple(found.head(256).unscaled_inv_freq())
+
+
+def test_yarn_that_names_its_reach_alone_is_told_how_to_name_its_window(scaled, tmp_path):
+    """transformers takes the one window for the native one."""
+    fields = {"rope_type": "yarn", "factor": 4.0, "rope_theta": 1e4}
+    found = inspect(str(scaled("one", window=512, **fields)), tmp_path)
+    with pytest.raises(InvalidInput, match="already reaches 2048") as refused:
+        head_to_extend(found, 1024, "compose")
+    assert "write the one without as `original_max_position_embeddings`" in str(refused.value.hint)
+
+
+def test_a_native_window_beyond_any_file_is_refused(scaled, tmp_path):
+    fields = {"rope_type": "yarn", "factor": 2.0, "rope_theta": 1e4}
+    folder = scaled("far", window=128, original_max_position_embeddings=2**40, **fields)
+    with pytest.raises(InvalidInput, match="has a scaling factor 2"):
+        inspect(str(folder), tmp_path)

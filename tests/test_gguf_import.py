@@ -14,6 +14,7 @@ from giraffe_cli.gguf_header import GgufHeader
 from giraffe_cli.gguf_import import import_gguf, with_steps
 from giraffe_cli.gguf_pipelines import NAMES, known_names, steps_of
 from giraffe_cli.model.loading import load_model, load_tokenizer
+from giraffe_cli.rundir import finish_stage, read_json
 from giraffe_cli.tensor_stream import stored_tensors
 
 
@@ -30,7 +31,7 @@ def write_gguf(folder, path, kind="F32", tensors=(), **metadata):
     writer.add_embedding_length(64)
     writer.add_block_count(2)
     writer.add_feed_forward_length(128)
-    writer.add_head_count(4)
+    writer.add_head_count(metadata.pop("heads", 4))
     writer.add_head_count_kv(2)
     writer.add_rope_dimension_count(16)
     writer.add_rope_freq_base(10000.0)
@@ -45,6 +46,7 @@ def write_gguf(folder, path, kind="F32", tensors=(), **metadata):
     writer.add_eos_token_id(1)
     for key, value in metadata.items():
         add = {str: writer.add_string, int: writer.add_uint32, float: writer.add_float32}
+        add[bool] = writer.add_bool
         add[type(value)](key.replace("__", "."), value)
     for name, tensor in [*gguf_tensors(model), *tensors]:
         stored = gguf.GGMLQuantizationType[kind if tensor.ndim > 1 else "F32"]
@@ -159,7 +161,18 @@ def test_what_transformers_would_leave_out_is_refused(tiny_llama, tmp_path, key,
 
 def test_keys_that_change_nothing_are_no_reason(tiny_llama, tmp_path):
     same = {"llama__rope__scaling__factor": 1.0, "llama__attention__scale": 0.25}
-    import_gguf(write_gguf(tiny_llama, tmp_path / "plain.gguf", **same), tmp_path / "out")
+    path = write_gguf(tiny_llama, tmp_path / "plain.gguf", **same)
+    found = inspect(str(path), tmp_path / "work")
+    assert (found.existing_rope, found.native_length) == (None, 128)
+
+
+def test_biases_and_heads_by_layer_are_refused(tiny_llama, tmp_path):
+    """The biases were left out, and a list of heads was a TypeError."""
+    bias = [("blk.0.attn_q.bias", np.ones(64, np.float32))]
+    path = write_gguf(tiny_llama, tmp_path / "bias.gguf", tensors=bias)
+    assert "it has the tensor blk.0.attn_q.bias" in refusal(path, tmp_path).message
+    path = write_gguf(tiny_llama, tmp_path / "heads.gguf", heads=[4, 4])
+    assert "has other heads in each layer" in refusal(path, tmp_path).message
 
 
 @pytest.mark.parametrize("name", known_names())
@@ -180,6 +193,7 @@ def test_the_steps_of_each_name_are_those_that_an_export_gives_that_name(name):
         ("smollm", "a  12", ["a", "ĠĠ", "1", "2"]),
         ("qwen2", "a  12", ["a", "Ġ", "Ġ", "1", "2"]),
         ("llama-bpe", "a  1234", ["a", "Ġ", "Ġ", "123", "4"]),
+        ("tekken", "a HTMLText 12", ["a", "ĠHTMLText", "Ġ", "1", "2"]),
     ],
 )
 def test_text_is_split_as_llamacpp_splits_it(tiny_llama, tmp_path, pre, text, tokens):
@@ -188,10 +202,41 @@ def test_text_is_split_as_llamacpp_splits_it(tiny_llama, tmp_path, pre, text, to
     path = write_gguf(tiny_llama, tmp_path / "tiny.gguf", tokenizer__ggml__pre=pre)
     backend = load_tokenizer(import_gguf(path, tmp_path / "out")).backend_tokenizer
     assert [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(text)] == tokens
-    assert json.loads(backend.to_str())["model"]["ignore_merges"] is (pre == "llama-bpe")
+    assert json.loads(backend.to_str())["model"]["ignore_merges"] is (
+        pre in ("llama-bpe", "tekken")
+    )
 
 
-@pytest.mark.parametrize("pre", ["tekken", "default"])
+@pytest.mark.parametrize(
+    ("pre", "said", "begins"),
+    [("llama-bpe", {}, True), ("llama-bpe", {"add_bos_token": False}, False), ("gpt-2", {}, False)],
+)
+def test_a_text_begins_with_bos_where_llamacpp_begins_it_so(
+    tiny_llama, tmp_path, pre, said, begins
+):
+    """Llama 3's files need not say it; transformers takes that as no."""
+    metadata = {f"tokenizer__ggml__{key}": value for key, value in said.items()}
+    path = write_gguf(tiny_llama, tmp_path / "b.gguf", tokenizer__ggml__pre=pre, **metadata)
+    tokenizer = load_tokenizer(import_gguf(path, tmp_path / "out"))
+    assert (tokenizer("sky").input_ids[0] == tokenizer.bos_token_id) is begins
+
+
+def test_a_folder_of_an_earlier_version_stays_as_runs_were_trained_on_it(tiny_llama, tmp_path):
+    """Converted again it had another tokenizer, and the run refused its own base."""
+    path = write_gguf(tiny_llama, tmp_path / "tiny.gguf", tokenizer__ggml__pre="smollm")
+    out = import_gguf(path, tmp_path / "out")
+    inputs = read_json(out / "manifest.json")["inputs"]
+    edited = (out / "tokenizer.json").read_text().replace("Digits", "Punctuation")
+    (out / "tokenizer.json").write_text(edited)
+    finish_stage(out, {key: inputs[key] for key in ("gguf_sha256", "dtype")})
+    import_gguf(path, out)
+    assert (out / "tokenizer.json").read_text() == edited
+    (out / "tokenizer.json").unlink()
+    import_gguf(path, out)
+    assert "Digits" in (out / "tokenizer.json").read_text()
+
+
+@pytest.mark.parametrize("pre", ["poro-chat", "default"])
 def test_steps_that_are_not_known_are_refused(tiny_llama, tmp_path, pre):
     """They became GPT-2's."""
     path = write_gguf(tiny_llama, tmp_path / "tiny.gguf", tokenizer__ggml__pre=pre)
@@ -223,6 +268,8 @@ def test_gguf_whose_tensors_changed_their_name_or_shape(tiny_llama, tmp_path):
     whole = write_gguf(tiny_llama, tmp_path / "tiny.gguf").read_bytes()
     path = tmp_path / "changed.gguf"
     path.write_bytes(whole.replace(b"blk.1.attn_q.weight", b"blk.1.attn_z.weight"))
+    assert "it has the tensor blk.1.attn_z.weight" in refusal(path, tmp_path).message
+    path.write_bytes(whole.replace(b"blk.1.attn_q.weight", b"blk.9.attn_q.weight"))
     message = refusal(path, tmp_path).message
     assert "lacks 1 tensors of its model, such as model.layers.1.self_attn.q_proj" in message
     rows = (384).to_bytes(8, "little")

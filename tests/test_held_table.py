@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
@@ -10,8 +11,10 @@ import torch
 from evaluated import build_other_llama
 
 from giraffe_cli.evals.base import Example
+from giraffe_cli.evals.cache import sample_key
 from giraffe_cli.evals.open_subject import OpenSubject
 from giraffe_cli.evals.order import Prompt
+from giraffe_cli.evals.subject import Subject
 from giraffe_cli.inference.caches import CacheChoice
 from giraffe_cli.inference.prompts import Prompt as Question
 from giraffe_cli.inference.session import Answering, Session
@@ -83,6 +86,25 @@ def test_losses_are_those_of_a_single_pass_at_every_length(folder):
     for example, [outcome] in zip(row, outcomes, strict=True):
         expected = nll_of_one_pass(folder, example.token_ids, 4)
         np.testing.assert_allclose(outcome.target_nll, expected, atol=2e-5)
+
+
+def test_prompts_in_a_row_have_the_table_of_the_longest(folder):
+    """Not that of a length which none of them has, prompt and answer."""
+    subject = opened(folder)
+    examples = [example_of("a", ids_of(120), 4), example_of("b", ids_of(20), 4)]
+    examples[1] = dataclasses.replace(examples[1], max_new_tokens=60)
+    outcomes = subject.outcomes([Prompt((("", example),)) for example in examples])
+    for example, [outcome] in zip(examples, outcomes, strict=True):
+        expected = nll_of_one_pass(folder, example.token_ids, 4)
+        np.testing.assert_allclose(outcome.target_nll, expected, atol=2e-5)
+
+
+def test_scores_that_were_read_with_several_tables_are_not_taken_again(folder, tiny_llama):
+    example = example_of("a", ids_of(20), 4)
+    subjects = [Subject("base", path, "digest", "float32") for path in (folder, tiny_llama)]
+    assert [subject.table_follows_length for subject in subjects] == [True, False]
+    first, second = (sample_key(subject, "nll", example) for subject in subjects)
+    assert first != second
 
 
 def test_an_answer_comes_from_one_table(folder):

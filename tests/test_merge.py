@@ -510,3 +510,14 @@ def test_a_base_in_two_dtypes_is_written_in_the_one_that_it_is_loaded_in(tmp_pat
     norm = "model.norm.weight"
     assert torch.equal(weights_of(out)[norm], weights_of(base)[norm].to(expected))
     assert failures(prove(out, adapter_dir=tmp_path / "adapter", base=base)) == {}
+
+
+def test_a_merge_of_an_earlier_version_in_a_stale_dtype_is_written_again(tmp_path, monkeypatch):
+    """It is held by its manifest, and would be refused by `verify` for ever."""
+    changed = rewrite(make_base(tmp_path / "base"), lambda t: t.half(), dtype="bfloat16")
+    with monkeypatch.context() as patched:
+        patched.setattr(merge_module, "say_dtype", lambda *_: None)
+        merge(changed, None, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "bfloat16"
+    merge(changed, None, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["dtype"] == "float16"

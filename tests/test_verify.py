@@ -512,3 +512,23 @@ def test_sizes_that_no_shape_shows_are_held_against_the_base(run, tmp_path, chan
     edit_config(folder, lambda config: config.update(changes))
     assert words in failures(prove(folder, base=run.base))["config_of_base"]
     assert "config_of_base" not in failures(prove(run.model, base=run.base))
+
+
+@pytest.mark.parametrize("entry", ["abc", {"size": 3}], ids=str)
+def test_a_manifest_of_somebody_else_is_no_manifest(copy, entry):
+    """It was a traceback."""
+    foreign = {"tensors": {}, "files": {"config.json": entry, "../x": {"bytes": 1, "sha256": ""}}}
+    write_json(copy / "manifest.json", foreign)
+    assert "files_as_written" not in prove(copy)["checks"]
+
+
+def test_files_that_no_loader_reads_may_be_left_out(run, tmp_path):
+    """A download takes safetensors, JSON and chat templates."""
+    base = Path(shutil.copytree(run.base, tmp_path / "base"))
+    (base / "LICENSE").write_text("free")
+    out = merge(base, None, tmp_path / "out")
+    assert (out / "LICENSE").is_file()
+    (out / "LICENSE").unlink()
+    assert failures(prove(out)) == {}
+    (out / "LICENSE").write_text("another")
+    assert failures(prove(out)) == {"files_as_written": "LICENSE is altered"}

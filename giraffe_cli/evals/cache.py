@@ -52,6 +52,7 @@ def sample_key(subject: Subject, task: str, example: Example) -> str:
             "candidates": example.candidates,
             "stops_at": example.answers if example.stops_when_found else (),
             **({"compared": True} if example.compared else {}),
+            **({"table": "of the whole text"} if subject.table_follows_length else {}),
             **({"text": subject.text_digest} if example.max_new_tokens else {}),
         }
     )

@@ -141,7 +141,7 @@ class OpenSubject:
         import torch
 
         sizes = [len(prompt.token_ids) for prompt in prompts]
-        if self.table.hold(max(sizes) + max(prompt.room_after for prompt in prompts)):
+        if self.table.hold(max(len(p.token_ids) + p.room_after for p in prompts)):
             self.cached_ids = np.zeros(0, np.int32)
         ends = np.cumsum([0, *sizes]).tolist()
         kept = self.nothing_kept() if any(prompt.room_after for prompt in prompts) else None

@@ -23,7 +23,7 @@ from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.install import ROPE_FILE
 from giraffe_cli.run_files import adapter_of, base_of, read_run
 from giraffe_cli.rundir import read_json
-from giraffe_cli.weights import ADAPTER_CONFIG, INDEX, SINGLE
+from giraffe_cli.weights import ADAPTER_CONFIG, holds_weights
 
 
 def open_checkpoint(
@@ -42,8 +42,8 @@ def open_checkpoint(
     path = Path(source).expanduser()
     if (path / "run.yaml").is_file():
         return _of_run(path, work_dir, reporter)
-    holds_model = any((path / name).is_file() for name in (SINGLE, INDEX))
-    if not holds_model and (path / ADAPTER_CONFIG).is_file() or is_full(path):
+    is_adapter = (path / ADAPTER_CONFIG).is_file() and not holds_weights(path)
+    if is_adapter or is_full(path):
         of = base or inspect(_base_of(path), work_dir, allow_pickle)
         return _merged(of, path, _table_of(path), work_dir, reporter)
     return inspect(source, work_dir, allow_pickle)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from giraffe_cli.evals.base import Example
-from giraffe_cli.rundir import digest_file, digest_value
+from giraffe_cli.rope.readings import read_as_transformers_5, switches
+from giraffe_cli.rundir import digest_file, digest_value, read_json
 
 EVALUATOR = "evaluator"
 """The subject that only chooses what the others are scored on."""
@@ -38,6 +39,13 @@ class Subject:
         a chat is written and where an answer ends."""
         found = [self.path / name for name in TEXT_FILES]
         return digest_value({p.name: digest_file(p) for p in found if p.is_file()})
+
+    @property
+    def table_follows_length(self) -> bool:
+        """Whether its rotary table changes with the length of a text; earlier versions read such
+        texts with several."""
+        file = self.path / "config.json"
+        return file.is_file() and switches(read_as_transformers_5(read_json(file)))
 
     def takes(self, example: Example) -> bool:
         """Whether it reads `example`."""

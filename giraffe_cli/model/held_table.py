@@ -3,7 +3,8 @@
 `dynamic`, and `longrope` with two lists of factors, choose a table by the last position of each
 pass, and keys that are kept have been turned by the table of theirs: read in chunks, a text beyond
 the native window had keys of two tables or more (logits 0.06 and 0.16 off). Held, the table is the
-one that a single pass over the text takes, as transformers computes it.
+one that a single pass over the text and its answer takes, as transformers computes it; of
+several short texts in a row, the one of the longest.
 """
 
 from __future__ import annotations
