@@ -108,11 +108,23 @@ class Gate:
     @property
     def sentence(self) -> str:
         """`nll@16k-nll@1k: upper bound +0.012 (needs <= +0.050)`."""
-        needs = f"(needs {self.op} {_number(self.threshold, self.name)})"
+        needs = f"(needs {self.op} {_number(self.threshold, self.name, self._form)})"
         if self.bound is None or self.note:
             return f"{self.name}: {self.note} {needs}"
         side = "" if _is_reach(self.name) else f"{'upper' if '<' in self.op else 'lower'} bound "
-        return f"{self.name}: {side}{_number(self.bound, self.name)} {needs}"
+        return f"{self.name}: {side}{_number(self.bound, self.name, self._form)} {needs}"
+
+    @property
+    def _form(self) -> str:
+        """As many digits as tell bound and threshold apart."""
+        for digits in (3, 4, 5, 6):
+            form = f"+.{digits}f"
+            values = [self.threshold, *([] if self.bound is None else [self.bound])]
+            if len({format(v, form) for v in values}) == len(set(values)) and (
+                float(format(self.threshold, form)) == self.threshold
+            ):
+                return form
+        return "+.6g"
 
 
 def parse_gate(text: str) -> Claim:

@@ -52,6 +52,13 @@ def stage_folders(run: Path, targets: Sequence[int]) -> list[Path]:
     ]
 
 
+def was_trained(model: Path) -> bool:
+    """Whether a model directory holds what a merge wrote out of a training, by its manifest."""
+    manifest = read_json(model / MANIFEST) if (model / MANIFEST).is_file() else {}
+    inputs = manifest.get("inputs") if isinstance(manifest, dict) else None
+    return isinstance(inputs, dict) and bool(inputs.get("stage") == "merge" and inputs["adapter"])
+
+
 def adapter_of(run: Path, config: ExtendConfig) -> Path | None:
     """The finished adapter; None for a run of zero steps.
 

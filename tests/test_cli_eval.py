@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
 
 import pytest
 from conftest import prose
@@ -281,6 +282,9 @@ def test_a_run_that_was_given_packed_windows_is_scored_on_what_they_hold_out(
     assert {json.loads(line)["cluster"] for line in samples} <= kept
     again = giraffe("eval", run / "model", *settings, "--data", corpus, "--out", tmp_path / "again")
     assert "documents are not evaluated: they are trained on" in again.stderr
+    moved = shutil.copytree(run / "model", tmp_path / "moved")
+    alone = giraffe("eval", moved, *settings, "--data", corpus, "--out", tmp_path / "alone")
+    assert f"{moved} was trained by giraffe, and its run is not beside it" in alone.stderr
     windows.rename(tmp_path / "elsewhere")
     for data, named in (((), "python-stdlib"), (("--data", corpus), corpus)):
         lost = giraffe("eval", run / "model", *settings, *data, "--out", tmp_path / "lost")

@@ -58,6 +58,13 @@ class TestLambada:
         assert sorted(many) == sorted(other)
         assert many != other
 
+    def test_a_row_that_stands_there_again_is_no_other_sample(self, tmp_path):
+        """400 times one passage had an interval of no width, and passed gates."""
+        path = lines(tmp_path / "l.jsonl", [{"text": f"say the word{n % 2}"} for n in range(8)])
+        examples = Lambada().examples(32, 0, with_file("lambada", path))
+        assert len({example.key for example in examples}) == 8
+        assert len({example.cluster for example in examples}) == 2
+
     def test_space_at_the_end_is_no_word(self, tmp_path):
         path = lines(tmp_path / "l.jsonl", [{"text": "say the word \n"}])
         (example,) = Lambada().examples(32, 0, with_file("lambada", path))

@@ -124,6 +124,20 @@ class TestBounds:
         assert judged("x", self.SCORE, "<", high).ok >= judged("x", self.SCORE, "<", low).ok
         assert judged("x", self.SCORE, ">", low).ok >= judged("x", self.SCORE, ">", high).ok
 
+    @pytest.mark.parametrize(
+        ("threshold", "bound", "words"),
+        [
+            (0.0, 0.0004, "upper bound +0.0004 (needs <= +0.0000)"),
+            (0.0125, 0.0125, "upper bound +0.0125 (needs <= +0.0125)"),
+            (0.05, 0.2, "upper bound +0.200 (needs <= +0.050)"),
+            (1 / 3, 0.2, "upper bound +0.2 (needs <= +0.333333)"),
+        ],
+    )
+    def test_a_sentence_shows_as_many_digits_as_tell_them_apart(self, threshold, bound, words):
+        """A failed gate read `+0.000 (needs <= +0.000)`."""
+        score = {**self.SCORE, "ci_high": bound}
+        assert words in judged("x", score, "<=", threshold).sentence
+
     def test_a_sentence_tells_bound_and_need(self):
         assert judged("nll@16k", self.SCORE, "<=", 0.05).sentence == (
             "nll@16k: upper bound +0.200 (needs <= +0.050)"

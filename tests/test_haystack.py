@@ -62,6 +62,17 @@ class TestBorders:
     def test_text_without_a_sentence_takes_it_first_or_last(self):
         assert [sentence_border(["a"] * 9, depth) for depth in (0, 0.5, 1)] == [0, 0, 9]
 
+    def test_a_transcript_has_its_depths_and_not_the_beginning_alone(self):
+        """Every depth but the last stood at 0, and equal prompts counted as samples."""
+        words = ["word"] * 700
+        depths = [sentence_border(words, depth) for depth in np.linspace(0, 1, 11)]
+        assert depths == [0, *range(70, 700, 70), 700]
+
+    @pytest.mark.parametrize("end", ["。", "।", "؟", "!»", "…"])
+    def test_sentences_end_otherwise_elsewhere(self, end):
+        words = [*["a"] * 50, f"b{end}", *["c"] * 49]
+        assert sentence_border(words, 0.55) == 51
+
 
 class TestNoise:
     def test_sentences_follow_each_other_in_a_circle(self):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_text_tasks import material, read
@@ -26,9 +27,20 @@ class TestShortContext:
         values = [np.arange(1, 51) / 1.0, np.arange(51, 101) / 1.0]
         score = clustered_percentile(values, ["a", "b"], 0.99, 0)
         assert (score["mean"], score["n"]) == (99.0, 2)
-        # documents a and b, or one of them twice: 50 and 100 are the ends
-        assert 49 <= score["ci_low"] <= 50
-        assert 99 <= score["ci_high"] <= 100
+        # ln 99.5 and ln 49.5 have a standard error of 0.35, 1.25 of it and t 12.7 at one degree
+        half = 12.706 * 1.25 * np.log(99.51 / 49.51) / 2
+        assert score["ci_high"] == pytest.approx(99 * np.exp(half), rel=0.02)
+        assert score["ci_low"] == pytest.approx(99 * np.exp(-half), rel=0.02)
+
+    def test_one_document_has_no_interval_and_more_documents_a_narrower_one(self):
+        values = [np.linspace(0.001, 0.01 * (1 + n % 3), 200) for n in range(40)]
+        scores = [
+            clustered_percentile(values[:count], [str(n) for n in range(count)], 0.99, 0)
+            for count in (1, 3, 9, 39)
+        ]
+        widths = [np.log(score["ci_high"] / score["ci_low"]) for score in scores]
+        assert widths[0] == 0
+        assert widths[1] > widths[2] > widths[3] > 0
 
     @settings(max_examples=30, deadline=None)
     @given(
@@ -41,7 +53,7 @@ class TestShortContext:
         )
         every = np.concatenate(parts)
         assert score["mean"] == np.quantile(every, share, method="inverted_cdf")
-        assert every.min() <= score["ci_low"] <= score["ci_high"] <= every.max()
+        assert 0 <= score["ci_low"] <= score["mean"] <= score["ci_high"]
 
     def test_short_comes_first_and_nll_counts_at_the_native_length_alone(self):
         paired = {

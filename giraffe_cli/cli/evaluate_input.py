@@ -124,12 +124,19 @@ def documents_for(
     from giraffe_cli.corpus.unseen import not_trained_on
     from giraffe_cli.evals.chosen import needs_of
     from giraffe_cli.evals.texts import documents_of
-    from giraffe_cli.run_files import windows_of
+    from giraffe_cli.run_files import was_trained, windows_of
 
     needed, windows = needs_of(config.tasks), windows_of(run)
     if "documents" not in needed and not (config.data and "haystack" in needed):
         return []
     is_trained, hint = (run / "training.json").is_file(), "pass --data with other text"
+    moved = next((folder for folder in tokenizers if was_trained(folder)), None)
+    if moved and not is_trained:
+        reporter.warn(
+            f"{moved} was trained by giraffe, and its run is not beside it: what it read cannot be "
+            f"left out of {', '.join(config.data or [DEFAULT_DATA])}, and losses on that prove "
+            "nothing; evaluate it where the run wrote it"
+        )
     if is_trained and not windows:
         reporter.warn(
             f"the windows that {run} was trained on are not found: whether it read "

@@ -9,6 +9,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
+from giraffe_cli.report.numbers import whole_percent
 from giraffe_cli.units import format_length
 
 WIDTH = 80
@@ -104,7 +105,8 @@ def cell(score: dict[str, Any] | None, kind: str, sign: str = "") -> str:
         return f"{mean:{sign}.3f}"
     if kind == "mean":
         return f"{mean:{sign}.3f} [{low:{sign}.3f}, {high:{sign}.3f}]"
-    return f"{100 * mean:{sign}.0f} % [{100 * low:{sign}.0f}, {100 * high:{sign}.0f}]"
+    shown = [whole_percent(value, sign) for value in (mean, low, high)]
+    return f"{shown[0]} % [{shown[1]}, {shown[2]}]"
 
 
 def _table(title: str, measures: list[str], results: dict[str, Any]) -> Table:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.options import AsJson
@@ -60,14 +61,14 @@ def report(
 
         page = write_comparison(entries, out)
         value["page"] = str(page)
-        parts += ["", f"page  {page}"]
+        parts += ["", f"page  {escape(str(page))}"]
     elif len(entries) == 1 and entries[0].kind == "evaluation":
         from giraffe_cli.report.evaluation import write_evaluation
         from giraffe_cli.report.scored import read_results
 
         page = write_evaluation(read_results(runs[0] / "results.json"), runs[0])
         value["page"] = str(page)
-        parts += ["", f"page  {page}"]
+        parts += ["", f"page  {escape(str(page))}"]
     console.result(value, parts)
 
 

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from giraffe_cli.corpus.duplicates import text_hash
 from giraffe_cli.corpus.unit import BLOCK_BYTES, Unit
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.registry import discover
@@ -44,15 +45,16 @@ class Document:
 def longest_first(documents: Iterable[Document], most: int | None = None) -> list[Document]:
     """One document of each text, by its bytes in UTF-8: a token of most tokenizers has three to
     four of them in English and two to three in Chinese, where it has four characters or one.
+    Texts are one that differ in white space alone (`text_hash`).
 
     Of `most`, no more than twice as many are in memory at a time."""
-    firsts: dict[str, Document] = {}
+    firsts: dict[bytes, Document] = {}
     for document in documents:
-        known = firsts.get(document.text)
-        if known is None or (document.source, document.id) < (known.source, known.id):
-            firsts[document.text] = document
+        text = text_hash(document.text)
+        firsts[text] = min(firsts.get(text, document), document, key=_by_bytes)
         if most is not None and len(firsts) > 2 * most:
-            firsts = {kept.text: kept for kept in sorted(firsts.values(), key=_by_bytes)[:most]}
+            longest = sorted(firsts.items(), key=lambda entry: _by_bytes(entry[1]))
+            firsts = dict(longest[:most])
     return sorted(firsts.values(), key=_by_bytes)[:most]
 
 

@@ -23,7 +23,7 @@ HASH_BYTES = 16
 def text_hash(text: str) -> bytes:
     """What tells equal texts, `HASH_BYTES` bytes."""
     folded = " ".join(unicodedata.normalize("NFC", text).split())
-    return hashlib.sha256(folded.encode()).digest()[:HASH_BYTES]
+    return hashlib.sha256(folded.encode("utf-8", "surrogatepass")).digest()[:HASH_BYTES]
 
 
 def first_of_equals(hashes: npt.NDArray[np.uint8]) -> Int64:

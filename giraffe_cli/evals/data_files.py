@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ import yaml
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import Material
+from giraffe_cli.rundir import digest_value
 
 
 def read_rows(material: Material, task: str, fields: Mapping[str, type]) -> list[dict[str, Any]]:
@@ -36,6 +37,8 @@ def read_rows(material: Material, task: str, fields: Mapping[str, type]) -> list
         )
     path, rows = material.files[task], []
     for number, line in enumerate(_lines(path, task), start=1):
+        if not line.strip():
+            continue
         try:
             row = json.loads(line)
         except ValueError:
@@ -59,6 +62,11 @@ def choose(
     """The first `count` rows of a shuffle by `seed`, or all, each with its place in the file."""
     order = np.random.default_rng(seed).permutation(len(rows))[:count]
     return [(int(place), rows[place]) for place in order]
+
+
+def row_cluster(token_ids: Sequence[int], candidates: Iterable[Sequence[int]]) -> str:
+    """What a row counts as in intervals: a row that stands in the file again is no other sample."""
+    return digest_value([[*token_ids], [[*candidate] for candidate in candidates]])[:16]
 
 
 def check_room(task: str, place: int, used: int, length: int) -> None:
@@ -135,7 +143,7 @@ def _lines(path: str, task: str) -> list[bytes]:
         with open(path, "rb") as raw:
             packed = raw.read(2) == b"\x1f\x8b"
         with gzip.open(path) if packed else open(path, "rb") as handle:
-            return [line for line in handle.read().splitlines() if line.strip()]
+            return handle.read().splitlines()
     except (OSError, EOFError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InvalidInput(

@@ -120,7 +120,7 @@ class OpenSubject:
     def _read(self, prompt: Prompt) -> ReadPrompt:
         """A prompt after the whole chunks that it shares with the one before."""
         ids, shared = prompt.token_ids, 0
-        turned_otherwise = self.table.hold(len(ids) + prompt.room_after)
+        turned_otherwise = self.table.hold(prompt.reach)
         if self.shares_prompts and not turned_otherwise:
             shared = shared_tokens(self.cached_ids, ids, prompt.keep, self.chunk)
         self.kept.cut(shared)
@@ -141,7 +141,7 @@ class OpenSubject:
         import torch
 
         sizes = [len(prompt.token_ids) for prompt in prompts]
-        if self.table.hold(max(len(p.token_ids) + p.room_after for p in prompts)):
+        if self.table.hold(max(prompt.reach for prompt in prompts)):
             self.cached_ids = np.zeros(0, np.int32)
         ends = np.cumsum([0, *sizes]).tolist()
         kept = self.nothing_kept() if any(prompt.room_after for prompt in prompts) else None

@@ -56,6 +56,14 @@ class Prompt:
         ranked = max(sum(len(c) - 1 for c in example.candidates) for example in examples)
         return max(ranked, *(example.max_new_tokens for example in examples))
 
+    @property
+    def reach(self) -> int:
+        """Tokens of the longest text there is: the prompt and one thing that follows it."""
+        examples = [example for _, example in self.entries]
+        ranked = max(max((len(c) for c in example.candidates), default=0) for example in examples)
+        longest = max(ranked, *(example.max_new_tokens for example in examples))
+        return len(self.token_ids) + longest
+
 
 @dataclass(frozen=True)
 class Step:

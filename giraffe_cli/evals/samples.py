@@ -16,6 +16,7 @@ import numpy as np
 
 from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.corpus.base import Document, longest_first
+from giraffe_cli.corpus.duplicates import text_hash
 from giraffe_cli.errors import GiraffeError, InvalidInput, Problems
 from giraffe_cli.evals.base import (
     AbstractTask,
@@ -102,7 +103,7 @@ def gather_material(
         lengths=tuple(lengths),
         reference_length=texts.reference_length or native_length,
         other_text=_tokenised(texts.other, config.documents, encode),
-        copies=len(texts.documents) - len({document.text for document in texts.documents}),
+        copies=len(texts.documents) - len({text_hash(d.text) for d in texts.documents}),
         files=config.files,
         chat=_chat(chat_tokenizer(subjects)) if config.chat else None,
     )

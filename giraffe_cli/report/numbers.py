@@ -63,16 +63,25 @@ def interval(score: Score, sign: bool = False) -> str:
 
 
 def percent(value: float) -> str:
-    """0.425 → `42%`."""
-    return f"{100 * value:.0f}%"
+    """0.425 → `42%`; 0.997 → `99.7%`, for what is not all and not none may not be shown so."""
+    return f"{whole_percent(value)}%"
+
+
+def whole_percent(value: float, sign: str = "") -> str:
+    """`42`; of what is not quite all or none `99.7`, then `>99.9`, and `<0.1`."""
+    for digits in (0, 1):
+        shown = f"{100 * value:{sign}.{digits}f}"
+        if abs(float(shown)) not in (0, 100) or abs(value) in (0, 1):
+            return shown
+    return f"{'-' if value < 0 else ''}{'>99.9' if abs(value) > 0.5 else '<0.1'}"
 
 
 def proportion(score: Score | None, unit: str = "%") -> str:
     """`95% (76 to 99%)`, or `–`; `unit` is repeated after the interval."""
     if score is None:
         return ABSENT
-    low, high = 100 * score["ci_low"], 100 * score["ci_high"]
-    return f"{percent(score['mean'])} ({low:.0f} to {high:.0f}{unit})"
+    low, high = (whole_percent(score[key]) for key in ("ci_low", "ci_high"))
+    return f"{percent(score['mean'])} ({low} to {high}{unit})"
 
 
 def perplexity_change(nats: float) -> str:
@@ -87,7 +96,7 @@ def perplexity_change(nats: float) -> str:
 
 def share_interval(score: Score) -> str:
     """`76 to 99%`."""
-    return f"{100 * score['ci_low']:.0f} to {100 * score['ci_high']:.0f}%"
+    return f"{whole_percent(score['ci_low'])} to {whole_percent(score['ci_high'])}%"
 
 
 def points(score: Score) -> str:

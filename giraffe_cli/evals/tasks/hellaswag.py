@@ -22,7 +22,7 @@ import numpy as np
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference
-from giraffe_cli.evals.data_files import check_room, choose, read_rows
+from giraffe_cli.evals.data_files import check_room, choose, read_rows, row_cluster
 from giraffe_cli.evals.measures import Measure, Value
 from giraffe_cli.evals.prompt import continuation
 from giraffe_cli.evals.windows import longest_within_native
@@ -87,7 +87,7 @@ class Hellaswag(AbstractTask):
         check_room("hellaswag", place, len(ids) + max(map(len, candidates)), length)
         return Example(
             key=f"row {place}",
-            cluster=f"row {place}",
+            cluster=row_cluster(ids, candidates),
             length=length,
             token_ids=np.asarray(ids, np.int32),
             answers=(true_first[0],),
