@@ -412,14 +412,14 @@ def test_an_effective_length_needs_what_it_is_held_against(evaluated):
 def test_the_share_of_key_tokens_is_no_merit_of_a_model(evaluated):
     _, subjects, _ = evaluated
     batches = [batch("longppl", Longppl(), [8, 16])]
-    assert "tells nothing of the model" in refusal(
+    assert "tells nothing of how it reads long texts" in refusal(
         "effective_length.longppl.key-tokens>=8", batches, subjects
     )
     with pytest.raises(InvalidInput, match=r"threshold 0\.8 has no effect"):
         check_gates(EvalConfig(threshold=0.8), batches, subjects, 8)
     shares = {("base", 8): [0.5] * 9, ("checkpoint", 8): [0.5] * 9}
     board = board_of("longppl.key-tokens", Longppl.measures["key-tokens"], shares)
-    assert board.requirement == (None, "none: it tells nothing of the model")
+    assert board.requirement == (None, "none: it tells nothing of how the model reads long texts")
     assert board.warnings() == []
     unreached = dataclasses.replace(Nll.measures[""], reaches=False)
     board = board_of("x", unreached, {("checkpoint", 8): [3.0] * 9})

@@ -233,6 +233,15 @@ class TestRefusals:
         with pytest.raises(InvalidInput, match="have different tokenizers"):
             material_of([subject("base", tiny_llama), Subject("checkpoint", other, "", "")], [], 1)
 
+    def test_tokenizers_that_begin_a_text_otherwise_are_told(self, tiny_llama, tmp_path):
+        """Both read what the first one's rules give: the other's own scores are 0.07 nats off."""
+        other = shutil.copytree(tiny_llama, tmp_path / "other")
+        value = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+        (other / "tokenizer.json").write_text(json.dumps({**value, "post_processor": None}))
+        subjects = [subject("base", tiny_llama), Subject("checkpoint", other, "", "")]
+        assert material_of(subjects, [], 1).begins_apart == "checkpoint"
+        assert material_of(subjects[:1], [], 1).begins_apart == ""
+
     def test_documents_that_are_all_too_short(self, tiny_llama, tmp_path):
         with pytest.raises(InvalidInput, match=r"none of 8 documents has 4096 tokens"):
             run([subject("checkpoint", tiny_llama)], tmp_path, lengths=[128, 4096])

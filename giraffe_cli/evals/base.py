@@ -54,6 +54,8 @@ class Material:
     """Text of another domain than the documents."""
     copies: int = 0
     """Of held-out documents with a text that another has, which are left out."""
+    begins_apart: str = ""
+    """The models whose tokenizers begin a text otherwise than the first one's."""
     files: Mapping[str, str] = field(default_factory=dict)
     """Data files of tasks by name, such as `{"lambada": "lambada_test.jsonl.gz"}`."""
     chat: Callable[[str], list[int]] | None = None

@@ -152,7 +152,7 @@ def _check_reach(side: Reach, claim: Claim, coming: Coming, threshold: float | N
     measure, native = batch.task.measures[key], format_length(coming.native_length)
     if not measure.reaches:
         raise InvalidInput(
-            f"gate `{claim.text}`: `{side.measure}` tells nothing of the model that is tested",
+            f"gate `{claim.text}`: `{side.measure}` tells nothing of how it reads long texts",
             f"known: {', '.join(_reaching(coming))}",
         )
     if not measure.has_threshold:

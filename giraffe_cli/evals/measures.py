@@ -28,7 +28,8 @@ class Measure:
     against_base: bool = False
     """It holds a model against the base, so that the base itself has no score."""
     reaches: bool = True
-    """Whether an effective length can be told by it; false for what tells nothing of the model."""
+    """Whether an effective length can be told by it; false for what tells nothing of the model, or
+    is of texts as short as they are."""
 
     @property
     def bounded(self) -> bool:

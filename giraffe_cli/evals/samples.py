@@ -104,6 +104,7 @@ def gather_material(
         reference_length=texts.reference_length or native_length,
         other_text=_tokenised(texts.other, config.documents, encode),
         copies=len(texts.documents) - len({text_hash(d.text) for d in texts.documents}),
+        begins_apart=_begins_apart(subjects, [t.backend_tokenizer for t in tokenizers]),
         files=config.files,
         chat=_chat(chat_tokenizer(subjects)) if config.chat else None,
     )
@@ -174,6 +175,17 @@ def _leading_special_tokens(fast: Any) -> tuple[int, ...]:
     return tuple(token for token, _ in takewhile(lambda entry: entry[1] == 1, special))
 
 
+def _begins_apart(subjects: Sequence[Subject], fast: Sequence[Any]) -> str:
+    """Which subjects' texts would begin otherwise than the first one's, such as without BOS."""
+    first = _leading_special_tokens(fast[0])
+    apart = [
+        subject.name
+        for subject, tokenizer in zip(subjects, fast, strict=True)
+        if _leading_special_tokens(tokenizer) != first
+    ]
+    return " and ".join(apart)
+
+
 def prepare(
     config: EvalConfig, lengths: list[int], seed: int, material: Material, reporter: Reporter
 ) -> tuple[list[Batch], list[str]]:
@@ -187,6 +199,11 @@ def prepare(
     names, warnings = runnable(config)
     if material.copies:
         warnings.append(f"left out: {material.copies} documents with the text of another")
+    if material.begins_apart:
+        warnings.append(
+            f"the tokenizer of {material.begins_apart} begins a text with other special tokens: "
+            "every model reads the same, which begins as the first one's"
+        )
     for warning in warnings:
         reporter.warn(warning)
     batches, refused = list[Batch](), Problems()

@@ -112,7 +112,7 @@ class Scoreboard:
     def requirement(self) -> Requirement:
         """What the effective length of this measure asks for; see `RULES`."""
         if not self.measure.reaches:
-            return Requirement(None, "none: it tells nothing of the model")
+            return Requirement(None, "none: it tells nothing of how the model reads long texts")
         if not self.measure.has_threshold:
             side = "lower" if self.measure.higher_is_better else "upper"
             least = "at least" if self.measure.higher_is_better else "at most"

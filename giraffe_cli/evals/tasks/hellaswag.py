@@ -42,6 +42,7 @@ class Hellaswag(AbstractTask):
             True,
             "proportion",
             1 / ENDINGS,
+            reaches=False,
         )
     }
     needs: ClassVar[tuple[str, ...]] = ("hellaswag",)

@@ -31,8 +31,12 @@ class Lambada(AbstractTask):
     summary: ClassVar[str] = "the last word of a passage"
     source: ClassVar[str] = "Paperno et al. 2016; raw-text variant of Radford et al. 2019"
     measures: ClassVar[Mapping[str, Measure]] = {
-        "": Measure("the last word of a passage is the most probable one", True, "proportion"),
-        "nll": Measure("loss of the last word, all its tokens", False, "mean", 0, "nats"),
+        "": Measure(
+            "the last word of a passage is the most probable one", True, "proportion", reaches=False
+        ),
+        "nll": Measure(
+            "loss of the last word, all its tokens", False, "mean", 0, "nats", reaches=False
+        ),
     }
     needs: ClassVar[tuple[str, ...]] = ("lambada",)
 
