@@ -16,10 +16,12 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.gguf_header import GgufHeader, read_gguf_header
 from giraffe_cli.gguf_pipelines import metaspace_normalizer, steps_of
 from giraffe_cli.rundir import (
+    MANIFEST,
     begin_stage,
     digest_file,
     finish_stage,
     read_json,
+    read_kept,
     stage_holds,
     write_json,
 )
@@ -43,16 +45,28 @@ def import_gguf(gguf_file: Path, out: Path, dtype: str | None = None) -> Path:
             f"reading {gguf_file.name} needs the `gguf` package, which is not installed",
             "pip install 'giraffe-cli[gguf]'",
         )
+    digest = digest_file(gguf_file)
+    if _holds(out, digest, dtype):
+        return out
     header = read_gguf_header(gguf_file)
     chosen = dtype or header.dtype
-    # Of an earlier version, whose tokenizer had transformers' steps: a run was trained with it.
-    earlier = {"gguf_sha256": digest_file(gguf_file), "dtype": chosen}
-    inputs = {**earlier, "tokenizer": TOKENIZER}
-    if not stage_holds(out, inputs) and not stage_holds(out, earlier):
-        begin_stage(out)
-        _convert(gguf_file, out, chosen, header)
-        finish_stage(out, inputs)
+    begin_stage(out)
+    _convert(gguf_file, out, chosen, header)
+    finish_stage(out, {"gguf_sha256": digest, "dtype": chosen, "tokenizer": TOKENIZER})
     return out
+
+
+def _holds(out: Path, digest: str, dtype: str | None) -> bool:
+    """Whether `out` was unpacked from that file, by this version or one whose tokenizers had
+    transformers' steps: a run may have been trained with it."""
+    manifest = read_kept(out / MANIFEST)
+    inputs = manifest.get("inputs") if isinstance(manifest, dict) else None
+    return (
+        isinstance(inputs, dict)
+        and inputs.get("gguf_sha256") == digest
+        and dtype in (None, inputs.get("dtype"))
+        and stage_holds(out, inputs)
+    )
 
 
 def _convert(gguf_file: Path, out: Path, dtype: str, header: GgufHeader) -> None:
