@@ -47,7 +47,8 @@ class Checkpoint:
     vocab_size: int
     tie_word_embeddings: bool
     dtype: str
-    """`float32`, `bfloat16` or `float16`: what the weight files hold, most of them if not all."""
+    """`float32`, `bfloat16` or `float16`: what the weight files hold; where they hold several, the
+    one that transformers loads them in."""
     num_parameters: int
     existing_rope: dict[str, Any] | None
     """The scaling that is already in force, with the `target_length` it reaches; None without."""

@@ -6,7 +6,8 @@ float types everything is written in the one that transformers loads it in. File
 layout, tensor order and vocabulary are the base's, and so is the base that is read: the original,
 also where a run held it in 4 bits. The directory is built beside its final name and renamed when
 its manifest is written, so it is whole or absent. One tensor is in memory, and changes by blocks
-of rows: memory peaks at the largest tensor and about 300 MB, whatever the size of the shards.
+of rows: memory peaks at the largest tensor (in both types where it is converted) and about 300 MB,
+whatever the size of the shards.
 """
 
 from __future__ import annotations

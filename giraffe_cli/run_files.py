@@ -53,10 +53,13 @@ def stage_folders(run: Path, targets: Sequence[int]) -> list[Path]:
 
 
 def was_trained(model: Path) -> bool:
-    """Whether a model directory holds what a merge wrote out of a training, by its manifest."""
-    manifest = read_json(model / MANIFEST) if (model / MANIFEST).is_file() else {}
+    """Whether a merge wrote a model directory out of a training of ours, by its manifest; of an
+    adapter of somebody else it is written without a table."""
+    manifest = read_kept(model / MANIFEST)
     inputs = manifest.get("inputs") if isinstance(manifest, dict) else None
-    return isinstance(inputs, dict) and bool(inputs.get("stage") == "merge" and inputs["adapter"])
+    if not isinstance(inputs, dict) or inputs.get("stage") != "merge":
+        return False
+    return bool(inputs.get("adapter") and inputs.get("table"))
 
 
 def adapter_of(run: Path, config: ExtendConfig) -> Path | None:

@@ -16,7 +16,9 @@ import torch
 from giraffe_cli.tensor_stream import Layout, StoredTensor, read_tensors
 from giraffe_cli.weights import STORED_DTYPES, STORED_TABLE, weight_files
 
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+DTYPES: dict[str, torch.dtype] = {
+    stored: getattr(torch, name) for stored, name in STORED_DTYPES.items()
+}
 STORED_NAMES = {name: stored for stored, name in STORED_DTYPES.items()}
 """safetensors' name by torch's: `{"bfloat16": "BF16", ...}`."""
 

@@ -7,14 +7,16 @@ import warnings
 
 import pytest
 import torch
-from tiny_runs import make_adapter, make_base, table_for
+from tiny_runs import make_adapter, make_base, merge, table_for
 
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.config.files import write_sealed_yaml
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.opening import open_checkpoint, run_of
+from giraffe_cli.merge import merge_stage
 from giraffe_cli.model.loading import load_model
 from giraffe_cli.progress import SilentReporter
+from giraffe_cli.run_files import was_trained
 from giraffe_cli.rundir import read_json, write_json
 
 
@@ -117,3 +119,18 @@ def test_anything_else_is_opened_as_ever(base, tmp_path):
     copy = shutil.copytree(base, tmp_path / "copy")
     assert opened(copy, tmp_path) == inspect(str(copy), tmp_path)
     assert not (tmp_path / "work").exists()
+
+
+def test_a_merge_of_ours_was_trained_and_one_of_a_foreign_adapter_or_of_none_was_not(
+    tiny_llama, tmp_path
+):
+    adapter = make_adapter(tmp_path / "adapter", tiny_llama)
+    ours = merge(tiny_llama, adapter, tmp_path / "ours")
+    foreign = merge_stage(
+        inspect(str(tiny_llama), tiny_llama), adapter, None, tmp_path / "foreign", SilentReporter()
+    )
+    untrained = merge(tiny_llama, None, tmp_path / "zero-shot")
+    found = [was_trained(folder) for folder in (ours, foreign, untrained, tiny_llama)]
+    assert found == [True, False, False, False]
+    (ours / "manifest.json").write_text("{")
+    assert not was_trained(ours)

@@ -130,7 +130,8 @@ def documents_for(
     if "documents" not in needed and not (config.data and "haystack" in needed):
         return []
     is_trained, hint = (run / "training.json").is_file(), "pass --data with other text"
-    moved = next((folder for folder in tokenizers if was_trained(folder)), None)
+    alone = [f for f in tokenizers if not (f.parent / "training.json").is_file()]
+    moved = next((folder for folder in alone if was_trained(folder)), None)
     if moved and not is_trained:
         reporter.warn(
             f"{moved} was trained by giraffe, and its run is not beside it: what it read cannot be "

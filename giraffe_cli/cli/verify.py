@@ -34,7 +34,7 @@ def verify(
     ] = None,
     base: Annotated[
         Path | None,
-        typer.Option(help="Model it was made from: shows scaling, θ or rows of vocabulary lost."),
+        typer.Option(help="Model it was made from: shows scaling, θ, vocabulary or heads lost."),
     ] = None,
     full: Annotated[
         bool, typer.Option("--full", help="Also run one pass over the whole target length.")

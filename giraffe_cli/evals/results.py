@@ -33,6 +33,10 @@ RULES = {
         "95 % bootstrap over documents, 10,000 resamples, percentiles expanded for few documents "
         "(Hesterberg 2015); below 8 documents not to be relied on; one document has no interval"
     ),
+    "interval_kl_p99": (
+        "Student's 95 % interval of its logarithm, by resampled documents or, where that is wider, "
+        "by the percentiles of each document"
+    ),
     "paired": (
         "mean difference over the same samples. Losses: bootstrap over documents as above; "
         "proportions and shares: score interval (Tango 1998) over as many samples as they are worth"

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from giraffe_cli.rope.readings import switches
+
 
 class HeldTable:
     """The rotary table of a model, chosen by the length of what is read.
@@ -29,9 +31,7 @@ class HeldTable:
         parameters = self._model.config.rope_parameters
         self._rotary = self._model.model.rotary_emb
         self._kind: str = parameters["rope_type"]
-        self._switches = self._kind == "dynamic" or (
-            self._kind == "longrope" and parameters["short_factor"] != parameters["long_factor"]
-        )
+        self._switches = switches(parameters)
         if self._switches:
             self._rotary.rope_type = "default"
 
