@@ -65,6 +65,12 @@ class Interrupted(GiraffeError):
     exit_code = 130
 
 
+class Terminated(Interrupted):
+    """Ended by SIGTERM where no stage had a checkpoint to save."""
+
+    exit_code = 143
+
+
 def near_misses(name: str, known: Iterable[str]) -> str:
     """`did you mean x or y? known: a, b, c`, for a hint."""
     names = sorted(known)

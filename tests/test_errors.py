@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 
@@ -22,6 +23,7 @@ from giraffe_cli.errors import GiraffeError, InvalidInput, near_misses, raise_to
         ("DoesNotFit", 4),
         ("GateFailed", 5),
         ("Interrupted", 130),
+        ("Terminated", 143),
     ],
 )
 def test_exit_codes_are_the_documented_ones(name, code):
@@ -69,6 +71,48 @@ def test_an_error_becomes_text_with_its_hint_on_stderr_alone(monkeypatch, capsys
 def test_control_c_exits_with_130(monkeypatch, capsys):
     assert run_main(monkeypatch, KeyboardInterrupt()) == 130
     assert "extend, pack-data, eval and rope go on where they stopped" in capsys.readouterr().err
+
+
+def test_sigterm_within_a_command_says_so_and_cleans_up(monkeypatch, capsys):
+    from giraffe_cli.cli import app, console
+
+    cleaned = []
+
+    def stop(*_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            cleaned.append(True)
+
+    before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(console.Console, "result", stop)
+    monkeypatch.setattr(sys, "argv", ["giraffe", "rope", "list"])
+    with pytest.raises(SystemExit) as caught:
+        app.main()
+    assert (caught.value.code, cleaned) == (143, [True])
+    assert "error: ended by SIGTERM\n\nhint: run the same command again;" in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_sigterm_ends_forked_workers_and_a_second_one_the_command():
+    script = """
+import os, signal
+from giraffe_cli.cli.terminated import SignalledToEnd, ending_in_order
+with ending_in_order():
+    child = os.fork()
+    if child == 0:
+        signal.raise_signal(signal.SIGTERM)
+        os._exit(0)
+    print(os.waitpid(child, 0)[1])
+    try:
+        signal.raise_signal(signal.SIGTERM)
+    except SignalledToEnd:
+        print("first", flush=True)
+    signal.raise_signal(signal.SIGTERM)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == (f"{signal.SIGTERM}\nfirst\n", "")
+    assert done.returncode == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("command", [["doctor"], ["rope", "list"]])

@@ -328,8 +328,10 @@ def test_one_document_answers_nothing(results):
         gains[length] = alone
     told = evaluation_verdicts(Scored.of_evaluation(results))[0]
     assert "A gain is shown" not in told.meaning
-    assert level(alone, share=False) == Cell("−0.20", ("no interval", "n 4"))
-    assert difference(alone, share=False) == Cell("−0.20", ("no interval", "n 4, p 1.00"))
+    assert level(alone, share=False) == Cell("−0.20", ("no interval", "n 4 from 1 text"))
+    assert difference(alone, share=False) == Cell(
+        "−0.20", ("no interval", "n 4 from 1 text, p 1.00")
+    )
 
 
 def test_text_of_another_domain_has_an_answer_of_its_own(results):

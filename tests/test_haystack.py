@@ -15,6 +15,7 @@ from giraffe_cli.evals.haystack import (
     noise_lines,
     python_documentation,
     sentence_border,
+    too_short,
 )
 from giraffe_cli.evals.words import ADJECTIVES, DRAWN, NOUNS, Growing, draw_all
 
@@ -139,3 +140,16 @@ class TestGrowing:
     def test_a_stream_that_ends_is_refused_with_the_numbers(self):
         with pytest.raises(InvalidInput, match="keys: 4 different ones are needed, there are 3"):
             Growing(iter("abc"), "keys").first(4)
+
+
+class TestTooShort:
+    def test_of_three_words_a_token_each(self):
+        told = too_short(["It was", "dark."], str.split, 12)
+        assert "holds 3 tokens, and a prompt of 12 repeats it 4.0 times" in told
+
+    def test_long_enough_or_none(self):
+        assert too_short(["It was dark."], str.split, 3) == ""
+        assert too_short([], str.split, 12) == ""
+
+    def test_long_text_is_not_tokenised_for_it(self):
+        assert too_short(["a " * 500], None, 48) == ""

@@ -14,12 +14,13 @@ from evaluated import build_other_llama, subject
 from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.evals.base import make_task
 from giraffe_cli.evals.runner import evaluate
 from giraffe_cli.evals.samples import Texts, default_lengths, gather_material
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.evals.tasks.passkey import Passkey
 from giraffe_cli.progress import SilentReporter
-from giraffe_cli.rundir import digest_bytes, read_json
+from giraffe_cli.rundir import digest_bytes, read_json, sealed
 
 DOCUMENTS = [Document(f"doc-{i}", prose(i, 60), "prose") for i in range(8)]
 TASKS = ["nll", "passkey"]
@@ -193,6 +194,29 @@ class TestResuming:
         second, _ = run([tested], tmp_path, self.CONFIG)
         assert {**second, "seconds": 0} == {**first, "seconds": 0}
 
+    def test_what_read_a_sample_is_told_and_warned_of_where_it_is_another(
+        self, tiny_llama, tmp_path
+    ):
+        tested = subject("checkpoint", tiny_llama)
+        first, _ = run([tested], tmp_path, self.CONFIG)
+        ((here, samples),) = first["read_by"]["checkpoint"].items()
+        assert here.startswith("torch ")
+        assert here.endswith("cpu, 256 tokens at a time")
+        (file,) = (tmp_path / "cache").iterdir()
+        lines = [json.loads(line) for line in file.read_text().splitlines()]
+        for line in lines:
+            del line["giraffe_seal"]
+        lines[0]["read_by"] = "torch 1.0"
+        del lines[1]["read_by"]  # by an earlier giraffe
+        file.write_text("".join(f"{json.dumps(sealed(line))}\n" for line in lines))
+        second, reporter = run([tested], tmp_path, self.CONFIG)
+        assert second["read_by"]["checkpoint"] == {
+            "not recorded": 1, "torch 1.0": 1, here: samples - 2,
+        }  # fmt: skip
+        told = f"1 of {samples} samples were read earlier by torch 1.0, here it is {here}"
+        assert told in "\n".join(second["warnings"])
+        assert second["models"] == first["models"]
+
     def test_a_line_cut_short_is_run_again_and_the_rest_kept(self, tiny_llama, tmp_path):
         tested = subject("checkpoint", tiny_llama)
         first, _ = run([tested], tmp_path, self.CONFIG)
@@ -314,6 +338,13 @@ def test_two_samples_under_one_key_are_our_fault_and_said(tiny_llama, monkeypatc
     ) as caught:
         run([subject("checkpoint", tiny_llama)], tmp_path, config)
     assert "fault of the task" in caught.value.hint
+
+
+@pytest.mark.parametrize("task", ["passkey", "niah", "lines"])
+def test_more_depths_than_their_names_tell_apart_are_refused(task):
+    assert make_task(task, {"depths": 101}).depths == 101
+    with pytest.raises(InvalidInput, match="depths is 102, must be 1 to 101"):
+        make_task(task, {"depths": 102})
 
 
 def test_a_task_named_twice_is_evaluated_once(tiny_llama, tmp_path):

@@ -326,7 +326,7 @@ class TestKnobs:
 
     @pytest.mark.parametrize("value", [True, 0, 2.5, "many"])
     def test_a_count_is_an_integer_of_one_or_more(self, value):
-        with pytest.raises(InvalidInput, match=f"task `niah`: depths is {value}, must be 1 or"):
+        with pytest.raises(InvalidInput, match=f"task `niah`: depths is {value}, must be 1 to 101"):
             make_task("niah", {"depths": value})
 
     def test_a_count_that_may_be_nought_says_so(self):

@@ -20,7 +20,8 @@ from typer.core import TyperGroup
 
 from giraffe_cli import __version__
 from giraffe_cli.cli.console import Console
-from giraffe_cli.errors import DoesNotFit, GiraffeError, Interrupted
+from giraffe_cli.cli.terminated import SignalledToEnd, ending_in_order
+from giraffe_cli.errors import DoesNotFit, GiraffeError, Interrupted, Terminated
 from giraffe_cli.units import visible
 
 COMMANDS = {
@@ -56,6 +57,8 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
+        except SignalledToEnd as stop:
+            raise Terminated("ended by SIGTERM", RESUMING) from stop
         except KeyboardInterrupt as stop:
             raise Interrupted("interrupted", RESUMING) from stop
 
@@ -135,7 +138,9 @@ def main() -> None:
     logging.setLogRecordFactory(harmless_record)
     try:
         asked = _asked()
-        make_app(asked if asked and asked[0] in COMMANDS else tuple(COMMANDS))(prog_name="giraffe")
+        names = asked if asked and asked[0] in COMMANDS else tuple(COMMANDS)
+        with ending_in_order():
+            make_app(names)(prog_name="giraffe")
     except GiraffeError as error:
         if os.environ.get("GIRAFFE_DEBUG"):
             raise

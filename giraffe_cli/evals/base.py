@@ -136,6 +136,8 @@ class Outcome:
     states: npt.NDArray[np.float32] | None = None
     """`[num_targets, hidden_size]` final hidden states before each target; only of `compared`
     examples fresh from a model, from where they go to a file."""
+    read_by: str = ""
+    """What computed it: versions, device, chunk; empty where that was not recorded."""
 
 
 Reference = Mapping[str, Outcome]
@@ -160,6 +162,8 @@ class AbstractTask(ABC):
 
     least: ClassVar[Mapping[str, int]] = {}
     """The smallest value of a count among the knobs, where it is not 1."""
+    most: ClassVar[Mapping[str, int]] = {}
+    """The largest, where there is one."""
 
     def __post_init__(self) -> None:
         """Every knob is of its default's kind: true or false, a count, or a number above 0.
@@ -181,8 +185,10 @@ class AbstractTask(ABC):
         if isinstance(default, bool):
             fits, needed = is_bool, "true or false"
         elif isinstance(default, int):
+            most = self.most.get(knob)
             fits = isinstance(value, int) and not is_bool and value >= least
-            needed = f"{least} or more"
+            fits = fits and (most is None or value <= most)
+            needed = f"{least} or more" if most is None else f"{least} to {most}"
         else:
             fits = isinstance(value, int | float) and not is_bool and value > 0
             needed = "a number above 0"

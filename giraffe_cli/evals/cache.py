@@ -131,6 +131,8 @@ class OutcomeCache:
             "candidate_nll": outcome.candidate_nll,
             "candidate_greedy": outcome.candidate_greedy,
         }
+        if outcome.read_by:
+            entry["read_by"] = outcome.read_by
         if outcome.states is not None:
             entry["states"] = True
             make_folder(self.folder / "states")
@@ -155,6 +157,7 @@ class OutcomeCache:
                 str(entry["text"]),
                 tuple(entry["candidate_nll"]),
                 tuple(entry["candidate_greedy"]),
+                read_by=str(entry.get("read_by", "")),
             )
             if entry.get("states"):
                 self.with_states.add(entry["key"])

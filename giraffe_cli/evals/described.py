@@ -1,4 +1,4 @@
-"""What `results.json` says of an evaluation besides scores: models, settings, versions.
+"""What `results.json` says of an evaluation besides scores: models and settings.
 
 All that must be repeated to get the same numbers, by content: sizes and names may stay where texts
 change.
@@ -7,12 +7,10 @@ change.
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import giraffe_cli
 from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.evals.base import Material
 from giraffe_cli.evals.reading import chunk_here
@@ -75,18 +73,4 @@ def describe_reference(reference: Subject, material: Material) -> dict[str, Any]
         "sha256": reference.digest,
         "dtype": reference.dtype,
         "tokens": min(material.reference_length, max(material.lengths)),
-    }
-
-
-def versions() -> dict[str, str]:
-    """What computed the numbers."""
-    import torch
-    import transformers
-
-    return {
-        "giraffe": giraffe_cli.__version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "transformers": transformers.__version__,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu",
     }

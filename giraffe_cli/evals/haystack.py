@@ -14,12 +14,13 @@ import ast
 import importlib
 import re
 import sysconfig
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.units import format_length
 
 NOISE = (
     "The grass is green.",
@@ -33,6 +34,8 @@ _ENDS = re.compile(r"[.!?…。！？．।॥؟۔։።][\"'”’)»」』]*$")
 _FARTHEST = 20
 """A needle is moved by at most one in so many of the words, or 8: in text without sentence ends,
 such as a transcript, every depth but the last was the beginning."""
+MOST_PER_TOKEN = 20
+"""Characters: text of more than so many for every token that is wanted is long enough unread."""
 SHORTEST_DOCSTRING = 400
 """Characters: shorter docstrings are no running text."""
 
@@ -64,6 +67,21 @@ class Haystack:
         while len(words) < count:
             words += self.words[: count - len(words)]
         return words
+
+
+def too_short(texts: Sequence[str], encode: Callable[[str], list[int]], longest: int) -> str:
+    """What to say where a prompt of `longest` tokens holds `texts` more than once; "" where they
+    are long enough, or there are none."""
+    if not texts or sum(map(len, texts)) > MOST_PER_TOKEN * longest:
+        return ""
+    tokens = len(encode(" ".join(texts)))
+    if tokens >= longest:
+        return ""
+    return (
+        f"the haystack holds {tokens:,} tokens, and a prompt of {format_length(longest)} repeats "
+        f"it {longest / max(1, tokens):,.1f} times: a needle in such text is easier to find; name "
+        "more text with --haystack"
+    )
 
 
 def sentence_border(words: Sequence[str], depth: float) -> int:

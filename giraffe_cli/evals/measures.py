@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 Kind = Literal["proportion", "share", "mean"]
+MOST_DEPTHS = 101
+"""Places that are asked for: scores by depth, and keys of samples, tell them by two digits."""
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ import numpy as np
 
 from giraffe_cli.evals.base import AbstractTask, Example, Material
 from giraffe_cli.evals.haystack import noise
-from giraffe_cli.evals.measures import RETRIEVAL, Measure
+from giraffe_cli.evals.measures import MOST_DEPTHS, RETRIEVAL, Measure
 from giraffe_cli.evals.prompt import SPARE, continuation, fill_in, ranked, usual
 from giraffe_cli.evals.words import DRAWN, Growing, Kind, draw_all
 
@@ -43,6 +43,7 @@ class PairTask(AbstractTask):
     """What tells one such task from another is its `record`, and how an answer is matched."""
 
     measures: ClassVar[Mapping[str, Measure]] = RETRIEVAL
+    most: ClassVar[Mapping[str, int]] = {"depths": MOST_DEPTHS}
     record: ClassVar[Record]
 
     samples: int = 20

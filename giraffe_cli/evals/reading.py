@@ -6,17 +6,20 @@ own; all read all files. Shares are cut where prompts begin anew (`order.split_p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from giraffe_cli.errors import Interrupted
+from giraffe_cli.evals.base import Example, Outcome
 from giraffe_cli.evals.cache import OutcomeCache, sample_key
 from giraffe_cli.evals.open_subject import OpenSubject, open_subject
 from giraffe_cli.evals.order import Entry, Step, split_plan
 from giraffe_cli.evals.pace import measured_pace
 from giraffe_cli.evals.parts import Part
 from giraffe_cli.evals.samples import Batch
+from giraffe_cli.evals.software import reader_here
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.model.reading import CHUNKS
 from giraffe_cli.progress import Bar, Reporter
@@ -110,17 +113,18 @@ def take_all(
 ) -> None:
     """Read and store `plan`, step by step; raises as `read_plan` does."""
     entries = [entry for step in plan for prompt in step.prompts for entry in prompt.entries]
-    caches = caches_of(subject, entries, cache, process)
+    caches, read_by = caches_of(subject, entries, cache, process), reader_here(opened.chunk)
     for step in plan:
         if stop and stop.exists():
             raise Interrupted("the evaluation was stopped", "the same command resumes it")
-        _take(step, subject, opened, caches, bar)
+        for task, example, outcome in _read(step, opened):
+            caches[task].put(
+                sample_key(subject, task, example), dataclasses.replace(outcome, read_by=read_by)
+            )
+        bar.advance(step.tokens, length=format_length(step.prompts[-1].entries[0][1].length))
 
 
-def _take(
-    step: Step, subject: Subject, opened: OpenSubject, caches: dict[str, OutcomeCache], bar: Bar
-) -> None:
+def _read(step: Step, opened: OpenSubject) -> Iterator[tuple[str, Example, Outcome]]:
     for prompt, outcomes in zip(step.prompts, opened.outcomes(step.prompts), strict=True):
         for (task, example), outcome in zip(prompt.entries, outcomes, strict=True):
-            caches[task].put(sample_key(subject, task, example), outcome)
-    bar.advance(step.tokens, length=format_length(step.prompts[-1].entries[0][1].length))
+            yield task, example, outcome

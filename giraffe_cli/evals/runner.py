@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.config.evaluate import EvalConfig
-from giraffe_cli.evals.described import describe, settings, versions
+from giraffe_cli.evals.described import describe, settings
 from giraffe_cli.evals.gating import check_gates
 from giraffe_cli.evals.harness import check_harness, run_harness
 from giraffe_cli.evals.order import Entry, Step, reading_plan
@@ -24,6 +24,7 @@ from giraffe_cli.evals.reading import chunk_here, entries_of, missing_of, read_p
 from giraffe_cli.evals.results import RULES, Sample, compose
 from giraffe_cli.evals.samples import Batch, Texts, gather_material, prepare
 from giraffe_cli.evals.scoring import scored_samples
+from giraffe_cli.evals.software import read_otherwise, reader_here, readers, versions
 from giraffe_cli.evals.subject import EVALUATOR, Subject, reference_subject
 from giraffe_cli.evals.worker import request_of
 from giraffe_cli.progress import Reporter, SilentReporter
@@ -85,7 +86,9 @@ def evaluate(
     named = {batch.name: batch.task for batch in batches}
     names = [subject.name for subject in scored]
     composed = compose(named, samples, names, native_length, seed, config.threshold, config.gates)
-    for warning in composed.pop("warnings"):
+    read_by = readers(samples)
+    otherwise = read_otherwise(read_by, reader_here(chunk_here()), cache)
+    for warning in [*composed.pop("warnings"), *otherwise]:
         reporter.warn(warning)
         warnings.append(warning)
     results = {
@@ -98,6 +101,7 @@ def evaluate(
         "settings": settings(batches, material, config, reference),
         "rules": RULES,
         "versions": versions(),
+        "read_by": read_by,
         "warnings": warnings,
     }
     write_samples(samples, make_folder(out))

@@ -26,7 +26,7 @@ from giraffe_cli.evals.base import (
     make_task,
 )
 from giraffe_cli.evals.chosen import check_asked, needs_of, runnable
-from giraffe_cli.evals.haystack import python_documentation
+from giraffe_cli.evals.haystack import python_documentation, too_short
 from giraffe_cli.evals.other_text import documentation
 from giraffe_cli.evals.subject import EVALUATOR, Subject
 from giraffe_cli.model.loading import load_tokenizer
@@ -204,6 +204,8 @@ def prepare(
             f"the tokenizer of {material.begins_apart} begins a text with other special tokens: "
             "every model reads the same, which begins as the first one's"
         )
+    if repeated := too_short(material.haystack, material.encode, max(lengths)):
+        warnings.append(repeated)
     for warning in warnings:
         reporter.warn(warning)
     batches, refused = list[Batch](), Problems()

@@ -138,6 +138,9 @@ class Results(TypedDict):
     rules: dict[str, str]
     """How intervals, p-values and effective lengths are made."""
     versions: dict[str, str]
+    """What made this file."""
+    read_by: NotRequired[dict[str, dict[str, int]]]
+    """Subject → what computed its scores, which may be older than this file → samples."""
     warnings: list[str]
     seconds: float
     giraffe_seal: NotRequired[str]

@@ -80,7 +80,18 @@ def model_rows(scored: Scored) -> list[tuple[str, list[Row]]]:
     """What each model was: `(name, rows)`."""
     models = scored.results.get("models", {})
     order = [m for m in ("base", "control", "checkpoint", "evaluator") if m in models]
-    return [(scored.name(name), list(_identity(models[name]))) for name in order]
+    read_by = scored.results.get("read_by", {})
+    return [
+        (scored.name(name), [*_identity(models[name]), *_readers(read_by.get(name, {}))])
+        for name in order
+    ]
+
+
+def _readers(counts: Mapping[str, int]) -> Iterator[Row]:
+    """What computed its scores; how many of them where that was not one alone."""
+    told = [f"{r} ({n} samples)" if len(counts) > 1 else r for r, n in counts.items()]
+    if told:
+        yield "computed by", "; ".join(told)
 
 
 def _identity(model: Mapping[str, Any]) -> Iterator[Row]:
@@ -122,7 +133,7 @@ def setting_rows(scored: Scored) -> list[Row]:
     ]
     if documents:
         sizes = sorted(documents.values())
-        rows.append(("documents", f"{len(documents)}, {sizes[0]:,} to {sizes[-1]:,} tokens"))
+        rows.append(("documents given", f"{len(documents)}, {sizes[0]:,} to {sizes[-1]:,} tokens"))
     rows += [(name, _knobs(knobs)) for name, knobs in settings.get("tasks", {}).items()]
     if harness := settings.get("harness"):
         asked = f"{', '.join(harness['tasks'])}, {harness['samples']} samples at most"

@@ -62,6 +62,12 @@ def interval(score: Score, sign: bool = False) -> str:
     return f"{number(score['ci_low'], digits, sign)} to {number(score['ci_high'], digits, sign)}"
 
 
+def samples(score: Score) -> str:
+    """`20`; `8 from 2 texts` where several samples share one, which is what the interval counts."""
+    n, texts = score["n"], score.get("clusters", score["n"])
+    return f"{n} from {texts} text{'s' * (texts > 1)}" if texts < n else str(n)
+
+
 def percent(value: float) -> str:
     """0.425 → `42%`; 0.997 → `99.7%`, for what is not all and not none may not be shown so."""
     return f"{whole_percent(value)}%"

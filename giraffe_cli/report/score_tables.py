@@ -184,7 +184,7 @@ def level(score: Score, share: bool) -> Cell:
         figure, bounds = numbers.percent(score["mean"]), numbers.share_interval(score)
     else:
         figure, bounds = numbers.with_half_width(score), numbers.interval(score)
-    return Cell(figure, (bounds, f"n {score['n']}"))
+    return Cell(figure, (bounds, f"n {numbers.samples(score)}"))
 
 
 def difference(score: Score, share: bool) -> Cell:
@@ -195,4 +195,4 @@ def difference(score: Score, share: bool) -> Cell:
         figure = numbers.with_half_width(score, sign=True)
         bounds = numbers.interval(score, sign=True)
     p = numbers.p_value(score)
-    return Cell(figure, (bounds, f"n {score['n']}{', ' + p if p else ''}"))
+    return Cell(figure, (bounds, f"n {numbers.samples(score)}{', ' + p if p else ''}"))

@@ -104,8 +104,15 @@ class Scored:
 
     @classmethod
     def of_evaluation(cls, results: Mapping[str, Any]) -> Scored:
-        """An evaluation on its own."""
-        return cls(results, int(results["native_length"]), max(map(int, results["lengths"])))
+        """An evaluation on its own; its target is the longest length that was scored."""
+        scored = [
+            int(length)
+            for model in results["models"].values()
+            for scores in model.get("tasks", {}).values()
+            for length in scores
+        ]
+        asked = map(int, results["lengths"])
+        return cls(results, int(results["native_length"]), max(scored, default=max(asked)))
 
     @property
     def models(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from giraffe_cli.report.numbers import Score, interval, p_value, without_interval
+from giraffe_cli.report.numbers import Score, interval, p_value, samples, without_interval
 
 Answer = Literal["yes", "no", "not shown", "not measured"]
 
@@ -35,7 +35,7 @@ def bounds(score: Score) -> str:
     if without_interval(score):
         return "(one document has no interval)"
     p = f", {p_value(score)}" if p_value(score) else ""
-    return f"(95% interval {interval(score, sign=True)} nats, n = {score['n']}{p})"
+    return f"(95% interval {interval(score, sign=True)} nats, n = {samples(score)}{p})"
 
 
 def below_zero(score: Score) -> Answer:

@@ -7,7 +7,7 @@ of the interval, there and at every shorter length.
 from __future__ import annotations
 
 from giraffe_cli.evals.measures import measure_name
-from giraffe_cli.report.numbers import Score, percent, proportion
+from giraffe_cli.report.numbers import Score, percent, proportion, samples
 from giraffe_cli.report.scored import Scored
 from giraffe_cli.report.verdict import Answer, Verdict
 from giraffe_cli.units import format_length
@@ -104,4 +104,4 @@ def _told(scored: Scored, measure: str, longest: int) -> str:
     if "." in measure:
         chance = percent(scored.measures[measure]["chance"])
         how = f"True answers ranked before nine wrong ones (by chance {chance})"
-    return f"{how} at {format_length(longest)}: {shares}; 95% intervals, n = {score['n']}."
+    return f"{how} at {format_length(longest)}: {shares}; 95% intervals, n = {samples(score)}."

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.evals.described import versions
 from giraffe_cli.evals.order import Entry
 from giraffe_cli.evals.paired import PairedScore
+from giraffe_cli.evals.software import versions
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import Head, make_table
 from giraffe_cli.rundir import write_json

@@ -19,7 +19,7 @@ import numpy as np
 
 from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference
 from giraffe_cli.evals.haystack import Haystack, sentence_border
-from giraffe_cli.evals.measures import RETRIEVAL, Measure, Value
+from giraffe_cli.evals.measures import MOST_DEPTHS, RETRIEVAL, Measure, Value
 from giraffe_cli.evals.needles import ask, needle
 from giraffe_cli.evals.prompt import (
     continuation,
@@ -40,6 +40,7 @@ class Niah(AbstractTask):
     source: ClassVar[str] = "Kamradt 2023 (grid); RULER, Hsieh et al. 2024 (needle, template)"
     measures: ClassVar[Mapping[str, Measure]] = RETRIEVAL
     needs: ClassVar[tuple[str, ...]] = ("haystack",)
+    most: ClassVar[Mapping[str, int]] = {"depths": MOST_DEPTHS}
 
     depths: int = 11
     """Places of the needle, evenly from 0 (first) to 1 (last)."""

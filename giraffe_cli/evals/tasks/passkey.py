@@ -23,7 +23,7 @@ import numpy as np
 
 from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference
 from giraffe_cli.evals.haystack import noise
-from giraffe_cli.evals.measures import RETRIEVAL, Measure, Value
+from giraffe_cli.evals.measures import MOST_DEPTHS, RETRIEVAL, Measure, Value
 from giraffe_cli.evals.prompt import continuation, fill, ranked, retrieval_scores, usual_first
 from giraffe_cli.evals.words import five_digits
 
@@ -43,6 +43,7 @@ class Passkey(AbstractTask):
     summary: ClassVar[str] = "copy a five-digit number hidden in filler"
     source: ClassVar[str] = "Mohtashami & Jaggi 2023 (landmark attention); jquesnelle/yarn passkey"
     measures: ClassVar[Mapping[str, Measure]] = RETRIEVAL
+    most: ClassVar[Mapping[str, int]] = {"depths": MOST_DEPTHS}
 
     depths: int = 10
     """Places of the key, evenly from 0 (first) to 1 (last)."""
@@ -63,17 +64,19 @@ class Passkey(AbstractTask):
             for trial in range(self.trials):
                 generator = np.random.default_rng([seed, length, index, trial])
                 key = usual_first(five_digits, encode, generator)
-                ids, sentences = self._fill(key, float(depth), length, sentences, material)
+                candidates = ranked([key], [], five_digits, encode, generator)
+                room = max(self.answer_tokens, *map(len, candidates))
+                ids, sentences = self._fill(key, float(depth), length, room, sentences, material)
                 found = self._example(f"depth {index} trial {trial}", ids, length)
                 keyed.append(
                     replace(
                         found,
                         answers=(key,),
-                        candidates=ranked([key], [], five_digits, encode, generator),
+                        candidates=candidates,
                         details={"control": False, "depth": round(float(depth), 4)},
                     )
                 )
-        ids, _ = self._fill("", 0.0, length, sentences, material)
+        ids, _ = self._fill("", 0.0, length, self.answer_tokens, sentences, material)
         keys = tuple(key for example in keyed for key in example.answers)
         control = self._example("control", ids, length)
         return [*keyed, replace(control, answers=keys, details={"control": True})]
@@ -85,14 +88,14 @@ class Passkey(AbstractTask):
         return retrieval_scores(example, outcome, float(right))
 
     def _fill(
-        self, key: str, depth: float, length: int, sentences: int, material: Material
+        self, key: str, depth: float, length: int, room: int, sentences: int, material: Material
     ) -> tuple[list[int], int]:
-        """Token ids with as much filler as leaves room for the answer, and its sentences."""
+        """Token ids with as much filler as leaves `room` for the answer, and its sentences."""
 
         def build(count: int) -> list[int]:
             return material.prompt(_prompt(key, count, round(depth * count)), PREFIX)
 
-        return fill(build, length, self.answer_tokens, self.name, sentences)
+        return fill(build, length, room, self.name, sentences)
 
     def _example(self, name: str, ids: list[int], length: int) -> Example:
         return Example(
