@@ -68,7 +68,8 @@ prepare() {
         say "giraffe is installed in .venv; nothing has changed since"
     else
         say "installing giraffe and its pinned packages into .venv (torch is the large one)"
-        .venv/bin/python -m pip install --disable-pip-version-check \
+        # What is imported is compiled then: 15,000 files at once take a minute of one core.
+        .venv/bin/python -m pip install --disable-pip-version-check --no-compile \
             -c constraints.txt -e ".${extra:+[$extra]}" >&2
         # The fast tokenizer where there is a wheel of it; without it packing is slower, not other.
         .venv/bin/python -m pip install --disable-pip-version-check --quiet --only-binary :all: \

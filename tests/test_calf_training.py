@@ -122,6 +122,7 @@ def losses(record: dict) -> list[tuple[int, float]]:
     return sorted({(entry["step"], entry["loss"]) for entry in record["log"]})
 
 
+@pytest.mark.slow
 def test_it_trains_on_text_then_on_look_ups_and_resumes(tmp_path):
     work = tmp_path / "work"
     run(work, "--steps", "2", "--log-every", "2", "--growth", "0:128")

@@ -143,6 +143,7 @@ def test_the_embedded_default_needs_no_model_and_no_data(giraffe, target, window
     assert (plan["window"], plan["positions"]) == (window, positions)
 
 
+@pytest.mark.slow
 def test_a_table_written_as_factors_says_nothing_of_keys_that_others_read(
     tiny_llama, corpus, tmp_path
 ):

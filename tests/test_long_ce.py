@@ -246,6 +246,7 @@ def test_processes_that_share_windows_repeat_one(material, tmp_path, shared):
     equal(tmp_path / "one", tmp_path / "two")
 
 
+@pytest.mark.slow
 def test_processes_that_share_the_base_repeat_one(material, tmp_path):
     """Windows of their own, some without a long document: each must join in every gathering."""
     knobs = {"loss": "longce", "short_context": 20, "lora": {"rank": 2}, "checkpointing": "full"}

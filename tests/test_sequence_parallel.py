@@ -175,7 +175,7 @@ def test_tails_see_what_their_documents_hold_before_them(lengths, size):
     assert [seen[n] for n in range(len(starts))] == starts
 
 
-@pytest.mark.parametrize("by", BY)
+@pytest.mark.parametrize("by", ["heads", pytest.param("keys", marks=pytest.mark.slow)])
 def test_two_processes_that_share_windows_repeat_the_losses_of_one(
     material,  # noqa: F811
     tmp_path,

@@ -153,8 +153,9 @@ def test_what_is_not_there_is_no_number(tiny_llama, tmp_path):
     [
         pytest.param({"windows_per_step": 2}, marks=pytest.mark.slow),
         {"windows_per_step": 1, "sequence_parallel": 2, "held_out_every": 2},
-        {"windows_per_step": 2, "held_out_every": 2, "held_out_windows": 3,
-         "lora": {"rank": 2, "also_train": ["embeddings", "norms"]}},
+        pytest.param({"windows_per_step": 2, "held_out_every": 2, "held_out_windows": 3,
+                      "lora": {"rank": 2, "also_train": ["embeddings", "norms"]}},
+                     marks=pytest.mark.slow),
     ],
     ids=["own windows", "slices", "embeddings trained, 3 windows measured"],
 )  # fmt: skip

@@ -30,16 +30,18 @@ def write_evaluation(
             kept there before.
 
     Raises:
+        InvalidInput: the file that holds the words is damaged.
         GiraffeError: a file cannot be written.
     """
     make_folder(out)
     if command is not None:
         write_json(out / COMMAND, {"command": list(command)})
+    words = kept_command(out)
     scored = Scored.of_evaluation(results)
     part = EvaluationPart.of(scored)
     write_plots(part.all_plots, out)
     with atomic_open(out / PAGE, "w") as handle:
-        handle.write(evaluation_page(part, out, kept_command(out)))
+        handle.write(evaluation_page(part, out, words))
     return out / PAGE
 
 

@@ -86,10 +86,10 @@ def _heat_map(axes: Axes, scores: Depths, lengths: list[int], depths: list[float
     axes.set_yticks(range(len(depths)), [f"{unit * depth:.0f}%" for depth in depths])
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
-    axes.set_xticks(np.arange(len(lengths) - 1) + 0.5, minor=True)
-    axes.set_yticks(np.arange(len(depths) - 1) + 0.5, minor=True)
-    axes.grid(which="minor", color=CARD, linewidth=1.5)
-    axes.tick_params(which="minor", length=0)
+    for place in np.arange(len(lengths) - 1) + 0.5:
+        axes.axvline(place, color=CARD, linewidth=1.5)
+    for place in np.arange(len(depths) - 1) + 0.5:
+        axes.axhline(place, color=CARD, linewidth=1.5)
     return image
 
 
