@@ -7,6 +7,7 @@ that giraffe wrote and tells its native window even where the config is a plain 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -149,8 +150,6 @@ def read_rope(config: Mapping[str, Any], path: Path) -> RopeFacts:
     Raises:
         InvalidInput: RoPE fields that are no numbers or no mapping; a damaged `rope.json`.
     """
-    if (path / ROPE_FILE).exists():
-        return _from_rope_file(path / ROPE_FILE)
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(rope, Mapping):
         raise InvalidInput(f"{path / 'config.json'} has RoPE fields that are no mapping: {rope!r}")
@@ -160,6 +159,8 @@ def read_rope(config: Mapping[str, Any], path: Path) -> RopeFacts:
     rope_type = rope.get("rope_type") or rope.get("type") or "default"
     if not isinstance(rope_type, str):
         raise InvalidInput(f"{path / 'config.json'} has rope_type {rope_type!r}, needs its name")
+    if (path / ROPE_FILE).exists():
+        return _from_rope_file(path / ROPE_FILE, rope_type, float(theta))
     reach = config["max_position_embeddings"]
     if rope_type == "default":
         return RopeFacts(float(theta), reach, None)
@@ -220,8 +221,22 @@ def _scaled_window(
     return native, int(native * factor)
 
 
-def _from_rope_file(file: Path) -> RopeFacts:
+def _from_rope_file(file: Path, rope_type: str, theta: float) -> RopeFacts:
+    """What giraffe wrote of its table, where the config beside it has a table of this type and θ.
+
+    Raises:
+        InvalidInput: it has another; the file is damaged.
+    """
     table = RopeTable.from_json(read_json(file))
+    written = table.rope_parameters.get("rope_type", "default")
+    of_theta = float(table.rope_parameters.get("rope_theta", theta))
+    if written != rope_type or not math.isclose(of_theta, theta, rel_tol=1e-6):
+        raise InvalidInput(
+            f"{file} says rope_type {written!r} and rope_theta {of_theta:g}, config.json beside it "
+            f"{rope_type!r} and {theta:g}: the scaling was lost, or {file.name} is another model's",
+            f"giraffe verify {file.parent} shows what the config should say; of a model that "
+            f"giraffe did not write, remove {file.name}",
+        )
     existing = {**table.rope_parameters, "target_length": table.target_length}
     native = table.original_max_position_embeddings
     return RopeFacts(table.rope_theta, native, existing, table.inv_freq, table.attention_factor)

@@ -16,7 +16,9 @@ from giraffe_cli.config.building import build, differing_keys
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.files import read_sealed_yaml, write_sealed_yaml
 from giraffe_cli.config.train import knobs_without_effect
+from giraffe_cli.corpus.store import check_replaceable
 from giraffe_cli.errors import InvalidInput, UsageError
+from giraffe_cli.own_folder import refuse_a_models
 from giraffe_cli.rundir import MANIFEST, make_folder, read_kept
 from giraffe_cli.tune.choice import CHOICE
 
@@ -29,7 +31,7 @@ WRITTEN = (
     *("levers.json", "metrics.jsonl", "plan.json", "report.html", "report.json", "rope.json"),
     *(CHOICE, "timings.json", "training.json", "verify.json", "weights.safetensors"),
 )
-"""What a run writes into its folder by these names; `packed/` looks after itself."""
+"""What a run writes into its folder by these names, beside `packed/`."""
 
 
 @contextlib.contextmanager
@@ -114,7 +116,10 @@ def _of_another(run_dir: Path, different: set[str]) -> InvalidInput:
 
 
 def _refuse_what_is_not_a_runs(run_dir: Path) -> None:
-    """A folder without `run.yaml` has nothing that a run would write over, such as an adapter."""
+    """A folder without `run.yaml` has nothing that a run would write over, such as an adapter, and
+    is not a model's, for which a run's `rope.json` would speak."""
+    refuse_a_models(run_dir)
+    check_replaceable(run_dir / "packed")
     named = [run_dir / name for name in WRITTEN]
     found = [p.name for p in named if p.is_file() or p.is_dir() and any(p.iterdir())]
     if found:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.loading import load_model, load_tokenizer, torch_dtype
+from giraffe_cli.rope.base import Head, make_table
 
 LLAMA_3_1 = {
     "rope_type": "llama3",
@@ -420,3 +421,22 @@ def test_the_hubs_cache_weights_elsewhere_and_links_within_are_read(folder, tmp_
     (folder / "model.safetensors").symlink_to(tmp_path / "elsewhere.safetensors")
     (folder / "LICENSE").symlink_to("config.json")
     assert inspect(str(folder), tmp_path).digest == digest
+
+
+def test_so_is_one_of_a_plain_theta(folder, tmp_path):
+    table = make_table("ntk", {}, Head(16, 10000.0, 128, 512))
+    (folder / "rope.json").write_text(json.dumps(table.to_json()))
+    assert "'default' and 10000: the scaling was lost" in refusal(folder, tmp_path).message
+
+
+def test_a_rope_json_that_the_config_does_not_bear_out_is_named(folder, tmp_path):
+    """It once made a base of 128 tokens one that "already reaches 512"."""
+    table = make_table("yarn", {}, Head(16, 10000.0, 128, 512))
+    (folder / "rope.json").write_text(json.dumps(table.to_json()))
+    found = refusal(folder, tmp_path)
+    assert "says rope_type 'yarn' and rope_theta 10000, config.json beside it 'default'" in (
+        found.message
+    )
+    assert f"giraffe verify {folder}" in found.hint
+    edit(folder / "config.json", rope_scaling=None, rope_parameters=table.rope_parameters)
+    assert inspect(str(folder), tmp_path / "work").existing_rope["target_length"] == 512

@@ -81,6 +81,7 @@ LEVELS = [
     ("tensor_stream", 3),
     ("tensor_dtypes", 3),
     ("run_files", 3),
+    ("own_folder", 3),
     ("adapter", 3),
     ("updates", 3),
     ("gguf_import", 3),

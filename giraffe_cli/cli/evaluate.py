@@ -18,6 +18,7 @@ from giraffe_cli.cli.evaluate_text import render, render_gates
 from giraffe_cli.cli.launcher import start_alone_unless_launched
 from giraffe_cli.cli.options import AllowPickle, AsJson, Chat, Dtype, a_seed, choices_of, one_of
 from giraffe_cli.errors import GateFailed
+from giraffe_cli.own_folder import refuse_anothers
 
 EXAMPLES = """
 Examples:
@@ -212,6 +213,7 @@ def evaluate(
     config = eval_config(given, assignments or [], samples)
     check_processes(config.processes)
     folder = out or default_out(checkpoint)
+    refuse_anothers(folder, ["results.json"], ["report.html", "command.json"])
     with held_by_the_first_process(folder):
         results = score_named(checkpoint, base, config, seed, dtype, folder, console, allow_pickle)
     if not results:

@@ -77,13 +77,17 @@ def open_for_tuning(
     from giraffe_cli.checkpoint import head_to_extend, inspect
     from giraffe_cli.evals.samples import Texts
     from giraffe_cli.model.precision import computed_in
+    from giraffe_cli.own_folder import CACHE, refuse_anothers
     from giraffe_cli.rundir import make_folder
+    from giraffe_cli.tune.compare import COMPARISON
     from giraffe_cli.tune.evidence import gather_evidence
     from giraffe_cli.tune.reading import TableReader
+    from giraffe_cli.tune.search import FACTORS, SEARCH
     from giraffe_cli.tune.texts import longest_documents
     from giraffe_cli.units import parse_length
 
     start_alone(reporter)
+    refuse_anothers(out, [COMPARISON, SEARCH], [FACTORS])
     checkpoint = inspect(model, out, allow_pickle)
     head = head_to_extend(checkpoint, parse_length(target_len), on_existing or "refuse")
     documents = longest_documents(data or [DEFAULT_DATA], wanted["documents"])
@@ -98,7 +102,7 @@ def open_for_tuning(
         **wanted,
     )
     computed = computed_in(dtype, checkpoint.dtype, reporter)
-    return Opened(TableReader(checkpoint, computed, make_folder(out / "cache")), head, evidence)
+    return Opened(TableReader(checkpoint, computed, make_folder(out / CACHE)), head, evidence)
 
 
 def knobs_by_strategy(settings: list[str]) -> dict[str, dict[str, Any]]:

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.corpus.rows import Int32, Layout, shard_name
 from giraffe_cli.corpus.tokens import Choice
-from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
+from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.rundir import (
     LOCK,
     MANIFEST,
@@ -154,8 +154,8 @@ def check_replaceable(folder: Path) -> None:
     """Refuse early what cannot be written, or would clear what packing did not write.
 
     Raises:
-        InvalidInput: `folder` or the parent that would hold it is no writable directory.
-        UsageError: it holds other files.
+        InvalidInput: `folder` or the parent that would hold it is no writable directory, or it
+            holds other files.
     """
     place = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not place.is_dir():
@@ -166,7 +166,7 @@ def check_replaceable(folder: Path) -> None:
     for path in sorted(folder.iterdir()) if folder.exists() else []:
         name = path.name.removesuffix(".partial")
         if name not in own and not path.match("rows-*.parquet*"):
-            raise UsageError(
+            raise InvalidInput(
                 f"{folder} holds files that packing did not write, such as {path.name}",
                 "choose another --out, or an empty folder",
             )
