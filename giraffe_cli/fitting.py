@@ -158,7 +158,7 @@ class Fit:
         machine = this_machine()
         config = as_begun(self.config, self.folder, self.checkpoint)
         demand = demand_of(self.checkpoint, config, machine, self.attention_share)
-        return demand, machine, assumed_pace(machine).rates
+        return demand, machine, assumed_pace(machine, demand.dtype).rates
 
 
 def _hand_back() -> None:

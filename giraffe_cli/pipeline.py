@@ -87,7 +87,8 @@ def _extend(
         return {"model_dir": str(checkpoint.path), "native_length": checkpoint.reach}
     the_plan = plan_stages(stages, checkpoint, controls)
     announce(the_plan, reporter)
-    refuse_what_does_not_fit(the_plan)
+    if config.trains:
+        refuse_what_does_not_fit(the_plan)
     with claimed(config, run_dir):
         config = start.config
         write_sealed(run_dir / "plan.json", the_plan)

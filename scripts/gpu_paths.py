@@ -208,7 +208,7 @@ def planned_levers(cell: Cell) -> Any:
 
     machine = this_machine()
     demand = demand_of(cell, machine.kind)
-    rungs = ladder(demand, machine, assumed_pace(machine).rates)
+    rungs = ladder(demand, machine, assumed_pace(machine, demand.dtype).rates)
     rung = first_that_fits(rungs, machine, demand.train)
     return (rung or min(rungs, key=lambda one: one.total)).levers
 

@@ -154,3 +154,12 @@ def test_a_folder_without_a_checkpoint_is_refused(giraffe, tmp_path):
     result = giraffe("doctor", tmp_path)
     assert result.code == 3
     assert "holds no config.json" in result.stderr
+
+
+@pytest.mark.parametrize(("name", "code"), [("config.json", 3), ("tokenizer_config.json", 3)])
+def test_files_that_hold_no_object_are_told(giraffe, tiny_llama, tmp_path, name, code):
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    (folder / name).write_text("[]")
+    done = giraffe("doctor", folder)
+    assert done.code == code
+    assert f"{name} holds no JSON object" in done.stdout + done.stderr

@@ -135,7 +135,7 @@ def test_a_scaled_base_is_refused_until_told_how(giraffe, corpus, tmp_path):
 def start(shape: str, target: str, machine: str, hours: float = 24.0, gpus: int = 1):
     place = named_machine(machine, gpus)
     given = {"model": shape, "target_length": target, "rope": {"strategy": "yarn"}}
-    return starting_point(named_shape(shape), given, place, assumed_pace(place), hours)
+    return starting_point(named_shape(shape), given, place, assumed_pace(place, "bfloat16"), hours)
 
 
 def test_the_window_is_the_longest_that_fits_and_ends_in_time():

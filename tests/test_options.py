@@ -106,6 +106,10 @@ ENTRIES = {
         "--dtype": "--dtype float32",
         "--device": "--device a100",
         "--device-memory": "--device-memory 30GB",
+        "--host-memory": (
+            "--target-len 384k --shape llama3-8b --device h100",
+            "--target-len 384k --shape llama3-8b --device h100 --host-memory 150GB",
+        ),
         "--gpus": ("--set train.windows_per_step=4", "--set train.windows_per_step=4 --gpus 2"),
         "--inference": Whole(
             "--target-len 16k --shape smollm2-135m --device h100 --json", INFERENCE
@@ -129,6 +133,7 @@ ENTRIES = {
             "--model {tiny} --data {corpus} --target-len 256k",
             "--model {tiny} --data {corpus} --target-len 256k --hours 0.01",
         ),
+        "--allow-pickle": PICKLED,
         "--json": "--json",
     },
     "pack-data": {

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 COMMANDS = {
     "extend": "--model {m} --data {corpus} --target-len 512 --window 64 --steps 0 --no-eval"
     " --rope yarn --out {out}",
+    "init": "--model {m} --data {corpus} --target-len 512 --out {out}.yaml",
     "plan": "--model {m} --target-len 512 --device cpu",
     "eval": "{m} --data {corpus} --tasks nll --lengths 64 --set nll.targets=32 --documents 2"
     " --out {out}",

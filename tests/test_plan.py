@@ -343,7 +343,7 @@ def test_what_is_assumed_of_this_machine_goes_by_its_threads():
         named_machine("cpu"),
         dataclasses.replace(named_machine("cpu"), name="", threads=2),
     )
-    assumed, ours = assumed_pace(named), assumed_pace(here)
+    assumed, ours = assumed_pace(named, "float32"), assumed_pace(here, "float32")
     assert ours.rates.linear == assumed.rates.linear / 8
     assert ours.rates.attention_packed is None
     assert not ours.is_measured

@@ -157,6 +157,11 @@ def test_a_document_that_an_earlier_stage_trains_on_is_not_evaluated(tiny_llama,
         ([{"target_length": 256, "window": 512}, 512], {}, "stages.0.window 512 is longer"),
         ([{"target_length": 256, "windw": 64}, 512], {}, "unknown key `stages.0.windw`"),
         ([256, 512], {"train": {"steps": 0}}, "a stage of 0 steps trains nothing"),
+        (
+            [{"target_length": 256, "steps": 2}, {"target_length": 512, "steps": 2}],
+            {"train": {"steps": 0}},
+            "stages: they train, and train.steps is 0; leave one of them out",
+        ),
         ([256, {"steps": 3}], {}, "`stages.1.target_length` is required"),
     ],
 )

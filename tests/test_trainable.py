@@ -196,6 +196,12 @@ def test_embeddings_norms_and_magnitudes_do_not_decay(bases):
     assert len(kept["params"]) == 2 * 7 + 1 + 5  # magnitudes, embeddings, norms
 
 
+@pytest.mark.parametrize(("method", "at_once"), [("full", False), ("lora", None)])
+def test_no_copy_of_all_weights_is_made_where_all_are_trained(method, at_once):
+    parameters = {"x": torch.nn.Parameter(torch.ones(2, 2))}
+    assert make_optimizer(parameters, TrainConfig(method=method)).defaults["foreach"] is at_once
+
+
 def test_decay_shrinks_matrices_alone():
     parameters = {
         "model.layers.0.mlp.up_proj.weight": torch.nn.Parameter(torch.ones(2, 2)),

@@ -58,8 +58,9 @@ def serving(checkpoint: Path) -> dict[str, Any]:
     files, and which engines are installed here.
 
     Raises:
-        InvalidInput: no checkpoint there.
+        InvalidInput: no checkpoint there, or a config that is none.
     """
+    from giraffe_cli.checkpoint_files import read_config
     from giraffe_cli.report.serve import serve_lines
     from giraffe_cli.report.serve_check import check_serving, engines
 
@@ -70,6 +71,7 @@ def serving(checkpoint: Path) -> dict[str, Any]:
             f"{checkpoint} holds no config.json",
             "name a checkpoint directory, or a run folder with a model/ inside",
         )
+    read_config(folder)
     return {
         "serve": serve_lines(folder),
         "serve_checks": check_serving(folder),

@@ -151,10 +151,13 @@ def cpu() -> dict[str, Any]:
 
 
 def memory_bytes() -> dict[str, int | None]:
-    """Memory of the machine, or of the container where that is less; None where unknown."""
+    """Memory of the machine, or of the container where that is less, and what a plan may take of
+    it: what files' contents fill is free. None where unknown."""
+    from giraffe_cli.plan.machine import available_bytes
+
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        free = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+        free = available_bytes()
     except (ValueError, OSError, AttributeError):
         return {"total": None, "free": None}
     limit = Path("/sys/fs/cgroup/memory.max")

@@ -222,7 +222,8 @@ def _show_plan(
     announce(plan, console)
     tables = plan_tables([*plan["stages"], *plan["control"]])
     console.result({**plan, "run_dir": str(run_dir)}, [*tables, f"would write {run_dir}/"])
-    refuse_what_does_not_fit(plan)
+    if config.trains:
+        refuse_what_does_not_fit(plan)
 
 
 def _run(

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint_source import EMBEDDED
-from giraffe_cli.config.building import apply_overrides, put
+from giraffe_cli.config.building import apply_overrides, put, value_at
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.files import read_yaml
+from giraffe_cli.config.stages import as_stage
+from giraffe_cli.errors import UsageError
 from giraffe_cli.presets import config_path
 from giraffe_cli.units import format_length, parse_length
 
@@ -19,28 +23,63 @@ def gather(
     config_file: Path | None, flags: dict[str, Any], assignments: list[str]
 ) -> dict[str, Any]:
     """Defaults < preset of the embedded model < `--config` < flags < `--set`, the last of which
-    holds."""
-    values: dict[str, Any] = read_yaml(config_path(config_file)) if config_file else {}
-    if not config_file and flags.get("model", EMBEDDED) == EMBEDDED:
-        last = flags["stages"][-1] if "stages" in flags else None
-        other = {"rope.strategy", "stages"} & {*flags, *(a.split("=")[0] for a in assignments)}
-        values = embedded_preset(flags.get("target_length", last), other_table=bool(other))
+    holds.
+
+    Raises:
+        InvalidInput: an assignment without `=`, or a path through a plain value.
+        UsageError: something is given that every stage of the config sets for itself.
+    """
+    given = _assigned({}, flags, assignments)
+    values: dict[str, Any] = {}
+    if config_file:
+        values = read_yaml(config_path(config_file))
+    elif given.get("model", EMBEDDED) == EMBEDDED:
+        values = embedded_preset(given)
+    merged = _assigned(values, flags, assignments)
+    _refuse_what_stages_override(given, merged.get("stages"))
+    return merged
+
+
+def _assigned(
+    values: dict[str, Any], flags: dict[str, Any], assignments: list[str]
+) -> dict[str, Any]:
+    """`values` with flags and assignments put in."""
+    found = copy.deepcopy(values)
     for path, value in flags.items():
-        put(values, path, value)
-    return apply_overrides(values, assignments)
+        put(found, path, value)
+    return apply_overrides(found, assignments)
 
 
-def embedded_preset(target_length: str | None, other_table: bool = False) -> dict[str, Any]:
-    """The settings that suit the embedded default, those of `configs/calf-16k.yaml`.
+def _refuse_what_stages_override(given: dict[str, Any], stages: Any) -> None:
+    every = stages if isinstance(stages, list) and all(isinstance(s, dict) for s in stages) else []
+    keys = {key for stage in every for key in stage if all(key in other for other in every)}
+    paths = {"data": "data", "strategy": "rope.strategy", "knobs": "rope.knobs"}
+    for key in sorted(keys - {"target_length"}):
+        path = paths.get(key, f"train.{key}")
+        if value_at(given, path) is not None:
+            raise UsageError(
+                f"{path} has no effect: every stage of the config sets its own",
+                "change the stages in the config, or name others with --stages",
+            )
+
+
+def embedded_preset(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that suit the embedded default, those of `configs/calf-16k.yaml`, for what is
+    `given` besides.
 
     The knobs of its table hold for its strategy and target alone, in one stage; a target shorter
     than their training window is trained in full windows.
     """
     values = read_yaml(Path(__file__).parent.parent / "calf" / "extend.yaml")
-    train, target = values["train"], parse_length(target_length or PRESET_TARGET)
-    if target < parse_length(train["window"]):
-        train["window"] = target_length
-    if other_table or target != parse_length(PRESET_TARGET):
+    train, target = values["train"], given.get("target_length")
+    stages = given.get("stages")
+    if target is None and isinstance(stages, list) and stages:
+        last = as_stage(stages[-1])
+        target = last.get("target_length") if isinstance(last, dict) else None
+    tokens = parse_length(target or PRESET_TARGET)
+    if tokens < parse_length(train["window"]):
+        train["window"] = target
+    if stages or value_at(given, "rope.strategy") or tokens != parse_length(PRESET_TARGET):
         values["rope"].pop("knobs", None)
     return values
 

@@ -15,6 +15,7 @@ from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.extend_input import embedded_preset
 from giraffe_cli.cli.init_text import commented
 from giraffe_cli.cli.options import (
+    AllowPickle,
     AsJson,
     Device,
     DeviceCount,
@@ -62,6 +63,7 @@ def init(
     hours: Annotated[
         float, typer.Option(min=0.01, help="How long training may take, by the plan.")
     ] = 24.0,
+    allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a commented config: every knob that matters, chosen for the checkpoint and the machine.
@@ -73,6 +75,8 @@ def init(
     if out.exists():
         raise InvalidInput(f"{out} exists", "choose another --out, or move it away")
     given = _given(target_len, model, data, window, on_existing_rope)
+    if allow_pickle:
+        given["allow_pickle"] = True
     machine = machine_of(device, device_memory, gpus)
     tell_assumed(device, device_memory, gpus, console)
     for problem in _missing(given.get("data", [])):
@@ -100,7 +104,7 @@ def _given(
         raise UsageError(f"init for {name} needs --data", "name a corpus: --data books.jsonl.gz")
     values: dict[str, Any] = {"model": name}
     if name == EMBEDDED:
-        values = embedded_preset(target_len)
+        values = embedded_preset({"target_length": target_len})
     if data:
         values["data"] = data
     values["target_length"] = format_length(parse_length(target_len))
@@ -135,7 +139,7 @@ def _start(
     from giraffe_cli.plan.trial import pace_of
 
     config = build(given)
-    checkpoint = inspect(config.model, scratch)
+    checkpoint = inspect(config.model, scratch, config.allow_pickle)
     head_to_extend(checkpoint, config.target_length, config.rope.on_existing)
     pace = pace_of(machine, checkpoint, config)
     return starting_point(checkpoint, given, machine, pace, hours), checkpoint

@@ -142,6 +142,13 @@ DeviceMemory = Annotated[
         help="Memory of a device (of the host on a CPU): 80GB. Speeds stay those of --device."
     ),
 ]
+HostMemory = Annotated[
+    str | None,
+    typer.Option(
+        help="Free host memory beside the GPUs of each machine: 1TB. Default: what this machine "
+        "has, and of one that is named as much as its setting takes."
+    ),
+]
 DeviceCount = Annotated[
     int | None,
     typer.Option("--gpus", min=1, help="How many GPUs the machine has: h100 without --device."),

@@ -22,6 +22,7 @@ from giraffe_cli.cli.options import (
     Device,
     DeviceCount,
     DeviceMemory,
+    HostMemory,
     Model,
     SequenceParallel,
     Stages,
@@ -36,9 +37,10 @@ from giraffe_cli.cli.plan_inference import (
     show_inference,
 )
 from giraffe_cli.cli.plan_machine import machine_of, tell_assumed
+from giraffe_cli.cli.plan_refusals import check_processes, refusals
 from giraffe_cli.config.building import build
 from giraffe_cli.config.extend import ExtendConfig
-from giraffe_cli.errors import InvalidInput, UsageError
+from giraffe_cli.errors import UsageError
 from giraffe_cli.plan.shapes import SHAPES
 from giraffe_cli.units import format_bytes, format_length
 
@@ -79,6 +81,7 @@ def plan(
     dtype: ConfigDtype = None,
     device: Device = None,
     device_memory: DeviceMemory = None,
+    host_memory: HostMemory = None,
     gpus: DeviceCount = None,
     inference: Annotated[
         bool,
@@ -101,11 +104,13 @@ def plan(
     """
     console = Console(as_json)
     _refuse_two_models(model, shape, config_json)
+    if allow_pickle and (shape or config_json):
+        raise UsageError("--allow-pickle and no weights to read", "pass --model, or leave it out")
     if inference:
         training = {
             "target-len": target_len, "stages": stages, "steps": steps, "window": window,
             "config": config, "set": assignments, "sequence-parallel": sequence_parallel,
-            "control": control, "gpus": gpus,
+            "control": control, "gpus": gpus, "host-memory": host_memory,
         }  # fmt: skip
         refuse_training_options(training)
         machine = machine_of(device, device_memory, None)
@@ -130,15 +135,18 @@ def plan(
     }
     given = {path: value for path, value in flags.items() if value is not None}
     resolved = build(gather(config, given, assignments or []))
-    machine = machine_of(device, device_memory, gpus)
+    machine = machine_of(device, device_memory, gpus, host_memory)
     tell_assumed(device, device_memory, gpus, console)
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = _checkpoint(
             resolved.model, shape, config_json, Path(scratch), resolved.allow_pickle
         )
-        _tell_refusals(checkpoint, resolved, console)
+        # sizes and hours have their use all the same
+        for problem in refusals(checkpoint, resolved, machine):
+            console.warn(f"giraffe extend would refuse this: {problem}")
+        check_processes(resolved, machine, console)
         found = plan_on(machine, checkpoint, resolved)
-    _show(found, checkpoint, machine, console)
+    _show(found, checkpoint, machine, console, trains=resolved.trains)
 
 
 def _refuse_two_models(*named: object) -> None:
@@ -161,17 +169,6 @@ def _checkpoint(
     if config_json is not None:
         return shape_of_config(config_json)
     return inspect(model, scratch, allow_pickle)
-
-
-def _tell_refusals(checkpoint: Checkpoint, config: ExtendConfig, console: Console) -> None:
-    """What `extend` would refuse is planned all the same: sizes and hours have their use."""
-    from giraffe_cli.checkpoint import head_to_extend
-
-    try:
-        for stage in config.stage_configs():
-            head_to_extend(checkpoint, stage.target_length, stage.rope.on_existing)
-    except InvalidInput as error:
-        console.warn(f"giraffe extend would refuse this: {error.message}")
 
 
 def plan_on(machine: Machine, checkpoint: Checkpoint, config: ExtendConfig) -> dict[str, Any]:
@@ -200,7 +197,11 @@ def plan_on(machine: Machine, checkpoint: Checkpoint, config: ExtendConfig) -> d
 
 
 def _show(
-    found: dict[str, Any], checkpoint: Checkpoint, machine: Machine, console: Console
+    found: dict[str, Any],
+    checkpoint: Checkpoint,
+    machine: Machine,
+    console: Console,
+    trains: bool,
 ) -> None:
     from giraffe_cli.cli.plan_text import plan_tables
     from giraffe_cli.training import refuse_what_does_not_fit
@@ -213,13 +214,9 @@ def _show(
         f"{machine.label} with {format_bytes(machine.memory_bytes)}"
     )
     every = [*found["stages"], *found["control"]]
-    for stage in every:
-        used = stage["estimate"]["processes"]
-        if machine.kind == "cuda" and used < machine.devices:
-            console.warn(
-                f"a step of {format_length(stage['estimate']['tokens_per_step'])} tokens uses "
-                f"{used} of {machine.devices} GPUs; --set train.windows_per_step="
-                f"{machine.devices} uses all"
-            )
+    if not trains:
+        told = "nothing is trained: the extension is written as it is (--steps 0)"
+        console.result(found, told)
+        return
     console.result(found, plan_tables(every))
     refuse_what_does_not_fit(found)

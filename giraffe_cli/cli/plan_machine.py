@@ -17,29 +17,39 @@ LEAST_MEMORY = 100 * 10**6
 """Bytes: an interpreter with torch takes more, so that a smaller `--device-memory` is a slip."""
 
 
-def machine_of(device: str | None, memory: str | None, gpus: int | None) -> Machine:
+def machine_of(
+    device: str | None, memory: str | None, gpus: int | None, host_memory: str | None = None
+) -> Machine:
     """The machine that is named, else this one, with the memory that is given.
 
     Raises:
-        UsageError: GPUs of a CPU, or a memory that no device has.
+        UsageError: GPUs of a CPU, host memory beside none, or a memory that no machine has.
     """
     from giraffe_cli.plan.machine import DEVICES, named_machine, this_machine
 
-    size = _memory(memory) if memory is not None else None
+    size = _memory("--device-memory", memory)
     if device is None and gpus is None:
-        here = this_machine()
-        return dataclasses.replace(here, memory_bytes=size) if size is not None else here
-    name = device or ASSUMED_GPU
-    if gpus is not None and DEVICES[name].kind == "cpu":
-        raise UsageError("--gpus and --device cpu", "leave one out")
-    return named_machine(name, gpus or 1, size)
+        machine = this_machine()
+        machine = dataclasses.replace(machine, memory_bytes=size or machine.memory_bytes)
+    else:
+        name = device or ASSUMED_GPU
+        if gpus is not None and DEVICES[name].kind == "cpu":
+            raise UsageError("--gpus and --device cpu", "leave one out")
+        machine = named_machine(name, gpus or 1, size)
+    if host_memory is None:
+        return machine
+    if machine.kind == "cpu":
+        raise UsageError("--host-memory of a CPU, whose memory it is", "pass --device-memory")
+    return dataclasses.replace(machine, host_bytes=_memory("--host-memory", host_memory))
 
 
-def _memory(given: str) -> int:
+def _memory(option: str, given: str | None) -> int | None:
+    if given is None:
+        return None
     size = parse_bytes(given)
     if size < LEAST_MEMORY:
         meant = f"{size}GB" if size < 1000 else "80GB, or 600MB"
-        raise UsageError(f"--device-memory {given}: {size:,} bytes", f"write {meant}")
+        raise UsageError(f"{option} {given}: {size:,} bytes", f"write {meant}")
     return size
 
 

@@ -35,6 +35,7 @@ def plan_tables(stages: Sequence[dict[str, Any]]) -> list[RenderableType]:
         shown += [
             _memory_table(estimate, name),
             _ladder_table(estimate),
+            *_host_lines(estimate),
             describe_time(estimate),
             *_proposal_lines(estimate),
             "",
@@ -79,6 +80,12 @@ def _ladder_table(estimate: dict[str, Any]) -> Table:
             "yes" if rung["fits"] else "no",
         )
     return table
+
+
+def _host_lines(estimate: dict[str, Any]) -> list[str]:
+    """What a machine's processes pin of its host memory."""
+    pinned = estimate["pinned_bytes"]
+    return [f"host memory pinned on each machine: {format_bytes(pinned)}"] if pinned else []
 
 
 def _proposal_lines(estimate: dict[str, Any]) -> list[str]:

@@ -67,7 +67,8 @@ def apply_overrides(values: dict[str, Any], assignments: Iterable[str]) -> dict[
             put(merged, path, parse_yaml(text))
         except ValueError as error:
             raise InvalidInput(
-                f"--set {assignment}: the value is not YAML: {error}", "put it in quotes"
+                f"--set {assignment}: the value is not YAML: {error}",
+                "write a number, a word, [a, list], or quote text",
             ) from error
     return merged
 
@@ -136,7 +137,10 @@ def _told(entry: Any) -> Problem:
     cause = getattr(raised, "__cause__", None)
     if isinstance(cause, GiraffeError):
         return Problem(cause.message, cause.hint)
-    return Problem(entry["msg"].removeprefix("Value error, "))
+    hint = None
+    if entry["type"] == "list_type" and isinstance(entry["input"], str | int | float):
+        hint = f"a list of one: [{brief(entry['input'])}]"
+    return Problem(entry["msg"].removeprefix("Value error, "), hint)
 
 
 def _path(loc: Iterable[Any]) -> str:

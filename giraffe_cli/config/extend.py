@@ -112,6 +112,8 @@ class ExtendConfig(Section):
             problems.append("train.control needs train.steps: without a step it is the base")
         if any(stage.steps is None for stage in self.stages) and self.train.steps == 0:
             problems.append("stages: a stage of 0 steps trains nothing; raise train.steps")
+        elif self.stages and self.train.steps == 0:
+            problems.append("stages: they train, and train.steps is 0; leave one of them out")
         if any(stage.strategy == AUTO for stage in self.stages):
             problems.append("stages: auto is chosen once for the run, set rope.strategy to it")
         if problems:

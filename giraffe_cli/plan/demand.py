@@ -55,6 +55,11 @@ class Demand:
         return self.shape.num_key_value_heads * self.shape.head_dim
 
     @property
+    def trains_norms(self) -> bool:
+        """Whether norms get gradients."""
+        return self.train.method == "full" or "norms" in self.train.lora.also_train
+
+    @property
     def trains_head(self) -> bool:
         """Whether the output head gets gradients."""
         also = self.train.method == "lora" and "embeddings" in self.train.lora.also_train

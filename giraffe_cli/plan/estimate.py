@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.errors import DoesNotFit
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.demand import Demand
-from giraffe_cli.plan.ladder import Rung, first_that_fits, ladder, make_rung
+from giraffe_cli.plan.ladder import Rung, first_that_fits, ladder, make_rung, pinned_bytes
 from giraffe_cli.plan.machine import CPU_CORES, DEVICES, Machine, this_machine
 from giraffe_cli.plan.operations import Rates, step_per_token
 from giraffe_cli.plan.processes import bytes_per_process, processes_of, processes_per_node
@@ -31,14 +32,18 @@ class Pace:
     """A sentence's worth: `measured by a trial step`, or the assumption."""
 
 
-def assumed_pace(machine: Machine) -> Pace:
-    """What is assumed of a machine that nobody has measured."""
+def assumed_pace(machine: Machine, dtype: str) -> Pace:
+    """What is assumed of a machine that nobody has measured, where it computes in `dtype`."""
     if machine.threads:
         rates = DEVICES["cpu"].rates.of_share(machine.threads / CPU_CORES)
         return Pace(rates, False, f"estimate: threads here: {machine.threads}, as cores of AVX2")
     name = machine.name or ("cpu" if machine.kind == "cpu" else "a100")
-    told = f"estimate: {name}, {DEVICES[name].assumption}"
-    return Pace(DEVICES[name].rates, False, told)
+    device = DEVICES[name]
+    told, rates = f"estimate: {name}, {device.assumption}", device.rates
+    if dtype == "float32" and device.float32_share < 1:
+        rates = rates.of_share(device.float32_share)
+        told += f"; float32 at {100 * device.float32_share:.3g} % of that"
+    return Pace(rates, False, told)
 
 
 def demand_of(
@@ -74,8 +79,8 @@ def estimate(
         InvalidInput: a lever that has no effect on this kind of machine.
     """
     machine = machine or this_machine()
-    pace = pace or assumed_pace(machine)
     demand = demand_of(shape, config, machine, attention_share)
+    pace = pace or assumed_pace(machine, demand.dtype)
     rungs = ladder(demand, machine, pace.rates)
     chosen = first_that_fits(rungs, machine, config.train)
     is_kept = kept is not None and allows(config.train, kept, shape.num_layers)
@@ -89,12 +94,14 @@ def estimate(
         "window": config.window,
         "dtype": demand.dtype,
         "bytes": rung.bytes,
+        "pinned_bytes": int(pinned_bytes(demand, machine, rung.levers)),
         "processes": processes_of(config.train, machine),
         "usable_bytes": bytes_per_process(machine, config.train),
         "fits": chosen is not None or is_kept,
         "levers": rung.levers.to_json(),
         "ladder": [_to_json(one, rung, machine, config) for one in _with_chosen(rungs, rung)],
         "proposals": proposals(demand, machine, pace.rates),
+        "shorter_target": None if chosen else shorter_target(demand, config, machine, pace.rates),
         "steps": config.train.steps,
         "tokens_per_step": tokens_per_step,
         "trained_tokens": tokens_per_step * config.train.steps,
@@ -106,6 +113,21 @@ def estimate(
         "pace": asdict(pace),
         "machine": asdict(machine),
     }
+
+
+def shorter_target(
+    demand: Demand, config: ExtendConfig, machine: Machine, rates: Rates
+) -> int | None:
+    """Half the target, or half of that and so on, of which a setting fits in full windows; None
+    where there is none beyond the base's own reach, or windows are shorter than the target already.
+    """
+    length = config.target_length // 2
+    while config.window == config.target_length and length > demand.shape.reach:
+        rungs = ladder(dataclasses.replace(demand, window=length), machine, rates)
+        if first_that_fits(rungs, machine, config.train):
+            return length
+        length //= 2
+    return None
 
 
 def check_fits(estimated: dict[str, Any]) -> None:
@@ -135,11 +157,14 @@ def _what_would_fit(estimated: dict[str, Any]) -> str:
         for one in estimated["proposals"]
         if one["fits"]
     ]
-    if estimated["machine"]["keeps_freed"] and "heap" in estimated["bytes"]:
+    parts = estimated["bytes"]
+    without_heap = parts["total"] - parts.get("heap", 0)
+    if estimated["machine"]["keeps_freed"] and without_heap <= estimated["usable_bytes"]:
         found.append("hand freed memory back: MALLOC_MMAP_THRESHOLD_=1048576 (28 % slower)")
-    shorter = format_length(max(1024, estimated["window"] // 2))
-    found.append(f"choose a shorter --target-len, such as {shorter}, or a smaller model")
-    return "; ".join(found)
+    if estimated["shorter_target"]:
+        shorter = format_length(estimated["shorter_target"])
+        found.append(f"choose a shorter --target-len, such as {shorter}")
+    return "; ".join([*found, "choose a smaller model"])
 
 
 def _with_chosen(rungs: Sequence[Rung], chosen: Rung) -> list[Rung]:

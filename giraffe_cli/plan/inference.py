@@ -114,7 +114,7 @@ def numbers_per_token(shape: Checkpoint) -> int:
 
 def assumed_inference_pace(machine: Machine, dtype: str) -> InferencePace:
     """What is assumed of a machine that nobody has measured."""
-    assumed = assumed_pace(machine)
+    assumed = assumed_pace(machine, dtype)
     name = machine.name or ("cpu" if machine.kind == "cpu" else "a100")
     memory, width = BANDWIDTH[name] * BANDWIDTH_SHARE, DTYPE_BYTES[dtype]
     # codes are read; numbers are written, read, scaled and written

@@ -71,17 +71,19 @@ def _host_holds(demand: Demand, machine: Machine, levers: Levers) -> bool:
     """Whether what waits in host memory finds room there, for all processes of the machine."""
     if levers.offload != "host" or machine.host_bytes is None:
         return True
-    return _pinned(demand, machine, levers) <= HOST_SHARE * machine.host_bytes
+    return pinned_bytes(demand, machine, levers) <= HOST_SHARE * machine.host_bytes
 
 
-def _pinned(demand: Demand, machine: Machine, levers: Levers) -> float:
+def pinned_bytes(demand: Demand, machine: Machine, levers: Levers) -> float:
     """Bytes of host memory that the processes of one machine pin."""
+    if levers.offload != "host":
+        return 0.0
     processes = min(processes_per_node(demand.train, machine), machine.devices)
     return away_bytes(demand, levers) * processes
 
 
 def _does_not_fit_the_host(demand: Demand, machine: Machine) -> DoesNotFit:
-    least = min(_pinned(demand, machine, levers) for levers in settings(demand))
+    least = min(pinned_bytes(demand, machine, levers) for levers in settings(demand))
     host = machine.host_bytes or 0
     return DoesNotFit(
         f"train.offload: host pins at least {format_bytes(least)} of host memory, "

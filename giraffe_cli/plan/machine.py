@@ -58,6 +58,8 @@ class Device:
     rates: Rates
     """Sustained, from a peak and a stated utilisation: an estimate."""
     assumption: str
+    float32_share: float = 1.0
+    """Of the rates where it computes in float32, as torch does by itself: without TF32."""
 
     @property
     def has_bfloat16(self) -> bool:
@@ -66,10 +68,16 @@ class Device:
 
 
 def _gpu(
-    memory_gb: int, tera: float, share: float, attention: float, packed: float | None = None
+    memory_gb: int,
+    tera: float,
+    share: float,
+    attention: float,
+    packed: float | None = None,
+    *,
+    float32: float,
 ) -> Device:
     """Shares of `tera` 10^12 operations a second: of products, of attention, and of attention in
-    windows of several documents."""
+    windows of several documents; `float32`: 10^12 operations a second without tensor cores."""
     peak = tera * 1e12
     rates = Rates(peak * share, peak * attention, peak * share, packed and peak * packed)
     apart = f" ({100 * packed:.0f} % where windows hold several documents)" if packed else ""
@@ -77,20 +85,21 @@ def _gpu(
         f"{tera:g} TFLOP/s in bfloat16; of that peak: matrix products {100 * share:.0f} %, "
         f"attention {100 * attention:.0f} %{apart}"
     )
-    return Device("cuda", memory_gb * 10**9, rates, told)
+    return Device("cuda", memory_gb * 10**9, rates, told, float32 / tera)
 
 
 CPU_CORES = 16
 """Of the CPU that one may plan for without having it."""
 DEVICES = {
-    # Dense bfloat16 peaks of NVIDIA's data sheets. Shares on Hopper: measured on an H100 on layers
+    # Dense bfloat16 peaks of NVIDIA's data sheets, and of float32 outside the tensor cores, of
+    # which the same shares are assumed. Shares in bfloat16 on Hopper: measured on an H100 on layers
     # of Llama-3.1-8B, packed windows by FlashAttention-2 on an H200 (`scripts/bench_gpu.py`). On
     # Ampere FlashAttention-2 reaches 50 % (Dao 2023,
     # arXiv:2307.08691); the rest is assumed.
-    "h200": _gpu(141, 989, 0.56, 0.56, 0.30),
-    "h100": _gpu(80, 989, 0.56, 0.56, 0.30),
-    "a100": _gpu(80, 312, 0.55, 0.45),
-    "rtx4090": _gpu(24, 165, 0.60, 0.50),
+    "h200": _gpu(141, 989, 0.56, 0.56, 0.30, float32=67),
+    "h100": _gpu(80, 989, 0.56, 0.56, 0.30, float32=67),
+    "a100": _gpu(80, 312, 0.55, 0.45, float32=19.5),
+    "rtx4090": _gpu(24, 165, 0.60, 0.50, float32=82.6),
     # 16 cores of AVX2 in float32 at 3 GHz: 32 operations a cycle and core, half of them sustained
     # in products (0.77 TFLOP/s), a quarter in attention.
     "cpu": Device(

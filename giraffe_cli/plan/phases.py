@@ -13,6 +13,7 @@ a number (4, or 2 under bfloat16, where norms compute in 4):
     adapters   with dropout or DoRA, `plan/adapted.py`
     loss       3·S·d·b + chunk·V·4    (half more in 16 bits)
     optimizer  two copies of the largest trained tensor
+    under 16 bits, where all weights train in float32: a layer's matrices, or the head, once more
 
 `scripts/bench_plan.py` holds this against training.
 """
@@ -24,7 +25,7 @@ from dataclasses import dataclass
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.adapted import ATTENTION, MLP, adapted, weighed
 from giraffe_cli.plan.demand import Demand, Tensors
-from giraffe_cli.plan.operations import kept_attention_layers, whole_layers
+from giraffe_cli.plan.operations import kept_attention_layers, linear_shapes, whole_layers
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,9 @@ def saved(demand: Demand, levers: Levers) -> Tensors:
         (2, row * demand.queries),
         (2, demand.seen * demand.width * demand.keys),
         (3 if in_one_pass else 4, row * demand.shape.intermediate_size),
+        # of norms that train, what their weight multiplies
+        (2 if demand.trains_norms else 0, row * demand.shape.hidden_size),
+        *narrowed(demand),
         *(_wide_norms(demand, 2, demand.tokens) if is_wide else []),
         *adapted(demand, ATTENTION + MLP, demand.tokens),
     ]
@@ -86,6 +90,7 @@ def _recomputed(demand: Demand, levers: Levers) -> Tensors:
         (2, row * demand.queries),
         (2, row * demand.keys),
         *_taken_back(demand, levers),
+        *narrowed(demand),
         *_wide_norms(demand, 1, demand.tokens),
         *adapted(demand, ATTENTION, demand.tokens),
     ]
@@ -141,6 +146,7 @@ def _by_tiles(demand: Demand, levers: Levers) -> Tensors:
         (2 * groups, row * q / groups),
         (2 * groups, row * k / groups),
         *_taken_back(demand, levers),
+        *narrowed(demand),
     ]
     group: Tensors = [(1, row * q / groups), (2, row * k / groups)]
     if demand.kind == "cuda" and demand.width == 2:
@@ -148,6 +154,14 @@ def _by_tiles(demand: Demand, levers: Levers) -> Tensors:
     if demand.train.sequence_parallel > 1:
         group = _attending(demand)
     return [*standing, *max(_mlp(demand, levers), group, key=live)]
+
+
+def narrowed(demand: Demand) -> Tensors:
+    """A layer's matrices in 16 bits beside the float32 ones that are trained: autocast's copies,
+    which the layer's backward pass needs."""
+    if demand.train.method != "full" or demand.width == 4:
+        return []
+    return [(1, 2.0 * sum(i * o for i, o in linear_shapes(demand.shape).values()))]
 
 
 def _wide_norms(demand: Demand, count: int, tokens: int) -> Tensors:
@@ -168,7 +182,8 @@ def _loss(demand: Demand, levers: Levers) -> Tensors:
     if demand.width == 2:
         found.append((1, 2.0 * logits))
     if demand.trains_head:
-        found.append((2, 4.0 * shape.vocab_size * shape.hidden_size))
+        head = shape.vocab_size * shape.hidden_size
+        found += [(2, 4.0 * head), (1, 2.0 * head if demand.width == 2 else 0.0)]
     return found
 
 

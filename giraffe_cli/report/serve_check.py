@@ -58,6 +58,8 @@ def _weights(model_dir: Path) -> Check:
 def _tokenizer(model_dir: Path, length: Any) -> Check:
     path = model_dir / "tokenizer_config.json"
     settings = read_json(path) if path.is_file() else {}
+    if not isinstance(settings, dict):
+        return check(False, f"{path.name} holds no JSON object", f"no limit below {length}")
     limit = settings.get("model_max_length")
     if limit is None or isinstance(length, int) and limit >= length:
         chat = "with" if _has_chat_template(model_dir, settings) else "without"

@@ -28,7 +28,9 @@ def make_optimizer(parameters: Mapping[str, Tensor], config: TrainConfig) -> tor
     groups = parameter_groups(parameters, config.weight_decay)
     settings: dict[str, Any] = {"lr": config.learning_rate, "betas": BETAS}
     if config.optimizer == "adamw":
-        return torch.optim.AdamW(groups, **settings)
+        # on a GPU torch would take the root of every moment at once: a copy of all that is trained
+        at_once = False if config.method == "full" else None
+        return torch.optim.AdamW(groups, **settings, foreach=at_once)
     bitsandbytes = import_bitsandbytes(ADAMW_8BIT)
     optimizer: torch.optim.Optimizer = bitsandbytes.optim.AdamW8bit(groups, **settings)
     return optimizer

@@ -1,0 +1,66 @@
+"""What `giraffe extend` would refuse of a plan, as far as sizes, names and the machine tell it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from giraffe_cli.errors import InvalidInput, Problems, UsageError, near_misses
+from giraffe_cli.progress import Reporter
+
+if TYPE_CHECKING:
+    from giraffe_cli.checkpoint import Checkpoint
+    from giraffe_cli.config.extend import ExtendConfig
+    from giraffe_cli.plan.machine import Machine
+
+
+def refusals(checkpoint: Checkpoint, config: ExtendConfig, machine: Machine) -> list[str]:
+    """Of base, table, positions, adapter and what processes share; an empty list where it runs."""
+    from giraffe_cli.train.sharing import check_heads, check_keys, check_recorded
+    from giraffe_cli.train.short_context import check_short_context
+    from giraffe_cli.training import training_stages
+
+    problems, dropout = Problems(), checkpoint.attention_dropout
+    problems.note(training_stages, config, checkpoint, Path())
+    for stage in config.stage_configs() if config.trains else []:
+        train = stage.train
+        problems.note(check_heads, checkpoint.num_attention_heads, train)
+        problems.note(check_keys, train, dropout, stage.dtype, machine.kind == "cuda")
+        problems.note(check_recorded, train, dropout)
+        problems.note(check_short_context, train, stage.window, checkpoint.native_length)
+        if train.method == "lora":
+            problems.note(_check_names, checkpoint, train.lora.targets)
+    return [problem.message for problem in problems.found]
+
+
+def _check_names(checkpoint: Checkpoint, targets: list[str]) -> None:
+    """A layer's projections by name; a target with a path is left to the weights."""
+    from giraffe_cli.plan.operations import linear_shapes
+
+    known = linear_shapes(checkpoint)
+    unknown = [target for target in targets if "." not in target and target not in known]
+    if unknown:
+        raise InvalidInput(
+            f"`{unknown[0]}` is no linear layer that LoRA takes; {near_misses(unknown[0], known)}"
+        )
+
+
+def check_processes(config: ExtendConfig, machine: Machine, reporter: Reporter) -> None:
+    """Every stage's processes find their GPUs; GPUs that idle are warned of.
+
+    Raises:
+        UsageError: the windows of a step cannot be shared so, or there are fewer GPUs: memory and
+            time of such a plan would be of no machine.
+    """
+    from giraffe_cli.train.parallel import choose_processes
+
+    for train in [stage.train for stage in config.stage_configs()] if config.trains else []:
+        there = machine.devices * train.nodes if machine.kind == "cuda" else 0
+        wanted = train.processes or train.sequence_parallel
+        try:
+            choose_processes(train, there, reporter)
+        except UsageError as error:
+            if 0 < there < wanted:
+                more = f"--gpus {-(-wanted // train.nodes)} plans for a machine that has them"
+                raise UsageError(error.message, f"{more}; {error.hint}") from error
+            raise

@@ -1,0 +1,123 @@
+"""`giraffe plan` tells what `giraffe extend` would refuse, and plans for no GPUs that are not."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+SMOL = ("plan", "--shape", "smollm2-135m", "--target-len", "16k", "--window", "2k")
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (
+            ("--set", "train.lora.targets=[q_prj]"),
+            "`q_prj` is no linear layer that LoRA takes; did",
+        ),
+        (("--set", "rope.strategy=foo"), "foo"),
+        (("--set", "train.positions=foo"), "foo"),
+        (("--gpus", "2", "--sequence-parallel", "2"), "9 attention heads cannot be shared by 2"),
+    ],
+)
+def test_what_extend_would_refuse_is_a_warning(giraffe, options, told):
+    done = giraffe(*SMOL, "--device", "h100", *options)
+    assert done.code == 0, done.stderr
+    assert "warning: giraffe extend would refuse this: " in done.stderr
+    assert told in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "told", "hint"),
+    [
+        (("--sequence-parallel", "8"), "sequence_parallel 8 needs as many GPUs, 1 are", "--gpus 8"),
+        (
+            ("--set", "train.processes=4", "--set", "train.windows_per_step=4"),
+            "4 processes were asked for, 1 GPUs are visible",
+            "--gpus 4",
+        ),
+        (
+            ("--gpus", "2", "--set", "train.processes=3", "--set", "train.windows_per_step=2"),
+            "2 windows per step cannot be shared by 3 processes",
+            "train.windows_per_step=3",
+        ),
+    ],
+)
+def test_processes_without_gpus_are_refused(giraffe, options, told, hint):
+    done = giraffe(
+        "plan", "--shape", "llama3-8b", "--target-len", "1m", "--device", "h100", *options
+    )
+    assert done.code == 2, done.stderr
+    assert told in done.stderr
+    assert hint in done.stderr
+
+
+def test_gpus_that_idle_are_counted_over_all_nodes(giraffe):
+    options = ("--set", "train.nodes=2", "--set", "train.windows_per_step=8", "--gpus", "8")
+    done = giraffe("plan", "--shape", "llama3-8b", "--target-len", "16k", *options)
+    assert "training on 8 of 16 GPUs" in done.stderr
+    assert "train.windows_per_step=16 uses 16" in done.stderr
+
+
+def test_nothing_trained_needs_no_memory(giraffe, tiny_llama, corpus, tmp_path):
+    done = giraffe("plan", "--shape", "llama3-8b", "--target-len", "1m", "--steps", "0")
+    assert done.code == 0, done.stderr
+    assert "nothing is trained" in done.stdout
+    options = ("--data", corpus, "--target-len", "64m", "--rope", "yarn", "--no-eval")
+    done = giraffe("extend", "--model", tiny_llama, *options, "--steps", "0", "--dry-run")
+    assert done.code == 0, done.stderr
+    done = giraffe("extend", "--model", tiny_llama, *options, "--steps", "1", "--dry-run")
+    assert done.code == 4
+
+
+class TestHostMemory:
+    ASKED = ("plan", "--shape", "llama3-8b", "--target-len", "384k", "--device", "h100", "--json")
+
+    def pinned(self, giraffe, *options):
+        done = giraffe(*self.ASKED, *options)
+        assert done.code == 0, done.stderr
+        estimate = json.loads(done.stdout)["stages"][0]["estimate"]
+        return estimate["pinned_bytes"], estimate["levers"]["offload"], estimate["machine"]
+
+    def test_what_a_machine_pins_is_that_of_all_its_processes(self, giraffe):
+        one, offload, _ = self.pinned(giraffe)
+        eight = ("--gpus", "8", "--set", "train.windows_per_step=8")
+        assert offload == "host"
+        assert self.pinned(giraffe, *eight)[0] == 8 * one
+        done = giraffe(*self.ASKED[:-1])
+        assert f"host memory pinned on each machine: {one / 1e9:.1f} GB" in done.stdout
+
+    def test_less_of_it_pins_less(self, giraffe):
+        pinned, _, machine = self.pinned(giraffe, "--host-memory", "150GB")
+        assert 0 < pinned <= 0.8 * 150e9
+        assert machine["host_bytes"] == 150 * 10**9
+
+    def test_of_a_cpu_it_is_refused(self, giraffe):
+        done = giraffe(*SMOL, "--device", "cpu", "--host-memory", "64GB")
+        assert done.code == 2
+        assert "--host-memory of a CPU, whose memory it is" in done.stderr
+
+
+def test_float32_is_not_timed_as_bfloat16(giraffe):
+    """67 of 989 TFLOP/s."""
+    seconds = []
+    for dtype in ("bfloat16", "float32"):
+        done = giraffe(*SMOL, "--device", "h100", "--dtype", dtype, "--json")
+        seconds.append(json.loads(done.stdout)["stages"][0]["estimate"]["seconds_per_step"])
+    assert seconds[1] == pytest.approx(seconds[0] * 989 / 67, rel=0.2)  # levers may differ
+
+
+@pytest.mark.parametrize(
+    ("options", "hint"),
+    [
+        # beyond the base's 8k, 8k is no extension
+        (("--target-len", "16k", "--device-memory", "12GB"), None),
+        (("--target-len", "256k", "--device-memory", "24GB"), "--target-len, such as"),
+    ],
+)
+def test_a_shorter_target_is_named_where_it_fits_and_extends(giraffe, options, hint):
+    done = giraffe("plan", "--shape", "llama3-8b", "--device", "rtx4090", *options)
+    assert done.code == 4
+    assert ("choose a shorter --target-len" in done.stderr) is bool(hint)
+    assert (hint or "choose a smaller model") in done.stderr
