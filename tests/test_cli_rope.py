@@ -150,7 +150,7 @@ def test_show_sets_knobs(giraffe):
 @pytest.mark.parametrize(
     ("arguments", "code", "text"),
     [
-        (["yaarn", *LLAMA_2], 3, "did you mean `yarn`?"),
+        (["yaarn", *LLAMA_2], 2, "did you mean `yarn`?"),
         (["yarn", *LLAMA_2, "--set", "beta_fats=64"], 3, "did you mean `beta_fast`"),
         (["yarn", *LLAMA_2, "--set", "beta_fast=lots"], 3, "must be of type float"),
         (["yarn", *LLAMA_2, "--set", "beta_fast"], 2, "no `knob=value`"),
@@ -191,3 +191,10 @@ def test_show_of_a_given_shape_needs_no_torch(tmp_path):
         [*command, *arguments], capture_output=True, text=True, env={"PYTHONPATH": str(tmp_path)}
     )
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("names", [("yarm",), ("yarn", "yarm"), ("all", "yarn")])
+def test_show_of_what_is_no_strategy_is_a_usage_error(giraffe, names):
+    done = giraffe("rope", "show", *names, "--target-len", "16k")
+    assert done.code == 2
+    assert f"error: {'all' if 'all' in names else 'yarm'}: no such RoPE strategy" in done.stderr

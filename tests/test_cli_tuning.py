@@ -115,7 +115,7 @@ def test_search_writes_factors_that_extend_takes(search, giraffe, tiny_llama, tm
         (("--fitness", "needle-nll", "--no-needles"), 2, "leave one of them out"),
         (("--dtype", "int3"), 2, "--dtype int3"),
         (("--on-existing-rope", "ignore"), 2, "known: compose, refuse, replace"),
-        (("yarm",), 3, "did you mean `yarn`?"),
+        (("yarm",), 2, "did you mean `yarn`?"),
         (("yarn", "--set", "ntk.alpha=8"), 3, "knobs of ntk have no effect"),
         (("yarn", "--set", "beta_fast=8"), 2, "no `STRATEGY.knob=value`"),
         (("--target-len", "64"), 3, "hint: choose a longer --target-len\n"),

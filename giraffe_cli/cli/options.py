@@ -72,6 +72,20 @@ def choices_of(path: str) -> Callable[[], tuple[str, ...]]:
     return choices
 
 
+def check_strategies(names: Iterable[str], beside: Iterable[str] = ()) -> None:
+    """Every name is a RoPE strategy's, or one of `beside`.
+
+    Raises:
+        UsageError: one is not.
+    """
+    from giraffe_cli.rope.base import strategies
+
+    known = [*strategies(), *beside]
+    for name in names:
+        if name not in known:
+            raise UsageError(f"{name}: no such RoPE strategy", near_misses(name, known))
+
+
 def _devices() -> Iterable[str]:
     from giraffe_cli.plan.machine import DEVICES
 

@@ -11,7 +11,7 @@ import typer
 
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.options import AsJson, OnExistingRope, RequiredTargetLen
+from giraffe_cli.cli.options import AsJson, OnExistingRope, RequiredTargetLen, check_strategies
 from giraffe_cli.cli.rope_compare import COMPARE_EXAMPLES, compare
 from giraffe_cli.cli.rope_search import SEARCH_EXAMPLES, search
 from giraffe_cli.cli.rope_text import (
@@ -105,6 +105,7 @@ def show(
     """Show the table of a strategy: each pair's frequency, wavelength, turns in the native
     window and divisor, the pairs that never completed a turn, the attention factor, and the config
     that will be written. Several strategies are shown side by side."""
+    check_strategies(names or [], beside=names if names == [EVERY] else [])
     head = _head(
         model, head_dim, rope_theta, original_len, parse_length(target_len), on_existing_rope
     )
@@ -127,10 +128,7 @@ def _tables(names: list[str], knobs: dict[str, Any], head: Head) -> list[RopeTab
         return [make_table(chosen[0], knobs, head)]
     if knobs:
         raise UsageError("--set goes with one strategy", "name one strategy, or leave out --set")
-    return [
-        make_table(name, known[name].example(head) if name in known else {}, head)
-        for name in chosen
-    ]
+    return [make_table(name, known[name].example(head), head) for name in chosen]
 
 
 def _draw(path: Path, tables: list[RopeTable], head: Head, console: Console) -> None:

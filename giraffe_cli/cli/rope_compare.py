@@ -18,6 +18,7 @@ from giraffe_cli.cli.options import (
     Model,
     OnExistingRope,
     RequiredTargetLen,
+    check_strategies,
 )
 from giraffe_cli.cli.tuning import (
     Data,
@@ -97,6 +98,7 @@ def compare(
     from giraffe_cli.tune.settings import settings as make_settings
 
     console, model = Console(as_json), model or EMBEDDED
+    check_strategies(names or [])
     if not 0 < minutes < math.inf:
         raise UsageError(f"--minutes {minutes:g}", "a time above 0")
     if no_needles and fitness != "nll":
