@@ -340,7 +340,7 @@ def test_a_text_field_without_use_is_an_error(pack, tmp_path):
 def test_a_folder_of_other_files_is_never_cleared(pack, corpus, tmp_path):
     (tmp_path / "packed").mkdir()
     (tmp_path / "packed" / "thesis.txt").write_text("years of work")
-    with pytest.raises(UsageError, match=r"thesis\.txt"):
+    with pytest.raises(InvalidInput, match=r"thesis\.txt"):
         pack(corpus)
     assert (tmp_path / "packed" / "thesis.txt").read_text() == "years of work"
     with pytest.raises(InvalidInput, match="is not a directory"):
