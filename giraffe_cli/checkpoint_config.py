@@ -7,17 +7,23 @@ that giraffe wrote and tells its native window even where the config is a plain 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from giraffe_cli.errors import InvalidInput, raise_together
 from giraffe_cli.rope.base import Head, RopeTable, make_table
 from giraffe_cli.rope.install import ROPE_FILE
 from giraffe_cli.rope.malformed import is_length, is_number, partial_rotation
-from giraffe_cli.rope.readings import ORIGINAL, claimed_table
+from giraffe_cli.rope.readings import (
+    BLEND_TOLERANCE,
+    ORIGINAL,
+    claimed_table,
+    read_as_transformers_5,
+)
 from giraffe_cli.rundir import read_json
 
 _LARGEST = 1 << 48
@@ -160,7 +166,7 @@ def read_rope(config: Mapping[str, Any], path: Path) -> RopeFacts:
     if not isinstance(rope_type, str):
         raise InvalidInput(f"{path / 'config.json'} has rope_type {rope_type!r}, needs its name")
     if (path / ROPE_FILE).exists():
-        return _from_rope_file(path / ROPE_FILE, rope_type, float(theta))
+        return _from_rope_file(path / ROPE_FILE, config)
     reach = config["max_position_embeddings"]
     if rope_type == "default":
         return RopeFacts(float(theta), reach, None)
@@ -221,22 +227,36 @@ def _scaled_window(
     return native, int(native * factor)
 
 
-def _from_rope_file(file: Path, rope_type: str, theta: float) -> RopeFacts:
-    """What giraffe wrote of its table, where the config beside it has a table of this type and θ.
+def _from_rope_file(file: Path, config: Mapping[str, Any]) -> RopeFacts:
+    """What giraffe wrote of its table, where the config beside it says the same table.
 
     Raises:
-        InvalidInput: it has another; the file is damaged.
+        InvalidInput: it says another; the file is damaged.
     """
     table = RopeTable.from_json(read_json(file))
-    written = table.rope_parameters.get("rope_type", "default")
-    of_theta = float(table.rope_parameters.get("rope_theta", theta))
-    if written != rope_type or not math.isclose(of_theta, theta, rel_tol=1e-6):
+    if not _says(config, table):
         raise InvalidInput(
-            f"{file} says rope_type {written!r} and rope_theta {of_theta:g}, config.json beside it "
-            f"{rope_type!r} and {theta:g}: the scaling was lost, or {file.name} is another model's",
+            f"{file} and config.json beside it say different tables: the scaling was lost, or "
+            f"{file.name} is another model's",
             f"giraffe verify {file.parent} shows what the config should say; of a model that "
             f"giraffe did not write, remove {file.name}",
         )
     existing = {**table.rope_parameters, "target_length": table.target_length}
     native = table.original_max_position_embeddings
     return RopeFacts(table.rope_theta, native, existing, table.inv_freq, table.attention_factor)
+
+
+def _says(config: Mapping[str, Any], table: RopeTable) -> bool:
+    """Whether the fields of `config` give `table`, as near as runtimes compute it."""
+    if read_as_transformers_5(config)["rope_type"] != table.rope_parameters.get("rope_type"):
+        return False
+    try:
+        claimed = claimed_table(config)
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return False
+    if claimed is None:  # of `dynamic` the fields are all there is
+        return True
+    ours = np.asarray(table.inv_freq)
+    return claimed[0].shape == ours.shape and bool(
+        np.allclose(claimed[0], ours, rtol=BLEND_TOLERANCE, atol=0)
+    )

@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.loading import load_model, load_tokenizer, torch_dtype
-from giraffe_cli.rope.base import Head, make_table
+from giraffe_cli.rope.base import Head, make_table, strategies
+from giraffe_cli.rope.install import finish_directory
 
 LLAMA_3_1 = {
     "rope_type": "llama3",
@@ -423,20 +424,35 @@ def test_the_hubs_cache_weights_elsewhere_and_links_within_are_read(folder, tmp_
     assert inspect(str(folder), tmp_path).digest == digest
 
 
-def test_so_is_one_of_a_plain_theta(folder, tmp_path):
-    table = make_table("ntk", {}, Head(16, 10000.0, 128, 512))
+def plant(folder, name, target, **knobs):
+    table = make_table(name, knobs, Head(16, 10000.0, 128, target))
     (folder / "rope.json").write_text(json.dumps(table.to_json()))
-    assert "'default' and 10000: the scaling was lost" in refusal(folder, tmp_path).message
+    return table
 
 
-def test_a_rope_json_that_the_config_does_not_bear_out_is_named(folder, tmp_path):
+@pytest.mark.parametrize("name", ["yarn", "ntk", "linear"])
+def test_a_rope_json_that_the_config_does_not_bear_out_is_named(folder, tmp_path, name):
     """It once made a base of 128 tokens one that "already reaches 512"."""
-    table = make_table("yarn", {}, Head(16, 10000.0, 128, 512))
-    (folder / "rope.json").write_text(json.dumps(table.to_json()))
+    table = plant(folder, name, 512)
     found = refusal(folder, tmp_path)
-    assert "says rope_type 'yarn' and rope_theta 10000, config.json beside it 'default'" in (
-        found.message
-    )
+    assert "rope.json and config.json beside it say different tables" in found.message
     assert f"giraffe verify {folder}" in found.hint
     edit(folder / "config.json", rope_scaling=None, rope_parameters=table.rope_parameters)
+    edit(folder / "config.json", rope_theta=table.rope_parameters["rope_theta"])
     assert inspect(str(folder), tmp_path / "work").existing_rope["target_length"] == 512
+
+
+def test_so_is_one_of_the_same_type_and_another_factor(folder, tmp_path):
+    twice = make_table("yarn", {}, Head(16, 10000.0, 128, 256))
+    edit(folder / "config.json", rope_parameters=twice.rope_parameters)
+    plant(folder, "yarn", 512)
+    assert "say different tables" in refusal(folder, tmp_path).message
+
+
+@pytest.mark.parametrize("name", strategies())
+def test_what_giraffe_writes_of_any_strategy_agrees_with_itself(folder, tmp_path, name):
+    head = Head(16, 10000.0, 128, 512)
+    table = make_table(name, strategies()[name].example(head), head)
+    finish_directory(folder, table)
+    found = inspect(str(folder), tmp_path / "work").existing_rope
+    assert found["target_length"] == 512

@@ -156,10 +156,10 @@ def test_a_folder_without_a_checkpoint_is_refused(giraffe, tmp_path):
     assert "holds no config.json" in result.stderr
 
 
-@pytest.mark.parametrize(("name", "code"), [("config.json", 3), ("tokenizer_config.json", 3)])
-def test_files_that_hold_no_object_are_told(giraffe, tiny_llama, tmp_path, name, code):
+@pytest.mark.parametrize("name", ["config.json", "tokenizer_config.json"])
+def test_files_that_hold_no_object_are_told(giraffe, tiny_llama, tmp_path, name):
     folder = shutil.copytree(tiny_llama, tmp_path / "model")
     (folder / name).write_text("[]")
     done = giraffe("doctor", folder)
-    assert done.code == code
+    assert done.code == 3
     assert f"{name} holds no JSON object" in done.stdout + done.stderr

@@ -31,14 +31,18 @@ def test_what_extend_would_refuse_is_a_warning(giraffe, options, told):
 @pytest.mark.parametrize(
     ("options", "told", "hint"),
     [
-        (("--sequence-parallel", "8"), "sequence_parallel 8 needs as many GPUs, 1 are", "--gpus 8"),
+        (
+            ("--sequence-parallel", "8"),
+            "8 processes need as many GPUs, the plan is for 1",
+            "--gpus 8",
+        ),
         (
             ("--set", "train.processes=4", "--set", "train.windows_per_step=4"),
-            "4 processes were asked for, 1 GPUs are visible",
+            "4 processes need as many GPUs, the plan is for 1",
             "--gpus 4",
         ),
         (
-            ("--gpus", "2", "--set", "train.processes=3", "--set", "train.windows_per_step=2"),
+            ("--gpus", "4", "--set", "train.processes=3", "--set", "train.windows_per_step=2"),
             "2 windows per step cannot be shared by 3 processes",
             "train.windows_per_step=3",
         ),
@@ -113,11 +117,13 @@ def test_float32_is_not_timed_as_bfloat16(giraffe):
     [
         # beyond the base's 8k, 8k is no extension
         (("--target-len", "16k", "--device-memory", "12GB"), None),
-        (("--target-len", "256k", "--device-memory", "24GB"), "--target-len, such as"),
+        # a window that is given would be longer than that target
+        (("--target-len", "256k", "--window", "256k", "--device-memory", "24GB"), None),
+        (("--target-len", "256k", "--device-memory", "24GB"), "choose a shorter target, such as"),
     ],
 )
 def test_a_shorter_target_is_named_where_it_fits_and_extends(giraffe, options, hint):
     done = giraffe("plan", "--shape", "llama3-8b", "--device", "rtx4090", *options)
     assert done.code == 4
-    assert ("choose a shorter --target-len" in done.stderr) is bool(hint)
+    assert ("choose a shorter target" in done.stderr) is bool(hint)
     assert (hint or "choose a smaller model") in done.stderr

@@ -44,7 +44,25 @@ class TestAnothers:
         (tmp_path / "results.json").unlink()
         self.refused(tmp_path, "holds report.html")
         (tmp_path / "cache").mkdir()
+        self.refused(tmp_path, "holds report.html")
+        (tmp_path / "cache" / "0123-float32-nll.jsonl").write_text("{}")
         self.passes(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("line", "is_ours"),
+        [
+            ('{"key": "a", "prompt_sha256": "0"}', True),
+            ('{"text": "mine"}', False),
+            ("mine", False),
+        ],
+    )
+    def test_samples_are_known_by_their_first_line(self, tmp_path, line, is_ours):
+        (tmp_path / "samples.jsonl").write_text(f"{line}\n")
+        if is_ours:
+            refuse_anothers(tmp_path, ["results.json", "samples.jsonl"])
+        else:
+            with pytest.raises(InvalidInput, match=r"holds samples\.jsonl"):
+                refuse_anothers(tmp_path, ["results.json", "samples.jsonl"])
 
     def test_json_of_something_else(self, tmp_path):
         write_json(tmp_path / "results.json", {"score": 3})

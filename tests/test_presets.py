@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,12 @@ stages:
         one = gather(tmp_path / "c.yaml", {}, ["train.learning_rate=1e-3"])
         assert float(one["train"]["learning_rate"]) == 1e-3
         assert gather(tmp_path / "c.yaml", {"stages": ["2k", "4k"], "train.steps": 9}, [])
+
+    def test_what_is_null_is_the_runs_own(self, tmp_path):
+        """As `run.yaml` writes it."""
+        run = build({"target_length": "4k", "stages": ["2k", "4k"]}).model_dump(mode="json")
+        (tmp_path / "run.yaml").write_text(json.dumps(run))
+        assert gather(tmp_path / "run.yaml", {"train.steps": 2}, [])["train"]["steps"] == 2
 
 
 def test_a_value_where_a_list_is_needed_shows_how_to_write_one(giraffe):

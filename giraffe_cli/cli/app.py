@@ -57,8 +57,6 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except SignalledToEnd as stop:
-            raise Terminated("ended by SIGTERM", RESUMING) from stop
         except KeyboardInterrupt as stop:
             raise Interrupted("interrupted", RESUMING) from stop
 
@@ -159,6 +157,10 @@ def main() -> None:
             raise
         Console().error(outside_of_a_step(error))
         sys.exit(DoesNotFit.exit_code)
+    except SignalledToEnd:
+        ended = Terminated("ended by SIGTERM", RESUMING)
+        Console().error(ended)
+        sys.exit(ended.exit_code)
     except KeyboardInterrupt:
         Console().error(GiraffeError("interrupted", RESUMING))
         sys.exit(130)

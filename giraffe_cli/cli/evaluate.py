@@ -213,7 +213,8 @@ def evaluate(
     config = eval_config(given, assignments or [], samples)
     check_processes(config.processes)
     folder = out or default_out(checkpoint)
-    refuse_anothers(folder, ["results.json"], ["report.html", "command.json"])
+    own = ["results.json", "samples.jsonl"]
+    refuse_anothers(folder, own, ["prompts.jsonl.gz", "report.html", "command.json"])
     with held_by_the_first_process(folder):
         results = score_named(checkpoint, base, config, seed, dtype, folder, console, allow_pickle)
     if not results:

@@ -52,7 +52,8 @@ def _assigned(
 
 def _refuse_what_stages_override(given: dict[str, Any], stages: Any) -> None:
     every = stages if isinstance(stages, list) and all(isinstance(s, dict) for s in stages) else []
-    keys = {key for stage in every for key in stage if all(key in other for other in every)}
+    named = {key for stage in every for key in stage}  # null stands for the run's own
+    keys = {key for key in named if all(stage.get(key) is not None for stage in every)}
     paths = {"data": "data", "strategy": "rope.strategy", "knobs": "rope.knobs"}
     for key in sorted(keys - {"target_length"}):
         path = paths.get(key, f"train.{key}")

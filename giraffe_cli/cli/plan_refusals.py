@@ -57,10 +57,9 @@ def check_processes(config: ExtendConfig, machine: Machine, reporter: Reporter) 
     for train in [stage.train for stage in config.stage_configs()] if config.trains else []:
         there = machine.devices * train.nodes if machine.kind == "cuda" else 0
         wanted = train.processes or train.sequence_parallel
-        try:
-            choose_processes(train, there, reporter)
-        except UsageError as error:
-            if 0 < there < wanted:
-                more = f"--gpus {-(-wanted // train.nodes)} plans for a machine that has them"
-                raise UsageError(error.message, f"{more}; {error.hint}") from error
-            raise
+        if 0 < there < wanted and not train.share_devices:
+            raise UsageError(
+                f"{wanted} processes need as many GPUs, the plan is for {there}",
+                f"--gpus {-(-wanted // train.nodes)}",
+            )
+        choose_processes(train, there, reporter)

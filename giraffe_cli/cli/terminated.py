@@ -12,8 +12,8 @@ import threading
 from collections.abc import Iterator
 
 
-class SignalledToEnd(KeyboardInterrupt):
-    """SIGTERM came; whatever cleans up after Ctrl-C does so after it."""
+class SignalledToEnd(BaseException):
+    """SIGTERM came. No KeyboardInterrupt, which typer would take for Ctrl-C, without a word."""
 
 
 @contextlib.contextmanager

@@ -204,7 +204,8 @@ def prepare(
             f"the tokenizer of {material.begins_apart} begins a text with other special tokens: "
             "every model reads the same, which begins as the first one's"
         )
-    if repeated := too_short(material.haystack, material.encode, max(lengths)):
+    hides = "haystack" in needs_of(names)
+    if hides and (repeated := too_short(material.haystack, material.encode, max(lengths))):
         warnings.append(repeated)
     for warning in warnings:
         reporter.warn(warning)

@@ -119,10 +119,9 @@ def shorter_target(
     demand: Demand, config: ExtendConfig, machine: Machine, rates: Rates
 ) -> int | None:
     """Half the target, or half of that and so on, of which a setting fits in full windows; None
-    where there is none beyond the base's own reach, or windows are shorter than the target already.
-    """
+    where there is none beyond the base's own reach, or windows are given by themselves."""
     length = config.target_length // 2
-    while config.window == config.target_length and length > demand.shape.reach:
+    while config.train.window is None and length > demand.shape.reach:
         rungs = ladder(dataclasses.replace(demand, window=length), machine, rates)
         if first_that_fits(rungs, machine, config.train):
             return length
@@ -163,7 +162,7 @@ def _what_would_fit(estimated: dict[str, Any]) -> str:
         found.append("hand freed memory back: MALLOC_MMAP_THRESHOLD_=1048576 (28 % slower)")
     if estimated["shorter_target"]:
         shorter = format_length(estimated["shorter_target"])
-        found.append(f"choose a shorter --target-len, such as {shorter}")
+        found.append(f"choose a shorter target, such as {shorter}")
     return "; ".join([*found, "choose a smaller model"])
 
 
