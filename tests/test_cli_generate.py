@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 
 import pytest
@@ -200,6 +201,19 @@ def test_where_weights_alone_do_not_fit_no_prompt_is_promised(giraffe, llama, te
     found = giraffe("generate", llama, "--prompt-file", text, "--max-new-tokens", 1)
     assert found.code == 4
     assert "hint: --dtype bfloat16, a smaller model or a larger machine" in found.stderr
+
+
+def test_an_answer_that_is_too_long_is_the_one_to_shorten(giraffe, llama, text, small_machine):
+    """Within the window of 128, where 15 tokens fit in float32 and 50 to 100 in int4."""
+    small_machine(128 * 4 * 15)
+    text.write_text("go go go", encoding="utf-8")
+    arguments = ("generate", llama, "--prompt-file", text, "--max-new-tokens")
+    found = giraffe(*arguments, 110)
+    assert found.code == 4
+    most = int(re.search(r"hint: --max-new-tokens (\d+) fits in int4", found.stderr)[1])
+    assert 40 < most < 100
+    assert giraffe(*arguments, most, "--kv-dtype", "int4").code == 0
+    assert giraffe(*arguments, most + 1, "--kv-dtype", "int4").code == 4
 
 
 def test_offloaded_keys_are_held_against_the_host(tmp_path, llama):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 import torch
@@ -100,6 +101,14 @@ def test_nothing_fits(giraffe):
     found, told = planned(giraffe, *shape, code=4)
     assert "even with keys and values in int4" in told
     assert f"--prompt-len {by_name(found)['int4']['longest_prompt']} fits" in told
+
+
+def test_an_answer_that_leaves_no_prompt_room_is_the_one_to_shorten(giraffe):
+    shape = ("--shape", "llama3.2-1b", "--device", "rtx4090", "--prompt-len", "64k")
+    _, told = planned(giraffe, *shape, "--max-new-tokens", "9000000", code=4)
+    most = int(re.search(r"hint: --max-new-tokens (\d+) fits", told)[1])
+    planned(giraffe, *shape, "--max-new-tokens", str(most))
+    planned(giraffe, *shape, "--max-new-tokens", str(most + 100_000), code=4)
 
 
 def test_every_machine_has_a_bandwidth():

@@ -117,11 +117,20 @@ def _refuse(found: dict[str, Any]) -> None:
     if any(one["fits"] for one in caches):
         return
     smallest = min(caches, key=lambda one: one["bytes"]["total"])
-    longest = max(one["longest_prompt"] for one in caches)
-    shorter = f"--prompt-len {longest} fits" if longest else "choose a smaller model"
     raise DoesNotFit(
-        f"a prompt of {found['prompt_length']:,} tokens needs "
-        f"{format_bytes(smallest['bytes']['total'])} even with keys and values in "
+        f"a prompt of {found['prompt_length']:,} tokens with {found['max_new_tokens']:,} new ones "
+        f"needs {format_bytes(smallest['bytes']['total'])} even with keys and values in "
         f"{smallest['kv_dtype']}; {format_bytes(found['usable_bytes'])} are usable",
-        shorter,
+        _what_would_fit(found, smallest),
     )
+
+
+def _what_would_fit(found: dict[str, Any], smallest: dict[str, Any]) -> str:
+    """A shorter prompt, else a shorter answer to this one, else another model."""
+    longest = max(one["longest_prompt"] for one in found["caches"])
+    if longest:
+        return f"--prompt-len {longest} fits"
+    beside = sum(size for part, size in smallest["bytes"].items() if part not in ("kv", "total"))
+    tokens = int((found["usable_bytes"] - beside) / smallest["bytes_per_token"])
+    most = tokens - found["prompt_length"]
+    return f"--max-new-tokens {most} fits" if most > 0 else "choose a smaller model"

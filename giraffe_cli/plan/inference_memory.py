@@ -129,6 +129,10 @@ def _what_would_fit(demand: Demand, chosen: dict[str, Any], found: list[dict[str
     for one in (chosen, smallest) if chosen is not smallest else (chosen,):
         if one["longest_prompt"] and not one["fits"]:
             ways.append(f"a prompt of {one['longest_prompt']:,} tokens fits in {one['kv_dtype']}")
+    in_all = int(demand.room / smallest["bytes_per_token"])
+    if not ways and in_all > demand.prompt_length:
+        most = in_all - demand.prompt_length
+        ways = [f"--max-new-tokens {most} fits in {smallest['kv_dtype']}"]
     if not ways:
         shorter = "--dtype bfloat16, " if demand.dtype == "float32" else ""
         ways = [f"{shorter}a smaller model or a larger machine"]
