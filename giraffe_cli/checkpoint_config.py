@@ -19,8 +19,8 @@ from giraffe_cli.rope.base import Head, RopeTable, make_table
 from giraffe_cli.rope.install import ROPE_FILE
 from giraffe_cli.rope.malformed import is_length, is_number, partial_rotation
 from giraffe_cli.rope.readings import (
-    BLEND_TOLERANCE,
     ORIGINAL,
+    TOLERANCE,
     claimed_table,
     read_as_transformers_5,
 )
@@ -247,7 +247,7 @@ def _from_rope_file(file: Path, config: Mapping[str, Any]) -> RopeFacts:
 
 
 def _says(config: Mapping[str, Any], table: RopeTable) -> bool:
-    """Whether the fields of `config` give `table`, as near as runtimes compute it."""
+    """Whether the fields of `config` give `table`, both computed here."""
     if read_as_transformers_5(config)["rope_type"] != table.rope_parameters.get("rope_type"):
         return False
     try:
@@ -256,7 +256,5 @@ def _says(config: Mapping[str, Any], table: RopeTable) -> bool:
         return False
     if claimed is None:  # of `dynamic` the fields are all there is
         return True
-    ours = np.asarray(table.inv_freq)
-    return claimed[0].shape == ours.shape and bool(
-        np.allclose(claimed[0], ours, rtol=BLEND_TOLERANCE, atol=0)
-    )
+    theirs, ours = [*claimed[0], claimed[1]], [*table.inv_freq, table.attention_factor]
+    return len(theirs) == len(ours) and bool(np.allclose(theirs, ours, rtol=TOLERANCE, atol=0))

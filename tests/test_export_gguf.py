@@ -386,7 +386,9 @@ def test_rope_json_and_config_must_agree(tmp_path, scaled):
     value["inv_freq"][-1] *= 1.01
     write_sealed(model / "rope.json", value)
     (model / "manifest.json").unlink()  # which holds its digest
-    with pytest.raises(InvalidInput, match="rope.json says yarn, config.json another table"):
+    with pytest.raises(
+        InvalidInput, match="rope.json and config.json beside it say different tables"
+    ):
         open_source(str(model))
 
 

@@ -298,7 +298,7 @@ def test_what_fits_passes_and_what_cannot_names_the_smallest_need_and_what_would
     with pytest.raises(DoesNotFit, match=r"at least \d+.\d GB .* cuda has 24.0 GB") as failure:
         check_fits(found)
     assert failure.value.exit_code == 4
-    for proposal in ("NF4", "--set train.quantize_base=nf4", "--window 2k", "--target-len"):
+    for proposal in ("NF4", "--set train.quantize_base=nf4", "--window 2k", "a shorter target"):
         assert proposal in failure.value.hint
     assert "bfloat16" not in failure.value.hint  # it is in force
 

@@ -16,10 +16,8 @@ import numpy as np
 from giraffe_cli.checkpoint import Checkpoint, inspect
 from giraffe_cli.checkpoint_config import Shape, read_shape
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.rope.base import FloatArray, RopeTable
-from giraffe_cli.rope.install import ROPE_FILE
+from giraffe_cli.rope.base import FloatArray
 from giraffe_cli.rope.readings import (
-    TOLERANCE,
     claimed_table,
     describe,
     read_as_transformers_5,
@@ -123,17 +121,4 @@ def _table(
         ) from error
     if claimed is None:
         raise InvalidInput(f"{folder} has rope_type {reading['rope_type']}, which is not known")
-    if (folder / ROPE_FILE).is_file():
-        _compare(folder, RopeTable.from_json(read_json(folder / ROPE_FILE)), *claimed)
     return claimed
-
-
-def _compare(folder: Path, table: RopeTable, inv_freq: FloatArray, attention_factor: float) -> None:
-    close = len(table.inv_freq) == len(inv_freq) and np.allclose(
-        [*table.inv_freq, table.attention_factor], [*inv_freq, attention_factor], TOLERANCE, 0
-    )
-    if not close:
-        raise InvalidInput(
-            f"{folder}: rope.json says {table.strategy}, config.json another table",
-            f"run giraffe verify {folder}",
-        )
