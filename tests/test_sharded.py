@@ -160,7 +160,7 @@ def test_what_is_not_there_is_no_number(tiny_llama, tmp_path):
     ids=["own windows", "slices", "embeddings trained, 3 windows measured"],
 )  # fmt: skip
 def test_two_processes_that_share_the_base_repeat_the_losses_of_one(material, tmp_path, settings):
-    settings = {"lora": {"rank": 2}, "steps": 3, **settings}
+    settings = {"lora": {"rank": 2}, "steps": 2, **settings}
     run(material, tmp_path / "one", **settings)
     reporter = SilentReporter()
     run(material, tmp_path / "two", reporter, processes=2, shard_base="full", **settings)
