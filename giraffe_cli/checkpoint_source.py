@@ -16,6 +16,14 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 _HUB_FILES = ["*.safetensors", "*.json", "*.jinja"]
 
 
+def short_name(source: str) -> str:
+    """What a checkpoint is called: the last part of a path or hub id; of `.` and `..` the folder's
+    own name."""
+    path = Path(source)
+    name = path.resolve().name if path.name in ("", "..") else path.name
+    return name.removesuffix(".gguf")
+
+
 def checkpoint_folder(source: str, work_dir: Path, allow_pickle: bool | None) -> Path:
     """The directory of `source` with weights as safetensors, converted into `work_dir/base` where
     they were not; `allow_pickle` is None where the user cannot say so.

@@ -115,16 +115,18 @@ class Gate:
         return f"{self.name}: {side}{_number(self.bound, self.name, self._form)} {needs}"
 
     @property
+    def digits(self) -> int:
+        """Decimals that tell bound and threshold apart, from 3 to 6."""
+        values = [self.threshold, *([] if self.bound is None else [self.bound])]
+        for digits in (3, 4, 5):
+            shown = {round(value, digits) for value in values}
+            if len(shown) == len(set(values)) and round(self.threshold, digits) == self.threshold:
+                return digits
+        return 6
+
+    @property
     def _form(self) -> str:
-        """As many digits as tell bound and threshold apart."""
-        for digits in (3, 4, 5, 6):
-            form = f"+.{digits}f"
-            values = [self.threshold, *([] if self.bound is None else [self.bound])]
-            if len({format(v, form) for v in values}) == len(set(values)) and (
-                float(format(self.threshold, form)) == self.threshold
-            ):
-                return form
-        return "+.6g"
+        return f"+.{self.digits}f" if self.digits < 6 else "+.6g"
 
 
 def parse_gate(text: str) -> Claim:

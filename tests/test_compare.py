@@ -260,6 +260,28 @@ def test_bad_paths_are_named_together(runs, giraffe, tmp_path):
     assert giraffe("report", runs / "cut", "--out", runs / "staged").code == 3
 
 
+def test_a_run_is_told_where_it_lies_and_its_pictures_stay(runs, giraffe, tmp_path):
+    """From wherever it is asked for, and after it was moved."""
+    moved = shutil.copytree(runs / "staged", tmp_path / "moved")
+    told = giraffe("report", moved)
+    assert f"model   {moved}/model" in told.stdout
+    assert f"report  {moved}/report.html" in told.stdout
+    before = {path.name: path.read_bytes() for path in (moved / "eval").iterdir() if path.is_file()}
+    assert giraffe("report", moved / "eval").code == 0
+    after = {path.name: path.read_bytes() for path in (moved / "eval").iterdir() if path.is_file()}
+    assert after == before
+
+
+def test_names_are_text_to_the_pictures(tmp_path):
+    """`$` begins a formula for matplotlib, and a leading `_` hides an entry of a legend."""
+    folders = [tmp_path / "x$\\foo$", tmp_path / "_base", tmp_path / ("long " * 20)]
+    for folder in folders:
+        folder.mkdir()
+        (folder / "results.json").write_text(json.dumps(make_results()))
+    page = write_comparison(read_entries(folders), tmp_path / "out")
+    assert "_base" in page.read_text()
+
+
 class TestDamaged:
     @pytest.mark.parametrize(
         "content",

@@ -28,6 +28,7 @@ from giraffe_cli.evals.tasks.short import Short as ShortTask
 from giraffe_cli.gates import (
     OPERATORS,
     Difference,
+    Gate,
     Reach,
     Short,
     Side,
@@ -36,6 +37,8 @@ from giraffe_cli.gates import (
     parse_gate,
 )
 from giraffe_cli.progress import SilentReporter
+from giraffe_cli.report.templates import gate_number
+from giraffe_cli.report.verdicts_gates import in_words
 from giraffe_cli.telling import settle_gates
 
 LONG, SHORT = Side("checkpoint", "nll", 16384), Side("checkpoint", "nll", 8192)
@@ -545,3 +548,20 @@ def test_extend_refuses_a_gate_that_cannot_be_tested_before_it_works(
     assert done.code == 3
     assert f"gate `{gate}`" in done.stderr
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("bound", "threshold", "digits", "shown"),
+    [
+        (0.062, 0.05, 3, ("+0.062", "+0.050")),
+        (0.0502, 0.05, 4, ("+0.0502", "+0.0500")),  # three digits showed a failure as a pass
+        (0.0, 0.0004, 4, ("0.0000", "+0.0004")),
+        (0.05, 0.05, 3, ("+0.050", "+0.050")),
+    ],
+)
+def test_pages_show_digits_that_tell_bound_and_threshold_apart(bound, threshold, digits, shown):
+    gate = Gate("nll@16k-nll@1k", "<=", threshold, bound, bound <= threshold)
+    assert gate.digits == digits
+    told = tuple(gate_number(dataclasses.asdict(gate), key) for key in ("bound", "threshold"))
+    assert told == shown
+    assert f"reaches up to {bound:.{digits}f}" in in_words(gate)

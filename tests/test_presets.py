@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from giraffe_cli import presets as module
+from giraffe_cli.checkpoint_source import short_name
 from giraffe_cli.cli.extend_input import gather
 from giraffe_cli.config.building import build
 from giraffe_cli.errors import InvalidInput, UsageError
@@ -138,3 +139,14 @@ def test_a_value_where_a_list_is_needed_shows_how_to_write_one(giraffe):
     done = giraffe("extend", "--target-len", "2k", "--set", "data=x.jsonl", "--dry-run")
     assert done.code == 3
     assert "hint: a list of one: [x.jsonl]" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [("meta/llama", "llama"), ("models/smol.gguf", "smol"), (".", "here"), ("..", "above")],
+)
+def test_a_checkpoint_has_a_name_wherever_it_lies(tmp_path, monkeypatch, source, name):
+    """`.` gave none: runs/-16k."""
+    (tmp_path / "above" / "here").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "above" / "here")
+    assert short_name(source) == name

@@ -122,3 +122,19 @@ def test_without_an_evaluation_the_console_shows_no_empty_table(report):
 def test_brackets_in_a_name_are_text_not_markup(report):
     report["model"] = "[bold]x[/bold]"
     assert "[bold]x[/bold]" in rendered(report)
+
+
+def test_the_evaluation_is_repeated_on_what_it_read():
+    """Without these flags it was another evaluation."""
+    asked = {
+        "haystack": ["my hay.jsonl"], "other_data": ["code"], "files": {"lambada": "l.jsonl"},
+        "harness": ["ruler"], "evaluator": "long", "chat": True, "gates": ["nll@1k<3"],
+        "threshold": 0.8,
+    }  # fmt: skip
+    report = {"run_dir": "r", "model_dir": "r/model", "evaluation": {"lengths": [1024]}}
+    told = repeat_commands(report, {"eval": asked})[-1]
+    assert told == (
+        "giraffe eval r/model --base BASE --lengths 1k --haystack 'my hay.jsonl' --other-data code "
+        "--file lambada=l.jsonl --harness ruler --evaluator long --chat --gate 'nll@1k<3' "
+        "--threshold 0.8"
+    )

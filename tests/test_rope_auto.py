@@ -20,6 +20,7 @@ from giraffe_cli.tune.choice import (
     UNTRAINED_MINUTES,
     budget_seconds,
     choose_rope,
+    compared_stage,
     training_documents,
 )
 
@@ -141,6 +142,35 @@ def test_the_choice_of_an_earlier_call_stands(tiny_llama, corpus, tmp_path):
     assert choose_rope(
         config_of(tiny_llama, corpus), checkpoint, tmp_path, 1.0, SilentReporter()
     ) == kept  # fmt: skip
+
+
+def test_one_that_nothing_was_compared_for_is_made_again_until_something_is_trained(
+    tiny_llama, corpus, tmp_path
+):
+    config, checkpoint = config_of(tiny_llama, corpus), inspect(str(tiny_llama), tmp_path)
+    reporter = SilentReporter()
+    thumb = choose_rope(config, checkpoint, tmp_path, 0.0, reporter, is_settled=False)
+    assert thumb["settings"] == []
+    kept = choose_rope(config, checkpoint, tmp_path, 60.0, reporter, is_settled=True)
+    assert kept == thumb
+    assert "taken by rule of thumb before" in reporter.lines[-1]
+    compared = choose_rope(config, checkpoint, tmp_path, 60.0, reporter, is_settled=False)
+    assert len(compared["settings"]) > 1
+    again = choose_rope(config, checkpoint, tmp_path, 60.0, reporter, is_settled=False)
+    assert again == compared
+
+
+def test_tables_are_compared_for_the_last_stage_that_leaves_them_open(tiny_llama, corpus):
+    """At its target and on its text, not those of a stage that names its own table."""
+    own = corpus.parent / "own.jsonl"
+    own.write_text(json.dumps({"id": "own", "text": prose(7, 300)}) + "\n")
+    stages = [
+        {"target_length": 256, "data": [str(own)]},
+        {"target_length": 512, "strategy": "linear"},
+    ]
+    stage = compared_stage(config_of(tiny_llama, corpus, stages=stages))
+    assert (stage.target_length, stage.data) == (256, [str(own)])
+    assert {document.id for document in training_documents(stage)} <= {"own"}
 
 
 def test_the_budget_is_a_tenth_of_the_training(tiny_llama, corpus):

@@ -163,6 +163,11 @@ def test_a_document_that_an_earlier_stage_trains_on_is_not_evaluated(tiny_llama,
             "stages: they train, and train.steps is 0; leave one of them out",
         ),
         ([256, {"steps": 3}], {}, "`stages.1.target_length` is required"),
+        (
+            [{"target_length": 256, "knobs": {"beta_fast": 16}}, 512],
+            {"rope": {"strategy": "auto"}},
+            "stages: knobs beside rope.strategy auto, which finds them itself",
+        ),
     ],
 )
 def test_stages_that_make_no_run_are_refused(stages, changes, said, tiny_llama, corpus):

@@ -8,11 +8,12 @@ from collections import Counter
 import pytest
 from tuning import HEAD, LENGTHS, PlantedReader, planted_evidence
 
+from giraffe_cli.evals.measures import Value
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.tune.compare import BakeOff, Budget, compare, rounds
 from giraffe_cli.tune.evidence import nested_lengths
 from giraffe_cli.tune.settings import settings
-from giraffe_cli.tune.standing import recommend
+from giraffe_cli.tune.standing import Standing, led_by_the_best, recommend
 
 FOUND = settings(HEAD)[0]
 RANKS = {setting.table.inv_freq + (setting.table.attention_factor,): n
@@ -155,7 +156,7 @@ def test_one_setting_alone_is_measured_all_the_same():
 def row(label, clusters, low, samples=8):
     return {"label": label, "strategy": label, "knobs": {}, "samples": samples,
             "nll": {"512": {"mean": 3.0, "n": samples}},
-            "minus_best": {"ci_low": low, "clusters": clusters}}  # fmt: skip
+            "minus_best": {"ci_low": low, "ci_high": 1.0, "clusters": clusters}}  # fmt: skip
 
 
 def test_a_loss_of_one_document_tells_nothing_apart():
@@ -175,6 +176,39 @@ def test_what_was_dropped_early_and_may_be_as_good_is_named():
                      planted_evidence(8))  # fmt: skip
     assert len(many["tied"]) == 9
     assert many["reason"].endswith("not told apart from it: s0, s1, s2, s3, s4 and 4 more")
+
+
+@pytest.mark.parametrize("seconds", [1e9, 60.0])
+def test_a_hopeless_setting_that_was_read_on_more_before_does_not_win(seconds):
+    """It was recommended, for it alone had eight documents; the budget pays for two or for all."""
+    reader, worst = PlantedReader(planted, pace=1 / 512), FOUND[0]
+    run(reader, found=[worst, FOUND[1]], halves=False)
+    begun = reader.now
+    budget = Budget(seconds, lambda: reader.now - begun)
+    result, _ = run(reader, budget=budget)
+    best = result["settings"][0]
+    assert best["label"] == result["recommendation"]["label"] != worst.label
+    row = next(row for row in result["settings"] if row["label"] == worst.label)
+    assert (row["samples"], row["minus_best"]["ci_low"] > 0) == (8, True)
+    assert worst.label not in result["recommendation"]["tied"]
+
+
+def test_what_is_better_on_what_both_were_read_on_leads():
+    """Of four documents against eight; one document shows nothing."""
+    evidence = planted_evidence()
+    values = {pair: Value(3.0 + n) for n, pair in enumerate(evidence.clusters())}
+
+    def standing(setting, count, loss):
+        few = {pair: Value(v.value + loss + 0.001 * n)
+               for n, (pair, v) in enumerate([*values.items()][:count])}  # fmt: skip
+        return Standing(setting, {"nll": {512: few}})
+
+    eight, four, one = (
+        standing(s, n, loss) for s, n, loss in zip(FOUND, (8, 4, 1), (1.0, 0.0, -1.0), strict=False)
+    )
+    found = led_by_the_best([eight, four, one], evidence, evidence.clusters(), 0)
+    assert found == [four, eight, one]
+    assert led_by_the_best([four, one], evidence, evidence.clusters(), 0) == [four, one]
 
 
 def test_nothing_is_read_twice():

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from giraffe_cli.checkpoint_source import EMBEDDED
+from giraffe_cli.checkpoint_source import EMBEDDED, short_name
 from giraffe_cli.config.building import apply_overrides, put, value_at
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.files import read_yaml
@@ -100,5 +100,4 @@ def given_factors(factors: Path) -> dict[str, Any]:
 
 def default_run_dir(config: ExtendConfig) -> Path:
     """`runs/<model>-<target>`."""
-    name = Path(config.model).name.removesuffix(".gguf")
-    return Path("runs") / f"{name}-{format_length(config.target_length)}"
+    return Path("runs") / f"{short_name(config.model)}-{format_length(config.target_length)}"

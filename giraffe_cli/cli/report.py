@@ -62,7 +62,7 @@ def report(
         page = write_comparison(entries, out)
         value["page"] = str(page)
         parts += ["", f"page  {escape(str(page))}"]
-    elif len(entries) == 1 and entries[0].kind == "evaluation":
+    elif len(entries) == 1 and entries[0].kind == "evaluation" and not of_a_run(runs[0]):
         from giraffe_cli.report.evaluation import write_evaluation
         from giraffe_cli.report.scored import read_results
 
@@ -70,6 +70,11 @@ def report(
         value["page"] = str(page)
         parts += ["", f"page  {escape(str(page))}"]
     console.result(value, parts)
+
+
+def of_a_run(evaluation: Path) -> bool:
+    """Whether its pictures are those of a run's page, which calls the model otherwise."""
+    return (evaluation.resolve().parent / "run.yaml").is_file()
 
 
 def rendered(entries: list[Entry]) -> list[RenderableType]:
@@ -84,7 +89,7 @@ def rendered(entries: list[Entry]) -> list[RenderableType]:
 
     first = entries[0]
     if len(entries) == 1 and first.kind == "run" and first.finished:
-        return summary_table(read_json(Path(first.path) / "report.json"))
+        return summary_table(read_json(Path(first.path) / "report.json"), Path(first.path))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
     for entry in entries:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from giraffe_cli.checkpoint_source import EMBEDDED
+from giraffe_cli.checkpoint_source import EMBEDDED, short_name
 from giraffe_cli.cli.evaluate_input import DEFAULT_DATA
 from giraffe_cli.cli.launcher import start_alone
 from giraffe_cli.cli.options import a_seed, one_of
@@ -51,7 +51,7 @@ def default_out(kind: str, model: str, target_len: str) -> Path:
     """`runs/compare-calf-16k`."""
     from giraffe_cli.units import format_length, parse_length
 
-    name = Path(model).name.removesuffix(".gguf")
+    name = short_name(model)
     return Path("runs") / f"{kind}-{name}-{format_length(parse_length(target_len))}"
 
 

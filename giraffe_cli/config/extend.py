@@ -116,6 +116,10 @@ class ExtendConfig(Section):
             problems.append("stages: they train, and train.steps is 0; leave one of them out")
         if any(stage.strategy == AUTO for stage in self.stages):
             problems.append("stages: auto is chosen once for the run, set rope.strategy to it")
+        if self.rope.strategy == AUTO and any(
+            stage.knobs is not None and stage.strategy is None for stage in self.stages
+        ):
+            problems.append("stages: knobs beside rope.strategy auto, which finds them itself")
         if problems:
             raise ValueError("; ".join(problems))
         return self

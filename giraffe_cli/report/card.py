@@ -95,7 +95,7 @@ def _body(report: Mapping[str, Any], model_dir: Path) -> str:
         "```\n" + "\n".join(serve_lines(model_dir)) + "\n```",
         "## RoPE",
         _listed(facts.rope_rows(report, {})),
-        *_chosen_by(report.get("rope_choice") or {}),
+        *_chosen_by(report.get("rope_choice") or {}, str(report["strategy"])),
         "## Training",
         _listed([*facts_training.training_rows(report), *facts.data_rows(report, {})]),
         f"Made by giraffe {__version__}.",
@@ -103,9 +103,9 @@ def _body(report: Mapping[str, Any], model_dir: Path) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _chosen_by(choice: Mapping[str, Any]) -> list[str]:
-    """How the table was chosen, where tables were compared."""
-    if not was_measured(choice):
+def _chosen_by(choice: Mapping[str, Any], strategy: str) -> list[str]:
+    """How the table was chosen, where tables were compared; the last stage may name its own."""
+    if not was_measured(choice) or choice["chosen"]["strategy"] != strategy:
         return []
     read = documents(documents_read(choice))
     reason = " ".join(str(choice["reason"]).split())

@@ -25,9 +25,9 @@ class Choice:
     """Of the table; the others are behind a click."""
 
     @classmethod
-    def of(cls, choice: Mapping[str, Any]) -> Choice | None:
+    def of(cls, choice: Mapping[str, Any], strategy: str) -> Choice | None:
         """From `rope_choice` of `report.json`; None where the table was named by the user."""
-        if not choice:
+        if not choice or choice["chosen"]["strategy"] != strategy:
             return None
         compared = was_measured(choice)
         return cls(

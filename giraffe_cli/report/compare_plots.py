@@ -13,11 +13,14 @@ from matplotlib.ticker import MaxNLocator
 from giraffe_cli.evals.measures import measure_name
 from giraffe_cli.report.axes import Look
 from giraffe_cli.report.compare import Entry
-from giraffe_cli.report.figure import FAINT, STYLE, Plot, finish
+from giraffe_cli.report.figure import FAINT, STYLE, Plot, finish, literal
 from giraffe_cli.report.loss_plot import running_mean, series
 from giraffe_cli.report.numbers import Score
 from giraffe_cli.report.retrieval_plot import KINDS, Series, panels
 from giraffe_cli.units import format_length
+
+LONG_NAME = 32
+"""Characters of a legend beside the axes; longer ones stand below."""
 
 COLOURS = ("#1f5fa8", "#c2570c", "#3a7d44", "#8a4fa3", "#a8323f", "#6f685d", "#b58900", "#2a9d9d")
 """Told apart by marker and dash too, so that no reading rests on colour alone."""
@@ -52,7 +55,7 @@ def _losses(entries: Sequence[Entry]) -> Plot | None:
     base = _common_base(entries)
     lengths = sorted({n for _, _, scores in scored for n in scores} | {*base})
     for number, entry, scores in scored:
-        _line(axes, scores, entry.name, *_style(number))
+        _line(axes, scores, literal(entry.name), *_style(number))
     if base:
         # a base that collapses would press the runs into one line
         low, high = axes.get_ylim()
@@ -123,7 +126,7 @@ def _training(entries: Sequence[Entry]) -> Plot | None:
         steps, values = (np.array(column) for column in zip(*curve, strict=True))
         colour, line = _style(number)
         smooth = running_mean(values, max(1, len(values) // 10))
-        name = entry.name if entry.finished else f"{entry.name} (unfinished)"
+        name = literal(entry.name if entry.finished else f"{entry.name} (unfinished)")
         axes.plot(steps, values, color=colour, alpha=0.22, linewidth=0.9)
         every = max(1, len(values) // 8)
         (drawn,) = axes.plot(steps, smooth, line, color=colour, markevery=every, label=name)
@@ -141,4 +144,10 @@ def _training(entries: Sequence[Entry]) -> Plot | None:
 
 
 def _legend(axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    if max(map(len, labels), default=0) > LONG_NAME:  # beside the axes it would take their room
+        figure = axes.figure
+        assert isinstance(figure, Figure)
+        figure.legend(handles, labels, frameon=False, fontsize=8.5, loc="outside lower left")
+        return
     axes.legend(frameon=False, fontsize=8.5, loc="upper left", bbox_to_anchor=(1.0, 1.0))

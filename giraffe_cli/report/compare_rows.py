@@ -53,7 +53,7 @@ def _evaluated(protocol: Mapping[str, Any]) -> str | None:
 
 
 def _gates(entry: Entry) -> str | None:
-    if entry.gates is None:
+    if not entry.gates:
         return None
     return f"{sum(bool(gate['ok']) for gate in entry.gates)} of {len(entry.gates)} passed"
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from giraffe_cli.checkpoint_source import short_name
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.report.evaluation_part import EvaluationPart
 from giraffe_cli.report.plots import write_plots
@@ -89,8 +90,7 @@ def subject_name(command: Sequence[str], out: Path) -> str:
     if not typed or typed.startswith("-"):
         return out.resolve().name
     path = Path(typed)
-    name = path.resolve().parent.name if path.name == "model" else path.name
-    return name.removesuffix(".gguf")
+    return short_name(str(path.resolve().parent if path.name == "model" else path))
 
 
 def page_title(scored: Scored, name: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from giraffe_cli.checkpoint_source import short_name
 from giraffe_cli.report import facts, facts_training
 from giraffe_cli.report.choice import Choice
 from giraffe_cli.report.evaluation_part import EvaluationPart
@@ -78,7 +79,7 @@ def page_title(report: Mapping[str, Any]) -> str:
 
 def model_name(report: Mapping[str, Any]) -> str:
     """What the base is called: the last part of a path or hub id."""
-    return Path(str(report.get("model") or "model")).name.removesuffix(".gguf")
+    return short_name(str(report.get("model") or "model"))
 
 
 def all_warnings(report: Mapping[str, Any]) -> list[str]:

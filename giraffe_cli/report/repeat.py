@@ -36,7 +36,24 @@ def _evaluation_options(run: Mapping[str, Any]) -> Iterator[str]:
         yield f"--documents {settings['documents']}"
     for task, knobs in settings.get("knobs", {}).items():
         yield from (f"--set {shlex.quote(f'{task}.{name}={v}')}" for name, v in knobs.items())
+    yield from _what_is_read(settings)
+    yield from (f"--gate {shlex.quote(gate)}" for gate in settings.get("gates", []))
+    if settings.get("threshold") is not None:
+        yield f"--threshold {settings['threshold']:g}"
     if run.get("seed"):
         yield f"--seed {run['seed']}"
     if run.get("dtype", "auto") != "auto":
         yield f"--dtype {run['dtype']}"
+
+
+def _what_is_read(settings: Mapping[str, Any]) -> Iterator[str]:
+    """Corpora, files and models besides the held-out text, and how questions are asked."""
+    for option, key in (("--haystack", "haystack"), ("--other-data", "other_data")):
+        yield from (f"{option} {shlex.quote(source)}" for source in settings.get(key, []))
+    for name, path in settings.get("files", {}).items():
+        yield f"--file {shlex.quote(f'{name}={path}')}"
+    yield from (f"--harness {task}" for task in settings.get("harness", []))
+    if settings.get("evaluator"):
+        yield f"--evaluator {shlex.quote(settings['evaluator'])}"
+    if settings.get("chat"):
+        yield "--chat"

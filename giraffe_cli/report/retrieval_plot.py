@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from giraffe_cli.report.axes import LOOKS, Look, context_axis, native_line
-from giraffe_cli.report.figure import FAINT, Plot, finish
+from giraffe_cli.report.figure import FAINT, Plot, finish, literal
 from giraffe_cli.report.numbers import Score
 from giraffe_cli.report.scored import Scored
 from giraffe_cli.units import format_length
@@ -69,7 +69,7 @@ def panels(
     handles = list(grid[0][0].containers)
     figure.legend(
         handles,
-        [one.name for one in series],
+        [literal(one.name) for one in series],
         loc="outside lower left",
         ncols=min(3, len(series)),
         frameon=False,

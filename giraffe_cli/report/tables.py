@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.box import SIMPLE_HEAD
@@ -10,7 +11,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from giraffe_cli.report.numbers import ABSENT, Score, with_half_width
+from giraffe_cli.report.numbers import ABSENT, Score, whole_percent, with_half_width
 from giraffe_cli.report.scored import Scored
 from giraffe_cli.report.verdict import Verdict
 from giraffe_cli.report.verdicts import run_verdicts
@@ -21,16 +22,20 @@ _STYLES = {"yes": "green", "no": "red", "not shown": "yellow", "not measured": "
 WIDTH = 80
 
 
-def summary_table(report: Mapping[str, Any]) -> list[RenderableType]:
-    """The scores by length, the verdicts as sentences, and where everything lies."""
+def summary_table(report: Mapping[str, Any], place: Path | None = None) -> list[RenderableType]:
+    """The scores by length, the verdicts as sentences, and where everything lies: in `place`, where
+    that is not the folder that the run was written in."""
+    folder, model = place or Path(report["run_dir"]), Path(report["model_dir"])
+    if place is not None and (place / model.name).is_dir():
+        model = place / model.name
     native, target = (format_length(report[key]) for key in ("native_length", "target_length"))
     title = f"{report.get('model', 'model')}: {native} → {target} ({report['strategy']})"
     parts: list[RenderableType] = [*score_tables(Scored.of_run(report), title)]
     parts += [_line(verdict) for verdict in run_verdicts(report)]
     parts += [
         "",
-        f"model   {escape(str(report['model_dir']))}",
-        f"report  {escape(str(report['run_dir']))}/report.html",
+        f"model   {escape(str(model))}",
+        f"report  {escape(str(folder))}/report.html",
     ]
     return parts
 
@@ -106,7 +111,7 @@ def _percent(score: Score | None) -> str:
     """`90 (70-97)`."""
     if score is None:
         return ABSENT
-    mean, low, high = (f"{100 * score[key]:.0f}" for key in ("mean", "ci_low", "ci_high"))
+    mean, low, high = (whole_percent(score[key]) for key in ("mean", "ci_low", "ci_high"))
     return f"{mean} ({low}-{high})"
 
 

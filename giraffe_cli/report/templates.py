@@ -18,6 +18,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from giraffe_cli import __version__
+from giraffe_cli.gates import Gate
 from giraffe_cli.report import numbers
 from giraffe_cli.report.figure import Plot
 from giraffe_cli.units import format_length, visible
@@ -87,7 +88,7 @@ def gate_number(gate: Mapping[str, Any], key: str) -> str:
         return ""
     if "effective_length." in gate["name"]:
         return format_length(int(value))
-    return numbers.number(value, 3, sign=True)
+    return numbers.number(value, Gate(**gate).digits, sign=True)
 
 
 def sentence(text: str) -> str:

@@ -41,7 +41,7 @@ def in_words(gate: Gate) -> str:
     if isinstance(quantity, Reach):
         return f"{asked}; it is {_threshold(gate, gate.bound)}."
     end = "up" if "<" in gate.op else "down"
-    return f"{asked}; its 95% interval reaches {end} to {number(gate.bound, 3)}."
+    return f"{asked}; its 95% interval reaches {end} to {number(gate.bound, gate.digits)}."
 
 
 def _threshold(gate: Gate, value: float | None = None) -> str:

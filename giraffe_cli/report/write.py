@@ -39,7 +39,7 @@ def write_report(report: Mapping[str, Any], run_dir: Path, model_dir: Path) -> N
     """
     part = EvaluationPart.of(Scored.of_run(report))
     training = training_plots(*all_metrics(report, run_dir))
-    choice = Choice.of(report.get("rope_choice") or {})
+    choice = Choice.of(report.get("rope_choice") or {}, str(report["strategy"]))
     plots = [*part.all_plots, *training, *(choice.plots if choice else [])]
     write_plots(plots, make_folder(run_dir / "eval"))
     write_card(report, model_dir, _optional(run_dir / "plan.json"))

@@ -48,6 +48,11 @@ def chooses_rope(config: ExtendConfig) -> bool:
     return any(stage.rope.strategy == AUTO for stage in config.stage_configs())
 
 
+def compared_stage(config: ExtendConfig) -> ExtendConfig:
+    """The stage that tables are compared for: the last that leaves its strategy to it."""
+    return [stage for stage in config.stage_configs() if stage.rope.strategy == AUTO][-1]
+
+
 def predicted_seconds(
     the_plan: Mapping[str, Any], checkpoint: Checkpoint, config: ExtendConfig
 ) -> float:
@@ -74,9 +79,15 @@ def choose_rope(
     run_dir: Path,
     seconds: float,
     reporter: Reporter,
+    *,
+    is_settled: bool = True,
 ) -> dict[str, Any]:
     """The content of `rope_choice.json`: the comparison, and `chosen` with its `reason`; that of an
     earlier call of the same run, where there is one.
+
+    Args:
+        is_settled: whether something was trained on an earlier choice; until then one that nothing
+            was compared for is made again.
 
     Raises:
         InvalidInput: a corpus that cannot be read, or a base that cannot be extended so.
@@ -84,8 +95,12 @@ def choose_rope(
     path = run_dir / CHOICE
     if path.exists():
         kept: dict[str, Any] = read_json(path)
-        reporter.info(f"rope: {kept['chosen']['label']}, compared and chosen before ({path})")
-        return kept
+        compared_before = bool(kept.get("settings"))
+        if compared_before or is_settled:
+            how = "compared and chosen" if compared_before else "taken by rule of thumb"
+            reporter.info(f"rope: {kept['chosen']['label']}, {how} before ({path})")
+            return kept
+    config = compared_stage(config)
     head = head_to_extend(checkpoint, config.target_length, config.rope.on_existing)
     found, _ = settings(head)
     compared: dict[str, Any] = {}

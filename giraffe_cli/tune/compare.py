@@ -28,7 +28,8 @@ from giraffe_cli.tune.reading import TableReader
 from giraffe_cli.tune.settings import Setting
 from giraffe_cli.tune.standing import (
     describe,
-    ranked,
+    losses,
+    mean_of,
     recommend,
     standing_of,
     warnings_of,
@@ -135,7 +136,7 @@ class BakeOff:
             what = f"{count} of {self.evidence.count} samples"
             read = self.read(kept, entries, what, max(two, share))
             self._left_out(f"not read on {count} samples", kept[len(read) :])
-            kept = best_first(read, self.reader, self.evidence)
+            kept = best_first(read, self.reader, self.evidence, count)
             if count < self.evidence.count:
                 kept = kept[: max(FINALISTS, math.ceil(len(kept) / 2))]
         return kept
@@ -189,10 +190,18 @@ def rounds(count: int, halves: bool) -> list[int]:
     return [*(2**k for k in range(count.bit_length()) if 2**k < count), count]
 
 
-def best_first(kept: Sequence[Setting], reader: TableReader, evidence: Evidence) -> list[Setting]:
-    """By their loss so far."""
-    standings = [standing_of(setting, reader, evidence) for setting in kept]
-    return [standing.setting for standing in ranked(standings, evidence)]
+def best_first(
+    kept: Sequence[Setting], reader: TableReader, evidence: Evidence, count: int
+) -> list[Setting]:
+    """By their loss on the first `count` samples alone: of an earlier comparison some may have been
+    read on more, which says nothing for them."""
+    entries = evidence.deciding(count)
+
+    def loss(setting: Setting) -> float:
+        found = losses(setting.table, reader, evidence, entries)
+        return mean_of(found[evidence.fitness][evidence.target_length])
+
+    return sorted(kept, key=loss)
 
 
 def conclude(

@@ -75,6 +75,28 @@ def ranked(standings: Sequence[Standing], evidence: Evidence) -> list[Standing]:
     )
 
 
+def led_by_the_best(
+    order: Sequence[Standing], evidence: Evidence, clusters: Mapping[str, str], seed: int
+) -> list[Standing]:
+    """`order`, but first the setting that is better than the first one where what both were read on
+    shows it: an earlier comparison may have read a hopeless one on more samples."""
+    best, others = order[0], list(order[1:])
+    for _ in order:
+        better = [one for one in others if _is_better(one, best, evidence, clusters, seed)]
+        if not better:
+            break
+        others = [best, *(one for one in others if one is not better[0])]
+        best = better[0]
+    return [best, *ranked(others, evidence)]
+
+
+def _is_better(
+    one: Standing, other: Standing, evidence: Evidence, clusters: Mapping[str, str], seed: int
+) -> bool:
+    found = difference(one.deciding(evidence), other.deciding(evidence), clusters, seed)
+    return found is not None and found["clusters"] > 1 and found["ci_high"] < 0
+
+
 def describe(
     standings: Sequence[Standing], reference: Standing, evidence: Evidence, seed: int
 ) -> list[dict[str, Any]]:
@@ -83,8 +105,9 @@ def describe(
     Args:
         reference: the unscaled base, of which what lies within the native window is used.
     """
-    order = ranked(standings, evidence)
-    best, clusters = order[0], evidence.clusters()
+    clusters = evidence.clusters()
+    order = led_by_the_best(ranked(standings, evidence), evidence, clusters, seed)
+    best = order[0]
     rows = []
     for standing in order:
         rows.append(
@@ -137,7 +160,7 @@ def recommend(rows: Sequence[Mapping[str, Any]], evidence: Evidence) -> dict[str
     """The best row, those that are not told apart from it, and a sentence of reason."""
     best = rows[0]
     compared = [row for row in rows[1:] if row["minus_best"] and row["minus_best"]["clusters"] > 1]
-    tied = [row["label"] for row in compared if row["minus_best"]["ci_low"] <= 0]
+    tied = [row["label"] for row in compared if _holds_zero(row["minus_best"])]
     target = format_length(evidence.target_length)
     loss = best[evidence.fitness][str(evidence.target_length)]
     what = "loss" if evidence.fitness == NLL else "loss of looked-up numbers"
@@ -159,6 +182,10 @@ def recommend(rows: Sequence[Mapping[str, Any]], evidence: Evidence) -> dict[str
         "tied": tied,
         "reason": reason,
     }
+
+
+def _holds_zero(score: Score) -> bool:
+    return score["ci_low"] <= 0 <= score["ci_high"]
 
 
 def warnings_of(rows: Sequence[Mapping[str, Any]], evidence: Evidence) -> list[str]:
