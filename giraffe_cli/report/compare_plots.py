@@ -13,14 +13,11 @@ from matplotlib.ticker import MaxNLocator
 from giraffe_cli.evals.measures import measure_name
 from giraffe_cli.report.axes import Look
 from giraffe_cli.report.compare import Entry
-from giraffe_cli.report.figure import FAINT, STYLE, Plot, finish, literal
+from giraffe_cli.report.figure import FAINT, LONG_NAME, STYLE, Plot, finish, literal
 from giraffe_cli.report.loss_plot import running_mean, series
 from giraffe_cli.report.numbers import Score
 from giraffe_cli.report.retrieval_plot import KINDS, Series, panels
 from giraffe_cli.units import format_length
-
-LONG_NAME = 32
-"""Characters of a legend beside the axes; longer ones stand below."""
 
 COLOURS = ("#1f5fa8", "#c2570c", "#3a7d44", "#8a4fa3", "#a8323f", "#6f685d", "#b58900", "#2a9d9d")
 """Told apart by marker and dash too, so that no reading rests on colour alone."""

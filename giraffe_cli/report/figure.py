@@ -18,6 +18,8 @@ INK, FAINT, CARD = "#26221c", "#8a8378", "#fffdf9"
 NARROW, WIDE = 5.5, 7.0
 """Inches: letters of a wider figure would be too small on a phone, of a narrower too large on a
 desktop."""
+LONG_NAME = 32
+"""Characters: a legend of longer names has a line for each, below the picture."""
 STYLE: Any = {
     "svg.hashsalt": "giraffe",
     "font.family": "DejaVu Sans",

@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from giraffe_cli.report.axes import LOOKS, Look, context_axis, native_line
-from giraffe_cli.report.figure import FAINT, Plot, finish, literal
+from giraffe_cli.report.figure import FAINT, LONG_NAME, Plot, finish, literal
 from giraffe_cli.report.numbers import Score
 from giraffe_cli.report.scored import Scored
 from giraffe_cli.units import format_length
@@ -71,7 +71,7 @@ def panels(
         handles,
         [literal(one.name) for one in series],
         loc="outside lower left",
-        ncols=min(3, len(series)),
+        ncols=1 if max(len(one.name) for one in series) > LONG_NAME else min(3, len(series)),
         frameon=False,
         fontsize=9,
     )
