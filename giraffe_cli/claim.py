@@ -94,7 +94,7 @@ def check_claim(config: ExtendConfig, run_dir: Path) -> bool:
         free |= {"rope.minutes"}  # a budget; a comparison that has ended is kept, and said so
         kept = build(read_sealed_yaml(path), str(path)).model_dump(mode="json")
         different = differing_keys(kept, values)
-        if not _is_past_packing(run_dir):
+        if not is_past_packing(run_dir):
             free |= {key for key in different if key.startswith(("eval.", "train."))} - PACKED_BY
             if (run_dir / CHOICE).exists() and not config.eval.data:
                 free -= SPARED
@@ -194,6 +194,6 @@ def has_trained(run_dir: Path) -> bool:
     return any(checkpoints) or any(run_dir.glob("**/adapter"))
 
 
-def _is_past_packing(run_dir: Path) -> bool:
+def is_past_packing(run_dir: Path) -> bool:
     """Whether anything is there that an evaluation's texts could have had a part in."""
     return has_trained(run_dir) or any((run_dir / name).exists() for name in ("model", "eval"))

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.claim import check_folder, claimed, has_trained
+from giraffe_cli.claim import check_folder, claimed, is_past_packing
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.control import control_stages, describe_control
 from giraffe_cli.corpus.base import Document
@@ -99,8 +99,9 @@ def _extend(
         if chooses_rope(config):
             with timings.stage("compare rope"):
                 seconds = budget_seconds(config, predicted_seconds(the_plan, checkpoint, config))
+                is_settled = is_past_packing(run_dir)
                 choice = choose_rope(
-                    config, checkpoint, run_dir, seconds, reporter, is_settled=has_trained(run_dir)
+                    config, checkpoint, run_dir, seconds, reporter, is_settled=is_settled
                 )
             config = config.with_rope(choice["chosen"]["strategy"], choice["chosen"]["knobs"])
             stages = training_stages(config, checkpoint, run_dir)

@@ -86,8 +86,8 @@ def choose_rope(
     earlier call of the same run, where there is one.
 
     Args:
-        is_settled: whether something was trained on an earlier choice; until then one that nothing
-            was compared for is made again.
+        is_settled: whether something was trained or written on an earlier choice; until then one
+            that nothing was compared for is made again.
 
     Raises:
         InvalidInput: a corpus that cannot be read, or a base that cannot be extended so.
