@@ -9,7 +9,6 @@ the ladder is taken, once, and said aloud.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.train import knobs_without_effect
 from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit, InvalidInput
 from giraffe_cli.model.levers import Levers
+from giraffe_cli.model.out_of_memory import hand_back
 from giraffe_cli.plan.demand import Demand
 from giraffe_cli.plan.estimate import assumed_pace, demand_of, estimate
 from giraffe_cli.plan.ladder import Rung, ladder, make_rung, next_down
@@ -114,7 +114,7 @@ class Fit:
             f"{format_bytes(lower.total)}"
         )
         self._keep(lower.levers, [{"gave_up": levers.to_json(), "because": failed}])
-        _hand_back()
+        hand_back()
         try:
             planned = self._planned(lower.levers)
             return start(levers=lower.levers, planned_seconds_per_step=planned)
@@ -159,12 +159,3 @@ class Fit:
         config = as_begun(self.config, self.folder, self.checkpoint)
         demand = demand_of(self.checkpoint, config, machine, self.attention_share)
         return demand, machine, assumed_pace(machine, demand.dtype).rates
-
-
-def _hand_back() -> None:
-    """What the failed try held, back to the device."""
-    import torch
-
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()

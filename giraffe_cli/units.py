@@ -78,6 +78,11 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def counted(number: int, noun: str) -> str:
+    """`1 document`, `1,200 documents`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def brief(value: object) -> str:
     """`value` as text of at most 120 characters, for an error that names it."""
     text = str(value)

@@ -158,7 +158,7 @@ def test_what_a_gpu_lacks_for_compiled_passes_is_found_before_the_first_step(
     """On the CPU, whose own passes are never compiled."""
     monkeypatch.setattr(pointwise, "has_triton", lambda: has_triton)
     monkeypatch.setattr(pointwise, "_compiled", compiled)
-    assert pointwise.why_not_compiled.__wrapped__(torch.device("cpu")) == found
+    assert pointwise._why_not.__wrapped__("cpu") == found
 
 
 def test_a_card_that_is_full_is_no_reason_to_compile_nothing(monkeypatch):
@@ -168,7 +168,7 @@ def test_a_card_that_is_full_is_no_reason_to_compile_nothing(monkeypatch):
     monkeypatch.setattr(pointwise, "has_triton", lambda: True)
     monkeypatch.setattr(pointwise, "_compiled", lambda function: full)
     with pytest.raises(torch.OutOfMemoryError):
-        pointwise.why_not_compiled.__wrapped__(torch.device("cpu"))
+        pointwise._why_not.__wrapped__("cpu")
 
 
 def test_a_gpu_without_compiled_passes_is_told_of(monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.pipeline import Options, extend
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rundir import read_json
+from giraffe_cli.train import parallel
 from giraffe_cli.tune.choice import (
     UNTRAINED_MINUTES,
     budget_seconds,
@@ -133,6 +135,27 @@ def test_too_little_memory_leaves_the_rule_of_thumb(tiny_llama, corpus, tmp_path
     choice = choose_rope(config_of(tiny_llama, corpus), checkpoint, tmp_path, 60.0, reporter)
     assert choice["reason"] == "512 tokens do not fit into memory at once; yarn by rule of thumb"
     assert reporter.warnings == ["rope auto: 512 tokens do not fit into memory at once"]
+
+
+def test_what_a_comparison_held_is_handed_back_before_workers_start(
+    tiny_llama, corpus, tmp_path, monkeypatch
+):
+    """Its error holds what it worked on while it is handled: all of the card, that workers need."""
+    held, alive = [], []
+
+    def exhausted(*arguments, **options):
+        weights = torch.ones(8)
+        held.append(weakref.ref(weights))
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("giraffe_cli.tune.choice.compare", exhausted)
+    checkpoint = inspect(str(tiny_llama), tmp_path)
+    choose_rope(config_of(tiny_llama, corpus), checkpoint, tmp_path, 60.0, SilentReporter())
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: alive.append(held[0]() is not None))
+    monkeypatch.setattr(parallel, "run_launcher", lambda *arguments, **options: len(alive) - 1)
+    parallel.launch({}, tmp_path, 2, SilentReporter())
+    assert alive == [False]
 
 
 def test_the_choice_of_an_earlier_call_stands(tiny_llama, corpus, tmp_path):

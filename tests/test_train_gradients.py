@@ -22,6 +22,7 @@ from giraffe_cli.train.data import WindowStream
 from giraffe_cli.train.gradients import _buckets, any_of, start_equal, sum_over_processes
 from giraffe_cli.train.layout import Layout
 from giraffe_cli.train.objective import CrossEntropy
+from giraffe_cli.train.setup import _of_the_group
 from giraffe_cli.train.state import TrainState
 from giraffe_cli.train.step import train_step
 
@@ -222,3 +223,17 @@ def test_windows_are_shared_by_groups(settings, gpus, expected):
 def test_groups_that_cannot_be_had_are_refused(settings, gpus):
     with pytest.raises(UsageError):
         parallel.choose_processes(TrainConfig(**settings), gpus, SilentReporter())
+
+
+def seconds_of_patience(layout):
+    """Of the groups that `layout` makes, and of the one of all processes as Accelerate is told."""
+    groups = [layout.sequence_group().group, layout.base_group()]
+    backends = [group._get_backend(torch.device("cpu")) for group in groups]
+    told = [one.options._timeout for one in backends] + [_of_the_group().to_kwargs()["timeout"]]
+    return [one.total_seconds() for one in told]
+
+
+def test_processes_wait_for_a_peer_that_saves_or_has_longer_documents(tmp_path):
+    """torch's own 10 minutes of NCCL, and 30 of gloo, are less than a large checkpoint takes."""
+    found = in_processes(2, tmp_path, lambda r: seconds_of_patience(Layout(r, 2, 2, nodes=2)))
+    assert found == [[3 * 3600] * 3] * 2

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from synthetic_report import make_report
 from synthetic_results import between, make_results
 
+from giraffe_cli.report.card_tables import markdown_tables
+from giraffe_cli.report.scored import Scored
 from giraffe_cli.report.verdicts import run_verdicts
 
 
@@ -89,6 +91,18 @@ def test_short_context_is_judged_by_the_upper_bound_and_gains_are_called_domain(
     found, text = answer("short context kept", report)
     assert found == expected
     assert ("domain" in text) == says_domain
+
+
+def test_what_an_untrained_model_gains_within_the_window_is_its_tables(report):
+    """No weight was changed: there is no training text whose domain it could be."""
+    report["steps"] = 0
+    report["evaluation"]["short_context"] = {"delta_nll": between(-0.30, -0.20)}
+    text = answer("short context kept", report)[1]
+    assert "A gain at this length is the table’s, not length" in text
+    assert "domain" not in text
+    table = "\n".join(markdown_tables(Scored.of_run(report)))
+    assert "native length is the table's, not length" in table
+    assert "domain" not in table
 
 
 @pytest.mark.parametrize(

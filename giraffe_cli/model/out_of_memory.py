@@ -8,6 +8,8 @@ of a RuntimeError, Python itself by MemoryError; Linux may also end the process 
 
 from __future__ import annotations
 
+import gc
+
 import torch
 
 from giraffe_cli.errors import DoesNotFit, first_line
@@ -28,6 +30,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         text in told for text in (CPU_ALLOCATOR, *PAST_THE_ALLOCATOR)
     )
+
+
+def hand_back() -> None:
+    """What nothing refers to any more, back to the device: for those that come next, which may be
+    other processes. Within an `except` the error's own frames still hold what they worked on."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def outside_of_a_step(error: BaseException) -> DoesNotFit:

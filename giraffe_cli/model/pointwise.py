@@ -52,7 +52,6 @@ def compiled_on(device: torch.device, function: Callable[..., Any]) -> Callable[
     return _compiled(function) if is_compiled else None
 
 
-@functools.cache
 def why_not_compiled(device: torch.device) -> str | None:
     """What `torch.compile` lacks on a GPU, asked by compiling `swiglu` once, forward and backward;
     None where it works.
@@ -60,11 +59,17 @@ def why_not_compiled(device: torch.device) -> str | None:
     Triton needs a C compiler and Python's headers, which slim images leave out, and a cache it can
     write: each shows in the first kernel only.
     """
+    return _why_not(device.type)
+
+
+@functools.cache
+def _why_not(kind: str) -> str | None:
+    """Of a kind of device: `cuda` alone, as Accelerate says, is none that any tensor names."""
     if not has_triton():
         return "there is no Triton for this device"
     try:
         with torch.inference_mode(False), torch.enable_grad():
-            gate, up = torch.ones(2, 1, 4, 8, device=device, requires_grad=True)
+            gate, up = torch.ones(2, 1, 4, 8, device=kind, requires_grad=True)
             _compiled(swiglu)(gate, up).sum().backward()
     except torch.OutOfMemoryError:  # of others, or for now: no reason to compile nothing
         raise

@@ -11,7 +11,7 @@ from giraffe_cli.units import format_length
 _READING = (
     "Loss in nats per token, lower is better: the same tokens at every length, with more text "
     "before them. ± is half of the 95% interval. "
-    "A gain over the base at the native length is the training text's domain, not length."
+    "A gain over the base at the native length is {}, not length."
 )
 _SHUFFLED = (
     " Far text shuffled: the same words with everything further back than the native window in "
@@ -32,7 +32,8 @@ def markdown_tables(scored: Scored) -> list[str]:
     if scored.lengths("nll"):
         shuffled = _SHUFFLED if scored.scores("nll.shuffled", "checkpoint") else ""
         control = _CONTROL if "control" in scored.models else ""
-        parts += [_loss_table(scored), _READING + shuffled + control]
+        gain = "the training text's domain" if scored.trained else "the table's"
+        parts += [_loss_table(scored), _READING.format(gain) + shuffled + control]
     others = [m for m in scored.measures if not m.startswith("nll") and scored.lengths(m)]
     if others:
         parts += [_other_table(scored, others), _OTHERS, "\n".join(_protocols(scored, others))]

@@ -10,6 +10,7 @@ from giraffe_cli.report.compare_plots import compare_plots
 from giraffe_cli.report.compare_rows import rows
 from giraffe_cli.report.templates import render
 from giraffe_cli.rundir import atomic_open, make_folder
+from giraffe_cli.units import counted
 
 TEMPLATE, PAGE = "compare.html.j2", "report.html"
 
@@ -40,5 +41,5 @@ def headline(entries: Sequence[Entry]) -> str:
     counts = [
         (kind, sum(entry.kind == kind for entry in entries)) for kind in ("run", "evaluation")
     ]
-    parts = [f"{count} {kind}{'s' * (count > 1)}" for kind, count in counts if count]
+    parts = [counted(count, kind) for kind, count in counts if count]
     return f"{' and '.join(parts)}{' side by side' * (len(entries) > 1)}"

@@ -11,6 +11,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from giraffe_cli.units import counted
+
 Score = Mapping[str, Any]
 """`mean`, `ci_low`, `ci_high` (95 %) and `n`."""
 
@@ -65,7 +67,7 @@ def interval(score: Score, sign: bool = False) -> str:
 def samples(score: Score) -> str:
     """`20`; `8 from 2 texts` where several samples share one, which is what the interval counts."""
     n, texts = score["n"], score.get("clusters", score["n"])
-    return f"{n} from {texts} text{'s' * (texts > 1)}" if texts < n else str(n)
+    return f"{n} from {counted(texts, 'text')}" if texts < n else str(n)
 
 
 def percent(value: float) -> str:

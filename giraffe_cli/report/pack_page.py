@@ -19,6 +19,7 @@ from giraffe_cli.report.pack_plots import pack_plots
 from giraffe_cli.report.pack_windows import fills, show_windows
 from giraffe_cli.report.templates import render
 from giraffe_cli.rundir import MANIFEST, atomic_open, read_json
+from giraffe_cli.units import counted
 
 TEMPLATE, OWN_STYLE = "pack.html.j2", "pack.css"
 
@@ -107,11 +108,15 @@ def account(stats: Mapping[str, Any]) -> list[Entry]:
     removed = tokens - available - mixture["tokens_too_short"]
     reasons = []
     if duplicates["removed"]:
-        reasons.append(f"{duplicates['documents']:,} documents repeat an earlier one")
+        reasons.append(f"{counted(duplicates['documents'], 'document')} repeating an earlier one")
     if duplicates["documents_of_held_out"]:
-        reasons.append(f"{duplicates['documents_of_held_out']:,} documents repeat one held out")
+        reasons.append(
+            f"{counted(duplicates['documents_of_held_out'], 'document')} repeating one held out"
+        )
     if evaluation:
-        reasons.append(f"{evaluation['documents']:,} documents share text with an evaluation")
+        reasons.append(
+            f"{counted(evaluation['documents'], 'document')} sharing text with an evaluation"
+        )
     changed = stats["tokens_in"] - available
     stored = stats["tokens_kept"] + stats["tokens_repeated"]
     lines = [
@@ -120,7 +125,7 @@ def account(stats: Mapping[str, Any]) -> list[Entry]:
         Entry(
             "in documents that are too short",
             mixture["tokens_too_short"],
-            f"{mixture['documents_too_short']:,} documents below --min-doc-len",
+            f"{counted(mixture['documents_too_short'], 'document')} below --min-doc-len",
             "less",
         ),
         Entry("left aside by the mixture", max(0, -changed), "", "less"),

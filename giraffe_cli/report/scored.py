@@ -95,12 +95,15 @@ class Scored:
     """Tokens that the checkpoint is meant to read."""
     tested: str = "checkpoint"
     """What the checkpoint is called."""
+    trained: bool = True
+    """False where it is known that no weight was changed: its gains are the table's."""
 
     @classmethod
     def of_run(cls, report: Mapping[str, Any]) -> Scored:
         """The evaluation inside a run's `report.json`."""
         native, target = int(report["native_length"]), int(report["target_length"])
-        return cls(report.get("evaluation") or {}, native, target, OF_A_RUN)
+        scores = report.get("evaluation") or {}
+        return cls(scores, native, target, OF_A_RUN, trained=bool(report["steps"]))
 
     @classmethod
     def of_evaluation(cls, results: Mapping[str, Any]) -> Scored:

@@ -23,10 +23,10 @@ from giraffe_cli.report.figure import (
     finish,
     literal,
 )
-from giraffe_cli.report.numbers import number
+from giraffe_cli.report.numbers import number, without_interval
 from giraffe_cli.report.templates import sentence
 from giraffe_cli.rope.base import strategies
-from giraffe_cli.units import format_length
+from giraffe_cli.units import counted, format_length
 
 Trial = Mapping[str, Any]
 """A row of `trials`: `number`, `loss` in nats, `stopped`, `origin`, `factors`."""
@@ -64,9 +64,10 @@ def proof(search: Mapping[str, Any]) -> str:
         return f"nothing better than {seed['origin']} was found"
     judged = "better" if search["improved"] else "not shown to be better"
     mean, low, high = (number(score[key], 3, sign=True) for key in ("mean", "ci_low", "ci_high"))
+    ends = "(no interval)" if without_interval(score) else f"({low} to {high})"
     return (
-        f"best minus best seed ({seed['origin']}) on {score['n']} other samples: {mean} nats "
-        f"({low} to {high}), {judged}"
+        f"best minus best seed ({seed['origin']}) on {counted(score['n'], 'other sample')}: {mean} "
+        f"nats {ends}, {judged}"
     )
 
 

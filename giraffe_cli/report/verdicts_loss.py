@@ -113,18 +113,18 @@ def short_context_kept(scored: Scored, other: bool = False) -> Verdict:
         answer = "yes"
         effect = f"Inside the native window extending cost at most {MAX_LOSS_RISE} nats"
     told = answer != "no" and not other and "control" not in scored.models
-    domain = _domain(score) if told else ""
-    return Verdict(claim, answer, figures, f"{effect} {bounds(score)}.{domain}")
+    caution = _not_of_length(score, scored.trained) if told else ""
+    return Verdict(claim, answer, figures, f"{effect} {bounds(score)}.{caution}")
 
 
-def _domain(score: Score) -> str:
+def _not_of_length(score: Score, trained: bool) -> str:
     """The caution that a gain inside the native window cannot come from length."""
     if score["mean"] >= 0:
         return ""
+    of, short = ("the training text’s domain", "the domain") if trained else ("the table’s",) * 2
     return (
-        f" {'A' if score['ci_high'] < 0 else 'If real, a'} gain at this length is the training "
-        "text’s domain, not length: part of the gain over the base at longer contexts may be the "
-        "domain as well."
+        f" {'A' if score['ci_high'] < 0 else 'If real, a'} gain at this length is {of}, not "
+        f"length: part of the gain over the base at longer contexts may be {short} as well."
     )
 
 

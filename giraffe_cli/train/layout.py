@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch.distributed as dist
@@ -19,6 +20,12 @@ import torch.distributed as dist
 from giraffe_cli.model.gathered_keys import KeyGroup
 from giraffe_cli.model.sequence_parallel import SequenceGroup
 from giraffe_cli.train.data import Window
+
+PATIENCE = timedelta(hours=3)
+"""How long a process waits for the others, of NCCL 10 minutes by itself. One writes a checkpoint
+while the others wait (96 GB of 8B with all its moments: 11 minutes at 150 MB/s), and a process
+whose windows hold long documents takes far longer than one of short ones; a peer that is lost
+without a word holds the others up as long."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +65,7 @@ class Layout:
         if size == 1:
             return None
         groups = [
-            dist.new_group(list(range(first, first + size)))
+            dist.new_group(list(range(first, first + size)), timeout=PATIENCE)
             for first in range(0, self.processes, size)
         ]
         kind = SequenceGroup if self.sequence_parallel_by == "heads" else KeyGroup
@@ -84,7 +91,9 @@ class Layout:
         if self.nodes == 1:
             return None
         firsts = range(0, self.processes, size)
-        groups = [dist.new_group(list(range(first, first + size))) for first in firsts]
+        groups = [
+            dist.new_group(list(range(first, first + size)), timeout=PATIENCE) for first in firsts
+        ]
         return groups[self.rank // size]
 
     def place(self, number: int) -> int:

@@ -22,6 +22,7 @@ import torch
 from giraffe_cli import errors
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import DoesNotFit, GiraffeError, Interrupted, UsageError
+from giraffe_cli.model.out_of_memory import hand_back
 from giraffe_cli.progress import Bar, Reporter
 from giraffe_cli.rundir import begin_stage, read_json, write_json
 from giraffe_cli.train.crew import Crew
@@ -117,6 +118,7 @@ def launch(
         GiraffeError: a worker failed; its own error where it told one. Or a node is not there.
         Interrupted: a signal came; the workers saved a checkpoint.
     """
+    hand_back()  # a comparison of tables in this process leaves its GPU's cache full
     folder, variables = begin_stage(run_dir / "workers"), environment or {}
     write_json(folder / "request.json", request)
     here = processes // (crew.nodes if crew else 1)

@@ -13,7 +13,6 @@ from accelerate import Accelerator
 from accelerate.utils import (
     DistributedType,
     InitProcessGroupKwargs,
-    KwargsHandler,
     ProjectConfiguration,
 )
 from torch import Tensor, nn
@@ -32,7 +31,7 @@ from giraffe_cli.model.sharded import ShardedBase
 from giraffe_cli.model.trainable import causal_model, load_base, make_trainable
 from giraffe_cli.train.data import Window
 from giraffe_cli.train.job import TrainJob
-from giraffe_cli.train.layout import Layout
+from giraffe_cli.train.layout import PATIENCE, Layout
 from giraffe_cli.train.sharing import check_keys, check_recorded
 from giraffe_cli.train.trackers import check_trackers
 from giraffe_cli.train.window_loss import Tensors, WindowLoss
@@ -54,7 +53,7 @@ def make_accelerator(job: TrainJob) -> Accelerator:
         mixed_precision="no",
         log_with=job.config.trackers or None,
         project_config=ProjectConfiguration(logging_dir=str(job.run_dir / "trackers")),
-        kwargs_handlers=_of_the_group(),
+        kwargs_handlers=[_of_the_group()],
     )
     if accelerator.distributed_type not in REPLICATED:
         raise InvalidInput(
@@ -65,11 +64,14 @@ def make_accelerator(job: TrainJob) -> Accelerator:
     return accelerator
 
 
-def _of_the_group() -> list[KwargsHandler]:
-    """gloo where this machine's processes are more than its GPUs: NCCL refuses to share one."""
+def _of_the_group() -> InitProcessGroupKwargs:
+    """Our patience, and gloo where this machine's processes are more than its GPUs: NCCL refuses to
+    share one."""
     processes = int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     is_shared = torch.cuda.is_available() and processes > torch.cuda.device_count()
-    return [InitProcessGroupKwargs(backend="gloo")] if is_shared else []
+    if is_shared:
+        return InitProcessGroupKwargs(backend="gloo", timeout=PATIENCE)
+    return InitProcessGroupKwargs(timeout=PATIENCE)
 
 
 def build_model(

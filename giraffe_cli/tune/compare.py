@@ -34,6 +34,7 @@ from giraffe_cli.tune.standing import (
     standing_of,
     warnings_of,
 )
+from giraffe_cli.units import counted
 
 SCHEMA_VERSION = 1
 COMPARISON = "comparison.json"
@@ -126,9 +127,7 @@ class BakeOff:
             entries = self.evidence.deciding(count)
             two = sum(self.reader.seconds(setting.table, entries) for setting in kept[:2])
             if two > self.left():
-                self._left_out(
-                    f"no two settings were read on {count} sample{'s' * (count > 1)}", []
-                )
+                self._left_out(f"no two settings were read on {counted(count, 'sample')}", [])
                 return kept if earlier else []
             share = self.left() * ROUND_SHARE
             if later and self.left() - share < two * (later - count) / (count - earlier):

@@ -20,6 +20,7 @@ from giraffe_cli.evals.order import Entry, reading_plan
 from giraffe_cli.evals.pace import Pace, measured_pace
 from giraffe_cli.evals.reading import chunk_here, missing_of, take_all
 from giraffe_cli.evals.subject import Subject
+from giraffe_cli.model.out_of_memory import hand_back
 from giraffe_cli.progress import Bar
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.install import swap_table
@@ -94,11 +95,8 @@ class TableReader:
 
     def close(self) -> None:
         """Give the model's memory back; the next reading loads it again."""
-        import torch
-
         self._opened = None
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        hand_back()
 
     def _model(self) -> OpenSubject:
         if self._opened is None:

@@ -28,6 +28,7 @@ from giraffe_cli.tune.genome import Genome
 from giraffe_cli.tune.hunt import Hunt, Trial
 from giraffe_cli.tune.reading import TableReader
 from giraffe_cli.tune.standing import difference, mean_of
+from giraffe_cli.units import counted
 
 SCHEMA_VERSION = 1
 SEARCH, FACTORS = "search.json", "factors.json"
@@ -41,8 +42,8 @@ def split(entries: Sequence[Entry], fitness: int) -> tuple[list[Entry], list[Ent
     """
     if not 0 < fitness < len(entries):
         raise InvalidInput(
-            f"{len(entries)} documents reach the target, {fitness} are for the search: none is "
-            "left to prove its result on",
+            f"{counted(len(entries), 'document')} of the target's length, {fitness} for search: "
+            "none is left to prove its result on",
             "give more long documents, or fewer --documents",
         )
     chosen = {round(k * len(entries) / fitness) for k in range(fitness)}
@@ -86,7 +87,7 @@ def search(
     reporter.info(
         f"best of {len(hunt.trials)}: {hunt.best.loss:.4f} nats ({hunt.best.genome.origin}), best "
         f"seed {hunt.best_seed.loss:.4f} ({hunt.best_seed.genome.origin}); now on "
-        f"{len(proving)} other documents"
+        f"{counted(len(proving), 'other document')}"
     )
     proof = prove(hunt, proving, reporter, seed)
     cost = native_cost(hunt, reporter, seed)

@@ -20,7 +20,7 @@ from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.tune.evidence import NLL, Evidence
 from giraffe_cli.tune.reading import TableReader
 from giraffe_cli.tune.settings import Setting
-from giraffe_cli.units import format_length
+from giraffe_cli.units import counted, format_length
 
 Values = Mapping[str, Value]
 
@@ -193,8 +193,8 @@ def warnings_of(rows: Sequence[Mapping[str, Any]], evidence: Evidence) -> list[s
     best, found = rows[0], []
     if best["samples"] < FEWEST_CLUSTERS:
         found.append(
-            f"the best was read on {best['samples']} documents; intervals from fewer than "
-            f"{FEWEST_CLUSTERS} are wide, and tell few settings apart"
+            f"the best was read on {counted(best['samples'], 'document')}; intervals from fewer "
+            f"than {FEWEST_CLUSTERS} are wide, and tell few settings apart"
         )
     cost = best["short_context"]
     if cost and cost["mean"] > MAX_LOSS_RISE:
