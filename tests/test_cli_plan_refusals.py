@@ -69,6 +69,9 @@ def test_nothing_trained_needs_no_memory(giraffe, tiny_llama, corpus, tmp_path):
     done = giraffe("plan", *shape, "--target-len", "1m", "--steps", "0")
     assert done.code == 0, done.stderr
     assert "nothing is trained" in done.stdout
+    tiny = ("--model", tiny_llama, "--target-len", "1k", "--steps", "0", "--json")
+    (stage,) = json.loads(giraffe("plan", *tiny).stdout)["stages"]  # and no trial step
+    assert stage["estimate"]["pace"]["is_measured"] is False
     options = ("--data", corpus, "--target-len", "64m", "--rope", "yarn", "--no-eval")
     done = giraffe("extend", "--model", tiny_llama, *options, "--steps", "0", "--dry-run")
     assert done.code == 0, done.stderr

@@ -115,7 +115,9 @@ def test_tables_stay_within_80_columns_whatever_was_scored(report, more):
 def test_without_an_evaluation_the_console_shows_no_empty_table(report):
     report["evaluation"] = {}
     text = rendered(report)
-    assert text.startswith("uses context up to 16k: not measured\n")
+    title, blank, verdict = text.splitlines()[:3]
+    assert title.endswith(": 1k → 16k (yarn)")
+    assert (blank, verdict) == ("", "uses context up to 16k: not measured")
     assert "% right" not in text
 
 

@@ -47,9 +47,9 @@ MOST_TOKENS = {"cpu": 1024, "cuda": 8192}
 
 
 def pace_of(machine: Machine, shape: Checkpoint, config: ExtendConfig) -> Pace:
-    """What `machine` sustains: measured where it is this one, assumed of any other."""
+    """What `machine` sustains: measured where it is this one and would train, else assumed."""
     dtype = resolve_dtype(config.dtype, shape.dtype, machine.has_bfloat16)
-    if machine.name:
+    if machine.name or not config.trains:
         return assumed_pace(machine, dtype)
     device = torch.device(machine.kind)
     return Pace(trial_step(shape, config.train, dtype, config.window, device), True, TRIAL)

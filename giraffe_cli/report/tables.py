@@ -31,6 +31,7 @@ def summary_table(report: Mapping[str, Any], place: Path | None = None) -> list[
     native, target = (format_length(report[key]) for key in ("native_length", "target_length"))
     title = f"{report.get('model', 'model')}: {native} → {target} ({report['strategy']})"
     parts: list[RenderableType] = [*score_tables(Scored.of_run(report), title)]
+    parts = parts or [escape(title), ""]
     parts += [_line(verdict) for verdict in run_verdicts(report)]
     parts += [
         "",
