@@ -10,6 +10,7 @@ import pytest
 import yaml
 from synthetic_report import Page, make_run
 
+from giraffe_cli.report.card import card_data, write_card
 from giraffe_cli.report.plots import training_plots
 from giraffe_cli.report.write import write_report
 
@@ -149,7 +150,6 @@ def test_the_card_has_the_same_numbers_and_says_how_to_load_and_serve(written):
     run_dir, _ = written
     card = (run_dir / "model" / "README.md").read_text(encoding="utf-8")
     assert front_matter(card) == {
-        "base_model": "calf",
         "license": "apache-2.0",
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
@@ -172,8 +172,6 @@ def test_the_card_has_the_same_numbers_and_says_how_to_load_and_serve(written):
     ],
 )
 def test_a_license_is_inherited_never_invented(tmp_path, base_card, license_name):
-    from giraffe_cli.report.card import write_card
-
     report = make_run(tmp_path / "run")
     base = tmp_path / "base"
     base.mkdir()
@@ -183,3 +181,12 @@ def test_a_license_is_inherited_never_invented(tmp_path, base_card, license_name
     front = front_matter((tmp_path / "run" / "model" / "README.md").read_text())
     assert front.get("license") == license_name
     assert "base_model" not in front
+
+
+@pytest.mark.parametrize(
+    ("model", "named"), [("org/Llama-7b", "org/Llama-7b"), ("calf", None), ("", None)]
+)
+def test_a_card_names_a_base_that_the_hub_has(model, named):
+    """calf ships inside the package, and the hub's `calf` is another's."""
+    front = card_data({"model": model, "strategy": "yarn"}, None).to_dict()
+    assert front.get("base_model") == named

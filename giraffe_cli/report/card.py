@@ -10,16 +10,17 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 
 from giraffe_cli import __version__
+from giraffe_cli.checkpoint_source import EMBEDDED
 from giraffe_cli.plain_yaml import parse_yaml
 from giraffe_cli.report import facts, facts_training
 from giraffe_cli.report.card_tables import markdown_tables
-from giraffe_cli.report.choice import documents, documents_read, was_measured
+from giraffe_cli.report.choice import documents_read, was_measured
 from giraffe_cli.report.page import all_warnings, model_name, page_title
 from giraffe_cli.report.scored import Scored
 from giraffe_cli.report.serve import serve_lines
 from giraffe_cli.report.verdicts import run_verdicts
 from giraffe_cli.rundir import atomic_open
-from giraffe_cli.units import format_length, visible
+from giraffe_cli.units import counted, format_length, visible
 
 _HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -43,7 +44,8 @@ def write_card(report: Mapping[str, Any], model_dir: Path, plan: Mapping[str, An
 def card_data(report: Mapping[str, Any], base_path: Path | None) -> ModelCardData:
     """Front matter. A license is repeated from the base's card, never invented."""
     source = str(report.get("model", ""))
-    named = _HUB_NAME.fullmatch(source) and not Path(source).exists()
+    is_own = Path(source).exists() or source == EMBEDDED
+    named = _HUB_NAME.fullmatch(source) and not is_own
     return ModelCardData(
         base_model=source if named else None,
         library_name="transformers",
@@ -107,7 +109,7 @@ def _chosen_by(choice: Mapping[str, Any], strategy: str) -> list[str]:
     """How the table was chosen, where tables were compared; the last stage may name its own."""
     if not was_measured(choice) or choice["chosen"]["strategy"] != strategy:
         return []
-    read = documents(documents_read(choice))
+    read = counted(documents_read(choice), "document")
     reason = " ".join(str(choice["reason"]).split())
     return [f"The table was chosen by measurement on {read} of the training text: {reason}."]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from giraffe_cli.report.comparison import ComparisonTable, comparison_plots, comparison_table
 from giraffe_cli.report.figure import Plot
-from giraffe_cli.units import format_seconds
+from giraffe_cli.units import counted, format_seconds
 
 
 @dataclass(frozen=True)
@@ -50,16 +50,12 @@ def documents_read(comparison: Mapping[str, Any]) -> int:
     return int(best[comparison["fitness"]][str(comparison["target_length"])]["clusters"])
 
 
-def documents(count: int) -> str:
-    """`1 document`, `8 documents`."""
-    return f"{count} document{'s' * (count != 1)}"
-
-
 def _about(choice: Mapping[str, Any]) -> str:
     count, budget = len(choice["settings"]), choice.get("budget_seconds")
+    read = counted(documents_read(choice), "document")
     allowed = f" of {format_seconds(budget)} allowed" if budget is not None else ""
     return (
-        f"{count} setting{'s' * (count != 1)} of the strategies were compared on the base, before "
-        f"training, on up to {documents(documents_read(choice))} of the training text, in "
+        f"{counted(count, 'setting')} of the strategies were compared on the base, before "
+        f"training, on up to {read} of the training text, in "
         f"{format_seconds(choice['seconds'])}{allowed}."
     )
