@@ -17,7 +17,7 @@ from giraffe_cli.report.compare_page import write_comparison
 from giraffe_cli.report.compare_plots import compare_plots
 from giraffe_cli.report.compare_rows import rows
 from giraffe_cli.report.protocol import differing, protocol
-from giraffe_cli.rundir import read_json
+from giraffe_cli.rundir import read_json, write_sealed
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,14 @@ def test_an_unfinished_run_tells_what_it_has(runs):
     assert entry.trained_tokens == first["trained_tokens"] + last["tokens"]
     assert entry.final_loss == last["loss"]
     assert ("status", ["unfinished: 6 of 7 steps"]) in rows([entry])
+
+
+def test_an_unfinished_run_names_the_table_that_it_chose(runs, tmp_path):
+    cut = shutil.copytree(runs / "cut", tmp_path / "cut")
+    (cut / "rope_choice.json").unlink()
+    assert read_entries([cut])[0].strategy == "auto"
+    write_sealed(cut / "rope_choice.json", {"chosen": {"strategy": "ntk"}})
+    assert read_entries([cut])[0].strategy == "ntk"
 
 
 def test_columns_stand_side_by_side_and_what_none_knows_is_left_out(runs):

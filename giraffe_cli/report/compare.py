@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from giraffe_cli.config.base import AUTO
 from giraffe_cli.config.building import build
 from giraffe_cli.config.files import read_yaml
 from giraffe_cli.errors import InvalidInput, raise_together
@@ -20,7 +21,7 @@ from giraffe_cli.report.numbers import Score
 from giraffe_cli.report.protocol import differing, protocol
 from giraffe_cli.report.scored import Scored, looks_like_shares, read_results
 from giraffe_cli.report.write import all_metrics
-from giraffe_cli.rundir import read_json
+from giraffe_cli.rundir import read_json, read_kept
 
 
 @dataclass(frozen=True)
@@ -143,7 +144,7 @@ def _unfinished(path: Path, name: str) -> Entry:
         kind="run",
         finished=False,
         model=config.model,
-        strategy=stages[-1].rope.strategy,
+        strategy=_chosen(stages[-1].rope.strategy, path),
         native_length=plan.get("native_length"),
         target_length=config.target_length,
         targets=targets,
@@ -156,6 +157,12 @@ def _unfinished(path: Path, name: str) -> Entry:
         metrics=metrics,
         borders=borders,
     )
+
+
+def _chosen(strategy: str, path: Path) -> str:
+    """What the run in `path` has in the place of `auto`, once it has chosen."""
+    choice = read_kept(path / "rope_choice.json") if strategy == AUTO else None
+    return str(choice["chosen"]["strategy"]) if choice else strategy
 
 
 def _evaluation(path: Path, name: str) -> Entry:
