@@ -129,6 +129,7 @@ def test_the_share_of_attention_is_what_the_documents_of_the_windows_leave_over(
     ]
     assert 0 < min(by_hand) < max(by_hand) <= 1
     assert attention_share(folder) == pytest.approx(sum(by_hand) / len(by_hand))
+    assert (rows.squares / rows.window**2).tolist() == pytest.approx(by_hand)
 
 
 def test_rows_spread_over_groups_and_shards(pack, corpus, monkeypatch):

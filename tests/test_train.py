@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import shutil
 import signal
@@ -52,6 +53,8 @@ def undisturbed(material, tmp_path_factory):
 
 def stream(rows=10, windows_per_step=4, window=8):
     class Rows:
+        squares = np.full(rows, 3.0**2 + 2.0**2)
+
         def __len__(self):
             return rows
 
@@ -78,10 +81,11 @@ def test_every_row_is_trained_once_an_epoch_in_another_order():
 
 @pytest.mark.parametrize("processes", [1, 2, 4])
 def test_processes_share_a_step_without_changing_it(processes):
-    whole = {w.doc_ids: w for w in stream().of_step(3)}
-    shares = [list(stream().of_step(3, rank, processes)) for rank in range(processes)]
-    assert {len(share) for share in shares} == {4 // processes}
-    for window in (w for share in shares for w in share):
+    whole = {w.doc_ids: w for w in stream().of_step(3, range(4))}
+    places = [stream().share(3, rank, processes) for rank in range(processes)]
+    assert {len(share) for share in places} == {4 // processes}
+    assert sorted(itertools.chain(*places)) == [0, 1, 2, 3]
+    for window in (w for share in places for w in stream().of_step(3, share)):
         assert torch.equal(window.position_ids, whole[window.doc_ids].position_ids)
         assert window.dropout_seed == whole[window.doc_ids].dropout_seed
 
@@ -119,8 +123,8 @@ def test_loss_and_gradient_norm_equal_stock_transformers_document_by_document(ma
     )
     model = add_lora(base, config.lora, seed=7)
     total, targets = torch.zeros(()), 0
-    assert max(len(window.seq_lengths) for window in windows.of_step(0)) > 1
-    for window in windows.of_step(0):
+    assert max(len(window.seq_lengths) for window in windows.of_step(0, range(2))) > 1
+    for window in windows.of_step(0, range(2)):
         ids, where = window.input_ids[0], window.position_ids[0]
         for piece, positions in zip(
             ids.split(window.seq_lengths), where.split(window.seq_lengths), strict=True

@@ -119,14 +119,17 @@ def test_one_process_that_asks_is_heard_by_all_and_all_start_from_the_first(tmp_
 
 
 class Rows:
-    """Ten rows of 8 tokens in documents of 5 and 3."""
+    """Ten rows of 8 tokens in documents of 5 and 3, every third in ones of 7 and 1."""
+
+    lengths = np.where(np.arange(10)[:, None] % 3, [5, 3], [7, 1]).astype(np.int32)
+    squares = (lengths.astype(float) ** 2).sum(1)
 
     def __len__(self):
         return 10
 
     def row(self, index):
         ids = (np.arange(8, dtype=np.int32) * (index + 3)) % 11
-        return Row(ids, np.array([5, 3], dtype=np.int32), [f"a{index}", f"b{index}"])
+        return Row(ids, self.lengths[index], [f"a{index}", f"b{index}"])
 
 
 STREAM = WindowStream(Rows(), make_positions("pose"), 8, 100, 3, windows_per_step=4)
@@ -140,15 +143,15 @@ def test_neighbours_share_windows_and_slice_0_counts_them():
         (1, 2, 0),
         (1, 2, 1),
     ]
-    shares = [list(STREAM.of_step(0, at.window_rank, at.window_processes)) for at in layouts]
+    places = [STREAM.share(0, at.window_rank, at.window_processes) for at in layouts]
+    shares = [STREAM.of_step(0, share) for share in places]
     names = [[window.doc_ids for window in share] for share in shares]
     assert names[0] == names[1]
     assert names[2] == names[3]
     assert names[0] + names[2] != names[0] + names[0]
     counted = [at.counts(share) for at, share in zip(layouts, shares, strict=True)]
     assert counted == [(12, 16), (0, 0), (12, 16), (0, 0)]
-    places = [at.place(n) for at in layouts for n in range(2)]
-    assert places == [0, 2, 0, 2, 1, 3, 1, 3]
+    assert places == [[0, 2], [0, 2], [1, 3], [1, 3]]
 
 
 class SlicedLoss(torch.nn.Module):

@@ -10,7 +10,7 @@ The randomness of a window (positions, dropout) is drawn from (seed, window), fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from giraffe_cli.corpus.store import PackedRows, Row
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.loss import IGNORED
 from giraffe_cli.rope.scheme import AbstractPositions, Positions
+from giraffe_cli.train.balance import shared_out
 
 _ORDER, _POSITIONS, _DROPOUT, _HELD_OUT = range(4)
 """What a random stream is for: streams of one window must not be the same numbers."""
@@ -62,11 +63,17 @@ class WindowStream:
     across_documents: bool = False
     """Whether the documents of a row count as one: attention, positions and targets run through."""
 
-    def of_step(self, step: int, rank: int = 0, processes: int = 1) -> Iterator[Window]:
-        """This process's share of the windows of `step` (from 0), every `processes`-th one."""
-        first = step * self.windows_per_step
-        for index in range(first + rank, first + self.windows_per_step, processes):
-            yield self.build(index)
+    def share(self, step: int, rank: int = 0, processes: int = 1) -> list[int]:
+        """Which of the windows of `step` (from 0) are this process's, by their places in it."""
+        first, many = step * self.windows_per_step, self.windows_per_step
+        costs = [0.0] * many
+        if processes > 1 and not self.across_documents:
+            costs = self.rows.squares[self._rows(range(first, first + many))].tolist()
+        return shared_out(costs, processes)[rank]
+
+    def of_step(self, step: int, places: Sequence[int]) -> list[Window]:
+        """The windows of `step` at `places`."""
+        return [self.build(step * self.windows_per_step + place) for place in places]
 
     def build(self, index: int) -> Window:
         """The `index`-th window of the run, from 0.
@@ -74,8 +81,7 @@ class WindowStream:
         Raises:
             InvalidInput: the row is longer than the configured window, or trains nothing.
         """
-        epoch, place = self.cursor(index)
-        row_index = int(self._order(epoch)[place])
+        (row_index,) = self._rows([index])
         row = self.rows.row(row_index)
         if len(row.input_ids) > self.window:
             raise InvalidInput(
@@ -100,6 +106,12 @@ class WindowStream:
     def cursor(self, index: int) -> tuple[int, int]:
         """(epoch, place in its permutation) of a window."""
         return divmod(index, len(self.rows))
+
+    def _rows(self, indices: Sequence[int]) -> list[int]:
+        """The packed rows of these windows."""
+        places = [self.cursor(index) for index in indices]
+        orders = {epoch: self._order(epoch) for epoch in {epoch for epoch, _ in places}}
+        return [int(orders[epoch][place]) for epoch, place in places]
 
     def _order(self, epoch: int) -> npt.NDArray[np.int64]:
         return self._generator(_ORDER, epoch).permutation(len(self.rows))

@@ -1,7 +1,7 @@
-"""Which process trains which windows, and who counts what they hold.
+"""Which processes share a window, and who counts what it holds.
 
     6 processes, sequence_parallel 2      process   0 1   2 3   4 5
-    neighbours share a window             window    0     1     2     of every 3
+    neighbours share a window             share     0     1     2     of the windows of a step
     each a slice of its tokens            slice     0 1   0 1   0 1
 
 What a window yields (nats, gradients) is the sum over the processes that share it, so sums over
@@ -95,10 +95,6 @@ class Layout:
             dist.new_group(list(range(first, first + size)), timeout=PATIENCE) for first in firsts
         ]
         return groups[self.rank // size]
-
-    def place(self, number: int) -> int:
-        """Where this process's `number`-th window stands among all windows of the step."""
-        return self.window_rank + number * self.window_processes
 
     def counts(self, windows: Sequence[Window]) -> tuple[int, int]:
         """Targets and tokens of `windows`, such that the sum over all processes counts each

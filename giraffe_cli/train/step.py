@@ -50,18 +50,19 @@ def train_step(run: Run, rate: float) -> StepOutcome:
     layout, config = run.layout, run.job.config
 
     # ── targets of the whole step first: what every window's loss is divided by ──────────────
-    share = run.stream.of_step(run.state.step, layout.window_rank, layout.window_processes)
-    windows = list(share)
+    step = run.state.step
+    share = run.stream.share(step, layout.window_rank, layout.window_processes)
+    windows = run.stream.of_step(step, share)
     counts = sum_of(torch.tensor(layout.counts(windows), device=run.device))
     num_targets, num_tokens = counts.tolist()
 
     # ── forward and backward, window by window ───────────────────────────────────────────────
     told = torch.zeros(2, config.windows_per_step, dtype=torch.float64, device=run.device)
-    for number, window in enumerate(windows):
+    for place, window in zip(share, windows, strict=True):
         of_window = run.objective.of_window(run.model, window, run.device)
         torch.autograd.backward(of_window.minimised / num_targets)
-        told[0, layout.place(number)] = of_window.nats
-        told[1, layout.place(number)] = of_window.weights
+        told[0, place] = of_window.nats
+        told[1, place] = of_window.weights
 
     # ── sums over all processes: gradients, and every window's loss ──────────────────────────
     parameters = list(run.parameters.values())
