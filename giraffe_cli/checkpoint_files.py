@@ -79,8 +79,15 @@ def check_settings(path: Path) -> None:
             f"where it is merged already, remove {ADAPTER_CONFIG} from a copy; else merge it first",
         )
     for name in ("tokenizer_config.json", "generation_config.json", "special_tokens_map.json"):
-        if (path / name).is_file() and not isinstance(read_json(path / name), dict):
+        settings = read_json(path / name) if (path / name).is_file() else {}
+        if not isinstance(settings, dict):
             raise InvalidInput(f"{path / name} holds no JSON object", "download it again")
+        limit = settings.get("model_max_length")
+        if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int | float)):
+            raise InvalidInput(
+                f"{path / name} says model_max_length {limit!r}, needs a number",
+                "write it without quotation marks",
+            )
 
 
 def check_tokenizer(path: Path, vocab_size: int) -> None:

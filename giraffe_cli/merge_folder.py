@@ -20,6 +20,8 @@ from giraffe_cli.weights import STORED_DTYPES, STORED_TABLE
 STAGE = "merge"
 BUILDING, REPLACED = ".giraffe-building", ".giraffe-replaced"
 """Suffixes of the folders that exist beside the output while it is written."""
+TEMPLATES = "additional_chat_templates/*.jinja"
+"""Where transformers keeps the chat templates that have names."""
 COPIED = (
     "config.json",
     "generation_config.json",
@@ -31,6 +33,7 @@ COPIED = (
     "vocab.json",
     "merges.txt",
     "chat_template*",
+    TEMPLATES,
     "LICENSE*",
     "NOTICE*",
 )
@@ -86,6 +89,7 @@ def put_in_place(building: Path, out: Path) -> None:
 
 def copy_file(source: Path, final: Path) -> None:
     """A real copy, durable; never a link, for either side may be edited or deleted later."""
+    make_folder(final.parent)
     with open(source, "rb") as reader, atomic_open(final) as writer:
         shutil.copyfileobj(reader, writer)
 
@@ -95,7 +99,7 @@ def copy_companions(base: Path, out: Path) -> None:
     for pattern in COPIED:
         for path in sorted(base.glob(pattern)):
             if path.is_file():
-                copy_file(path, out / path.name)
+                copy_file(path, out / path.relative_to(base))
 
 
 def is_in_dtype(out: Path, dtype: str) -> bool:

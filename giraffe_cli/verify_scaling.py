@@ -32,6 +32,7 @@ from giraffe_cli.rope.readings import (
     fields_of,
     names_theta,
     read_as_transformers_5,
+    served_length,
 )
 from giraffe_cli.rundir import read_json
 from giraffe_cli.verify_files import Check, problems_check
@@ -50,13 +51,6 @@ def reachable_length(theta: float) -> float:
     """L(θ) in tokens: the window that unscaled RoPE of base θ is commonly trained at."""
     exponent = math.log(theta) / math.log(DEFAULT_THETA)
     return 2 * math.pi * math.pow(LLAMA_2_WINDOW / (2 * math.pi), exponent)
-
-
-def served_length(config: Mapping[str, Any], reading: Reading) -> int:
-    """Tokens the config promises: `linear` and `dynamic` name the native window beside a factor."""
-    window: int = config["max_position_embeddings"]
-    scaled = reading["rope_type"] in {"linear", "dynamic"} and not reading.get(ORIGINAL)
-    return int(window * reading["factor"]) if scaled else window
 
 
 def check_scaling(

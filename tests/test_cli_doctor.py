@@ -129,13 +129,17 @@ def test_a_table_that_the_file_for_llama_cpp_lacks_is_named(giraffe, served):
     change(served / "config.json", rope_parameters={"rope_type": "default", "rope_theta": 5e5})
     found = serve_checks(giraffe, served, 3)["gguf"]
     assert found["found"].startswith("rope_freqs ")
-    assert found["hint"] == f"giraffe export {served} --to gguf --out {served}.gguf"
+    assert found["hint"] == (
+        f"rm {served}.gguf && giraffe export {served} --to gguf --out {served}.gguf"
+    )
 
 
 def test_a_file_older_than_the_weights_and_lost_weights_are_named(giraffe, served):
     assert giraffe("export", served, "--to", "gguf", "--out", f"{served}.gguf").code == 0
     os.utime(f"{served}.gguf", (1, 1))
     assert "older than the weights" in serve_checks(giraffe, served, 3)["gguf"]["found"]
+    assert giraffe("export", served, "--to", "gguf", "--out", f"{served}.gguf").code == 0
+    assert serve_checks(giraffe, served, 0)["gguf"]["ok"]  # found equal, and said so
     (served / "model.safetensors").unlink()
     assert not serve_checks(giraffe, served, 3)["weights"]["ok"]
 
@@ -163,3 +167,14 @@ def test_files_that_hold_no_object_are_told(giraffe, tiny_llama, tmp_path, name)
     done = giraffe("doctor", folder)
     assert done.code == 3
     assert f"{name} holds no JSON object" in done.stdout + done.stderr
+
+
+def test_a_limit_in_quotation_marks_is_told(giraffe, tiny_llama, tmp_path):
+    folder = shutil.copytree(tiny_llama, tmp_path / "model")
+    change(folder / "tokenizer_config.json", model_max_length="512")
+    done = giraffe("doctor", folder)
+    assert done.code == 3
+    assert "tokenizer: model_max_length '512', needs no limit below 128" in done.stdout
+    done = giraffe("export", folder, "--to", "gguf", "--out", tmp_path / "m.gguf")
+    assert done.code == 3
+    assert "says model_max_length '512', needs a number" in done.stderr

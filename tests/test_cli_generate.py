@@ -100,6 +100,21 @@ def test_standard_input_is_a_prompt_too(giraffe, llama, text, monkeypatch):
     assert found.stdout == expected_text(llama, text.read_text(), 12)[0] + "\n"
 
 
+@pytest.mark.parametrize("mark", [b"", b"\xef\xbb\xbf"])
+def test_a_file_and_standard_input_are_the_same_prompt(giraffe, llama, tmp_path, monkeypatch, mark):
+    """Line ends of Windows stay, and a byte order mark is none of the text."""
+    asked = ("--max-new-tokens", 1, "--json")
+    (tmp_path / "text").write_bytes(mark + b"the\r\ngrass")
+    from_file = giraffe("generate", llama, "--prompt-file", tmp_path / "text", *asked)
+    stream = io.TextIOWrapper(io.BytesIO(mark + b"the\r\ngrass"))
+    monkeypatch.setattr(sys, "stdin", stream)
+    from_stdin = giraffe("generate", llama, "--prompt-file", "-", *asked)
+    expected = len(load_tokenizer(llama)("the\r\ngrass").input_ids)
+    for found in (from_file, from_stdin):
+        (answer,) = json.loads(found.stdout)["answers"]
+        assert answer["prompt_tokens"] == expected
+
+
 def test_a_stop_string_is_left_out(giraffe, llama, text):
     whole, _ = expected_text(llama, text.read_text(), 12)
     stop = whole[5:7]

@@ -111,6 +111,32 @@ def test_a_chat_template_goes_along(tmp_path):
     assert copied.read_text() == "{{ messages[0].content }}"
 
 
+def test_named_chat_templates_go_along(tmp_path):
+    made = make_run(tmp_path)
+    named = made.base / "additional_chat_templates" / "rag.jinja"
+    named.parent.mkdir()
+    named.write_text("{{ documents }}")
+    exported = make_target("adapter").export(str(made.run), ExportOptions(), SilentReporter())
+    copied = Path(exported.facts["path"]) / "additional_chat_templates" / "rag.jinja"
+    assert copied.read_text() == "{{ documents }}"
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_damaged_matrices_get_no_name(giraffe, tmp_path, cut):
+    """What is read back wrong must not be left under the name that was asked for."""
+    run, out = make_run(tmp_path).run, tmp_path / "out"
+    weights = run / "adapter" / "adapter_model.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-8] if cut else whole[:-1] + bytes([whole[-1] ^ 1]))
+    for _ in range(2):
+        done = giraffe("export", run, "--to", "adapter", "--out", out)
+        assert done.code == 3
+        assert f"{weights} was altered since it was written" in done.stderr
+        assert not out.exists()
+    weights.write_bytes(whole)
+    assert giraffe("export", run, "--to", "adapter", "--out", out).code == 0
+
+
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")

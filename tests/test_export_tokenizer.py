@@ -243,11 +243,26 @@ def test_the_first_of_several_end_tokens_and_the_chat_template(tmp_path, tiny_ll
     write_json(folder / "tokenizer_config.json", settings)
     (folder / "special_tokens_map.json").unlink(missing_ok=True)
     config = {**read_json(folder / "config.json"), "eos_token_id": [5, 6], "pad_token_id": 7}
+    (folder / "generation_config.json").unlink()
     found = read_vocabulary(folder, config, 384)
-    assert found.special_ids == {"bos": 0, "eos": 5, "pad": 7}
+    assert found.special_ids == {"bos": 0, "eos": 5, "eot": 6, "pad": 7}
     assert found.chat_template == "{{ messages[0].content }}"
     none = read_vocabulary(folder, {**config, "pad_token_id": -1}, 384)  # as Llama 1 says it
-    assert none.special_ids == {"bos": 0, "eos": 5}
+    assert none.special_ids == {"bos": 0, "eos": 5, "eot": 6}
+
+
+def test_ends_that_generation_names_beside_the_tokenizers_are_kept(tmp_path, tiny_llama):
+    """llama.cpp knows `<|eot_id|>` by name; of the two others a GGUF holds one, and one is told."""
+    folder = change(tmp_path / "m", tiny_llama)
+    value = read_json(folder / "tokenizer.json")
+    names = {"<|eot_id|>": 380, "<stop>": 381, "<halt>": 382}
+    kind = {**value["added_tokens"][0], "special": True}
+    added = [{**kind, "id": index, "content": name} for name, index in names.items()]
+    write_json(folder / "tokenizer.json", {**value, "added_tokens": value["added_tokens"] + added})
+    write_json(folder / "generation_config.json", {"eos_token_id": [1, 380, 381, 382]})
+    found = vocabulary(folder)
+    assert (found.special_ids["eos"], found.special_ids["eot"]) == (1, 381)
+    assert found.warnings == ["llama.cpp does not end at <halt>: a GGUF names two end tokens"]
 
 
 def test_other_models_are_named(tmp_path, tiny_llama):

@@ -187,6 +187,21 @@ class TestPrompts:
         with pytest.raises(InvalidInput, match="no chat template"):
             prompts(tokenizer, "Sky.", ["Who?"], chat=True)
 
+    @pytest.mark.parametrize(
+        ("template", "told"),
+        [
+            ("{{ raise_exception('roles must alternate') }}", "fails: roles must alternate"),
+            ("{% if x %}", "fails: "),
+            ({"rag": "a", "tools": "b"}, "fails: "),
+            ("{{ '' }}", "writes nothing for a user's turn"),
+        ],
+    )
+    def test_a_chat_template_that_fails_is_named(self, folder, template, told):
+        with_template = load_tokenizer(folder)
+        with_template.chat_template = template
+        with pytest.raises(InvalidInput, match=f"the tokenizer's chat template {told}"):
+            prompts(with_template, "Sky.", chat=True)
+
     def test_what_exceeds_the_window_is_refused_with_the_line_that_helps(self):
         asked = [Prompt([0] * 50), Prompt([0] * 120)]
         check_window(asked, 8, 128, "m")
@@ -201,6 +216,11 @@ class TestPrompts:
         with pytest.raises(InvalidInput) as caught:
             check_window([Prompt([0] * 128)], 1, 128, "m")
         assert caught.value.hint == "giraffe extend --model m --target-len 1k"
+        with pytest.raises(InvalidInput) as caught:
+            check_window([Prompt([0] * 128)], 1, 128, "my run/model", is_scaled=True)
+        assert caught.value.hint == (
+            "giraffe extend --model 'my run/model' --target-len 1k --on-existing-rope compose"
+        )
 
     def test_what_a_tokenizer_puts_behind_a_text_is_no_part_of_a_prompt(self, folder):
         """An end of text would have the model begin another one."""

@@ -153,6 +153,17 @@ def test_the_directory_says_what_it_is(tmp_path, base, adapter):
     assert read_layout(out / "model.safetensors").metadata["format"] == "pt"
 
 
+def test_named_chat_templates_go_along(tmp_path, base, adapter):
+    named = base / "additional_chat_templates" / "rag.jinja"
+    named.parent.mkdir()
+    named.write_text("{{ documents }}")
+    out = merge(base, adapter, tmp_path / "out")
+    shutil.rmtree(named.parent)
+    inside = str(named.relative_to(base))
+    assert (out / inside).read_text() == "{{ documents }}"
+    assert inside in read_json(out / "manifest.json")["files"]
+
+
 def test_a_finished_merge_is_not_repeated_and_a_changed_one_is(tmp_path, base, adapter):
     out = merge(base, adapter, tmp_path / "out")
     first = (out / "model.safetensors").stat().st_ino

@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from test_misscaled import failures
 
+from giraffe_cli.rope.readings import served_length
 from giraffe_cli.rope.runtimes import portability
 from giraffe_cli.rundir import write_json
 from giraffe_cli.verify_config import check_config
-from giraffe_cli.verify_scaling import check_scaling, reachable_length, served_length
+from giraffe_cli.verify_scaling import check_scaling, reachable_length
 
 SHAPES = {
     "7B": {"hidden_size": 4096, "num_attention_heads": 32, "vocab_size": 32000},

@@ -179,8 +179,9 @@ def twice(fields: dict) -> dict:
 @pytest.mark.parametrize(
     ("config", "runtime", "sentence"),
     [
+        (config_of("linear"), "vllm", "serves 4096 tokens with linear as written"),
         (
-            config_of("linear"),
+            twice({"rope_type": "linear", "factor": 4.0, "original_max_position_embeddings": 256}),
             "vllm",
             "multiplies the length: serves 4096 tokens unless --max-model-len 1024",
         ),
@@ -281,7 +282,7 @@ THROUGH_EXPORT = "exact through giraffe export"
         (twice({"rope_type": "llama3", **TYPES["llama3"]}), {}),
         (twice({"rope_type": "yarn", **TYPES["yarn"]}), {}),
         (
-            twice({"rope_type": "linear", "factor": 4.0}),
+            twice({"rope_type": "linear", "factor": 4.0, "original_max_position_embeddings": 256}),
             {"vllm": "exact with --max-model-len 1024"},
         ),
         (
@@ -309,7 +310,6 @@ THROUGH_EXPORT = "exact through giraffe export"
             twice({"rope_type": "dynamic", "factor": 4.0}),
             {
                 "transformers": "the table changes with the length",
-                "vllm": "exact with --max-model-len 1024",
                 "llama.cpp": "unscaled",
             },
         ),

@@ -9,8 +9,9 @@ import pytest
 from synthetic_report import YARN
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.report.serve import serve_lines
+from giraffe_cli.report.serve import gguf_path, serve_lines
 from giraffe_cli.report.serve_check import check_serving
+from giraffe_cli.rope.readings import ORIGINAL
 
 
 def lines_for(tmp_path: Path, rope: dict) -> list[str]:
@@ -38,7 +39,7 @@ def test_a_table_that_stays_gets_all_lines(tmp_path, rope):
 
 def test_no_llama_cpp_line_is_printed_for_a_table_that_changes(tmp_path):
     vllm, llama_cpp = lines_for(tmp_path, {"rope_type": "dynamic", "factor": 4.0})
-    assert vllm == "vllm serve DIR --max-model-len 16384"
+    assert vllm == "vllm serve DIR --max-model-len 65536"
     assert llama_cpp.startswith("# llama.cpp: not served, dynamic here changes its table")
 
 
@@ -51,10 +52,28 @@ def test_no_export_is_printed_that_would_be_refused(tmp_path, bias):
 
 
 def test_linear_warns_that_vllm_multiplies_the_length(tmp_path):
-    caution, vllm, *llama_cpp = lines_for(tmp_path, {"rope_type": "linear", "factor": 16.0})
+    caution, vllm, *llama_cpp = lines_for(
+        tmp_path, {"rope_type": "linear", "factor": 16.0, ORIGINAL: 1024}
+    )
     assert caution.startswith("# vLLM multiplies")
     assert vllm == "vllm serve DIR --max-model-len 16384"
     assert len(llama_cpp) == 2
+
+
+def test_linear_of_others_names_the_native_window_beside_its_factor(tmp_path):
+    assert lines_for(tmp_path, {"rope_type": "linear", "factor": 2.0}) == [
+        "vllm serve DIR --max-model-len 32768",
+        "giraffe export DIR --to gguf --out DIR.gguf",
+        "llama-server -m DIR.gguf -c 32768",
+    ]
+
+
+def test_a_folder_named_by_a_dot_gets_its_file_beside_it(tmp_path, monkeypatch):
+    """`..gguf` would be a hidden file inside the model, at which verify stops."""
+    (tmp_path / "model").mkdir()
+    monkeypatch.chdir(tmp_path / "model")
+    assert gguf_path(Path()) == gguf_path(tmp_path / "model") == tmp_path / "model.gguf"
+    assert gguf_path(Path("model")) == Path("model.gguf")
 
 
 def test_longrope_without_its_vllm_keys_is_named(tmp_path):

@@ -141,10 +141,10 @@ def _document(name: str) -> str:
 
 
 def _read(name: str) -> str:
+    """Every byte but a byte order mark, as the readers of a corpus take it."""
     try:
-        if name == "-":
-            return sys.stdin.buffer.read().decode("utf-8")
-        return Path(name).expanduser().read_text(encoding="utf-8")
+        data = sys.stdin.buffer.read() if name == "-" else Path(name).expanduser().read_bytes()
+        return data.decode("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(
             f"{name} cannot be read as text: {error}", "name a UTF-8 file"
@@ -166,7 +166,8 @@ def _asked(
 
     tokenizer = load_tokenizer(opened.path)
     asked = prompts(tokenizer, text, questions, chat=chat)
-    check_window(asked, how.max_new_tokens, opened.reach, opened.source)
+    is_scaled = opened.existing_rope is not None
+    check_window(asked, how.max_new_tokens, opened.reach, opened.source, is_scaled)
     return tokenizer, asked
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -69,6 +70,6 @@ def summary(model_dir: Path, table: RopeTable, proof: dict[str, Any]) -> tuple[d
         f"model: {model_dir}\n"
         f"window: {table.target_length} tokens ({table.strategy})\n"
         f"verified: {len(proof['checks'])} checks\n"
-        f"next: giraffe eval {model_dir}"
+        f"next: giraffe eval {shlex.quote(str(model_dir))}"
     )
     return value, lines

@@ -29,6 +29,7 @@ from giraffe_cli.evals.chosen import check_asked, needs_of, runnable
 from giraffe_cli.evals.haystack import python_documentation, too_short
 from giraffe_cli.evals.other_text import documentation
 from giraffe_cli.evals.subject import EVALUATOR, Subject
+from giraffe_cli.model.chat import WITHOUT, in_chat
 from giraffe_cli.model.loading import load_tokenizer
 from giraffe_cli.progress import Reporter
 from giraffe_cli.units import format_length
@@ -106,7 +107,7 @@ def gather_material(
         copies=len(texts.documents) - len({text_hash(d.text) for d in texts.documents}),
         begins_apart=_begins_apart(subjects, [t.backend_tokenizer for t in tokenizers]),
         files=config.files,
-        chat=_chat(chat_tokenizer(subjects)) if config.chat else None,
+        chat=in_chat(chat_tokenizer(subjects)) if config.chat else None,
     )
     return with_defaults(config.tasks, material, config.documents)
 
@@ -152,20 +153,8 @@ def chat_tokenizer(subjects: Sequence[Subject]) -> Any:
             return tokenizer
     raise InvalidInput(
         "--chat: no tokenizer of the evaluated models has a chat template",
-        "leave --chat out for a base model",
+        WITHOUT,
     )
-
-
-def _chat(tokenizer: Any) -> Callable[[str], list[int]]:
-    """A question in the tokenizer's chat template, up to where the assistant begins."""
-
-    def ask(text: str) -> list[int]:
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
-        )
-        return list(tokenizer.backend_tokenizer.encode(rendered, add_special_tokens=False).ids)
-
-    return ask
 
 
 def _leading_special_tokens(fast: Any) -> tuple[int, ...]:

@@ -57,7 +57,7 @@ _VLLM = """## vLLM
 cd {directory}
 vllm serve {base_argument} --tokenizer . --max-model-len {target} \\
   --hf-overrides "$(cat {overrides})" \\
-  --enable-lora --max-lora-rank {rank} --lora-modules {name}=.
+  --enable-lora --max-lora-rank {rank} --lora-modules {module}
 ```
 
 `{overrides}` holds `rope_parameters` and `max_position_embeddings`; the tokenizer here is the \
@@ -84,6 +84,7 @@ def card(name: str, base: str, on_hub: bool, table: RopeTable, config: Mapping[s
         "base": base,
         "base_argument": shlex.quote(base),
         "directory": shlex.quote(name),
+        "module": shlex.quote(f"{name}=."),
         "target": table.target_length,
         "overrides": OVERRIDES,
     }

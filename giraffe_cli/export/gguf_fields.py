@@ -62,7 +62,7 @@ def tokenizer_fields(vocabulary: Vocabulary) -> dict[str, Any]:
         "tokenizer.ggml.add_space_prefix": vocabulary.add_space_prefix,
         "tokenizer.chat_template": vocabulary.chat_template,
     }
-    names = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}
+    names = {"bos": "bos", "eos": "eos", "eot": "eot", "unk": "unknown", "pad": "padding"}
     return {
         "tokenizer.ggml.model": vocabulary.model,
         "tokenizer.ggml.pre": vocabulary.pre,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.export.gguf_ends import further_ends
 from giraffe_cli.export.gguf_pretoken import (
     adds_space_prefix,
     byte_level_pre,
@@ -57,7 +58,7 @@ class Vocabulary:
     merges: list[str] | None
     scores: list[float] | None
     special_ids: dict[str, int]
-    """`bos`, `eos`, `unk`, `pad`, as far as there are any."""
+    """`bos`, `eos`, `eot` (a second end), `unk`, `pad`, as far as there are any."""
     add_bos: bool
     add_eos: bool
     add_space_prefix: bool | None
@@ -90,6 +91,9 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any], vocab_size: int) ->
     pre = byte_level_pre(value) if byte_level else "default"
     special = _special_ids(tokenizer, config)
     tokens, types = _tokens(value, vocab_size, special.get("unk"), byte_level)
+    ends = further_ends(folder, config, special.get("eos"), tokens)
+    if ends:
+        special["eot"] = ends[0]
     scores, unmerged = (None, 0) if byte_level else scores_of_merges(model, tokens)
     add_bos, add_eos = _additions(tokenizer, special)
     return Vocabulary(
@@ -104,7 +108,7 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any], vocab_size: int) ->
         add_eos=add_eos,
         add_space_prefix=None if byte_level else adds_space_prefix(value),
         chat_template=_chat_template(tokenizer),
-        warnings=_warnings(value, unmerged),
+        warnings=_warnings(value, unmerged) + _ends_left_out([tokens[n] for n in ends[1:]]),
     )
 
 
@@ -168,6 +172,12 @@ def _additions(tokenizer: PreTrainedTokenizerFast, special: Mapping[str, int]) -
 def _chat_template(tokenizer: PreTrainedTokenizerFast) -> str | None:
     template = tokenizer.chat_template
     return template.get("default") if isinstance(template, dict) else template
+
+
+def _ends_left_out(names: list[str]) -> list[str]:
+    if not names:
+        return []
+    return [f"llama.cpp does not end at {', '.join(names[:3])}: a GGUF names two end tokens"]
 
 
 def _warnings(value: Mapping[str, Any], unmerged: int) -> list[str]:

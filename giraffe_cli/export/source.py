@@ -6,6 +6,7 @@ the same table, or the directory is not what giraffe wrote.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +100,8 @@ def _model_directory(source: str) -> tuple[str, str]:
             "name a Hugging Face checkpoint directory, or one that `giraffe extend` wrote",
         )
     if not (path / "model" / "config.json").is_file():
-        raise InvalidInput(f"{path} has no finished model", f"run giraffe merge {path}")
+        merging = f"run giraffe merge {shlex.quote(str(path))}"
+        raise InvalidInput(f"{path} has no finished model", merging)
     return str(path / "model"), name
 
 

@@ -8,12 +8,14 @@ The prompts of several questions begin alike; `common_tokens` says for how long.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
 
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.model.chat import WITHOUT, in_chat
 from giraffe_cli.units import format_length
 
 BETWEEN = "\n\n"
@@ -59,7 +61,13 @@ def common_tokens(prompts: Sequence[Prompt]) -> int:
     return min(alike, min(len(prompt.token_ids) for prompt in prompts) - 1)
 
 
-def check_window(prompts: Sequence[Prompt], max_new_tokens: int, window: int, source: str) -> None:
+def check_window(
+    prompts: Sequence[Prompt],
+    max_new_tokens: int,
+    window: int,
+    source: str,
+    is_scaled: bool = False,
+) -> None:
     """Every prompt and its answer lie within the window of the checkpoint.
 
     Raises:
@@ -71,11 +79,12 @@ def check_window(prompts: Sequence[Prompt], max_new_tokens: int, window: int, so
         return
     target = format_length(next_length(needed))
     room = window - longest
+    compose = " --on-existing-rope compose" if is_scaled else ""
     fewer = f", or --max-new-tokens {room}" if room > 0 else ""
     raise InvalidInput(
         f"the prompt has {longest:,} tokens, with {max_new_tokens:,} new ones {needed:,}; the "
         f"window of {source} is {window:,}",
-        f"giraffe extend --model {source} --target-len {target}{fewer}",
+        f"giraffe extend --model {shlex.quote(source)} --target-len {target}{compose}{fewer}",
     )
 
 
@@ -102,16 +111,6 @@ def _bare(tokenizer: Any) -> Callable[[str], list[int]]:
 
 
 def _in_chat(tokenizer: Any) -> Callable[[str], list[int]]:
-    """The user's turn in the tokenizer's chat template, up to where the assistant begins."""
     if not tokenizer.chat_template:
-        raise InvalidInput(
-            "--chat: the tokenizer has no chat template", "leave --chat out for a base model"
-        )
-
-    def encode(text: str) -> list[int]:
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": text}], add_generation_prompt=True, tokenize=False
-        )
-        return list(tokenizer.backend_tokenizer.encode(rendered, add_special_tokens=False).ids)
-
-    return encode
+        raise InvalidInput("--chat: the tokenizer has no chat template", WITHOUT)
+    return in_chat(tokenizer)

@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.rope.readings import read_as_transformers_5, switches
+from giraffe_cli.rope.malformed import rope_problems
+from giraffe_cli.rope.readings import (
+    ORIGINAL,
+    read_as_transformers_5,
+    served_length,
+    switches,
+)
 from giraffe_cli.rundir import read_json
 
 
@@ -29,13 +35,13 @@ def serve_lines(model_dir: Path) -> list[str]:
     """
     config = read_json(model_dir / "config.json")
     rope = read_as_transformers_5(config)
-    length = config.get("max_position_embeddings")
-    if not isinstance(length, int):
+    length, folder = window_of(config), shlex.quote(str(model_dir))
+    if length is None:
         raise InvalidInput(
-            f"{model_dir}/config.json says max_position_embeddings {length!r}, needs an integer",
-            f"run giraffe verify {model_dir}",
+            f"{model_dir}/config.json says max_position_embeddings "
+            f"{config.get('max_position_embeddings')!r}, needs an integer",
+            f"run giraffe verify {folder}",
         )
-    folder = shlex.quote(str(model_dir))
     return [
         *_vllm_cautions(rope),
         f"vllm serve {folder} --max-model-len {length}",
@@ -43,13 +49,22 @@ def serve_lines(model_dir: Path) -> list[str]:
     ]
 
 
+def window_of(config: Mapping[str, Any]) -> int | None:
+    """Tokens that the model is served at; None where `config.json` does not say."""
+    window = config.get("max_position_embeddings")
+    if not isinstance(window, int) or rope_problems(config):
+        return window if isinstance(window, int) else None
+    return served_length(config, read_as_transformers_5(config))
+
+
 def gguf_path(model_dir: Path) -> Path:
-    """Where the printed lines put the file for llama.cpp, and look for it."""
-    return Path(f"{model_dir}.gguf")
+    """Where the printed lines put the file for llama.cpp, and look for it: beside the folder."""
+    named = model_dir if model_dir.name not in ("", "..") else model_dir.resolve()
+    return named.with_name(f"{named.name}.gguf")
 
 
 def _vllm_cautions(rope: Mapping[str, Any]) -> list[str]:
-    if rope["rope_type"] == "linear":
+    if rope["rope_type"] == "linear" and rope.get(ORIGINAL):
         return [
             "# vLLM multiplies the length of linear scaling by its factor: keep --max-model-len"
         ]

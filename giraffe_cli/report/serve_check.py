@@ -13,13 +13,15 @@ and is no defect.
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import shutil
 from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.errors import GiraffeError
-from giraffe_cli.report.serve import gguf_path, has_biases
+from giraffe_cli.report.serve import gguf_path, has_biases, window_of
+from giraffe_cli.rope.malformed import is_number
 from giraffe_cli.rope.readings import read_as_transformers_5, switches
 from giraffe_cli.rope.runtimes import portability
 from giraffe_cli.rundir import read_json
@@ -32,7 +34,7 @@ PROGRAMS = {"vllm": "vllm", "llama.cpp": "llama-server"}
 def check_serving(model_dir: Path) -> dict[str, Check]:
     """`{check: {"ok", "found", "expected"}}`; never raises for what is wrong with the directory."""
     config = read_json(model_dir / "config.json")
-    length = config.get("max_position_embeddings")
+    length = window_of(config)
     return {
         "weights": _weights(model_dir),
         "tokenizer": _tokenizer(model_dir, length),
@@ -61,12 +63,12 @@ def _tokenizer(model_dir: Path, length: Any) -> Check:
     if not isinstance(settings, dict):
         return check(False, f"{path.name} holds no JSON object", f"no limit below {length}")
     limit = settings.get("model_max_length")
-    if limit is None or isinstance(length, int) and limit >= length:
+    if limit is None or is_number(limit) and isinstance(length, int) and limit >= length:
         chat = "with" if _has_chat_template(model_dir, settings) else "without"
         return check(True, f"{chat} chat template", f"no limit below {length}")
     return check(
         False,
-        f"model_max_length {limit}",
+        f"model_max_length {limit!r}",
         f"no limit below {length}",
         f"set model_max_length to {length} in {path}, or serve with --max-model-len {limit}",
     )
@@ -93,7 +95,8 @@ def _gguf(model_dir: Path, config: dict[str, Any]) -> Check:
         return check(True, "not exported yet: the line above writes it", expected)
     if importlib.util.find_spec("gguf") is None:
         return check(True, "not read: pip install 'giraffe-cli[gguf]'", expected)
-    again = f"giraffe export {model_dir} --to gguf --out {path}"
+    model, file = shlex.quote(str(model_dir)), shlex.quote(str(path))
+    again = f"rm {file} && giraffe export {model} --to gguf --out {file}"
     try:
         newest = max(file.stat().st_mtime for file in weight_files(model_dir))
         if path.stat().st_mtime < newest:

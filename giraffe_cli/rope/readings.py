@@ -112,6 +112,13 @@ def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, int | float) else str(value)
 
 
+def served_length(config: Mapping[str, Any], reading: Reading) -> int:
+    """Tokens the config promises: `linear` and `dynamic` name the native window beside a factor."""
+    window: int = config["max_position_embeddings"]
+    scaled = reading["rope_type"] in {"linear", "dynamic"} and not reading.get(ORIGINAL)
+    return int(window * reading["factor"]) if scaled else window
+
+
 def describe(reading: Mapping[str, Any]) -> str:
     """`yarn ×16 over 1024, θ 10000`; a null is as absent, what is no number stands as it is."""
     factor, original = reading.get("factor"), reading.get(ORIGINAL)

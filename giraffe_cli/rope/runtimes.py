@@ -33,6 +33,7 @@ from giraffe_cli.rope.readings import (
     names_theta,
     read_as_transformers_4,
     read_as_transformers_5,
+    served_length,
     switches,
     yarn_attention_factor,
 )
@@ -125,7 +126,8 @@ def _vllm(config: Mapping[str, Any], reading: Reading, tokenizer_limit: int | No
     kind, window = reading["rope_type"], config.get("max_position_embeddings")
     if not is_length(window):
         return Outlook("refused", f"refuses max_position_embeddings {window}: not an integer")
-    limit = min(window, tokenizer_limit or window)
+    promised = served_length(config, reading)
+    limit = min(promised, tokenizer_limit or promised)
     if kind in {"linear", "dynamic"}:
         served = int(window * reading["factor"])
         if tokenizer_limit:

@@ -25,6 +25,7 @@ from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.export.adapter_card import OVERRIDES, card, overrides
 from giraffe_cli.export.base import AbstractTarget, Exported, ExportOptions
 from giraffe_cli.lock import held_beside
+from giraffe_cli.merge_folder import TEMPLATES, copy_file
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.install import ROPE_FILE
@@ -46,7 +47,7 @@ from giraffe_cli.verify_files import Check, check
 from giraffe_cli.weights import ADAPTER_CONFIG
 
 STAGE = "export-adapter"
-_TOKENIZER = ("tokenizer.json", "special_tokens_map.json", "chat_template*")
+_TOKENIZER = ("tokenizer.json", "special_tokens_map.json", "chat_template*", TEMPLATES)
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -74,8 +75,10 @@ class Adapter(AbstractTarget):
                 "that model for llama.cpp",
             )
         _check_same_table(adapter, table)
+        read_adapter(adapter)  # whole, or it is named before anything is written
         out = options.out or run / f"{run.resolve().name}-adapter"
         place = base_of(run, config)
+        private = [run, Path(place)]
         base = base_name(place, options.base_id)
         inputs = {
             "stage": STAGE,
@@ -87,8 +90,8 @@ class Adapter(AbstractTarget):
             reporter.info(f"{out} holds this adapter already")
         else:
             with held_beside(out):
-                _write(out, inputs, adapter, table, _tokenizer_folder(run, config))
-        return _exported(out, base, table, prove(out, adapter, table, [run, Path(place)]))
+                _write(out, inputs, adapter, table, _tokenizer_folder(run, config), private)
+        return _exported(out, base, table, prove(out, adapter, table, private))
 
 
 def base_name(model: str, base_id: str | None) -> str:
@@ -113,16 +116,21 @@ def _tokenizer_folder(run: Path, config: ExtendConfig) -> Path:
 
 
 def _write(
-    out: Path, inputs: Mapping[str, Any], adapter: Path, table: RopeTable, tokenizer: Path
+    out: Path,
+    inputs: Mapping[str, Any],
+    adapter: Path,
+    table: RopeTable,
+    tokenizer: Path,
+    private: list[Path],
 ) -> None:
-    """The folder appears under its name when it is complete."""
+    """The folder appears under its name when it is complete and was read back."""
     if out.exists():
         raise InvalidInput(
             f"{out} exists and holds something else", "choose another --out, or delete it"
         )
     building = begin_stage(temporary_path(out))
     try:
-        _copy(adapter / ADAPTER_WEIGHTS, building)
+        copy_file(adapter / ADAPTER_WEIGHTS, building / ADAPTER_WEIGHTS)
         base = str(inputs["base"])
         config = {**read_json(adapter / ADAPTER_CONFIG), "base_model_name_or_path": base}
         write_json(building / ADAPTER_CONFIG, config)
@@ -132,6 +140,7 @@ def _write(
         with atomic_open(building / "README.md", "w") as handle:
             handle.write(card(out.name, base, bool(_HUB_ID.fullmatch(base)), table, config))
         finish_stage(building, inputs)
+        prove(building, adapter, table, private)
         building.rename(out)
     except OSError as error:
         raise GiraffeError(
@@ -142,15 +151,10 @@ def _write(
     sync_folder(make_folder(out.parent))
 
 
-def _copy(source: Path, folder: Path) -> None:
-    with open(source, "rb") as reader, atomic_open(folder / source.name) as writer:
-        shutil.copyfileobj(reader, writer)
-
-
 def _copy_tokenizer(source: Path, folder: Path, target_length: int) -> None:
     for pattern in _TOKENIZER:
-        for path in sorted(source.glob(pattern)):
-            _copy(path, folder)
+        for path in filter(Path.is_file, sorted(source.glob(pattern))):
+            copy_file(path, folder / path.relative_to(source))
     settings = source / "tokenizer_config.json"
     if settings.is_file():
         limited = {**read_json(settings), "model_max_length": target_length}

@@ -6,7 +6,9 @@ any table is `rope_freqs.weight` beside the plain θ (`export/gguf_fields.py`).
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import os
 import shlex
 from pathlib import Path
 from typing import Any, ClassVar
@@ -52,6 +54,8 @@ class Gguf(AbstractTarget):
         plan = plan_tensors(opened.checkpoint, dtype)
         if out.exists():
             checks = _prove_existing(out, opened, fields, plan)
+            with contextlib.suppress(OSError):  # of another owner: it stands as it is
+                os.utime(out)  # as new as the weights that it was found equal to
             reporter.info(f"{out} holds this model already")
         else:
             with held_beside(out):
