@@ -66,7 +66,7 @@ class Interrupted(GiraffeError):
 
 
 class Terminated(Interrupted):
-    """Ended by SIGTERM where no stage had a checkpoint to save."""
+    """Ended by SIGTERM or SIGUSR1 where no stage had a checkpoint to save."""
 
     exit_code = 143
 

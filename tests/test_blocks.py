@@ -252,6 +252,14 @@ def test_a_corpus_of_one_document_is_trained_on_and_said_so(tokenizer):
         assert "the corpus is one document: none is held out for evaluation" in reporter.warnings
 
 
+def test_documents_of_one_id_are_not_called_one_document(tokenizer):
+    lines = [json.dumps({"id": "b", "text": prose(n, 9)}) for n in range(5)]
+    Path("a.jsonl").write_text("\n".join(lines) + "\n")
+    _, reporter = pack("a.jsonl", tokenizer=tokenizer, hold_out=0.5)
+    told = "all 5 documents have one `id`, or one text: none is held out for evaluation"
+    assert told in reporter.warnings
+
+
 def test_shards_cannot_tell_that_everything_is_held_out_but_the_merge_does(tokenizer):
     """It keeps the one of the highest hash, as one process does."""
     write("a.jsonl", texts(2))

@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 
+import pyarrow
+import pyarrow.parquet as pq
 import pytest
 from conftest import prose
 from test_bad_input import CASES
@@ -194,6 +196,44 @@ def test_a_file_that_changes_while_it_is_packed(pack, tmp_path, monkeypatch):
     assert result.code == 1
     assert "changed while it was read" in result.stderr
     assert not (tmp_path / "packed").exists()
+
+
+def test_of_a_damaged_parquet_only_the_row_group_is_lost(pack, tmp_path):
+    table = pyarrow.table({"text": [f"{n} {prose(n, 9)}" for n in range(60)]})
+    pq.write_table(table, tmp_path / "a.parquet", row_group_size=20, compression="zstd")
+    group = pq.ParquetFile(tmp_path / "a.parquet").metadata.row_group(1).column(0)
+    data = bytearray((tmp_path / "a.parquet").read_bytes())
+    begin = group.dictionary_page_offset or group.data_page_offset
+    data[begin : begin + 60] = bytes(60)
+    (tmp_path / "a.parquet").write_bytes(data)
+    options = ("--hold-out", "0", "--min-piece", "1")
+    result = pack(tmp_path / "a.parquet", *options, "--on-bad", "skip", "--json")
+    stats = json.loads(result.stdout)
+    assert (stats["documents"], list(stats["skipped"].values())) == (40, [1])
+    assert "a.parquet: rows 21 to 40" in json.dumps(stats["skipped_records"])
+    result = pack(tmp_path / "a.parquet", *options, out=tmp_path / "other")
+    assert result.code == 3
+    assert "rows 21 to 40: damaged rows of parquet" in " ".join(result.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "told"),
+    [
+        (("--epochs", "1e300"), 3, "epochs"),
+        (("--mix", "a=1e308", "--mix", "b=1e308"), 0, ""),
+    ],
+)
+def test_numbers_without_an_end_are_no_traceback(pack, corpus, tmp_path, options, code, told):
+    shutil.copy(corpus, tmp_path / "b.jsonl")
+    result = pack(f"a={corpus}", f"b={tmp_path / 'b.jsonl'}", *options)
+    assert result.code == code, result.stderr
+    assert told in result.stderr
+
+
+def test_a_window_of_one_token_is_refused(pack, corpus):
+    result = pack(corpus, "--min-piece", "1", window="1")
+    assert result.code == 2
+    assert "no token has a next one to predict" in result.stderr
 
 
 @pytest.mark.parametrize("on_bad", ["fail", "skip"])

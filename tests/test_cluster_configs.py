@@ -76,6 +76,22 @@ def test_the_script_asks_slurm_for_what_the_config_needs():
     assert SCRIPT.stat().st_mode & stat.S_IXUSR
 
 
+@pytest.mark.parametrize(("code", "requeued"), [(0, ""), (1, ""), (130, "42"), (143, "42")])
+def test_the_script_requeues_what_was_stopped_and_nothing_else(tmp_path, code, requeued):
+    told = tmp_path / "requeued"
+    told.touch()
+    for name, line in (
+        ("srun", f'test "$SRUN_CPUS_PER_TASK" = 7 && exit {code}; exit 9'),
+        ("scontrol", f'test "$1" = requeue && printf "$2" > {told}'),
+    ):
+        (tmp_path / name).write_text(f"#!/bin/bash\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    slurm = {"PATH": path, "SLURM_JOB_ID": "42", "SLURM_CPUS_PER_TASK": "7"}
+    assert subprocess.run(["bash", SCRIPT], env={**os.environ, **slurm}).returncode == code
+    assert told.read_text() == requeued
+
+
 @pytest.mark.slow
 def test_the_script_trains_on_two_nodes(tiny_llama, corpus, tmp_path):
     """Under a stand-in for srun, which starts the command twice and numbers the nodes."""

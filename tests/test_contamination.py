@@ -45,6 +45,15 @@ def test_case_punctuation_and_line_breaks_hide_nothing(grams):
     assert grams.hits(",\n".join(QUESTION.upper().split())) == 14
 
 
+@pytest.mark.parametrize("name", ["deep.json", "deep.jsonl"])
+def test_what_is_nested_too_deeply_is_named_and_what_python_can_read_is_read(tmp_path, name):
+    (tmp_path / name).write_text("[" * 200_000)
+    with pytest.raises(InvalidInput, match=f"{name}:1: nested too deeply"):
+        EvaluationGrams.of([str(tmp_path / name)])
+    (tmp_path / name).write_text("[" * 900 + json.dumps(QUESTION) + "]" * 900)
+    assert EvaluationGrams.of([str(tmp_path / name)]).hits(QUESTION) == 14
+
+
 def test_the_report_says_what_was_compared(grams, tmp_path):
     assert grams.report() == {
         "files": [str(tmp_path / "bench.jsonl")],

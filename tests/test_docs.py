@@ -37,7 +37,7 @@ def commands_in(text: str) -> list[str]:
         lines = re.sub(r"\\\n\s*", " ", block).splitlines()
         found += [re.sub(r"^(srun )", "", line) for line in lines]
     found += re.findall(r"(?<!`)`(giraffe [^`\n]*)`(?!`)", FENCED.sub("", text))
-    found = [re.split(r"\s{2,}[#(]| # ", line)[0].strip() for line in found]
+    found = [re.split(r"\s{2,}[#(]| # | \|\| ", line)[0].strip() for line in found]
     return [line for line in found if re.match(r"giraffe [a-z-]+", line) and "..." not in line]
 
 

@@ -73,25 +73,27 @@ def test_control_c_exits_with_130(monkeypatch, capsys):
     assert "extend, pack-data, eval and rope go on where they stopped" in capsys.readouterr().err
 
 
-def test_sigterm_within_a_command_says_so_and_cleans_up(monkeypatch, capsys):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_what_ends_a_command_is_told_and_it_cleans_up(monkeypatch, capsys, number):
     from giraffe_cli.cli import app, console
 
     cleaned = []
 
     def stop(*_: object) -> None:
         try:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(number)
         finally:
             cleaned.append(True)
 
-    before = signal.getsignal(signal.SIGTERM)
+    before = signal.getsignal(number)
     monkeypatch.setattr(console.Console, "result", stop)
     monkeypatch.setattr(sys, "argv", ["giraffe", "rope", "list"])
     with pytest.raises(SystemExit) as caught:
         app.main()
     assert (caught.value.code, cleaned) == (143, [True])
-    assert "error: ended by SIGTERM\n\nhint: run the same command again;" in capsys.readouterr().err
-    assert signal.getsignal(signal.SIGTERM) is before
+    told = f"error: ended by {number.name}\n\nhint: run the same command again;"
+    assert told in capsys.readouterr().err
+    assert signal.getsignal(number) is before
 
 
 def test_sigterm_ends_forked_workers_and_a_second_one_the_command():

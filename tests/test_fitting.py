@@ -21,7 +21,7 @@ from train_runs import SETTINGS, adapter_bytes, build_material
 
 import giraffe_cli.train.loop as loop
 from giraffe_cli.config.building import build
-from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit, InvalidInput
+from giraffe_cli.errors import DoesNotFit, FirstStepDoesNotFit, GiraffeError, InvalidInput
 from giraffe_cli.fitting import Fit, read_levers
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.machine import Machine
@@ -277,13 +277,27 @@ def test_a_killed_worker_is_named(tmp_path):
     assert failure.value.exit_code == 4
 
 
+@pytest.mark.parametrize("log", ["log.txt", "log-1.txt"])
+def test_a_worker_ended_by_a_signal_is_named_not_the_peer_that_lost_it(tmp_path, log):
+    """The launcher kills who is left: what failed first stands last."""
+    (tmp_path / log).write_text(
+        "Failures:\n[1]:\n  rank      : 0 (local_rank: 0)\n  exitcode  : -9 (pid: 1)\n---\n"
+        "Root Cause (first observed failure):\n[0]:\n  rank      : 3 (local_rank: 1)\n"
+        "  exitcode  : -11 (pid: 4711)\n  traceback : Signal 11 (SIGSEGV) received by PID 4711\n"
+    )
+    lost = {"kind": "", "message": "RuntimeError: Connection closed by peer", "hint": None}
+    (tmp_path / "error-0.json").write_text(json.dumps(lost))
+    with pytest.raises(GiraffeError, match="process 3 of the training was ended by SIGSEGV"):
+        raise_what_workers_told(tmp_path, 1)
+
+
 # ── the real allocator ───────────────────────────────────────────────────────────────────────
 
 LIMITED = """
 import resource, sys
 from pathlib import Path
 import torch
-from giraffe_cli.errors import FirstStepDoesNotFit
+from giraffe_cli.errors import FirstStepDoesNotFit, GiraffeError
 from giraffe_cli.train.memory_errors import memory_errors_told
 
 torch.ones(8) @ torch.ones(8)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
+import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,9 +18,10 @@ from conftest import prose
 from test_assemble import write_byte_tokenizer
 
 from giraffe_cli.config.pack import PackConfig
-from giraffe_cli.corpus import assemble, workers
+from giraffe_cli.corpus import assemble, blocks, workers
 from giraffe_cli.corpus.packing import merge_shards, pack_shard, pack_stage
 from giraffe_cli.corpus.tokenising import tokenise_unit
+from giraffe_cli.corpus.tokens import DocumentTokenizer
 from giraffe_cli.corpus.unit_files import read_done
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.progress import SilentReporter
@@ -327,8 +333,85 @@ def test_a_worker_that_is_killed_is_told(job, monkeypatch):
     assert "fewer --workers" in (caught.value.hint or "")
 
 
+def test_a_refusal_of_one_worker_ends_the_others(job, monkeypatch):
+    """The second unit would take a minute more."""
+    monkeypatch.setattr(workers, "_work", _refused_or_long)
+    started = time.monotonic()
+    with pytest.raises(InvalidInput, match="no use"):
+        pack_stage(*job("packed"), workers=2)
+    assert time.monotonic() - started < 50
+
+
+def _refused_or_long(unit, folder, *_):
+    if not folder.endswith("00000"):
+        time.sleep(60)
+    return "InvalidInput", ("no use", None)
+
+
+def test_workers_end_with_their_parent():
+    """Killed, it cannot tell them."""
+    script = (
+        "import multiprocessing, signal\n"
+        "from giraffe_cli.corpus.workers import _end_with\n"
+        "if __name__ == '__main__':\n"
+        "    context = multiprocessing.get_context('fork')\n"
+        "    ending, end = context.Pipe(duplex=False)\n"
+        "    def work():\n"
+        "        end.close()\n"
+        "        _end_with(ending)\n"
+        "        print('at work', flush=True)\n"
+        "        signal.pause()\n"
+        "    context.Process(target=work).start()\n"
+        "    signal.pause()\n"
+    )
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout
+        assert parent.stdout.readline() == "at work\n"
+        parent.kill()
+        assert parent.stdout.read() == ""  # the worker holds it open until it ends
+
+
 def _killed(*_):
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+@pytest.mark.parametrize("stage", [partial(pack_shard, shard=(1, 1)), merge_shards])
+def test_shards_leave_windows_of_other_inputs_alone(job, stage):
+    pack_stage(*job("packed"))
+    before = contents("packed")
+    with pytest.raises(InvalidInput, match="holds windows of other inputs; different: config"):
+        stage(*job("packed", min_piece=8))
+    assert contents("packed") == before
+
+
+def test_finished_blocks_of_a_unit_outlive_an_error(job, monkeypatch):
+    """A `.gz` is one unit of any size: a disk that fills at its end must not cost all of it."""
+    _, *rest = job("packed", block_bytes=2048)
+    Path("books.jsonl.gz").write_bytes(gzip.compress(Path("books.jsonl").read_bytes()))
+    arguments = (["books.jsonl.gz"], *rest)
+    written = blocks.write_index
+
+    def full(path, block):
+        if path.name == "block-0003.npz":
+            raise GiraffeError("cannot write it: No space left on device")
+        return written(path, block)
+
+    monkeypatch.setattr(blocks, "write_index", full)
+    with pytest.raises(GiraffeError, match="No space left"):
+        pack_stage(*arguments)
+    unit = Path("packed", ".work", "unit-00000")
+    assert sorted(p.name for p in unit.glob("block-*.json")) == [
+        f"block-000{n}.json" for n in range(3)
+    ]
+    encoded, encode = [], DocumentTokenizer.encode
+    monkeypatch.setattr(blocks, "write_index", written)
+    monkeypatch.setattr(DocumentTokenizer, "encode", lambda *a: encoded.append(1) or encode(*a))
+    pack_stage(*arguments)
+    again = len(encoded)
+    pack_stage(*arguments[:-2], Path("fresh"), SilentReporter())
+    assert again < len(encoded) - again
+    assert contents("packed") == contents("fresh")
 
 
 def test_windows_that_are_there_stay_when_others_are_refused(job):

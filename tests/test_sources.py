@@ -78,6 +78,24 @@ def test_a_path_that_exists_is_not_taken_apart():
     assert parse_source("lang=en/a.jsonl") == Source("lang=en/a.jsonl", "lang=en/a.jsonl")
 
 
+def test_a_glob_that_matches_as_it_stands_is_not_taken_apart():
+    """Partitions are folders like `lang=en`: taken apart it read another corpus, or none."""
+    write("lang=en/a.jsonl", records("one"))
+    write("other/a.jsonl", records("two"))
+    for named in ("lang=*/*.jsonl", "lang=en/*.jsonl", "lang=en/*.gone"):
+        assert parse_source(named) == Source(named, named)
+    assert parse_source("en=*/*.jsonl") == Source("en", "*/*.jsonl")
+
+
+def test_a_glob_below_a_folder_with_a_colon_is_one():
+    write("d:e/a.jsonl", records("one"))
+    assert [document.text for document in read("d:e/*.jsonl")] == ["one"]
+
+
+def test_a_name_that_is_no_utf8_is_escaped():
+    assert parse_source("bad\udcff.jsonl") == Source("bad\\xff.jsonl", "bad\udcff.jsonl")
+
+
 def test_documents_carry_the_name_and_units_come_in_order():
     write("b.jsonl", records("b"))
     write("a.jsonl", records("a"))

@@ -13,7 +13,12 @@
 #
 # The folder of --out, the model and the packed data must lie where both machines see them. srun
 # starts the same command on each, and Slurm tells it which it is. Before the time limit the run is
-# saved; the requeued job goes on from there.
+# saved and the job is requeued, which Slurm does by itself only where it pre-empted a job; it goes
+# on from there.
 set -euo pipefail
 config=${GIRAFFE_CONFIG:-clusters/two-nodes}
-srun giraffe extend --config "$config" "$@"
+export SRUN_CPUS_PER_TASK=${SLURM_CPUS_PER_TASK:-64} # since 22.05 srun takes it from nowhere else
+code=0
+srun giraffe extend --config "$config" "$@" || code=$?
+case $code in 130 | 143) scontrol requeue "$SLURM_JOB_ID" ;; esac
+exit $code

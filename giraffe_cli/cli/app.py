@@ -157,8 +157,8 @@ def main() -> None:
             raise
         Console().error(outside_of_a_step(error))
         sys.exit(DoesNotFit.exit_code)
-    except SignalledToEnd:
-        ended = Terminated("ended by SIGTERM", RESUMING)
+    except SignalledToEnd as stop:
+        ended = Terminated(f"ended by {stop.name}", RESUMING)
         Console().error(ended)
         sys.exit(ended.exit_code)
     except KeyboardInterrupt:

@@ -8,6 +8,9 @@ from pydantic import BeforeValidator, Field
 
 from giraffe_cli.config.base import Length, Section, Size, yes_or_no
 
+MOST_EPOCHS = 1000
+"""Passes are planned one by one, in memory."""
+
 
 class PackConfig(Section):
     """How documents become training windows."""
@@ -40,7 +43,7 @@ class PackConfig(Section):
     """long: short documents count a tenth, while each source keeps its share of the tokens."""
     short_mix: float | None = Field(default=None, ge=0, le=1)
     """Share of the tokens that comes from documents shorter than the window, such as 0.4."""
-    epochs: float | None = Field(default=None, gt=0)
+    epochs: float | None = Field(default=None, gt=0, le=MOST_EPOCHS)
     """Most passes over a document; default: one."""
     token_budget: Length | None = None
     """Tokens to pack; default: as many as the documents give."""

@@ -7,6 +7,7 @@ document of a block.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from giraffe_cli.corpus.base import Document
 from giraffe_cli.corpus.duplicates import text_hash
 from giraffe_cli.corpus.tools import Tools
 from giraffe_cli.corpus.unit_files import Block, block_stem, finished_blocks, write_index
-from giraffe_cli.errors import InvalidInput
+from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.rundir import commit_file, write_sealed
 
 
@@ -77,7 +78,8 @@ class UnitWriter:
             block.lengths.append(np.diff(offsets))
             data = np.ascontiguousarray(ids).data
             self._hasher.update(data)
-            self._tokens.write(data)
+            with _named(Path(self._tokens.name)):
+                self._tokens.write(data)
         block.ids += [document.id for document in documents]
         block.hashes += hashes
         if self.tools.grams:
@@ -120,6 +122,18 @@ class UnitWriter:
         commit_file(Path(self._tokens.name), self.folder / name)
         self._tokens, self._hasher = _temporary(self.folder), hashlib.sha256()
         return digest
+
+
+@contextlib.contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """An error of the disk within the block is told of this file, not of one around it."""
+    try:
+        yield
+    except OSError as error:
+        raise GiraffeError(
+            f"cannot write {path}: {error.strerror or error}",
+            "free disk space or choose another --out",
+        ) from error
 
 
 def _temporary(folder: Path) -> IO[bytes]:

@@ -100,9 +100,13 @@ def unchanged(units: Iterable[Unit]) -> Iterator[None]:
     check_unchanged(before)
 
 
-def changed(path: str) -> GiraffeError:
-    """The error for a file that is no longer what was listed."""
-    return GiraffeError(f"{path} changed while it was read", "run the command again")
+class Changed(GiraffeError):
+    """A file is no longer what was listed: what was read of it is of no use."""
+
+
+def changed(path: str) -> Changed:
+    """The error for such a file."""
+    return Changed(f"{path} changed while it was read", "run the command again")
 
 
 def _stamp(path: str) -> Stamp:

@@ -151,7 +151,7 @@ def _of_json(text: str, path: Path) -> Iterator[str]:
     """One value, or lines of values under the name of one."""
     try:
         whole = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         yield from _of_lines(text.split("\n"), path)
     else:
         yield from _strings(whole)
@@ -168,15 +168,18 @@ def _parsed(line: str, where: str) -> Any:
         return json.loads(line)
     except ValueError as error:
         raise InvalidInput(f"--decontaminate {where}: not valid JSON") from error
+    except RecursionError as error:
+        raise InvalidInput(f"--decontaminate {where}: nested too deeply") from error
 
 
 def _strings(value: Any) -> Iterator[str]:
     """Every string inside a JSON value: questions, answers and contexts have many field names."""
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, dict):
-        for entry in value.values():
-            yield from _strings(entry)
-    elif isinstance(value, list):
-        for entry in value:
-            yield from _strings(entry)
+    waiting = [value]
+    while waiting:
+        entry = waiting.pop()
+        if isinstance(entry, str):
+            yield entry
+        elif isinstance(entry, dict):
+            waiting += reversed(entry.values())
+        elif isinstance(entry, list):
+            waiting += reversed(entry)

@@ -15,6 +15,10 @@ def check_knobs(config: PackConfig, window: int) -> None:
         UsageError: the first of them.
     """
     overlap = config.overlap or 0
+    if window < 2:
+        raise UsageError(
+            "in a window of 1 token no token has a next one to predict", "take a longer --window"
+        )
     if config.min_piece > window:
         raise UsageError(
             f"min_piece {config.min_piece} is longer than the window of {window} tokens",

@@ -77,11 +77,14 @@ def pack_shard(
     """Tokenise the units i, i + N, i + 2N … of shard i/N into `out`; what it did.
 
     Raises:
-        InvalidInput, UsageError, GiraffeError: as `pack_stage`; finished units stay.
+        InvalidInput, UsageError, GiraffeError: as `pack_stage` without `replace`; finished units
+            stay.
     """
     check_replaceable(out)
     with held(out, shared=True):
         packing = Packing(sources, checkpoint_path, window, config, seed, out, reporter)
+        if is_packed(out) and not stage_holds(out, packing.inputs):
+            _refuse(out, packing.inputs)
         number, count = shard
         mine = range(number - 1, len(packing.units), count)
         done = packing.tokenise(mine, workers)
@@ -107,7 +110,8 @@ def merge_shards(
     """Rows from what the shards tokenised in `out`; returns its stats.
 
     Raises:
-        InvalidInput: a unit is missing, altered or of other inputs; it is named.
+        InvalidInput: a unit is missing, altered or of other inputs, and named; or `out` holds rows
+            of other inputs.
         GiraffeError: `out` cannot be written.
     """
     check_replaceable(out)
@@ -116,6 +120,8 @@ def merge_shards(
         if stage_holds(out, packing.inputs):
             reporter.info(f"{out} holds these windows already")
             return packing.finished()
+        if is_packed(out):
+            _refuse(out, packing.inputs)
         return packing.assemble()
 
 

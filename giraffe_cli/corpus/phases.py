@@ -24,7 +24,7 @@ from giraffe_cli.corpus.store import KIND, STATS, clear_rows, clear_work
 from giraffe_cli.corpus.tokens import tokenizer_digest
 from giraffe_cli.corpus.tools import Tools, unit_inputs
 from giraffe_cli.corpus.unit import Unit
-from giraffe_cli.corpus.unit_files import HELD, read_done, unit_folder
+from giraffe_cli.corpus.unit_files import HELD, has_blocks, read_done, unit_folder
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import (
@@ -133,13 +133,15 @@ class Packing:
         return self.finished()
 
     def leave(self) -> None:
-        """After an error, finished units stay for the next try, and rows that were there before and
-        that nothing has taken the place of; else nothing."""
+        """After an error, finished units and blocks stay for the next try, and rows that were there
+        before and that nothing has taken the place of; else nothing."""
         holds_tokens = False
         for number in range(len(self.units)):
             folder = unit_folder(self.work, number)
             if done := read_done(folder):
                 holds_tokens |= bool(done["documents"] or done["held"])
+            elif has_blocks(folder):
+                holds_tokens = True
             else:
                 shutil.rmtree(folder, ignore_errors=True)
         if not holds_tokens:
@@ -161,8 +163,15 @@ class Packing:
         for warning in warnings_of(stats):
             self.reporter.warn(warning)
         if self.config.hold_out > 0 and not stats["documents_held_out"]:
-            self.reporter.warn("the corpus is one document: none is held out for evaluation")
+            self.reporter.warn(f"{_why_none(stats)}: none is held out for evaluation")
         return stats
+
+
+def _why_none(stats: dict[str, Any]) -> str:
+    """What the documents of a corpus are alike in, where none could be held out."""
+    if stats["documents"] == 1:
+        return "the corpus is one document"
+    return f"all {stats['documents']:,} documents have one `id`, or one text"
 
 
 def _check_any_to_train_on(index: CorpusIndex) -> None:

@@ -145,4 +145,5 @@ def check_weights(weights: Mapping[str, float], names: Sequence[str]) -> None:
 def _weights(weights: Mapping[str, float], names: Sequence[str]) -> Float64:
     check_weights(weights, names)
     values = np.array([weights[name] for name in names], dtype=np.float64)
+    values /= values.max()  # shares of 1e308 have no sum
     return np.asarray(values / values.sum())

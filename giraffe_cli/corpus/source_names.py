@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 import re
 from collections import Counter
 from collections.abc import Collection
@@ -26,12 +28,23 @@ class Source(NamedTuple):
 def parse_source(named: str) -> Source:
     """`books=data/*.jsonl` → (`books`, `data/*.jsonl`); a path alone is its own name.
 
-    A path that exists as it stands, such as `lang=en/a.jsonl`, is not taken apart.
+    What exists as it stands, such as `lang=en/a.jsonl`, or matches as a glob (`lang=*/*.jsonl`), is
+    not taken apart. In a name, bytes that are no UTF-8 are written `\\xff`.
     """
     match = NAME.fullmatch(named)
-    if match and not Path(named).exists():
+    if match and not _lies_here(named):
         return Source(match[1], match[2])
-    return Source(named, named)
+    return Source(os.fsencode(named).decode("utf-8", "backslashreplace"), named)
+
+
+def _lies_here(named: str) -> bool:
+    first = Path(named).parts[0]
+    is_folder = not glob.has_magic(first) and Path(first).is_dir()
+    return is_folder or Path(named).exists() or _matches(named)
+
+
+def _matches(pattern: str) -> bool:
+    return glob.has_magic(pattern) and any(Path().glob(pattern))
 
 
 def is_local(named: str) -> bool:

@@ -40,12 +40,17 @@ def units_of_source(source: Source, knobs: dict[str, Any]) -> list[Unit]:
         InvalidInput: it is missing, unreadable, ambiguous or holds nothing to read.
     """
     block_bytes, path = knobs.get("block_bytes", BLOCK_BYTES), Path(source.path)
-    if glob.has_magic(source.path) and not path.exists() and ":" not in source.path:
+    if glob.has_magic(source.path) and not path.exists() and _is_here(source.path):
         files, passed_over = _matches(source.path)
         return _units_of_files(source.name, files, _fixed_part(source.path), passed_over, knobs)
     if path.is_dir() and (records := _records_below(path)):
         return _records_folder(source, records, knobs)
     return reader_for(source.path, knobs).units(source.path, source.name, block_bytes)
+
+
+def _is_here(pattern: str) -> bool:
+    """Whether a glob is of files here, and not behind the name of a reader, as in `repo:*`."""
+    return ":" not in pattern or Path(_fixed_part(pattern)).is_dir()
 
 
 def _matches(pattern: str) -> tuple[list[str], Counter[str]]:

@@ -7,6 +7,7 @@ not read again; of one that was cut off, the blocks that hold are not tokenised 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.backends import Disagreement
 from giraffe_cli.corpus.base import BadRecords, Document
 from giraffe_cli.corpus.blocks import UnitWriter
-from giraffe_cli.corpus.changes import unchanged
+from giraffe_cli.corpus.changes import Changed, unchanged
 from giraffe_cli.corpus.held_documents import HeldOut
 from giraffe_cli.corpus.pace import Pace, UnitProgress
 from giraffe_cli.corpus.sources import reader_of
@@ -88,6 +89,7 @@ def _tokenise(
     bad = BadRecords(tools.config.on_bad)
     identity = digest_value({**inputs, "backend": tools.tokenize.backend})
     with (
+        _without_blocks_of_a_changed_file(folder),
         unchanged([unit]),
         atomic_open(folder / HELD) as lines,
         contextlib.closing(UnitWriter(folder, tools, identity)) as writer,
@@ -111,6 +113,16 @@ def _tokenise(
     }
     write_sealed(folder / DONE, done)
     return done
+
+
+@contextlib.contextmanager
+def _without_blocks_of_a_changed_file(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except Changed:
+        for path in folder.glob("block-*"):
+            path.unlink()
+        raise
 
 
 def _read(

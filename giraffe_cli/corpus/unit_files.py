@@ -77,6 +77,11 @@ def write_index(path: Path, block: Block) -> str:
     return digest_bytes(buffer.getvalue())
 
 
+def has_blocks(folder: Path) -> bool:
+    """Whether a unit that is not finished has a block that is."""
+    return (folder / f"{block_stem(0)}.json").exists()
+
+
 def finished_blocks(folder: Path, identity: str) -> Iterator[dict[str, Any]]:
     """The blocks, from the first on, that a process which was cut off has finished."""
     for number in range(1 << 16):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.pace import Pace
@@ -14,6 +17,9 @@ from giraffe_cli.corpus.unit import Unit
 from giraffe_cli.corpus.unit_files import unit_folder
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
 from giraffe_cli.progress import Reporter
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 
 def tokenise_units(
@@ -54,7 +60,11 @@ def _in_processes(
 
     context = multiprocessing.get_context("spawn")
     tokenizer, config = str(tools.tokenize.folder), tools.config.model_dump()
-    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+    ending, end = context.Pipe(duplex=False)
+    with (
+        concurrent.futures.ProcessPoolExecutor(workers, context, _end_with, (ending,)) as pool,
+        _closed_on_error(end),
+    ):
         futures = [
             pool.submit(_work, units[n], str(unit_folder(work, n)), tokenizer, config)
             for n in numbers
@@ -71,7 +81,28 @@ def _in_processes(
                 "run the same command again with fewer --workers: finished units stay",
             ) from error
         finally:
-            pool.shutdown(cancel_futures=True)
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+@contextlib.contextmanager
+def _closed_on_error(end: Connection) -> Iterator[None]:
+    """What the workers wait for to end at once; their finished blocks stay."""
+    try:
+        yield
+    except BaseException:
+        end.close()
+        raise
+
+
+def _end_with(ending: Connection) -> None:
+    """In a worker process: end when the parent closes its side, or has ended itself."""
+
+    def wait() -> None:
+        with contextlib.suppress(EOFError, OSError):
+            ending.recv_bytes()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _work(unit: Unit, folder: str, tokenizer: str, config: dict[str, Any]) -> tuple[str, Any]:

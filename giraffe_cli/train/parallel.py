@@ -13,6 +13,7 @@ import contextlib
 import json
 import re
 import shlex
+import signal
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -216,7 +217,13 @@ def raise_what_workers_told(folder: Path, code: int, job: str = "training") -> N
         GiraffeError: of the kind the first worker told; of the exit code when none told.
     """
     told = [read_json(path) for path in sorted(folder.glob("error-*.json"))]
-    if code and was_killed(folder / "log.txt") and not any(entry["kind"] for entry in told):
+    ended = ended_by_signal(folder) if code and not any(entry["kind"] for entry in told) else None
+    if ended and ended[1] != signal.SIGKILL:
+        raise GiraffeError(
+            f"process {ended[0]} of the {job} was ended by {ended[1].name}; what was saved stands",
+            f"what it wrote is in {folder}/log*.txt",
+        )
+    if ended:
         raise DoesNotFit(
             f"a process of the {job} was killed (signal 9), as Linux does when memory runs out; "
             "what was saved stands",
@@ -236,7 +243,17 @@ def raise_what_workers_told(folder: Path, code: int, job: str = "training") -> N
     raise kind(told[0]["message"], told[0]["hint"] or f"more in {folder / 'log.txt'}")
 
 
-def was_killed(log: Path) -> bool:
-    """Whether torch's launcher, which sums up its failures in `log`, names a worker's `-9`."""
-    text = log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
-    return re.search(r"exitcode\s*: -9\b", text) is not None
+_FAILURE = re.compile(r"rank\s*: (\d+).*\n\s*exitcode\s*: -(\d+)\b")
+
+
+def ended_by_signal(folder: Path) -> tuple[int, signal.Signals] | None:
+    """(rank, signal) of a worker that a signal ended, by what torch's launchers, which sum up their
+    failures in `log.txt` and, on other nodes, `log-N.txt`, say of it; the first failure, which
+    stands last, before those that it led to."""
+    found: list[tuple[int, signal.Signals]] = []
+    for log in sorted(folder.glob("log*.txt")):
+        text = log.read_text(encoding="utf-8", errors="replace")
+        _others, _title, root = text.rpartition("Root Cause")
+        for part in (root, text):
+            found += [(int(r), signal.Signals(int(n))) for r, n in _FAILURE.findall(part)]
+    return found[0] if found else None

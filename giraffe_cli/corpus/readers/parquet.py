@@ -35,8 +35,11 @@ class Parquet(AbstractReader):
 
     def units(self, source: str, name: str, block_bytes: int = BLOCK_BYTES) -> list[Unit]:
         size = file_size(source)
-        with _opened(source) as file:
-            starts = _cuts(file.metadata, block_bytes)
+        try:
+            with _opened(source) as file:
+                starts = _cuts(file.metadata, block_bytes)
+        except InvalidInput:
+            starts = [0]  # told where it is read, by `on_bad`
         spans = [
             FileSpan(source, start, end, size)
             for start, end in zip(starts, [*starts[1:], size], strict=True)
@@ -45,15 +48,15 @@ class Parquet(AbstractReader):
         return units_of(spans, 0, name, "parquet", str(Path(source).parent))
 
     def documents(self, unit: Unit, bad: BadRecords) -> Iterator[Document]:
-        import pyarrow
-
         bad.pass_over(unit)
         for span in unit.files:
             try:
-                with _opened(span.path) as file:
-                    yield from self._of_span(file, unit, span, bad)
-            except (pyarrow.ArrowException, OSError) as error:
-                bad.report(span.path, "the parquet file is damaged", f" ({first_line(error)})")
+                file = _opened(span.path)
+            except InvalidInput as error:
+                bad.report(span.path, "no parquet file", f" ({first_line(error)})")
+                continue
+            with file:
+                yield from self._of_span(file, unit, span, bad)
 
     def example(self, folder: Path) -> str:
         import pyarrow
@@ -75,22 +78,42 @@ class Parquet(AbstractReader):
         groups = [file.metadata.row_group(index) for index in range(file.metadata.num_row_groups)]
         first_bytes = [_first_byte(group) for group in groups]
         chosen = [i for i, byte in enumerate(first_bytes) if span.start <= byte < span.end]
-        rows = sum(groups[index].num_rows for index in chosen)
-        data = sum(groups[index].total_byte_size for index in chosen)
-        batches = file.iter_batches(
-            batch_size=max(1, rows * BATCH_BYTES // max(data, 1)),
-            row_groups=chosen,
-            columns=columns,
-            use_threads=False,
-        )
         before = sum(
             group.num_rows
             for group, byte in zip(groups, first_bytes, strict=True)
             if byte < span.start
         )
-        yield from documents_of(
-            batches, unit, span.path, before, self.text_field, self.max_doc_bytes, bad
-        )
+        for index in chosen:
+            yield from self._of_group(file, index, columns, unit, span, before, bad)
+            before += groups[index].num_rows
+
+    def _of_group(
+        self,
+        file: Any,
+        index: int,
+        columns: list[str],
+        unit: Unit,
+        span: FileSpan,
+        before: int,
+        bad: BadRecords,
+    ) -> Iterator[Document]:
+        """The rows of one row group; where its pages are damaged, those before."""
+        import pyarrow
+
+        group = file.metadata.row_group(index)
+        try:
+            batches = file.iter_batches(
+                batch_size=max(1, group.num_rows * BATCH_BYTES // max(group.total_byte_size, 1)),
+                row_groups=[index],
+                columns=columns,
+                use_threads=False,
+            )
+            yield from documents_of(
+                batches, unit, span.path, before, self.text_field, self.max_doc_bytes, bad
+            )
+        except (pyarrow.ArrowException, OSError) as error:
+            rows = f"rows {before + 1:,} to {before + group.num_rows:,}"
+            bad.report(f"{span.path}: {rows}", "damaged rows of parquet", f" ({first_line(error)})")
 
 
 def _opened(path: str) -> Any:
