@@ -10,6 +10,7 @@ attention factor). What a flag of the runtime settles, or what it refuses aloud,
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -55,7 +56,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     _refuse_adapter(folder)
     if not path.is_file():
-        hint = f"run giraffe verify {folder / 'model'}" if (folder / "model").is_dir() else None
+        hint = (
+            f"run giraffe verify {shlex.quote(str(folder / 'model'))}"
+            if (folder / "model").is_dir()
+            else None
+        )
         raise InvalidInput(f"{folder} is no model directory: it has no config.json", hint)
     again = "download or save the checkpoint again"
     if not path.stat().st_size:

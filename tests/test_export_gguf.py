@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from pathlib import Path
@@ -14,12 +15,12 @@ from conftest import build_tiny_llama
 from gguf import GGML_QUANT_VERSION, GGUFReader, GGUFType, Keys, LlamaFileType, quants
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny_runs import TARGET, make_base, merge, table_for
 
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.export.base import ExportOptions, make_target, targets
-from giraffe_cli.export.gguf_tensors import encode, gguf_name, interleave_rows
+from giraffe_cli.export.gguf_tensors import Planned, encode, gguf_name, interleave_rows
 from giraffe_cli.export.source import open_source
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rope.base import strategies
@@ -295,11 +296,32 @@ def test_transformers_reads_the_file_back_with_equal_logits(tmp_path, tiny_llama
 
 
 def test_a_value_too_large_for_f16_is_refused():
-    from giraffe_cli.export.gguf_tensors import Planned
-
     weight = torch.tensor([[1e6, 0.0]], dtype=torch.bfloat16)
     with pytest.raises(InvalidInput, match="has values that f16 cannot hold"):
         encode(weight, Planned("x", "f16", (1, 2), 4))
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "q8_0"])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_numbers_that_are_none_are_the_checkpoints_fault(dtype, wrong):
+    weight = torch.ones(2, 32)
+    weight[1, 3] = wrong
+    with pytest.raises(InvalidInput, match="x of the checkpoint holds NaN or infinities"):
+        encode(weight, Planned("x", dtype, (2, 32), 256))
+
+
+def test_a_head_of_its_own_beside_tied_embeddings_is_refused(giraffe, tmp_path, tiny_llama):
+    """transformers 5 computes with it, and a GGUF of a tied model has none."""
+    folder = Path(shutil.copytree(tiny_llama, tmp_path / "m"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"] + 1
+    save_file(tensors, folder / "model.safetensors", {"format": "pt"})
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    done = giraffe("export", folder, "--to", "gguf", "--out", tmp_path / "m.gguf")
+    assert done.code == 3
+    assert "stores a lm_head.weight of its own" in done.stderr
+    assert not (tmp_path / "m.gguf").exists()
 
 
 # ── failing ──────────────────────────────────────────────────────────────────────────────────

@@ -13,6 +13,7 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.export.gguf_pretoken import adds_space_prefix, byte_level_pre
 from giraffe_cli.export.gguf_tokenizer import TokenType, Vocabulary, read_vocabulary
 from giraffe_cli.gguf_pipelines import LLAMA_3, QWEN_2
+from giraffe_cli.model.loading import load_tokenizer
 from giraffe_cli.rundir import read_json, write_json
 
 BYTES = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
@@ -254,14 +255,14 @@ def test_the_first_of_several_end_tokens_and_the_chat_template(tmp_path, tiny_ll
 def test_ends_that_generation_names_beside_the_tokenizers_are_kept(tmp_path, tiny_llama):
     """llama.cpp knows `<|eot_id|>` by name; of the two others a GGUF holds one, and one is told."""
     folder = change(tmp_path / "m", tiny_llama)
-    value = read_json(folder / "tokenizer.json")
-    names = {"<|eot_id|>": 380, "<stop>": 381, "<halt>": 382}
-    kind = {**value["added_tokens"][0], "special": True}
-    added = [{**kind, "id": index, "content": name} for name, index in names.items()]
-    write_json(folder / "tokenizer.json", {**value, "added_tokens": value["added_tokens"] + added})
-    write_json(folder / "generation_config.json", {"eos_token_id": [1, 380, 381, 382]})
-    found = vocabulary(folder)
-    assert (found.special_ids["eos"], found.special_ids["eot"]) == (1, 381)
+    names = ["<|eot_id|>", "<stop>", "<halt>"]
+    tokenizer = load_tokenizer(folder)
+    tokenizer.add_special_tokens({"additional_special_tokens": names})
+    tokenizer.save_pretrained(folder)
+    eot, stop, halt = tokenizer.convert_tokens_to_ids(names)
+    write_json(folder / "generation_config.json", {"eos_token_id": [1, eot, stop, halt]})
+    found = vocabulary(folder, 400)
+    assert (found.special_ids["eos"], found.special_ids["eot"]) == (1, stop)
     assert found.warnings == ["llama.cpp does not end at <halt>: a GGUF names two end tokens"]
 
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import prose
 from evaluated import build_other_llama
+from tokenizers import Tokenizer, decoders, models
 from tokenizers.processors import TemplateProcessing
 
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
@@ -272,6 +273,16 @@ class TestText:
     def test_the_first_of_two_stop_strings_counts(self, tokenizer):
         pieces, _ = self.shown(tokenizer, "green and blue", ["blue", "and"])
         assert "".join(pieces) == "green "
+
+    def test_bytes_that_are_no_character_end_no_answer(self):
+        """Llama 2's tokens of single bytes: é, half a character, `a`. What stands is not taken back
+        as transformers does, which makes all three bytes of the run U+FFFD."""
+        names = ["<0xC3>", "<0xA9>", "<0xC5>", "a", "b"]
+        model = models.BPE({name: n for n, name in enumerate(names)}, [], byte_fallback=True)
+        backend = Tokenizer(model)
+        backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+        answer = AnswerText(SimpleNamespace(backend_tokenizer=backend))
+        assert [answer.add(token) for token in range(5)] == ["", "é", "", "\ufffda", "b"]
 
     def test_what_only_begins_like_a_stop_string_is_shown_in_the_end(self, tokenizer):
         pieces, stopped = self.shown(tokenizer, "the sky", ["sky blue"])

@@ -102,13 +102,15 @@ def test_a_healthy_config_passes(tmp_path, name):
 
 
 def test_a_factor_multiplies_the_window_where_that_is_the_native_one():
-    """Beside the original length, or under YaRN, the window is the extended one already."""
+    """Beside a shorter original length the window is the extended one already."""
     config = {"max_position_embeddings": 4096}
     for kind, original, served in (
         ("linear", {}, 16384),
         ("dynamic", {}, 16384),
         ("linear", {"original_max_position_embeddings": 1024}, 4096),
-        ("yarn", {}, 4096),
+        ("yarn", {}, 16384),
+        ("yarn", {"original_max_position_embeddings": 4096}, 16384),  # as on Qwen's cards
+        ("yarn", {"original_max_position_embeddings": 1024}, 4096),
     ):
         assert served_length(config, {"rope_type": kind, "factor": 4.0, **original}) == served
 

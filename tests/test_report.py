@@ -10,7 +10,7 @@ import pytest
 import yaml
 from synthetic_report import Page, make_run
 
-from giraffe_cli.report.card import card_data, write_card
+from giraffe_cli.report.card import card_data, public_name, write_card
 from giraffe_cli.report.plots import training_plots
 from giraffe_cli.report.write import write_report
 
@@ -181,6 +181,34 @@ def test_a_license_is_inherited_never_invented(tmp_path, base_card, license_name
     front = front_matter((tmp_path / "run" / "model" / "README.md").read_text())
     assert front.get("license") == license_name
     assert "base_model" not in front
+
+
+def test_a_card_publishes_no_path(written):
+    """What is uploaded says nothing of where it was made."""
+    run_dir, report = written
+    write_card({**report, "data": ["/home/me/secret/books.jsonl"]}, run_dir / "model", {})
+    card = (run_dir / "model" / "README.md").read_text(encoding="utf-8")
+    assert str(run_dir.parent) not in card
+    assert "secret" not in card
+    assert "books.jsonl" in card
+    assert "vllm serve PATH --max-model-len 16384" in card
+    assert "llama-server -m PATH.gguf -c 16384" in card
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("a/b.jsonl", "b.jsonl"),
+        ("mine=/a/b.jsonl", "mine"),
+        ("epub:/a/books", "epub:books"),
+        ("hf:org/set:en", "hf:org/set:en"),
+        ("python-stdlib", "python-stdlib"),
+        ("/a/*.jsonl", "*.jsonl"),
+        ("-", "-"),
+    ],
+)
+def test_a_corpus_has_a_name_without_its_place(source, named):
+    assert public_name(source) == named
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,15 @@ BY_NAME = frozenset(
 
 
 def further_ends(
-    folder: Path, config: Mapping[str, Any], eos: int | None, tokens: Sequence[str]
+    folder: Path, config: Mapping[str, Any], special: Mapping[str, int], tokens: Sequence[str]
 ) -> list[int]:
-    """The ids at which transformers ends and llama.cpp by itself would not, in their order."""
+    """The ids at which transformers ends and llama.cpp by itself would not, in their order; none
+    that is another of the `special` ones."""
     path = folder / "generation_config.json"
     settings = read_json(path) if path.is_file() else {}
     named = settings.get("eos_token_id") if isinstance(settings, dict) else None
     named = config.get("eos_token_id") if named is None else named
     ids = named if isinstance(named, list) else [named]
     known = [index for index in ids if isinstance(index, int) and 0 <= index < len(tokens)]
-    return [index for index in known if index != eos and tokens[index] not in BY_NAME]
+    others = {special.get(name) for name in ("bos", "eos", "unk")}
+    return [index for index in known if index not in others and tokens[index] not in BY_NAME]

@@ -19,6 +19,7 @@ import torch
 
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.merge_checks import check_stored_head
 from giraffe_cli.tensor_dtypes import DTYPES as SOURCE_DTYPES
 from giraffe_cli.tensor_stream import StoredTensor, read_layout, read_tensors
 from giraffe_cli.weights import weight_files
@@ -75,8 +76,10 @@ def plan_tensors(checkpoint: Checkpoint, dtype: str) -> dict[str, Planned]:
     A stored copy of a tied `lm_head` and old `inv_freq` tables are left out.
 
     Raises:
-        InvalidInput: tensors that a Llama in GGUF has no place for, such as biases.
+        InvalidInput: tensors that a Llama in GGUF has no place for, such as biases; a head that is
+            stored beside the embeddings it is tied to, and is another.
     """
+    check_stored_head(checkpoint)
     stored = [t for path in weight_files(checkpoint.path) for t in read_layout(path).tensors]
     tied = {"lm_head.weight"} if checkpoint.tie_word_embeddings else set()
     kept = [t for t in stored if t.name not in tied and not t.name.endswith("inv_freq")]
@@ -127,8 +130,14 @@ def encode(weight: torch.Tensor, planned: Planned) -> npt.NDArray[Any]:
     """`[rows, bytes of a row]` of the tensor in llama.cpp's row order and type.
 
     Raises:
-        InvalidInput: a value is too large for float16.
+        InvalidInput: a value is no number, or too large for float16.
     """
+    rows = max(1, _CHUNK // max(1, weight[0].numel()))
+    if not all(torch.isfinite(part).all() for part in torch.split(weight, rows)):
+        raise InvalidInput(
+            f"{planned.name} of the checkpoint holds NaN or infinities",
+            "download or save the checkpoint again",
+        )
     if planned.head_dim is not None:
         weight = interleave_rows(weight, planned.head_dim)
     if planned.dtype == "q8_0":

@@ -91,7 +91,7 @@ def read_vocabulary(folder: Path, config: Mapping[str, Any], vocab_size: int) ->
     pre = byte_level_pre(value) if byte_level else "default"
     special = _special_ids(tokenizer, config)
     tokens, types = _tokens(value, vocab_size, special.get("unk"), byte_level)
-    ends = further_ends(folder, config, special.get("eos"), tokens)
+    ends = further_ends(folder, config, special, tokens)
     if ends:
         special["eot"] = ends[0]
     scores, unmerged = (None, 0) if byte_level else scores_of_merges(model, tokens)

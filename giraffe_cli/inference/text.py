@@ -27,11 +27,23 @@ class AnswerText:
 
     def add(self, token: int) -> str:
         """Take a token; what of the text is certain and has not been shown."""
-        self.held += self.stream.step(self.backend, token) or ""
+        self.held += self._decoded(token)
         found = [at for stop in self.stop_strings if (at := self.held.find(stop)) >= 0]
         if found:
             self.stopped, self.held = True, self.held[: min(found)]
         return self._show(0 if self.stopped else self._undecided())
+
+    def _decoded(self, token: int) -> str:
+        """What the token makes certain. Tokens of single bytes (Llama 2's) are read as one run: one
+        that is no character changes what stands before it, which has been shown, and the stream
+        refuses to go on; U+FFFD takes its place and a new stream the rest."""
+        try:
+            return self.stream.step(self.backend, token) or ""
+        except Exception as error:  # tokenizers raises this very class
+            if "Invalid prefix" not in str(error):
+                raise
+            self.stream = DecodeStream(skip_special_tokens=True)
+            return "\ufffd" + (self.stream.step(self.backend, token) or "")
 
     def rest(self) -> str:
         """What was held back in case a stop string came."""

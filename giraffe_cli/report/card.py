@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from giraffe_cli import __version__
 from giraffe_cli.checkpoint_source import EMBEDDED
+from giraffe_cli.corpus.source_names import PREFIX, parse_source
 from giraffe_cli.plain_yaml import parse_yaml
 from giraffe_cli.report import facts, facts_training
 from giraffe_cli.report.card_tables import markdown_tables
@@ -94,15 +95,33 @@ def _body(report: Mapping[str, Any], model_dir: Path) -> str:
         'model = AutoModelForCausalLM.from_pretrained("PATH", dtype="auto")\n'
         'tokenizer = AutoTokenizer.from_pretrained("PATH")\n```',
         "## Serve it",
-        "```\n" + "\n".join(serve_lines(model_dir)) + "\n```",
+        "```\n" + "\n".join(serve_lines(model_dir, "PATH")) + "\n```",
         "## RoPE",
         _listed(facts.rope_rows(report, {})),
         *_chosen_by(report.get("rope_choice") or {}, str(report["strategy"])),
         "## Training",
-        _listed([*facts_training.training_rows(report), *facts.data_rows(report, {})]),
+        _listed([*facts_training.training_rows(report), *facts.data_rows(_published(report), {})]),
         f"Made by giraffe {__version__}.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _published(report: Mapping[str, Any]) -> dict[str, Any]:
+    """`report` with names in the place of paths, which are nobody's but the author's."""
+    sources = report.get("data") or []
+    return {**report, "data": [public_name(str(source)) for source in sources]}
+
+
+def public_name(source: str) -> str:
+    """What a corpus is called where its path means nothing: `books.jsonl`, `epub:books`, the name
+    that it was given, an id of the hub."""
+    named = parse_source(source)
+    if source.startswith("hf:") or named.name != source:
+        return source if source.startswith("hf:") else named.name
+    kind = PREFIX.fullmatch(source)
+    if kind and not Path(source).exists():
+        return f"{kind[1]}:{Path(kind[2]).name}"
+    return Path(source).name or source
 
 
 def _chosen_by(choice: Mapping[str, Any], strategy: str) -> list[str]:

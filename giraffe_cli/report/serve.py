@@ -24,18 +24,20 @@ from giraffe_cli.rope.readings import (
 from giraffe_cli.rundir import read_json
 
 
-def serve_lines(model_dir: Path) -> list[str]:
+def serve_lines(model_dir: Path, named: str | None = None) -> list[str]:
     """Commands to paste, and lines starting with `#` where a runtime cannot serve this model.
 
     Args:
         model_dir: a written checkpoint; its `config.json` decides.
+        named: what the lines call it in the place of its path.
 
     Raises:
         InvalidInput: no readable `config.json`.
     """
     config = read_json(model_dir / "config.json")
     rope = read_as_transformers_5(config)
-    length, folder = window_of(config), shlex.quote(str(model_dir))
+    shown = Path(named) if named else model_dir
+    length, folder = window_of(config), shlex.quote(str(shown))
     if length is None:
         raise InvalidInput(
             f"{model_dir}/config.json says max_position_embeddings "
@@ -45,7 +47,7 @@ def serve_lines(model_dir: Path) -> list[str]:
     return [
         *_vllm_cautions(rope),
         f"vllm serve {folder} --max-model-len {length}",
-        *_llama_cpp(model_dir, config, rope, length),
+        *_llama_cpp(shown, config, rope, length),
     ]
 
 

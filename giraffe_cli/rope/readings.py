@@ -113,10 +113,14 @@ def _number(value: Any) -> str:
 
 
 def served_length(config: Mapping[str, Any], reading: Reading) -> int:
-    """Tokens the config promises: `linear` and `dynamic` name the native window beside a factor."""
+    """Tokens the config promises: `linear` and `dynamic` name the native window beside a factor, so
+    does `yarn` without an original one below it."""
     window: int = config["max_position_embeddings"]
-    scaled = reading["rope_type"] in {"linear", "dynamic"} and not reading.get(ORIGINAL)
-    return int(window * reading["factor"]) if scaled else window
+    kind, native = reading["rope_type"], reading.get(ORIGINAL)
+    names_native = kind in {"linear", "dynamic"} and not native
+    if kind == "yarn" and (not native or native >= window):
+        window, names_native = native or window, True
+    return int(window * reading["factor"]) if names_native else window
 
 
 def describe(reading: Mapping[str, Any]) -> str:
