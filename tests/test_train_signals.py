@@ -14,6 +14,7 @@ from train_runs import Hooked, adapter_bytes, build_material, checkpoints, run
 from giraffe_cli.errors import Interrupted
 from giraffe_cli.rundir import MANIFEST
 from giraffe_cli.train import run as run_module
+from giraffe_cli.train.launcher import run_launcher
 from giraffe_cli.train.signals import STOP_SIGNALS, stop_requests
 
 
@@ -147,3 +148,18 @@ def family(pid):
         with open(f"/proc/{parent}/task/{parent}/children") as handle:
             found += [int(child) for child in handle.read().split()]
     return found
+
+
+def test_workers_of_a_launcher_that_is_killed_end_too(tmp_path):
+    """They hold its output open, which is heard to its end."""
+    worker = "import sys; print('at work', flush=True); sys.stdin.read()"
+    script = (
+        "import os, subprocess, sys, time\n"
+        f"subprocess.Popen([sys.executable, '-c', {worker!r}])\n"
+        "time.sleep(1)\n"
+        "os.kill(os.getpid(), 9)\n"
+    )
+    heard: list[str] = []
+    command = [sys.executable, "-c", script]
+    code = run_launcher(command, tmp_path / "log.txt", 1, {}, hear=heard.extend)
+    assert (code, heard) == (-signal.SIGKILL, ["at work\n"])

@@ -56,10 +56,18 @@ def run_launcher(
         )
     # leaving the block closes the workers' stdin, at which any that still run end
     with process, _ended_with_others(process, is_over):
+        threading.Thread(target=_end_workers_after, args=(process,), daemon=True).start()
         if hear:
             assert process.stdout is not None
             hear(process.stdout)
         return process.wait()
+
+
+def _end_workers_after(process: subprocess.Popen[str]) -> None:
+    """A launcher that is killed leaves workers that would train on, unheard."""
+    process.wait()
+    if process.stdin:
+        process.stdin.close()
 
 
 @contextlib.contextmanager
