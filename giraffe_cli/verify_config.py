@@ -56,12 +56,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     _refuse_adapter(folder)
     if not path.is_file():
-        hint = (
-            f"run giraffe verify {shlex.quote(str(folder / 'model'))}"
-            if (folder / "model").is_dir()
-            else None
-        )
-        raise InvalidInput(f"{folder} is no model directory: it has no config.json", hint)
+        told = f"{folder} is no model directory: it has no config.json"
+        raise InvalidInput(told, _where_its_model_is(folder))
     again = "download or save the checkpoint again"
     if not path.stat().st_size:
         raise InvalidInput(f"{path} is empty (0 bytes)", again)
@@ -69,6 +65,15 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or not config:
         raise InvalidInput(f"{path} holds no JSON object, or an empty one", again)
     return config
+
+
+def _where_its_model_is(folder: Path) -> str | None:
+    """The command that helps where `folder` is a run's."""
+    if (folder / "model").is_dir():
+        return f"run giraffe verify {shlex.quote(str(folder / 'model'))}"
+    if (folder / "run.yaml").is_file():
+        return f"giraffe merge {shlex.quote(str(folder))} writes the model of a trained run"
+    return None
 
 
 def _refuse_adapter(folder: Path) -> None:

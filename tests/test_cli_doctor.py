@@ -154,6 +154,16 @@ def test_a_run_folder_stands_for_the_model_inside(giraffe, tmp_path):
     assert serve[1].startswith(f"giraffe export {model} --to gguf")
 
 
+@pytest.mark.parametrize("command", ["doctor", "verify"])
+def test_a_run_whose_model_is_gone_says_what_writes_it(giraffe, tmp_path, command):
+    run = tmp_path / "a run"
+    run.mkdir()
+    (run / "run.yaml").touch()
+    done = giraffe(command, run)
+    assert done.code == 3
+    assert f"hint: giraffe merge '{run}' writes the model" in " ".join(done.stderr.split())
+
+
 def test_a_folder_without_a_checkpoint_is_refused(giraffe, tmp_path):
     result = giraffe("doctor", tmp_path)
     assert result.code == 3

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,9 +68,12 @@ def serving(checkpoint: Path) -> dict[str, Any]:
     run = (checkpoint / "model" / "config.json").is_file()
     folder = checkpoint / "model" if run else checkpoint
     if not (folder / "config.json").is_file():
+        is_run = (checkpoint / "run.yaml").is_file()
         raise InvalidInput(
             f"{checkpoint} holds no config.json",
-            "name a checkpoint directory, or a run folder with a model/ inside",
+            f"giraffe merge {shlex.quote(str(checkpoint))} writes the model of a trained run"
+            if is_run
+            else "name a checkpoint directory, or a run folder with a model/ inside",
         )
     read_config(folder)
     return {
