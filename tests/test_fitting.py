@@ -277,6 +277,19 @@ def test_a_killed_worker_is_named(tmp_path):
     assert failure.value.exit_code == 4
 
 
+def test_whom_the_launcher_killed_after_anothers_error_did_not_run_out_of_memory(tmp_path):
+    (tmp_path / "log.txt").write_text(
+        "Failures:\n[1]:\n  rank      : 0 (local_rank: 0)\n  exitcode  : -9 (pid: 1)\n---\n"
+        "Root Cause (first observed failure):\n[0]:\n  rank      : 1 (local_rank: 1)\n"
+        "  exitcode  : 1 (pid: 4711)\n"
+    )
+    own = {"kind": "", "message": "KeyError: 'x'", "hint": None}
+    (tmp_path / "error-1.json").write_text(json.dumps(own))
+    with pytest.raises(GiraffeError, match="KeyError: 'x'") as failure:
+        raise_what_workers_told(tmp_path, 1)
+    assert failure.value.exit_code == 1
+
+
 @pytest.mark.parametrize("log", ["log.txt", "log-1.txt"])
 def test_a_worker_ended_by_a_signal_is_named_not_the_peer_that_lost_it(tmp_path, log):
     """The launcher kills who is left: what failed first stands last."""

@@ -85,6 +85,7 @@ def test_a_glob_that_matches_as_it_stands_is_not_taken_apart():
     for named in ("lang=*/*.jsonl", "lang=en/*.jsonl", "lang=en/*.gone"):
         assert parse_source(named) == Source(named, named)
     assert parse_source("en=*/*.jsonl") == Source("en", "*/*.jsonl")
+    assert parse_source("en=x/**b") == Source("en", "x/**b")
 
 
 def test_a_glob_below_a_folder_with_a_colon_is_one():
@@ -250,6 +251,7 @@ def test_names_alone_tell_most_of_it():
         ("docz/", "`docz/` does not exist", "did you mean `docs`"),
         ("data/*.jsonl", r"no file matches `data/\*.jsonl`", "check the pattern"),
         ("doc*", r"no file matches `doc\*`; 1 folders do", "check the pattern"),
+        ("x/**b", r"`x/\*\*b` is no pattern", "between two /"),
         ("nothing", "`nothing` does not exist", ".jsonl"),
         ("photo.png", "no reader for `photo.png`", ".jsonl"),
         ("python-stdlb", "`python-stdlb` does not exist", "python-stdlib"),

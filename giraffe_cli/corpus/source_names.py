@@ -44,7 +44,10 @@ def _lies_here(named: str) -> bool:
 
 
 def _matches(pattern: str) -> bool:
-    return glob.has_magic(pattern) and any(Path().glob(pattern))
+    try:
+        return glob.has_magic(pattern) and any(Path().glob(pattern))
+    except ValueError:  # `**` as a part of a name
+        return False
 
 
 def is_local(named: str) -> bool:

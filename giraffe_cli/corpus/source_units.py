@@ -63,9 +63,15 @@ def _matches(pattern: str) -> tuple[list[str], Counter[str]]:
     if root.is_dir() and any(map(glob.has_magic, Path(pattern).parts[:-1])):
         _check_readable(root)
     # Path.glob follows no linked folder under `**`, which could lead in a circle.
+    try:
+        every = list(root.glob(str(Path(pattern).relative_to(root))))
+    except ValueError as error:
+        raise InvalidInput(
+            f"`{pattern}` is no pattern: {error}", "write `**` between two /"
+        ) from error
     matches = [
         path
-        for path in root.glob(str(Path(pattern).relative_to(root)))
+        for path in every
         if not any(part.startswith(".") for part in path.relative_to(root).parts)
     ]
     files = sorted(str(path) for path in matches if not path.is_dir())

@@ -247,13 +247,12 @@ _FAILURE = re.compile(r"rank\s*: (\d+).*\n\s*exitcode\s*: -(\d+)\b")
 
 
 def ended_by_signal(folder: Path) -> tuple[int, signal.Signals] | None:
-    """(rank, signal) of a worker that a signal ended, by what torch's launchers, which sum up their
-    failures in `log.txt` and, on other nodes, `log-N.txt`, say of it; the first failure, which
-    stands last, before those that it led to."""
-    found: list[tuple[int, signal.Signals]] = []
+    """(rank, signal) of a worker that a signal ended, as torch's launchers sum up their failures in
+    `log.txt` and, on other nodes, `log-N.txt`. What failed first stands last, under a title; the
+    others the launcher itself has killed."""
     for log in sorted(folder.glob("log*.txt")):
         text = log.read_text(encoding="utf-8", errors="replace")
-        _others, _title, root = text.rpartition("Root Cause")
-        for part in (root, text):
-            found += [(int(r), signal.Signals(int(n))) for r, n in _FAILURE.findall(part)]
-    return found[0] if found else None
+        _others, _title, first = text.rpartition("Root Cause")
+        if found := _FAILURE.search(first):
+            return int(found[1]), signal.Signals(int(found[2]))
+    return None
