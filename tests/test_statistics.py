@@ -8,7 +8,7 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from giraffe_cli.evals.base import Example
@@ -113,6 +113,7 @@ class TestClusteredShare:
         assert all(later < earlier for earlier, later in itertools.pairwise(lows[1:]))
 
     @given(st.lists(st.tuples(st.floats(0, 1), st.sampled_from("abcdef")), min_size=1, max_size=30))
+    @example([(2.781342323134e-309, "a")])  # rounding in Wilson's centre is larger than this
     def test_stays_in_bounds_and_never_loses_its_width(self, pairs):
         values, clusters = [v for v, _ in pairs], [c for _, c in pairs]
         found = clustered_share(values, clusters)

@@ -77,8 +77,10 @@ def wilson_bounds(share: float, n: float) -> tuple[float, float]:
     z2 = Z_95**2
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z_95 / (1 + z2 / n) * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n))
-    # at 0 and at 1 the bound is the share itself; rounding must not put it beside
-    return 0.0 if share == 0 else max(0.0, centre - half), 1.0 if share == 1 else centre + half
+    # at 0 and at 1 the bound is the share itself, and next to them it lies nearer to it than
+    # rounding does: neither may be put on the share's other side
+    low, high = min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
+    return 0.0 if share == 0 else low, 1.0 if share == 1 else high
 
 
 class Clusters(NamedTuple):
