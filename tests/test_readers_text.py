@@ -99,6 +99,27 @@ def test_a_byte_order_mark_is_no_text(tmp_path):
     assert [d.text for d in read(tmp_path)[0]] == ["one"]
 
 
+@pytest.mark.parametrize("encoding", ["utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"])
+def test_text_behind_the_byte_order_mark_of_another_encoding_is_read(tmp_path, encoding):
+    (tmp_path / "a.txt").write_bytes("\ufeffcafé\n".encode(encoding))
+    documents, bad = read(tmp_path)
+    assert [d.text for d in documents] == ["café\n"]
+    assert not bad.skipped
+
+
+@pytest.mark.parametrize(
+    ("data", "fault"),
+    [
+        (b"\xff\xfea", r"a\.txt: not valid UTF-16"),
+        ("\ufeffone\nt\0wo".encode("utf-16-le"), r"a\.txt:2: holds a NUL character"),
+    ],
+)
+def test_what_is_wrong_with_utf16_is_told(tmp_path, data, fault):
+    (tmp_path / "a.txt").write_bytes(data)
+    with pytest.raises(InvalidInput, match=fault):
+        read(tmp_path)
+
+
 def test_a_folder_without_text_says_what_it_holds(tmp_path):
     with pytest.raises(InvalidInput, match="holds no text file$"):
         read(tmp_path)

@@ -29,7 +29,7 @@ from giraffe_cli.corpus.source_names import Source
 from giraffe_cli.corpus.unit import BLOCK_BYTES, Unit, units_of
 from giraffe_cli.errors import InvalidInput
 
-RECORD_READERS = ("jsonl", "parquet", "arrow")
+RECORD_READERS = ("jsonl", "json-values", "parquet", "arrow")
 """Readers of single files of records, which a folder may be full of."""
 
 

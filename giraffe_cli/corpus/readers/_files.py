@@ -8,6 +8,7 @@ itself, or nowhere is a bad record.
 
 from __future__ import annotations
 
+import codecs
 import errno
 import os
 from collections import Counter
@@ -27,6 +28,13 @@ SUFFIXES = frozenset(
     " .toml .yaml .yml .ini .cfg .cmake .mk".split()
 )
 NAMES = frozenset("readme license copying notice authors changelog makefile dockerfile".split())
+MARKS = (
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Byte order marks and what a file that begins with one is written in, the longer ones first."""
 BINARY_PROBE = 8192
 """Bytes looked through for a NUL, which no text holds; git's rule, with its number."""
 
@@ -101,7 +109,8 @@ def files_below(
 def read_text(path: Path, root: Path | None, max_bytes: int, bad: BadRecords) -> str | None:
     """The file's text; None when it is binary, empty or a bad record, which is reported.
 
-    A file is binary when its first 8192 bytes hold a NUL; one further on is a defect.
+    UTF-8, or UTF-16 and UTF-32 behind their byte order marks (Windows writes them). Else a file is
+    binary when its first 8192 bytes hold a NUL; one further on is a defect.
     """
 
     def text(path: Path) -> str | None:
@@ -170,20 +179,23 @@ def _is_read_itself(link: Path, root: Path) -> bool:
 
 
 def _text(path: Path, data: bytes, bad: BadRecords) -> str | None:
-    nul = data.find(b"\0")
+    encoding = next((name for mark, name in MARKS if data.startswith(mark)), "utf-8")
+    nul = data.find(b"\0") if encoding == "utf-8" else -1
     if 0 <= nul < BINARY_PROBE:
         bad.skip("binary file")
         return None
     try:
-        text = data.decode("utf-8-sig")
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        # Decoders count from behind a byte order mark.
-        fault = len(data) - len(error.object) + error.start
-        bad.report(f"{path}:{_line_of(data, fault)}", "not valid UTF-8")
+        place = f":{_line_of(data, error.start)}" if encoding == "utf-8" else ""
+        bad.report(f"{path}{place}", f"not valid {encoding.upper()}")
         return None
-    if nul >= 0:
-        bad.report(f"{path}:{_line_of(data, nul)}", "holds a NUL character")
+    if "\0" in text:
+        bad.report(
+            f"{path}:{text.count(chr(10), 0, text.index(chr(0))) + 1}", "holds a NUL character"
+        )
         return None
+    text = text.removeprefix("\ufeff")
     if is_blank(text):
         bad.skip("empty file")
         return None

@@ -6,10 +6,12 @@ share no line and lose none, wherever they are cut.
 
 from __future__ import annotations
 
+import codecs
 import io
 import sys
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -23,6 +25,9 @@ ZSTD_BUFFER = 1 << 16
 GZIP = 31
 """zlib's `wbits` for a gzip header and the largest window."""
 SKIPPED_AT_A_TIME = 1 << 20
+JSON_SUFFIXES = (".json", ".json.gz", ".json.zst")
+SNIFFED = 1 << 10
+"""Bytes that show how a file of JSON begins."""
 
 
 class BrokenStream(Exception):
@@ -44,20 +49,46 @@ def lines(span: FileSpan, limit: int) -> Iterator[tuple[int, bytes]]:
         BrokenStream: after the last line before the break; of zstd the last 64 KB may be lost.
         InvalidInput: the file is missing or unreadable.
     """
+    with opened(span.path) as stream:
+        if is_compressed(span.path):
+            yield from _lines(stream, 0, sys.maxsize, limit)
+        else:
+            yield from _lines(stream, span.start, span.end, limit)
+
+
+@contextmanager
+def opened(path: str) -> Iterator[IO[bytes]]:
+    """The bytes of a file, or what comes out of a compressed one.
+
+    Raises:
+        BrokenStream: from within, where a compressed file breaks.
+        InvalidInput: the file is missing or unreadable.
+    """
     try:
-        with open(span.path, "rb", buffering=BUFFER) as raw:
-            if is_compressed(span.path):
-                yield from _lines(_decompressed(raw, span.path), 0, sys.maxsize, limit)
-            else:
-                yield from _lines(raw, span.start, span.end, limit)
+        with open(path, "rb", buffering=BUFFER) as raw:
+            yield _decompressed(raw, path) if is_compressed(path) else raw
     except (EOFError, zlib.error) as error:
         raise BrokenStream(f"the gzip stream is truncated or corrupt ({error})") from error
     except FileNotFoundError as error:
-        raise missing(span.path) from error
+        raise missing(path) from error
     except OSError as error:
-        if error.errno is None and span.path.lower().endswith(".zst"):  # Arrow's own
+        if error.errno is None and path.lower().endswith(".zst"):  # Arrow's own
             raise BrokenStream(f"the zst stream is truncated or corrupt ({error})") from error
-        raise InvalidInput(f"cannot read {span.path}: {error.strerror or error}") from error
+        raise InvalidInput(f"cannot read {path}: {error.strerror or error}") from error
+
+
+def is_values(path: str) -> bool:
+    """Whether a `.json` file (`.gz`, `.zst`) begins as an array, or as an object of which nothing
+    else is on the first line, and so is not JSON lines."""
+    if not path.lower().endswith(JSON_SUFFIXES) or not Path(path).is_file():
+        return False
+    try:
+        with opened(path) as stream:
+            begin = stream.read(SNIFFED).removeprefix(codecs.BOM_UTF8).lstrip()
+    except (BrokenStream, InvalidInput):  # told when it is read
+        return False
+    first, *rest = begin.split(b"\n", 1)
+    return first.startswith(b"[") or (first.strip() == b"{" and bool(rest))
 
 
 def count_lines(path: str, end: int) -> int:

@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import Any
 
 from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document, file_size
-from giraffe_cli.corpus.readers._lines import BrokenStream, count_lines, is_compressed, lines
+from giraffe_cli.corpus.readers._lines import (
+    BrokenStream,
+    count_lines,
+    is_compressed,
+    is_values,
+    lines,
+)
 from giraffe_cli.corpus.readers._records import Defect, identity_of, is_blank, text_of, too_long
 from giraffe_cli.corpus.unit import BLOCK_BYTES, FileSpan, Unit, units_of
 
@@ -41,7 +47,8 @@ class Jsonl(AbstractReader):
     summary = "a .jsonl file (.gz, .zst), one object with a text field a line"
 
     def claims(self, source: str) -> bool:
-        return source.lower().endswith(SUFFIXES) and not Path(source).is_dir()
+        is_named_so = source.lower().endswith(SUFFIXES) and not Path(source).is_dir()
+        return is_named_so and not is_values(source)
 
     def units(self, source: str, name: str, block_bytes: int = BLOCK_BYTES) -> list[Unit]:
         size = file_size(source)
