@@ -430,6 +430,14 @@ def test_shards_and_a_merge_give_the_rows_of_one_call(pack, two, tmp_path):
     assert merged.code == 0, merged.stderr
     rows = [(tmp_path / name / "rows-00000.parquet").read_bytes() for name in ("whole", "parts")]
     assert rows[0] == rows[1]
+    late = pack(*two, "--shard", "2/2", "--json", out=tmp_path / "parts")
+    assert json.loads(late.stdout)["finished"] is True
+    assert json.loads(late.stdout)["units"] == []
+    assert not (tmp_path / "parts" / ".work").exists()  # nothing was tokenised again
+    assert (
+        "every shard is done and merged"
+        in pack(*two, "--shard", "1/2", out=tmp_path / "parts").stdout
+    )
 
 
 def test_a_page_is_written_on_request_and_packing_again_keeps_its_folder(pack, two, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import shutil
@@ -382,6 +383,15 @@ def test_shards_leave_windows_of_other_inputs_alone(job, stage):
     before = contents("packed")
     with pytest.raises(InvalidInput, match="holds windows of other inputs; different: config"):
         stage(*job("packed", min_piece=8))
+    assert contents("packed") == before
+
+
+def test_a_refused_packing_keeps_nothing_of_standard_input(job, monkeypatch):
+    pack_stage(*job("packed"))
+    before = contents("packed")
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b'{"text": "a text"}\n')))
+    with pytest.raises(InvalidInput, match="holds windows of other inputs; different: sources"):
+        pack_stage(["-"], *job("packed")[1:], replace=False)
     assert contents("packed") == before
 
 

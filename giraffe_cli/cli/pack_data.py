@@ -225,9 +225,11 @@ def _pack_part(job: tuple[Any, ...], part: tuple[int, int], workers: int, consol
     from giraffe_cli.corpus.packing import pack_shard
 
     done = pack_shard(*job, shard=part, workers=workers)
+    following = "when every shard is done: the same command with --merge in the place of --shard"
+    if done["finished"]:
+        following = "every shard is done and merged"
     console.result(
         {"out": str(job[5]), **done},
         f"shard {done['shard']}: {done['documents']:,} documents, {done['tokens']:,} tokens in "
-        f"{len(done['units'])} of {done['units_in_all']} units; when every shard is done: "
-        "the same command with --merge in the place of --shard",
+        f"{len(done['units'])} of {done['units_in_all']} units; {following}",
     )

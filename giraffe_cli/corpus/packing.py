@@ -53,7 +53,7 @@ def pack_stage(
             reporter.info(f"{out} holds these windows already")
             return packing.finished()
         if not replace and is_packed(out):
-            _refuse(out, packing.inputs)
+            _refuse(packing)
         try:
             packing.tokenise(range(len(packing.units)), workers)
             return packing.assemble()
@@ -74,7 +74,8 @@ def pack_shard(
     shard: tuple[int, int],
     workers: int = 1,
 ) -> dict[str, Any]:
-    """Tokenise the units i, i + N, i + 2N … of shard i/N into `out`; what it did.
+    """Tokenise the units i, i + N, i + 2N … of shard i/N into `out`; what it did: nothing, and
+    `finished`, where the rows of all shards are there.
 
     Raises:
         InvalidInput, UsageError, GiraffeError: as `pack_stage` without `replace`; finished units
@@ -83,12 +84,18 @@ def pack_shard(
     check_replaceable(out)
     with held(out, shared=True):
         packing = Packing(sources, checkpoint_path, window, config, seed, out, reporter)
-        if is_packed(out) and not stage_holds(out, packing.inputs):
-            _refuse(out, packing.inputs)
         number, count = shard
         mine = range(number - 1, len(packing.units), count)
-        done = packing.tokenise(mine, workers)
+        done: list[dict[str, Any]] = []
+        if finished := stage_holds(out, packing.inputs):
+            reporter.info(f"{out} holds these windows already")
+            mine = range(0)
+        elif is_packed(out):
+            _refuse(packing)
+        else:
+            done = packing.tokenise(mine, workers)
     return {
+        "finished": finished,
         "shard": f"{number}/{count}",
         "units": [f"{packing.units[n].source}: {packing.units[n].name}" for n in mine],
         "units_in_all": len(packing.units),
@@ -121,12 +128,14 @@ def merge_shards(
             reporter.info(f"{out} holds these windows already")
             return packing.finished()
         if is_packed(out):
-            _refuse(out, packing.inputs)
+            _refuse(packing)
         return packing.assemble()
 
 
-def _refuse(out: Path, inputs: dict[str, Any]) -> None:
-    different = differing_keys(read_json(out / MANIFEST)["inputs"], inputs)
+def _refuse(packing: Packing) -> None:
+    out = packing.out
+    packing.drop_input()
+    different = differing_keys(read_json(out / MANIFEST)["inputs"], packing.inputs)
     raise InvalidInput(
         f"{out} holds windows of other inputs; different: {', '.join(different) or 'a file in it'}",
         "put back what changed, or choose another --out",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from collections.abc import Sequence
@@ -131,6 +132,13 @@ class Packing:
             giraffe=__version__,
         )
         return self.finished()
+
+    def drop_input(self) -> None:
+        """Remove what was kept of standard input."""
+        for path in self.work.glob("stdin.*"):
+            path.unlink()
+        with contextlib.suppress(OSError):  # none, or it holds what shards tokenised
+            self.work.rmdir()
 
     def leave(self) -> None:
         """After an error, finished units and blocks stay for the next try, and rows that were there
