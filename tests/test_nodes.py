@@ -23,6 +23,7 @@ from giraffe_cli.train.layout import Layout
 from giraffe_cli.train.nodes import own_rank
 
 LORA = {"lora": {"rank": 2}}
+FULL = {"method": "full", "lora": {}, "steps": 2}
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +81,10 @@ def led_by_this_one(material, run_dir, reporter=None, **settings):
 
 
 @pytest.mark.slow
-def test_two_nodes_of_two_processes_share_the_base_out_on_each(material, tmp_path):
+@pytest.mark.parametrize("trained", [LORA, FULL], ids=["adapter", "every weight"])
+def test_two_nodes_of_two_processes_share_the_base_out_on_each(material, tmp_path, trained):
     shared = tmp_path / "shared"
-    settings = {"windows_per_step": 4, **LORA}
+    settings = {"windows_per_step": 4, **trained}
     with another_node(shared) as raised, crew_of(shared, 2, "127.0.0.1", SilentReporter()) as crew:
         several = {"processes": 4, "nodes": 2, "shard_base": "full", "crew": crew}
         run(material, shared, **several, **settings)
@@ -90,6 +92,7 @@ def test_two_nodes_of_two_processes_share_the_base_out_on_each(material, tmp_pat
     run(material, tmp_path / "one", **settings)
     for ours, theirs in zip(metrics(shared), metrics(tmp_path / "one"), strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-4)
 
 
 @pytest.mark.slow

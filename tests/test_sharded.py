@@ -182,7 +182,7 @@ def test_parts_are_aligned_and_together_hold_all():
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
-        ({"method": "full"}, "method: full freezes none"),
+        ({"method": "full", "optimizer": "adamw8bit"}, "adamw8bit under method: full need it"),
         ({"quantize_base": "nf4"}, "need it whole"),
         ({"lora": {"use_dora": True}}, "need it whole"),
         ({"lora": {"init_lora_weights": "pissa"}}, "need it whole"),

@@ -71,6 +71,8 @@ def run(
     positions="pose",
     evaluated_documents=0,
     crew=None,
+    hands_on=False,
+    start_from=None,
     **changes,
 ):
     return train_stage(
@@ -86,6 +88,8 @@ def run(
         reporter=reporter or SilentReporter(),
         evaluated_documents=evaluated_documents,
         crew=crew,
+        hands_on=hands_on,
+        start_from=start_from,
     )
 
 

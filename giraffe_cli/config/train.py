@@ -85,9 +85,10 @@ class TrainConfig(Section):
     auto: where the adapter is plain LoRA; over a base in 4 bits on a CPU alone, since it has not
     run on a GPU yet."""
     shard_base: Literal["auto", "none", "full"] = "auto"
-    """Share the frozen base out over the processes: each keeps a part of every layer, and gathers a
-    layer when it computes it. full: so; auto: where that is the fastest setting that fits, on CPUs;
-    on GPUs, where it has not run yet, a plan proposes it."""
+    """Share the base out over the processes: each keeps a part of every layer, under `method: full`
+    with its gradients and moments, and gathers a layer when it computes it. full: so; auto: where
+    that is the fastest setting that fits, on CPUs; on GPUs, where it has not run yet, a plan
+    proposes it."""
     mlp_tile: Literal["auto", "none"] | Length = "auto"
     """Tokens that pass through an MLP at a time while layers are recomputed."""
     projection_tile: Literal["auto", "none"] | Length = "auto"
@@ -152,9 +153,10 @@ class TrainConfig(Section):
 
     @property
     def can_shard_base(self) -> bool:
-        """Whether what is trained allows the frozen weights to be shared out."""
+        """Whether what is trained allows the base to be shared out."""
         needs_weights = self.lora.use_dora or self.lora.init_lora_weights == "pissa"
-        is_plain = self.method == "lora" and self.quantize_base == "none" and not needs_weights
+        by_blocks = self.method == "full" and self.optimizer == "adamw8bit"
+        is_plain = self.quantize_base == "none" and not needs_weights and not by_blocks
         return is_plain and self.checkpointing != "none"
 
 
@@ -179,8 +181,8 @@ def _problems(train: TrainConfig) -> list[str]:
         ),
         (
             is_shared and train.checkpointing != "none" and not train.can_shard_base,
-            "shard_base: full shares out a frozen base in 16 or 32 bits, under plain LoRA: "
-            "method: full freezes none, quantize_base, use_dora and pissa need it whole",
+            "shard_base: full shares out a base in 16 or 32 bits, under plain LoRA or trained: "
+            "quantize_base, use_dora, pissa, and adamw8bit under method: full need it whole",
         ),
         (
             train.sequence_parallel_by == "keys" and train.sequence_parallel == 1,

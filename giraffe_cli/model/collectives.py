@@ -38,6 +38,23 @@ def all_gather(part: Tensor, whole: Tensor, group: Any) -> Any:
     return gather(whole, part, group=group, async_op=True)
 
 
+def sum_of_part(whole: Tensor, rank: int, group: Any) -> tuple[Any, Tensor]:
+    """Begin to sum `whole` [N·n] over the N processes of `group`; what is returned first has
+    `wait`, after which the second holds entries `rank · n` to `(rank + 1) · n` of the sum, those of
+    this process. `whole` is overwritten.
+
+    gloo promises `all_reduce` alone of the two, and adds up the other parts as well.
+    """
+    size = len(whole) // dist.get_world_size(group)
+    if dist.get_backend(group) == "gloo":
+        work = dist.all_reduce(whole, group=group, async_op=True)
+        return work, whole[rank * size : (rank + 1) * size]
+    part = whole.new_empty(size)
+    # torch 2.13 renamed it, and warns of the name that 2.11 has alone
+    scatter = getattr(dist, "reduce_scatter_single", None) or dist.reduce_scatter_tensor
+    return scatter(part, whole, group=group, async_op=True), part
+
+
 def told_by_all(value: Any) -> list[Any]:
     """What each process gave, in their order: small things that pickle; alone, its own."""
     if not (dist.is_available() and dist.is_initialized()):

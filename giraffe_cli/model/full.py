@@ -9,12 +9,14 @@ A head tied to the embeddings has no tensor of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from giraffe_cli.model.sharded_training import Spread, spread, whole
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import write_sealed
 from giraffe_cli.tensor_stream import Layout, StoredTensor, write_shard
@@ -23,11 +25,14 @@ TRAINED_WEIGHTS = "trained.safetensors"
 TRAINED_CONFIG = "trained.json"
 
 
-def save_full(model: nn.Module, folder: Path, table: RopeTable, source: str) -> None:
-    """Write all parameters of `model` (float32) into the existing `folder`, one at a time."""
-    tensors: dict[str, Tensor] = dict(model.named_parameters())
+def save_full(
+    parameters: Mapping[str, Tensor], folder: Path, table: RopeTable, source: str
+) -> None:
+    """Write the `parameters` of a model (float32) into the existing `folder`, one at a time. Where
+    they are spread over processes, the others `give_full`."""
+    tensors = {name: spread(one, one) for name, one in parameters.items()}
     entries = {
-        name: StoredTensor(name, "F32", tuple(tensor.shape), tensor.numel() * 4)
+        name: StoredTensor(name, "F32", tuple(tensor.shape), math.prod(tensor.shape) * 4)
         for name, tensor in tensors.items()
     }
     layout = Layout({}, tuple(entries.values()), data_start=0)
@@ -37,9 +42,15 @@ def save_full(model: nn.Module, folder: Path, table: RopeTable, source: str) -> 
     write_sealed(folder / "rope.json", table.to_json())
 
 
+def give_full(parameters: Mapping[str, Tensor]) -> None:
+    """Take part in another process's `save_full`."""
+    for parameter in parameters.values():
+        whole(spread(parameter, parameter))
+
+
 def _payloads(
-    entries: dict[str, StoredTensor], tensors: dict[str, Tensor]
+    entries: dict[str, StoredTensor], tensors: Mapping[str, Tensor | Spread]
 ) -> Iterator[tuple[StoredTensor, bytes]]:
     for name, entry in entries.items():
-        flat = tensors[name].detach().float().cpu().contiguous().reshape(-1)
+        flat = whole(tensors[name]).detach().float().cpu().contiguous().reshape(-1)
         yield entry, flat.view(torch.uint8).numpy().tobytes()

@@ -1,16 +1,17 @@
 """A checkpoint opened for `ShardedBase`: one weight in memory at a time, of each the part to keep.
 
-Sharded are the matrices of the layers, the embeddings and the head, unless they are trained; what
-is left, norms and biases, is whole in every process, and small.
+Sharded are the matrices of the layers, the embeddings and the head, unless they alone are trained;
+what is left, norms and biases, is whole in every process, and small. Where all weights are trained
+the parts are float32, and so are norms and biases.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from accelerate import init_empty_weights
@@ -21,7 +22,8 @@ from transformers import AutoModelForCausalLM
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.loading import config_for
-from giraffe_cli.model.sharded import Shard, absent, layout
+from giraffe_cli.model.sharded import Shard, ShardedBase, absent, layout
+from giraffe_cli.model.sharded_training import TrainedBase, TrainedShard
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.install import check_table
 from giraffe_cli.weights import EMBEDDINGS, HEAD, weight_files
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from transformers import LlamaForCausalLM
 
 CPU = torch.device("cpu")
+Made = TypeVar("Made")
+"""`Shard` or `TrainedShard`."""
 
 
 def whole_weights(config: TrainConfig) -> frozenset[str]:
@@ -47,7 +51,9 @@ class ShardedLoader:
     rank: int
     processes: int
     whole: frozenset[str] = frozenset()
-    """Names of weights that are not to be sharded: trained ones."""
+    """Names of weights that are not to be sharded: those that an adapter is trained beside."""
+    trains_all: bool = False
+    """Whether `shards` are `TrainedShard`s."""
 
     def model(self, table: RopeTable | None, attn_implementation: str) -> LlamaForCausalLM:
         """The model in evaluation mode, without the weights to be sharded, which read as NaN.
@@ -63,13 +69,30 @@ class ShardedLoader:
         sharded = {name for unit in self._units(model) for name in unit}
         with _opened(self.path) as files:
             for name, empty in list(model.named_parameters()):
-                shape, is_absent = empty.shape, name in sharded
-                found = absent(shape, self.dtype, CPU) if is_absent else self._read(files, name)
+                if name in sharded:
+                    found = absent(empty.shape, self._gathered_dtype(name), CPU)
+                else:
+                    found = self._read(files, name, self._kept_dtype())
                 _put(model, name, nn.Parameter(found, requires_grad=False))
         model.tie_weights()
         check_table(model, table)
         opened: LlamaForCausalLM = model.eval()
         return opened
+
+    def base(self, model: nn.Module, device: torch.device, group: Any = None) -> ShardedBase:
+        """What brings the weights of a `model` that `self.model` opened: parts on `device`, shared
+        by the processes of `group`.
+
+        Raises:
+            InvalidInput: a weight is missing.
+        """
+        if not self.trains_all:
+            shards, line = self.shards(model, device)
+            return ShardedBase(shards, line, self.processes, group)
+        parts, line = self._on_line(
+            model, lambda files, weights: self._trained(files, weights, device, group)
+        )
+        return TrainedBase(parts, line, self.processes, self.rank, group)
 
     def shards(
         self, model: nn.Module, device: torch.device
@@ -80,14 +103,20 @@ class ShardedLoader:
         Raises:
             InvalidInput: a weight is missing.
         """
+        return self._on_line(model, lambda files, weights: self._shard(files, weights, device))
+
+    def _on_line(
+        self, model: nn.Module, make: Callable[[Mapping[str, Any], dict[str, Any]], Made]
+    ) -> tuple[list[Made], list[int | None]]:
+        """What `make` makes of the open files and of each unit's weights, and the line of them."""
         parameters = dict(model.named_parameters())
-        shards: list[Shard] = []
+        shards: list[Made] = []
         line: list[int | None] = []
         with _opened(self.path) as files:
             for names in self._units(model):
                 if names:
                     weights = {name: parameters[name] for name in names}
-                    shards.append(self._shard(files, weights, device))
+                    shards.append(make(files, weights))
                 line.append(len(shards) - 1 if names else None)
         return shards, line if HEAD in parameters else [*line, line[0]]
 
@@ -108,21 +137,43 @@ class ShardedLoader:
         """This process's part of `weights`, one after the other."""
         offsets, size = layout(list(weights.values()), self.processes)
         part = torch.zeros(size, dtype=torch.uint8)
-        first, last = self.rank * size, (self.rank + 1) * size
         for name, offset in zip(weights, offsets, strict=True):
-            raw = self._read(files, name).reshape(-1).view(torch.uint8)
-            begin, end = max(first, offset), min(last, offset + len(raw))
-            if begin < end:
-                part[begin - first : end - first] = raw[begin - offset : end - offset]
+            raw = self._read(files, name, self.dtype).reshape(-1).view(torch.uint8)
+            self._lay(raw, offset, part)
         return Shard(part.to(device), tuple(weights.values()), offsets)
 
-    def _read(self, files: Mapping[str, Any], name: str) -> Tensor:
+    def _trained(
+        self, files: Mapping[str, Any], weights: dict[str, Any], device: torch.device, group: Any
+    ) -> TrainedShard:
+        """As `_shard`, in float32."""
+        offsets, size = layout(list(weights.values()), self.processes)
+        wide = next(iter(weights.values())).element_size()
+        part = torch.zeros(size // wide)
+        for name, offset in zip(weights, offsets, strict=True):
+            self._lay(self._read(files, name, torch.float32).reshape(-1), offset // wide, part)
+        return TrainedShard(part.to(device), weights, offsets, self.rank, self.processes, group)
+
+    def _lay(self, numbers: Tensor, offset: int, part: Tensor) -> None:
+        """What this process has of `numbers`, which begin at `offset` of all."""
+        first, last = self.rank * len(part), (self.rank + 1) * len(part)
+        begin, end = max(first, offset), min(last, offset + len(numbers))
+        if begin < end:
+            part[begin - first : end - first] = numbers[begin - offset : end - offset]
+
+    def _gathered_dtype(self, name: str) -> torch.dtype:
+        """Of a sharded weight, when it is there."""
+        return self._kept_dtype() if name in (EMBEDDINGS, HEAD) else self.dtype
+
+    def _kept_dtype(self) -> torch.dtype:
+        return torch.float32 if self.trains_all else self.dtype
+
+    def _read(self, files: Mapping[str, Any], name: str, dtype: torch.dtype) -> Tensor:
         if name not in files:
             raise InvalidInput(
                 f"{self.path} has no tensor {name}", f"run giraffe verify {self.path}"
             )
         found: Tensor = files[name].get_tensor(name)
-        return found.to(self.dtype).contiguous()
+        return found.to(dtype).contiguous()
 
 
 def _put(model: nn.Module, name: str, parameter: nn.Parameter) -> None:

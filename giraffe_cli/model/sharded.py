@@ -1,4 +1,4 @@
-"""A frozen base whose weights are shared out: each process holds 1/N of them, and two layers whole.
+"""A base whose weights are shared out: each process holds 1/N of them, and two layers whole.
 
     base = ShardedBase(shards, line, processes, group)
     base.take_embeddings()                 # whole until two others were asked for
@@ -11,15 +11,15 @@ that is not there reads as NaN, not as another layer's.
 
 Not torch's FSDP2 (`fully_shard`): its hooks fire when a module's own forward is called, and here
 layers are run by parts inside an autograd function (`model/stack.py`) or by their weights alone
-(`model/fused.py`). And it reduces gradients, which frozen weights have none of; what is trained
-beside them is small, whole in every process, and summed once a step (`train/gradients.py`).
+(`model/fused.py`). The weights are frozen; where they are trained, `model/sharded_training.py` has
+what becomes of their gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, overload
+from typing import Any, Protocol, overload
 
 import torch
 from torch import Tensor, nn
@@ -30,15 +30,29 @@ ALIGNMENT = 256
 """Bytes between the beginnings of weights, and of processes' parts, in a gathered buffer."""
 
 
-@dataclass(frozen=True)
-class Shard:
+class AbstractShard(Protocol):
     """One layer's weights: their bytes one after the other, of which this process keeps a part."""
 
+    @property
+    def part(self) -> Tensor:
+        """[n] uint8: bytes `rank · n` to `(rank + 1) · n`."""
+
+    @property
+    def weights(self) -> tuple[nn.Parameter, ...]:
+        """The weights of the layer's modules."""
+
+    @property
+    def offsets(self) -> tuple[int, ...]:
+        """Where each begins in the bytes of all."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """An `AbstractShard` whose weights are frozen."""
+
     part: Tensor
-    """[n] uint8: bytes `rank · n` to `(rank + 1) · n`."""
     weights: tuple[nn.Parameter, ...]
     offsets: tuple[int, ...]
-    """Where each begins in the bytes of all."""
 
 
 def layout(weights: Sequence[Tensor], processes: int) -> tuple[tuple[int, ...], int]:
@@ -61,7 +75,7 @@ class ShardedBase:
 
     def __init__(
         self,
-        shards: Sequence[Shard],
+        shards: Sequence[AbstractShard],
         line: Sequence[int | None],
         processes: int,
         group: Any = None,
@@ -69,17 +83,19 @@ class ShardedBase:
         """`line` has the number of the shard for each place on it, None where weights are whole;
         tied embeddings and head are one shard. `group` is torch's, of all processes by default."""
         self.shards, self.line, self.group = shards, line, group
-        room = processes * max(len(shard.part) for shard in shards)
-        device = shards[0].part.device
+        parts = [shard.part for shard in shards]
+        room, device = processes * max(map(len, parts)), parts[0].device
         self.buffers = [torch.empty(room, dtype=torch.uint8, device=device) for _ in range(2)]
         self.held: list[int | None] = [None, None]
         self.coming: list[Any] = [None, None]
+        self.sent: list[Tensor | None] = [None, None]
+        """Parts on their way to the others, which must not be let go of before they are there."""
         self.in_use, self.place, self.processes = 0, 0, processes
 
     def let_go(self) -> None:
         """No weight is there; what stands for them lies on the device of their parts."""
         for shard in self.shards:
-            _let_go(shard)
+            self._let_go(shard)
 
     def layers(self, layers: Sequence[Any]) -> Sequence[Any]:
         """`layers` of the base, or what wraps them: each whole from when it is asked for."""
@@ -99,6 +115,11 @@ class ShardedBase:
         last = len(self.line) - 1
         self._take(last, last - 1 if torch.is_grad_enabled() else 0)
 
+    def _let_go(self, shard: AbstractShard) -> None:
+        device = self.buffers[0].device
+        for weight in shard.weights:
+            weight.data = absent(weight.shape, weight.dtype, device)
+
     def _take(self, place: int, following: int) -> None:
         self.place = place
         if (number := self.line[place]) is not None:
@@ -115,9 +136,10 @@ class ShardedBase:
         slot, shard = 1 - self.in_use, self.shards[number]
         self._arrive(slot)
         if (before := self.held[slot]) is not None:
-            _let_go(self.shards[before])
-        room = self.buffers[slot][: self.processes * len(shard.part)]
-        self.coming[slot] = all_gather(shard.part, room, self.group)
+            self._let_go(self.shards[before])
+        part = shard.part
+        room = self.buffers[slot][: self.processes * len(part)]
+        self.coming[slot], self.sent[slot] = all_gather(part, room, self.group), part
         self.held[slot] = number
         return slot
 
@@ -125,7 +147,7 @@ class ShardedBase:
         if self.coming[slot] is None:
             return
         self.coming[slot].wait()
-        self.coming[slot], number = None, self.held[slot]
+        self.coming[slot], self.sent[slot], number = None, None, self.held[slot]
         assert number is not None
         shard = self.shards[number]
         for weight, offset in zip(shard.weights, shard.offsets, strict=True):
@@ -155,9 +177,3 @@ class _Layers(Sequence[Any]):
         layer = self.wrapped[number]
         self.base.take_layer(number)
         return layer
-
-
-def _let_go(shard: Shard) -> None:
-    """The weights are not there any more."""
-    for weight in shard.weights:
-        weight.data = absent(weight.shape, weight.dtype, shard.part.device)

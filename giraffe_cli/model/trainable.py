@@ -13,6 +13,7 @@ wider activations.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,10 +126,20 @@ def state_parameters(model: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def save_trained(model: nn.Module, folder: Path, table: RopeTable, source: str) -> None:
+def save_trained(
+    model: nn.Module,
+    parameters: Mapping[str, Tensor],
+    folder: Path,
+    table: RopeTable,
+    source: str,
+) -> None:
     """Write what was trained into the existing `folder`, `rope.json` beside it: an adapter in
-    PEFT's format, or every tensor (`model/full.py`). The bytes depend on the weights alone."""
+    PEFT's format, or every tensor (`model/full.py`). The bytes depend on the weights alone.
+
+    `parameters` are those of `model`; their pieces, where processes share them out: then the others
+    `give_full`.
+    """
     if isinstance(model, PeftModel):
         save_adapter(model, folder, table, source)
     else:
-        save_full(model, folder, table, source)
+        save_full(parameters, folder, table, source)

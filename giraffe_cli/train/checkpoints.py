@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from giraffe_cli.errors import GiraffeError
+from giraffe_cli.model.sharded_training import Spread, cut, spread
 from giraffe_cli.rundir import (
     MANIFEST,
     atomic_open,
@@ -31,7 +32,7 @@ from giraffe_cli.rundir import (
     write_sealed,
 )
 from giraffe_cli.train.state import TrainState
-from giraffe_cli.train.state_file import read_tensors, write_tensors
+from giraffe_cli.train.state_file import give_tensors, read_tensors, write_tensors
 
 _TENSORS = "state.safetensors"
 _FACTS = "state.json"
@@ -63,6 +64,11 @@ def save_checkpoint(
             shutil.rmtree(folder / f"step-{number}")
 
 
+def give_checkpoint(parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
+    """Take part in another process's `save_checkpoint`, where parameters are spread over both."""
+    give_tensors(_tensors(parameters, optimizer))
+
+
 def restore_latest(
     folder: Path,
     parameters: Mapping[str, Tensor],
@@ -92,7 +98,7 @@ def load_parameters(folder: Path, step: int, parameters: Mapping[str, Tensor]) -
         for full_name, tensor in read_tensors(path / _TENSORS):
             key, _, name = full_name.partition("/")
             if key == _PARAMETER:
-                parameters[name].copy_(tensor)
+                parameters[name].copy_(cut(parameters[name], tensor))
 
 
 def save_weights(path: Path, parameters: Mapping[str, Tensor]) -> None:
@@ -101,7 +107,12 @@ def save_weights(path: Path, parameters: Mapping[str, Tensor]) -> None:
     Raises:
         GiraffeError: the folder cannot be written or the disk is full.
     """
-    write_tensors(path, parameters)
+    write_tensors(path, {name: spread(one, one) for name, one in parameters.items()})
+
+
+def give_weights(parameters: Mapping[str, Tensor]) -> None:
+    """Take part in another process's `save_weights`, where parameters are spread over both."""
+    give_tensors({name: spread(one, one) for name, one in parameters.items()})
 
 
 def load_weights(path: Path, parameters: Mapping[str, Tensor]) -> None:
@@ -113,10 +124,11 @@ def load_weights(path: Path, parameters: Mapping[str, Tensor]) -> None:
     left = set(parameters)
     with torch.no_grad():
         for name, tensor in read_tensors(path):
-            if name not in left or tensor.shape != parameters[name].shape:
+            mine = cut(parameters[name], tensor) if name in left else tensor
+            if name not in left or mine.shape != parameters[name].shape:
                 left.add(name)
                 break
-            parameters[name].copy_(tensor)
+            parameters[name].copy_(mine)
             left.remove(name)
     if left:
         raise GiraffeError(
@@ -161,13 +173,13 @@ def saved_steps(folder: Path) -> list[int]:
 
 def _tensors(
     parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
-) -> dict[str, Tensor]:
+) -> dict[str, Tensor | Spread]:
     """Everything to save, where it lies; nothing is copied."""
-    tensors = {f"{_PARAMETER}/{name}": parameter for name, parameter in parameters.items()}
+    tensors = {f"{_PARAMETER}/{name}": spread(one, one) for name, one in parameters.items()}
     for name, parameter in parameters.items():
         for key, value in optimizer.state[parameter].items():
             if isinstance(value, Tensor):
-                tensors[f"{key}/{name}"] = value
+                tensors[f"{key}/{name}"] = spread(parameter, value)
     return tensors
 
 
@@ -185,12 +197,14 @@ def _restore(
     with torch.no_grad():
         for full_name, tensor in read_tensors(path):
             key, _, name = full_name.partition("/")
+            mine = cut(parameters[name], tensor)
             if key == _PARAMETER:
-                parameters[name].copy_(tensor)
+                parameters[name].copy_(mine)
             else:
                 # Adam's step count stays on the CPU, its moments live beside the parameter
                 device = tensor.device if key == "step" else parameters[name].device
-                states[name][key] = tensor.to(device)
+                # a piece of its own, not a view of the whole
+                states[name][key] = mine.to(device, copy=mine is not tensor)
     for name, parameter in parameters.items():
         if states[name]:
             optimizer.state[parameter] = states[name]

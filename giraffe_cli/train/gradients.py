@@ -11,20 +11,26 @@ A loss that each process divides by the targets of the WHOLE step needs no facto
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from giraffe_cli.model.sharded_training import Piece
+
 BUCKET_BYTES = 64 << 20
 """Most bytes that are copied into one message; a larger gradient is sent from where it lies."""
 
 
-def sum_over_processes(parameters: Iterable[Tensor], bucket_bytes: int = BUCKET_BYTES) -> None:
+def sum_over_processes(
+    parameters: Iterable[Tensor], bucket_bytes: int = BUCKET_BYTES, group: Any = None
+) -> None:
     """Sum the gradients of `parameters` in place; one that a process lacks counts as zeros there.
 
-    Every process must call this with the same parameters in the same order.
+    Every process of the `group`, all by default, must call this with the same parameters in the
+    same order.
     """
     gradients = []
     for parameter in parameters:
@@ -34,7 +40,37 @@ def sum_over_processes(parameters: Iterable[Tensor], bucket_bytes: int = BUCKET_
     if _is_alone():
         return
     for bucket in _buckets(gradients, bucket_bytes):
-        _sum_bucket(bucket)
+        _sum_bucket(bucket, group)
+
+
+def sum_of_pieces(pieces: Iterable[Tensor], peers: Any) -> None:
+    """Sum over nodes the gradients of what each of them shares out over its processes; these have
+    summed theirs (`TrainedBase`). `peers` are the processes with the same pieces, None on one node.
+    """
+    if peers is not None:
+        sum_over_processes(pieces, group=peers)
+
+
+def clip(parameters: Iterable[Tensor], most: float, group: Any = None) -> float:
+    """Scale all gradients to a common norm of at most `most`; their norm before that.
+
+    Of `Piece`s each process of the `group` has its own, the others are the same in each.
+    """
+    found = list(parameters)
+    pieces = [one for one in found if isinstance(one, Piece)]
+    if not pieces:
+        return float(torch.nn.utils.clip_grad_norm_(found, most))
+    whole = [one for one in found if not isinstance(one, Piece)]
+    squares = _norm(pieces) ** 2
+    dist.all_reduce(squares, group=group)
+    norm = (squares + _norm(whole) ** 2).sqrt()
+    torch.nn.utils.clip_grads_with_norm_(found, most, norm)
+    return float(norm)
+
+
+def _norm(parameters: Sequence[Tensor]) -> Tensor:
+    """Of all their gradients, which are there."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
 def lay_side_by_side(parameters: Iterable[Tensor]) -> None:
@@ -75,11 +111,12 @@ def wait_for_all(device: torch.device) -> None:
 
 
 def start_equal(parameters: Iterable[Tensor]) -> None:
-    """Give every process the parameters of the first, so that equal steps keep them equal."""
+    """Give every process the parameters of the first, so that equal steps keep them equal; not
+    pieces, which differ."""
     if _is_alone():
         return
     with torch.no_grad():
-        for parameter in parameters:
+        for parameter in (one for one in parameters if not isinstance(one, Piece)):
             dist.broadcast(parameter, 0)
 
 
@@ -101,12 +138,12 @@ def _buckets(gradients: list[Tensor], bucket_bytes: int) -> Iterator[list[Tensor
         yield bucket
 
 
-def _sum_bucket(bucket: list[Tensor]) -> None:
+def _sum_bucket(bucket: list[Tensor], group: Any) -> None:
     if len(bucket) == 1 and bucket[0].is_contiguous():
-        dist.all_reduce(bucket[0])
+        dist.all_reduce(bucket[0], group=group)
         return
     flat = torch.cat([gradient.reshape(-1) for gradient in bucket])
-    dist.all_reduce(flat)
+    dist.all_reduce(flat, group=group)
     sums = torch.split(flat, [gradient.numel() for gradient in bucket])
     for gradient, total in zip(bucket, sums, strict=True):
         gradient.copy_(total.view_as(gradient))

@@ -96,6 +96,21 @@ class Layout:
         ]
         return groups[self.rank // size]
 
+    def peer_group(self) -> Any:
+        """The processes with the same part of a base that is shared out, one of each machine; None
+        on one machine.
+
+        Every process must call this, in the same order as its other collective calls.
+        """
+        size = self.base_processes
+        if self.nodes == 1:
+            return None
+        groups = [
+            dist.new_group(list(range(first, self.processes, size)), timeout=PATIENCE)
+            for first in range(size)
+        ]
+        return groups[self.base_rank]
+
     def counts(self, windows: Sequence[Window]) -> tuple[int, int]:
         """Targets and tokens of `windows`, such that the sum over all processes counts each
         window once."""

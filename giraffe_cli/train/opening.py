@@ -60,7 +60,8 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
     model = build_model(job, layout, accelerator.device)
     dropout = causal_model(model.model).config.attention_dropout
     model.kernels, probed = choose_kernels(job, dropout, accelerator.device)
-    parameters, kept = trainable_parameters(model), state_parameters(model)
+    parameters = model.held_here(trainable_parameters(model))
+    kept = model.held_here(state_parameters(model))
     if job.start_from:
         load_weights(job.start_from / WEIGHTS, kept)
     lay_side_by_side(parameters.values())
@@ -103,6 +104,7 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         kept=kept,
         optimizer=optimizer,
         state=state,
+        peers=layout.peer_group() if model.trained_base else None,
     )
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.model.low_bits import ADAMW_8BIT, import_bitsandbytes
+from giraffe_cli.model.sharded_training import Piece
 
 BETAS = (0.9, 0.95)
 
@@ -38,9 +39,16 @@ def make_optimizer(parameters: Mapping[str, Tensor], config: TrainConfig) -> tor
 
 def parameter_groups(parameters: Mapping[str, Tensor], decay: float) -> list[dict[str, Any]]:
     """With decay and without; a group that would be empty is left out."""
-    decays = {name: p.ndim > 1 and "embed_tokens" not in name for name, p in parameters.items()}
+    decays = {
+        name: _dimensions(p) > 1 and "embed_tokens" not in name for name, p in parameters.items()
+    }
     groups = [
         {"params": [p for name, p in parameters.items() if decays[name] == kept], "weight_decay": w}
         for kept, w in ((True, decay), (False, 0.0))
     ]
     return [group for group in groups if group["params"]]
+
+
+def _dimensions(parameter: Tensor) -> int:
+    """Of the whole weight, where this is a piece of it."""
+    return len(parameter.place.shape) if isinstance(parameter, Piece) else parameter.ndim

@@ -13,9 +13,12 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from giraffe_cli.model.full import give_full
 from giraffe_cli.model.trainable import save_trained
 from giraffe_cli.rundir import begin_stage, finish_stage, write_sealed
 from giraffe_cli.train.checkpoints import (
+    give_checkpoint,
+    give_weights,
     load_parameters,
     save_checkpoint,
     save_weights,
@@ -54,6 +57,8 @@ class Run:
     """What is saved: those, and constants they only make sense with."""
     optimizer: torch.optim.Optimizer
     state: TrainState
+    peers: Any = None
+    """The processes of other machines with the same pieces of the weights; None without such."""
 
     @property
     def device(self) -> torch.device:
@@ -80,19 +85,34 @@ class Run:
                 self.job.config.keep_checkpoints,
                 self.job.config.keep == "best",
             )
+        elif self._gives_pieces:
+            give_checkpoint(self.kept, self.optimizer)
         wait_for_all(self.device)
 
     def write_adapter(self) -> None:
         """The finished adapter and what the training was; the adapter's manifest comes last."""
+        parameters = self.model.held_here(dict(self.trained.named_parameters()))
         if self.accelerator.is_main_process:
             chosen = self._choose_weights()
             write_sealed(self.job.summary_path, self._summary(chosen))
             if self.job.hands_on:
                 save_weights(self.job.weights_path, self.kept)
             folder = begin_stage(self.job.adapter_dir)
-            save_trained(self.trained, folder, self.job.table, self.job.checkpoint.source)
+            source = self.job.checkpoint.source
+            save_trained(self.trained, parameters, folder, self.job.table, source)
             finish_stage(folder, self.identity)
+        elif self._gives_pieces:
+            self._choose_weights()
+            if self.job.hands_on:
+                give_weights(self.kept)
+            give_full(parameters)
         wait_for_all(self.device)
+
+    @property
+    def _gives_pieces(self) -> bool:
+        """Whether the first process needs this one's pieces of the weights to write them."""
+        is_beside_it = self.layout.rank < self.layout.base_processes
+        return self.model.trained_base is not None and is_beside_it
 
     def _choose_weights(self) -> int:
         """Load the weights the run ends with; the step they are of."""

@@ -103,14 +103,14 @@ def _open_base(
     path, attention = job.checkpoint.path, register_attention()
     parts = layout.base_processes
     if not job.levers.shard_base or parts == 1:
-        whole = load_base(
+        opened = load_base(
             path, job.config, dtype=dtype, table=job.table, attn_implementation=attention
         )
-        return whole, None
-    loader = ShardedLoader(path, dtype, layout.base_rank, parts, whole_weights(job.config))
+        return opened, None
+    whole, trains_all = whole_weights(job.config), job.config.method == "full"
+    loader = ShardedLoader(path, dtype, layout.base_rank, parts, whole, trains_all)
     base = loader.model(job.table, attention)
-    shards, line = loader.shards(base, device)
-    return base, ShardedBase(shards, line, parts, layout.base_group())
+    return base, loader.base(base, device, layout.base_group())
 
 
 def _levers_that_work(job: TrainJob, attention_dropout: float) -> Levers:

@@ -4,11 +4,13 @@
     for name, tensor in read_tensors(path): …          # on the CPU, one at a time
 
 Wider types come first, as safetensors itself orders them, so that every tensor is aligned; then
-names, so that equal states make equal bytes.
+names, so that equal states make equal bytes. A tensor that is spread over processes is written
+whole, by one of them, to which the others `give_tensors`.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -16,6 +18,7 @@ import torch
 from torch import Tensor
 
 from giraffe_cli import tensor_stream
+from giraffe_cli.model.sharded_training import Spread, whole
 from giraffe_cli.rundir import atomic_open
 from giraffe_cli.tensor_stream import Layout, StoredTensor, header_bytes
 
@@ -36,22 +39,32 @@ DTYPES = {
 _DTYPES_BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor | Spread]) -> None:
     """Write `tensors`, of any device, as one file, atomically; one of them on the CPU at a time.
 
     Raises:
         GiraffeError: the folder cannot be written or the disk is full.
     """
-    ordered = sorted(tensors.items(), key=lambda item: (-item[1].element_size(), item[0]))
+    ordered = _ordered(tensors)
     entries = tuple(
-        StoredTensor(name, DTYPES[t.dtype], tuple(t.shape), t.numel() * t.element_size())
+        StoredTensor(name, DTYPES[t.dtype], tuple(t.shape), math.prod(t.shape) * t.dtype.itemsize)
         for name, t in ordered
     )
     with atomic_open(path) as handle:
         handle.write(header_bytes(Layout({}, entries, 0)))
         for _, tensor in ordered:
-            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            flat = whole(tensor).detach().cpu().contiguous().reshape(-1)
             handle.write(flat.view(torch.uint8).numpy().data)
+
+
+def give_tensors(tensors: Mapping[str, Tensor | Spread]) -> None:
+    """Take part in another process's `write_tensors` of the same names."""
+    for _, tensor in _ordered(tensors):
+        whole(tensor)
+
+
+def _ordered(tensors: Mapping[str, Tensor | Spread]) -> list[tuple[str, Tensor | Spread]]:
+    return sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
 
 
 def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:

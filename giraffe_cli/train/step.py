@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import torch
 
-from giraffe_cli.train.gradients import sum_of, sum_over_processes
+from giraffe_cli.model.sharded_training import Piece
+from giraffe_cli.train.gradients import clip, sum_of, sum_of_pieces, sum_over_processes
 from giraffe_cli.train.run import Run
 
 
@@ -61,13 +62,16 @@ def train_step(run: Run, rate: float) -> StepOutcome:
     for place, window in zip(share, windows, strict=True):
         of_window = run.objective.of_window(run.model, window, run.device)
         torch.autograd.backward(of_window.minimised / num_targets)
+        run.model.end_backward()
         told[0, place] = of_window.nats
         told[1, place] = of_window.weights
 
     # ── sums over all processes: gradients, and every window's loss ──────────────────────────
     parameters = list(run.parameters.values())
-    sum_over_processes(parameters)
-    grad_norm = float(torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm))
+    sum_over_processes([one for one in parameters if not isinstance(one, Piece)])
+    sum_of_pieces([one for one in parameters if isinstance(one, Piece)], run.peers)
+    base = run.model.trained_base
+    grad_norm = clip(parameters, config.clip_norm, base.group if base else None)
     nats_of_windows, weights = sum_of(told).tolist()
     outcome = StepOutcome(
         sum(nats_of_windows) / num_targets, grad_norm, num_tokens, sum(weights) / num_targets
@@ -81,6 +85,7 @@ def train_step(run: Run, rate: float) -> StepOutcome:
         for group in run.optimizer.param_groups:
             group["lr"] = rate
         run.optimizer.step()
+        run.model.moved()
     run.optimizer.zero_grad(set_to_none=False)  # they stay where `lay_side_by_side` put them
     return outcome
 

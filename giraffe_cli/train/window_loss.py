@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from giraffe_cli.model.loss import IGNORED, Weigh, chunked_nll, token_nll, weigh
 from giraffe_cli.model.plain import PlainLayer
 from giraffe_cli.model.sequence_parallel import SequenceGroup
 from giraffe_cli.model.sharded import ShardedBase
+from giraffe_cli.model.sharded_training import TrainedBase
 from giraffe_cli.model.stack import run_layers
 from giraffe_cli.model.trainable import causal_model, head_weight
 
@@ -51,9 +52,30 @@ class WindowLoss(nn.Module):
         self.folder = folder
         """Where `offload: disk` keeps its file."""
         self.base = base
-        """Brings the frozen weights, where processes share them."""
+        """Brings the weights, where processes share them."""
         self.kernels: Kernels | None = None
         """What attends; None: torch's own choice."""
+
+    @property
+    def trained_base(self) -> TrainedBase | None:
+        """The base that processes share out and train."""
+        return self.base if isinstance(self.base, TrainedBase) else None
+
+    def held_here(self, parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """`parameters` of this module or of its model, this process's pieces in the place of those
+        that are trained and shared out."""
+        base = self.trained_base
+        return base.held_here(parameters) if base else dict(parameters)
+
+    def end_backward(self) -> None:
+        """Call this after each backward pass: gradients of what is shared out are summed."""
+        if self.trained_base:
+            self.trained_base.end_backward()
+
+    def moved(self) -> None:
+        """Call this after trained weights were changed."""
+        if self.trained_base:
+            self.trained_base.moved()
 
     def forward(
         self,
