@@ -105,6 +105,13 @@ def tiny_llama(tmp_path_factory) -> Path:
     return build_tiny_llama(tmp_path_factory.mktemp("tiny-llama"))
 
 
+@pytest.fixture(scope="session")
+def untied_llama(tmp_path_factory):
+    """Five layers, and a head of its own."""
+    folder = tmp_path_factory.mktemp("untied")
+    return build_tiny_llama(folder, tie_word_embeddings=False, num_hidden_layers=5)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def shipped_probe() -> Iterator[Any]:
     """The proof's probe is asked in this process: another needs five to ten seconds for its

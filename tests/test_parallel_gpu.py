@@ -41,15 +41,19 @@ def differences(ours, theirs):
         {"sequence_parallel": 2, "sequence_parallel_by": "keys"},
         {"shard_base": "full"},
         {"shard_base": "full", "sequence_parallel": 2, "held_out_every": 2},
+        {"shard_base": "full", "method": "full"},
     ],
-    ids=["own windows", "slices", "by keys", "base shared out", "base shared out, slices"],
+    ids=[
+        *("own windows", "slices", "by keys", "base shared out", "base shared out, slices"),
+        "every weight",
+    ],
 )
 def test_two_processes_repeat_the_losses_of_one(material, tmp_path, dtype, layout):
     if dtype == "float32" and "sequence_parallel_by" in layout:
         pytest.skip("16 bits on a GPU")
-    lora = {"rank": 2}
-    measured = {key: layout[key] for key in layout if key == "held_out_every"}
-    run(material, tmp_path / "one", dtype=dtype, lora=lora, **measured)
+    lora = {} if "method" in layout else {"rank": 2}
+    same = {key: layout[key] for key in layout if key in ("held_out_every", "method")}
+    run(material, tmp_path / "one", dtype=dtype, lora=lora, **same)
     reporter = SilentReporter()
     run(material, tmp_path / "two", reporter, dtype=dtype, lora=lora, **shared(2), **layout)
     assert any("starting 2 processes" in line for line in reporter.lines)

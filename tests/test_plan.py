@@ -194,10 +194,13 @@ def test_memory_of_128k_with_every_lever_is_near_the_floor_that_theory_gives():
     assert 25e9 < plan_of(**levers)["bytes"]["total"] < 36e9
 
 
-def of(train=None, levers=None, window="8k", kind="cuda", shape=LLAMA_8B, dtype="auto"):
+def of(
+    train=None, levers=None, window="8k", kind="cuda", shape=LLAMA_8B, dtype="auto", processes=1
+):
     config = config_of(window, dtype, **(train or {}))
     machine = H200 if kind == "cuda" else LAPTOP
-    return bytes_by_part(demand_of(shape, config, machine), levers or Levers())
+    demand = dataclasses.replace(demand_of(shape, config, machine), processes=processes)
+    return bytes_by_part(demand, levers or Levers())
 
 
 def test_what_is_trained_how_counts():
@@ -205,6 +208,10 @@ def test_what_is_trained_how_counts():
     in place of 16."""
     full = of({"method": "full"}, shape=SMOLLM2)
     assert full["weights"] + full["trained"] == 16 * 134_515_008
+    shared = of({"method": "full"}, Levers(shard_base=True), shape=SMOLLM2, processes=8)
+    norms, ends = 61 * 576, 49152 * 576
+    kept = 16 * (norms + (134_515_008 - norms) / 8)
+    assert shared["weights"] + shared["trained"] == pytest.approx(kept + 2 * 4 * ends, abs=2)
     eight = of({"method": "full", "optimizer": "adamw8bit"}, shape=SMOLLM2)
     assert eight["weights"] + eight["trained"] == 10 * 134_515_008
     nf4 = of({"quantize_base": "nf4"}, shape=SMOLLM2)

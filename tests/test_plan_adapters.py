@@ -94,9 +94,20 @@ def test_what_else_a_layer_keeps_where_its_own_weights_train(tmp_path, train, dt
 def test_copies_in_16_bits_by_hand():
     full = TrainConfig(method="full")
     matrices = 2 * 192 * 192 + 2 * 192 * 64 + 3 * 192 * 512
-    assert live(narrowed(Demand(SHAPE, full, "bfloat16", TOKENS, "cuda"))) == 2 * matrices
-    assert narrowed(Demand(SHAPE, full, "float32", TOKENS, "cuda")) == []
-    assert narrowed(demand_of({}, dtype="bfloat16")) == []
+    assert live(narrowed(Demand(SHAPE, full, "bfloat16", TOKENS, "cuda"), Levers())) == 2 * matrices
+    assert narrowed(Demand(SHAPE, full, "float32", TOKENS, "cuda"), Levers()) == []
+    assert narrowed(demand_of({}, dtype="bfloat16"), Levers()) == []
+
+
+def test_what_a_layer_s_gradients_take_where_processes_share_weights_out():
+    """Its own and those being summed, float32: of the embeddings where they are more."""
+    full = TrainConfig(method="full", shard_base="full")
+    matrices = 2 * 192 * 192 + 2 * 192 * 64 + 3 * 192 * 512
+    ends = SHAPE.vocab_size * 192
+    found = narrowed(
+        Demand(SHAPE, full, "bfloat16", TOKENS, "cuda", processes=2), Levers(shard_base=True)
+    )
+    assert live(found) == 4 * (matrices + max(matrices, ends))
 
 
 def test_dropout_by_hand():

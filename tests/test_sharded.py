@@ -6,7 +6,6 @@ import shutil
 
 import pytest
 import torch
-from conftest import build_tiny_llama
 from safetensors.torch import load_file, save_file
 from test_stack import window
 from test_train_gradients import in_processes
@@ -26,13 +25,6 @@ from giraffe_cli.train.setup import trainable_parameters, window_nats
 from giraffe_cli.train.window_loss import WindowLoss
 
 LORA = {"lora": {"rank": 2}}
-
-
-@pytest.fixture(scope="module")
-def untied_llama(tmp_path_factory):
-    """Five layers, so that two buffers go round."""
-    folder = tmp_path_factory.mktemp("untied")
-    return build_tiny_llama(folder, tie_word_embeddings=False, num_hidden_layers=5)
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ PARTS = {
     "kept": "kept for the backward pass",
     "layer": "one layer at work",
     "loss": "loss of one chunk",
+    "embeddings": "the embeddings' gradient",
     "optimizer": "the optimiser's temporaries",
     "heap": "freed, and kept by the heap",
     "total": "total",

@@ -13,7 +13,7 @@ masks a tile draws, where there is dropout):
     projection_tile  tokens that are projected for attention at a time (`model/tiled.py`)
     head_groups     heads then attend in so many groups, one after the other
     fused           a layer's projections taken together (`model/fused.py`)
-    shard_base      the frozen weights shared out over the processes (`model/sharded.py`)
+    shard_base      the base's weights shared out over the processes (`model/sharded.py`)
 """
 
 from __future__ import annotations

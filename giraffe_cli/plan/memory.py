@@ -5,7 +5,7 @@
     and whichever of a layer, the loss and the optimiser needs most at one time (`plan/phases.py`)
 
 S tokens of the process, d hidden, q = h·D query channels, L layers, b bytes a number. What is kept
-is there throughout but while the optimiser works, and whole layers' until they have gone back. On a
+is there until it has gone back, whole layers' before the others'. On a
 CPU glibc keeps more, see `HEAP_SLACK`. `scripts/bench_plan.py` holds all this against training.
 """
 
@@ -54,7 +54,7 @@ def bytes_by_part(demand: Demand, levers: Levers) -> dict[str, int]:
     whole, waiting = _whole(demand, levers), recomputed_bytes(demand, levers)
 
     def kept(phase: Phase) -> float:
-        if phase.name == "optimizer":
+        if phase.name in ("embeddings", "optimizer"):
             return 0.0
         near = waiting - away_bytes(demand, levers)
         return near + (live(whole) if phase.beside_whole_layers else 0.0)
@@ -63,7 +63,7 @@ def bytes_by_part(demand: Demand, levers: Levers) -> dict[str, int]:
     parts: dict[str, float] = {
         "process": CPU_PROCESS_BYTES if demand.kind == "cpu" else CUDA_PROCESS_BYTES,
         "weights": _weights(demand, levers),
-        "trained": _trained(demand),
+        "trained": _trained(demand, levers),
         "kept": kept(peak),
         peak.name: live(peak.tensors),
     }
@@ -109,8 +109,11 @@ def _weights(demand: Demand, levers: Levers) -> float:
     shape, train = demand.shape, demand.train
     if levers.shard_base:
         units = sharded_numbers(demand)
-        whole = shape.num_parameters - sum(units) + 2 * max(units)
-        return (whole + sum(units) / demand.processes) * demand.width
+        kept = shape.num_parameters - sum(units) + sum(units) / demand.processes
+        if train.method != "full":
+            return (kept + 2 * max(units)) * demand.width
+        ends, layer = units[-1], units[0]
+        return 4 * kept + 2 * max(demand.width * layer, 4 * ends)
     if train.method == "full":
         return 4.0 * shape.num_parameters
     if train.quantize_base == "none":
@@ -129,9 +132,12 @@ def sharded_numbers(demand: Demand) -> list[int]:
     return [layer] * shape.num_layers + [shape.vocab_size * shape.hidden_size] * heads
 
 
-def _trained(demand: Demand) -> float:
+def _trained(demand: Demand, levers: Levers) -> float:
     """Float32 numbers beside the base, and gradient and moments of all that is trained."""
-    numbers = trained_numbers(demand.shape, demand.train)
+    numbers: float = trained_numbers(demand.shape, demand.train)
+    if levers.shard_base and demand.train.method == "full":
+        shared = sum(sharded_numbers(demand))
+        numbers += shared / demand.processes - shared
     copies = 0 if demand.train.method == "full" else 4
     moments = 8 if demand.train.optimizer == "adamw" else 2
     return float(numbers * (copies + 4 + moments))

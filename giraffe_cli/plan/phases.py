@@ -12,8 +12,10 @@ a number (4, or 2 under bfloat16, where norms compute in 4):
                     + N·b·(10k + 2q)  where processes share windows of N tokens by keys
     adapters   with dropout or DoRA, `plan/adapted.py`
     loss       3·S·d·b + chunk·V·4    (half more in 16 bits)
+    embeddings their gradient three times, where it is shared out: as it comes, laid out, summed
     optimizer  two copies of the largest trained tensor
-    under 16 bits, where all weights train in float32: a layer's matrices, or the head, once more
+    under 16 bits, where all weights train in float32: a layer's matrices, or the head, once more;
+    where processes share them out: their gradients, of a layer and of what is being summed
 
 `scripts/bench_plan.py` holds this against training.
 """
@@ -33,7 +35,7 @@ class Phase:
     """A part of a step that may be its peak."""
 
     name: str
-    """`layer`, `loss` or `optimizer`."""
+    """`layer`, `loss`, `embeddings` or `optimizer`."""
     tensors: Tensors
     """What lives in it beside what waits for the backward pass."""
     beside_whole_layers: bool
@@ -48,7 +50,9 @@ def phases(demand: Demand, levers: Levers) -> list[Phase]:
         found.append(Phase("layer", _passing(demand), True))
     if whole < demand.shape.num_layers:
         found.append(Phase("layer", _recomputed(demand, levers), False))
-    return [*found, Phase("optimizer", _optimizer(demand), False)]
+    if levers.shard_base and demand.train.method == "full":
+        found.append(Phase("embeddings", _embeddings(demand), False))
+    return [*found, Phase("optimizer", _optimizer(demand, levers), False)]
 
 
 def saved(demand: Demand, levers: Levers) -> Tensors:
@@ -66,7 +70,7 @@ def saved(demand: Demand, levers: Levers) -> Tensors:
         (3 if in_one_pass else 4, row * demand.shape.intermediate_size),
         # of norms that train, what their weight multiplies
         (2 if demand.trains_norms else 0, row * demand.shape.hidden_size),
-        *narrowed(demand),
+        *narrowed(demand, levers),
         *(_wide_norms(demand, 2, demand.tokens) if is_wide else []),
         *adapted(demand, ATTENTION + MLP, demand.tokens),
     ]
@@ -90,7 +94,7 @@ def _recomputed(demand: Demand, levers: Levers) -> Tensors:
         (2, row * demand.queries),
         (2, row * demand.keys),
         *_taken_back(demand, levers),
-        *narrowed(demand),
+        *narrowed(demand, levers),
         *_wide_norms(demand, 1, demand.tokens),
         *adapted(demand, ATTENTION, demand.tokens),
     ]
@@ -146,7 +150,7 @@ def _by_tiles(demand: Demand, levers: Levers) -> Tensors:
         (2 * groups, row * q / groups),
         (2 * groups, row * k / groups),
         *_taken_back(demand, levers),
-        *narrowed(demand),
+        *narrowed(demand, levers),
     ]
     group: Tensors = [(1, row * q / groups), (2, row * k / groups)]
     if demand.kind == "cuda" and demand.width == 2:
@@ -156,12 +160,22 @@ def _by_tiles(demand: Demand, levers: Levers) -> Tensors:
     return [*standing, *max(_mlp(demand, levers), group, key=live)]
 
 
-def narrowed(demand: Demand) -> Tensors:
+def narrowed(demand: Demand, levers: Levers) -> Tensors:
     """A layer's matrices in 16 bits beside the float32 ones that are trained: autocast's copies,
-    which the layer's backward pass needs."""
-    if demand.train.method != "full" or demand.width == 4:
+    which the layer's backward pass needs. Where processes share the weights out they are gathered
+    so; there a layer's gradients in float32, and the largest that are being summed."""
+    if demand.train.method != "full":
         return []
-    return [(1, 2.0 * sum(i * o for i, o in linear_shapes(demand.shape).values()))]
+    layer, ends = _units(demand)
+    if levers.shard_base:
+        return [(1, 4.0 * layer), (1, 4.0 * max(layer, ends))]
+    return [(1, 2.0 * layer)] if demand.width == 2 else []
+
+
+def _units(demand: Demand) -> tuple[int, int]:
+    """Numbers of a layer's matrices, and of the embeddings."""
+    layer = sum(i * o for i, o in linear_shapes(demand.shape).values())
+    return layer, demand.shape.vocab_size * demand.shape.hidden_size
 
 
 def _wide_norms(demand: Demand, count: int, tokens: int) -> Tensors:
@@ -187,11 +201,18 @@ def _loss(demand: Demand, levers: Levers) -> Tensors:
     return found
 
 
-def _optimizer(demand: Demand) -> Tensors:
+def _embeddings(demand: Demand) -> Tensors:
+    """The end of the way back, beside the sum of the first layer's gradients."""
+    layer, ends = _units(demand)
+    return [(3, 4.0 * ends), (1, 4.0 * layer)]
+
+
+def _optimizer(demand: Demand, levers: Levers) -> Tensors:
     """AdamW's two temporaries of the tensor it moves."""
-    shape = demand.shape
+    _, ends = _units(demand)
     if demand.trains_head or "embeddings" in demand.train.lora.also_train:
-        return [(2, 4.0 * shape.vocab_size * shape.hidden_size)]
+        is_shared = levers.shard_base and demand.train.method == "full"
+        return [(2, 4.0 * ends / (demand.processes if is_shared else 1))]
     return []
 
 

@@ -59,7 +59,10 @@ def _of_every_weight(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
     yield "train an adapter instead of every weight", how, _with(demand, method="lora")
     if demand.train.optimizer == "adamw":
         how = "--set train.optimizer=adamw8bit"
-        yield "moments in 8 bits", how, _with(demand, optimizer="adamw8bit")
+        whole = " --set train.shard_base=none" if demand.train.shard_base == "full" else ""
+        changed = _with(demand, optimizer="adamw8bit", shard_base="none")
+        yield "moments in 8 bits", how + whole, changed
+    yield from _shared_out(demand)
 
 
 def _of_the_base(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
@@ -69,6 +72,11 @@ def _of_the_base(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
         how = f"--set train.quantize_base=nf4{whole}"
         changed = _with(demand, quantize_base="nf4", shard_base="none")
         yield "hold the base in 4 bits (NF4)", how, changed
+    yield from _shared_out(demand)
+
+
+def _shared_out(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
+    train = demand.train
     if demand.processes > 1 and train.shard_base == "auto" and train.can_shard_base:
         how = "--set train.shard_base=full"
         if train.whole_layers not in ("auto", 0):

@@ -42,15 +42,20 @@ def step_seconds(demand: Demand, machine: Machine, rates: Rates, levers: Levers)
 
 def _gathering(demand: Demand, computing: float) -> float:
     """Seconds of a step that processes wait for each other's parts of the base: a layer comes once
-    a pass over a window and once back, while the one before is computed."""
+    a pass over a window and once back, while the one before is computed; where all weights are
+    trained, its gradients go in float32."""
     units = sharded_numbers(demand)
-    others = (
-        (2 + short_passes(demand.train))
-        * sum(units)
-        * demand.width
-        * (demand.processes - 1)
-        / demand.processes
+    is_full, ends = demand.train.method == "full", units[-1]
+    gathered_ends = 4 if is_full else demand.width
+    passes_of_each = 2 + short_passes(demand.train)
+    layers = demand.shape.num_layers
+    bytes_of_all = passes_of_each * (
+        sum(units[:layers]) * demand.width + sum(units[layers:]) * gathered_ends
     )
+    if is_full:
+        twice = ends if demand.shape.tie_word_embeddings else 0  # once as the head's
+        bytes_of_all += 4 * (sum(units) + twice)
+    others = bytes_of_all * (demand.processes - 1) / demand.processes
     share = demand.train.sequence_parallel
     passes = demand.train.windows_per_step * share / (demand.processes * demand.train.nodes)
     gathered = passes * others / GATHERED_PER_SECOND[demand.kind]
