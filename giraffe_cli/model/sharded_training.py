@@ -191,8 +191,9 @@ class TrainedBase(ShardedBase):
     ) -> None:
         super().__init__(shards, line, processes, group)
         self.trained, self.rank = list(shards), rank
-        self.leaving: tuple[TrainedShard, Any, Tensor] | None = None
-        """Whose gradients are being summed, the work, and where this process's part will be."""
+        self.leaving: tuple[TrainedShard, Tensor, Any, Tensor] | None = None
+        """Whose gradients are being summed, these, which must not be let go of before, the work,
+        and where this process's part of the sum will be."""
 
     @property
     def pieces(self) -> dict[str, Piece]:
@@ -236,12 +237,12 @@ class TrainedBase(ShardedBase):
         shard = self.trained[number]
         gradient = shard.take_gradient()
         self._keep_sums()
-        self.leaving = (shard, *sum_of_part(gradient, self.rank, self.group))
+        self.leaving = (shard, gradient, *sum_of_part(gradient, self.rank, self.group))
 
     def _keep_sums(self) -> None:
         if self.leaving is None:
             return
-        shard, work, part = self.leaving
+        shard, _, work, part = self.leaving
         work.wait()
         shard.keep(part)
         self.leaving = None
