@@ -81,12 +81,14 @@ def led_by_this_one(material, run_dir, reporter=None, **settings):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("over", ["full", "nodes"])
 @pytest.mark.parametrize("trained", [LORA, FULL], ids=["adapter", "every weight"])
-def test_two_nodes_of_two_processes_share_the_base_out_on_each(material, tmp_path, trained):
+def test_two_nodes_of_two_processes_share_the_base_out(material, tmp_path, trained, over):
+    """On each of them, or over both."""
     shared = tmp_path / "shared"
     settings = {"windows_per_step": 4, **trained}
     with another_node(shared) as raised, crew_of(shared, 2, "127.0.0.1", SilentReporter()) as crew:
-        several = {"processes": 4, "nodes": 2, "shard_base": "full", "crew": crew}
+        several = {"processes": 4, "nodes": 2, "shard_base": over, "crew": crew}
         run(material, shared, **several, **settings)
     assert not raised
     run(material, tmp_path / "one", **settings)

@@ -238,6 +238,24 @@ def test_a_base_that_does_not_fit_a_device_is_shared_out():
         plan_of(eight, "8k", shape, windows_per_step=1, shard_base="full")
 
 
+def test_all_machines_share_out_what_one_cannot_hold():
+    """70 B weights of 16 bytes are 1.13 TB: an eighth of them is more than a device, of four times
+    as many a half."""
+    eight = dataclasses.replace(named_machine("h100"), devices=8)
+    shape, common = named_shape("llama3-70b"), {"windows_per_step": 32, "nodes": 4}
+    each = plan_of(eight, "32k", shape, **common, method="full", shard_base="full")
+    assert not each["fits"]
+    proposed = [one["how"] for one in each["proposals"] if one["fits"]]
+    assert "--set train.shard_base=nodes" in proposed
+    together = plan_of(eight, "32k", shape, **common, method="full", shard_base="nodes")
+    assert together["fits"]
+    layer, ends = 855_638_016, 128256 * 8192
+    assert together["bytes"]["trained"] == pytest.approx(
+        12 * (80 * layer + 2 * ends) / 32, rel=1e-3
+    )
+    assert each["bytes"]["trained"] == pytest.approx(12 * (80 * layer + 2 * ends) / 8, rel=1e-3)
+
+
 def test_a_base_that_fits_is_not_shared_out():
     eight = dataclasses.replace(named_machine("h100"), devices=8)
     taken = plan_of(eight, "8k", windows_per_step=8)

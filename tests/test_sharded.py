@@ -179,6 +179,7 @@ def test_parts_are_aligned_and_together_hold_all():
         ({"lora": {"use_dora": True}}, "need it whole"),
         ({"lora": {"init_lora_weights": "pissa"}}, "need it whole"),
         ({"checkpointing": "none"}, "shard_base needs checkpointing"),
+        ({"shard_base": "nodes"}, "shard_base: nodes needs nodes, of which there is one"),
     ],
 )
 def test_what_needs_the_base_whole_is_refused(settings, told):

@@ -84,11 +84,11 @@ class TrainConfig(Section):
     """Take the projections of a layer together, and on a GPU what lies between them in one pass;
     auto: where the adapter is plain LoRA; over a base in 4 bits on a CPU alone, since it has not
     run on a GPU yet."""
-    shard_base: Literal["auto", "none", "full"] = "auto"
+    shard_base: Literal["auto", "none", "full", "nodes"] = "auto"
     """Share the base out over the processes: each keeps a part of every layer, under `method: full`
-    with its gradients and moments, and gathers a layer when it computes it. full: so; auto: where
-    that is the fastest setting that fits, on CPUs; on GPUs, where it has not run yet, a plan
-    proposes it."""
+    with its gradients and moments, and gathers a layer when it computes it. full: over those of a
+    machine; nodes: over those of all machines; auto: over those of a machine where that is the
+    fastest setting that fits, on CPUs; on GPUs, where it has not run yet, a plan proposes it."""
     mlp_tile: Literal["auto", "none"] | Length = "auto"
     """Tokens that pass through an MLP at a time while layers are recomputed."""
     projection_tile: Literal["auto", "none"] | Length = "auto"
@@ -152,6 +152,11 @@ class TrainConfig(Section):
         return self.short_context or min(native_length, LONGEST_SHORT_CONTEXT)
 
     @property
+    def shares_base(self) -> bool:
+        """Whether the base is asked to be shared out."""
+        return self.shard_base in ("full", "nodes")
+
+    @property
     def can_shard_base(self) -> bool:
         """Whether what is trained allows the base to be shared out."""
         needs_weights = self.lora.use_dora or self.lora.init_lora_weights == "pissa"
@@ -162,7 +167,7 @@ class TrainConfig(Section):
 
 def _problems(train: TrainConfig) -> list[str]:
     """A sentence for each knob that would have no effect, or cannot have the one asked for."""
-    is_shared = train.shard_base == "full"
+    is_shared = train.shares_base
     rules = (
         (train.decay_steps and train.schedule != "wsd", "decay_steps needs schedule: wsd"),
         (
@@ -181,8 +186,13 @@ def _problems(train: TrainConfig) -> list[str]:
         ),
         (
             is_shared and train.checkpointing != "none" and not train.can_shard_base,
-            "shard_base: full shares out a base in 16 or 32 bits, under plain LoRA or trained: "
+            f"shard_base: {train.shard_base} shares out a base in 16 or 32 bits, under plain LoRA "
+            "or trained: "
             "quantize_base, use_dora, pissa, and adamw8bit under method: full need it whole",
+        ),
+        (
+            train.shard_base == "nodes" and train.nodes == 1,
+            "shard_base: nodes needs nodes, of which there is one; full shares out on it",
         ),
         (
             train.sequence_parallel_by == "keys" and train.sequence_parallel == 1,
@@ -233,7 +243,8 @@ def _problems(train: TrainConfig) -> list[str]:
         ),
         (
             is_shared and train.whole_layers not in ("auto", 0),
-            "shard_base: full keeps no layer whole, which would keep its gathered weights",
+            f"shard_base: {train.shard_base} keeps no layer whole, which would keep its gathered "
+            "weights",
         ),
         (
             train.offload == "none" and train.offload_layers != "auto",

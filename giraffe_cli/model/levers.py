@@ -67,8 +67,8 @@ class Levers:
             )
             if (value := getattr(config, name)) != "auto"
         }
-        is_sharded = config.shard_base == "full"
-        return cls(**given, fused=config.fused_layers == "on", shard_base=is_sharded)
+        fused = config.fused_layers == "on"
+        return cls(**given, fused=fused, shard_base=config.shares_base)
 
     @property
     def sentence(self) -> str:

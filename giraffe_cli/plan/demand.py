@@ -27,7 +27,7 @@ class Demand:
     attention_share: float = 1.0
     """s² of the windows."""
     processes: int = 1
-    """Of one machine, that train together: they can share the base out."""
+    """That share the base out, or can: those of one machine, of all under `shard_base: nodes`."""
 
     @property
     def tokens(self) -> int:

@@ -16,7 +16,11 @@ from giraffe_cli.plan.demand import Demand
 from giraffe_cli.plan.ladder import Rung, first_that_fits, ladder, make_rung, pinned_bytes
 from giraffe_cli.plan.machine import CPU_CORES, DEVICES, Machine, this_machine
 from giraffe_cli.plan.operations import Rates, step_per_token
-from giraffe_cli.plan.processes import bytes_per_process, processes_of, processes_per_node
+from giraffe_cli.plan.processes import (
+    bytes_per_process,
+    processes_of,
+    processes_of_base,
+)
 from giraffe_cli.plan.proposals import proposals
 from giraffe_cli.plan.settings import allows
 from giraffe_cli.units import format_bytes, format_length
@@ -59,7 +63,7 @@ def demand_of(
         machine.kind,
         machine.keeps_freed,
         attention_share,
-        processes_per_node(config.train, machine),
+        processes_of_base(config.train, machine),
     )
 
 

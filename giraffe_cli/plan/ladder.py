@@ -22,7 +22,7 @@ from giraffe_cli.plan.demand import Demand
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.plan.memory import away_bytes, bytes_by_part
 from giraffe_cli.plan.operations import Rates
-from giraffe_cli.plan.processes import bytes_per_process, processes_per_node
+from giraffe_cli.plan.processes import bytes_per_process, processes_of_base, processes_per_node
 from giraffe_cli.plan.settings import CHUNKS, settings
 from giraffe_cli.plan.step_time import step_seconds
 from giraffe_cli.units import format_bytes
@@ -54,7 +54,7 @@ def ladder(demand: Demand, machine: Machine, rates: Rates) -> list[Rung]:
         DoesNotFit: offload that was asked for, and host memory holds it with no number of layers.
     """
     budget = bytes_per_process(machine, demand.train)
-    demand = replace(demand, processes=processes_per_node(demand.train, machine))
+    demand = replace(demand, processes=processes_of_base(demand.train, machine))
     rungs = [
         make_rung(demand, machine, rates, with_chunk(demand, levers, budget))
         for levers in settings(demand)

@@ -21,6 +21,16 @@ def processes_per_node(train: TrainConfig, machine: Machine) -> int:
     return max(1, processes_of(train, machine) // train.nodes)
 
 
+def base_nodes(train: TrainConfig) -> int:
+    """Over how many machines a base that is shared out is spread."""
+    return train.nodes if train.shard_base == "nodes" else 1
+
+
+def processes_of_base(train: TrainConfig, machine: Machine) -> int:
+    """How many processes share a base out, or can."""
+    return processes_per_node(train, machine) * base_nodes(train)
+
+
 def bytes_per_process(machine: Machine, train: TrainConfig) -> int:
     """What one process may take: a device, or its share of it or of the host."""
     here = processes_per_node(train, machine)

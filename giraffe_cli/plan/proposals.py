@@ -59,7 +59,7 @@ def _of_every_weight(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
     yield "train an adapter instead of every weight", how, _with(demand, method="lora")
     if demand.train.optimizer == "adamw":
         how = "--set train.optimizer=adamw8bit"
-        whole = " --set train.shard_base=none" if demand.train.shard_base == "full" else ""
+        whole = " --set train.shard_base=none" if demand.train.shares_base else ""
         changed = _with(demand, optimizer="adamw8bit", shard_base="none")
         yield "moments in 8 bits", how + whole, changed
     yield from _shared_out(demand)
@@ -68,7 +68,7 @@ def _of_every_weight(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
 def _of_the_base(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
     train = demand.train
     if train.quantize_base == "none":
-        whole = " --set train.shard_base=none" if train.shard_base == "full" else ""
+        whole = " --set train.shard_base=none" if train.shares_base else ""
         how = f"--set train.quantize_base=nf4{whole}"
         changed = _with(demand, quantize_base="nf4", shard_base="none")
         yield "hold the base in 4 bits (NF4)", how, changed
@@ -77,12 +77,17 @@ def _of_the_base(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
 
 def _shared_out(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
     train = demand.train
-    if demand.processes > 1 and train.shard_base == "auto" and train.can_shard_base:
-        how = "--set train.shard_base=full"
-        if train.whole_layers not in ("auto", 0):
-            how += " --set train.whole_layers=0"
+    if not train.can_shard_base:
+        return
+    whole = "" if train.whole_layers in ("auto", 0) else " --set train.whole_layers=0"
+    if demand.processes > 1 and train.shard_base == "auto":
         changed = _with(demand, shard_base="full", whole_layers=0)
+        how = f"--set train.shard_base=full{whole}"
         yield "share the base out over the processes", how, changed
+    if train.nodes > 1 and train.shard_base != "nodes":
+        changed = _with(demand, shard_base="nodes", whole_layers=0)
+        how = f"--set train.shard_base=nodes{whole}"
+        yield "share the base out over the processes of all machines", how, changed
 
 
 def _of_the_window(demand: Demand) -> Iterator[tuple[str, str, Demand]]:

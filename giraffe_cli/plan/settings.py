@@ -29,9 +29,9 @@ def settings(demand: Demand) -> Iterator[Levers]:
         InvalidInput: offload to host memory on a CPU, or a base for one process to share out.
     """
     train, kind = demand.train, demand.kind
-    if train.shard_base == "full" and demand.processes == 1:
+    if train.shares_base and demand.processes == 1:
         raise InvalidInput(
-            "train.shard_base: full has no effect on one process",
+            f"train.shard_base: {train.shard_base} has no effect on one process",
             "--gpus N, with as many GPUs, or leave it to auto",
         )
     if train.offload == "host" and kind == "cpu":
@@ -77,7 +77,7 @@ def allows(train: TrainConfig, levers: Levers, num_layers: int) -> bool:
     if levers.head_groups > 1 and train.sequence_parallel > 1:
         return False  # as in `TrainConfig`: processes share the heads already
     asked["fused"] = {"on": True, "off": False}.get(train.fused_layers, "auto")
-    asked["shard_base"] = {"full": True, "none": False}.get(train.shard_base, "auto")
+    asked["shard_base"] = "auto" if train.shard_base == "auto" else train.shares_base
     return all(
         value == "auto" or _bounded(name, value, num_layers) == getattr(levers, name)
         for name, value in asked.items()
@@ -156,7 +156,7 @@ def _sharding(demand: Demand) -> list[bool]:
     """Whether processes share the base out, where there are several."""
     train = demand.train
     if train.shard_base != "auto":
-        return [train.shard_base == "full"]
+        return [train.shares_base]
     # it has not run on GPUs yet: there it is proposed, and taken when it is asked for
     allowed = train.can_shard_base and demand.processes > 1 and demand.kind == "cpu"
     return [False, True] if allowed else [False]

@@ -7,13 +7,13 @@ from giraffe_cli.plan.demand import Demand
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.plan.memory import away_bytes, sharded_numbers
 from giraffe_cli.plan.operations import Rates, short_contexts, short_passes, step_per_token
-from giraffe_cli.plan.processes import processes_of
+from giraffe_cli.plan.processes import base_nodes, processes_of
 
 BYTES_PER_SECOND = {"disk": 1e9, "host": 45e9}
 """A disk's cached file (assumed), and pinned memory over PCIe 5 x16, each way."""
 GATHERED_PER_SECOND = {"cpu": 1e9, "cuda": 50e9}
 """Bytes of other processes' parts of the base that reach one of them. Assumed: gloo on one machine,
-and PCIe 5 x16; NVLink brings several times as many."""
+and PCIe 5 x16, or a network of 400 Gbit/s to each GPU; NVLink brings several times as many."""
 UNHIDDEN = 0.1
 """Of a copy to host memory and back that is hidden otherwise: the first and the last layer's, and
 the memory's bandwidth that it takes from the computation."""
@@ -57,7 +57,8 @@ def _gathering(demand: Demand, computing: float) -> float:
         bytes_of_all += 4 * (sum(units) + twice)
     others = bytes_of_all * (demand.processes - 1) / demand.processes
     share = demand.train.sequence_parallel
-    passes = demand.train.windows_per_step * share / (demand.processes * demand.train.nodes)
+    others_nodes = demand.train.nodes // base_nodes(demand.train)
+    passes = demand.train.windows_per_step * share / (demand.processes * others_nodes)
     gathered = passes * others / GATHERED_PER_SECOND[demand.kind]
     return max(0.0, gathered - computing) + UNHIDDEN * gathered
 

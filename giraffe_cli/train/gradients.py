@@ -45,7 +45,7 @@ def sum_over_processes(
 
 def sum_of_pieces(pieces: Iterable[Tensor], peers: Any) -> None:
     """Sum over nodes the gradients of what each of them shares out over its processes; these have
-    summed theirs (`TrainedBase`). `peers` are the processes with the same pieces, None on one node.
+    summed theirs (`TrainedBase`). `peers` are the processes with the same pieces, None without any.
     """
     if peers is not None:
         sum_over_processes(pieces, group=peers)

@@ -40,6 +40,8 @@ class Layout:
     """What they exchange for attention."""
     nodes: int = 1
     """Machines; neighbours stand on the same one first."""
+    base_over_nodes: bool = False
+    """Whether a base that is shared out is so over all machines, not over each."""
 
     @property
     def window_rank(self) -> int:
@@ -78,17 +80,17 @@ class Layout:
 
     @property
     def base_processes(self) -> int:
-        """How many such parts there are: one for each process of a machine."""
-        return self.processes // self.nodes
+        """How many such parts there are: one for each process of a machine, or of all."""
+        return self.processes if self.base_over_nodes else self.processes // self.nodes
 
     def base_group(self) -> Any:
         """The processes that share a base out: those of this machine, between which exchanges are
-        fast. None where they are all.
+        fast, unless it is over all machines. None where they are all.
 
         Every process must call this, in the same order as its other collective calls.
         """
         size = self.base_processes
-        if self.nodes == 1:
+        if size == self.processes:
             return None
         firsts = range(0, self.processes, size)
         groups = [
@@ -98,12 +100,12 @@ class Layout:
 
     def peer_group(self) -> Any:
         """The processes with the same part of a base that is shared out, one of each machine; None
-        on one machine.
+        where there is no other.
 
         Every process must call this, in the same order as its other collective calls.
         """
         size = self.base_processes
-        if self.nodes == 1:
+        if size == self.processes:
             return None
         groups = [
             dist.new_group(list(range(first, self.processes, size)), timeout=PATIENCE)

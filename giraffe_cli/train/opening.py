@@ -56,6 +56,7 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         config.sequence_parallel,
         config.sequence_parallel_by,
         config.nodes,
+        config.shard_base == "nodes",
     )
     model = build_model(job, layout, accelerator.device)
     dropout = causal_model(model.model).config.attention_dropout
