@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from giraffe_cli.checkpoint import Checkpoint
@@ -16,6 +16,7 @@ from giraffe_cli.config.building import build, differing_keys
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.files import read_sealed_yaml, write_sealed_yaml
 from giraffe_cli.config.train import knobs_without_effect
+from giraffe_cli.corpus.source_names import PREFIX, parse_source
 from giraffe_cli.corpus.store import check_replaceable
 from giraffe_cli.errors import InvalidInput, UsageError
 from giraffe_cli.own_folder import refuse_a_models
@@ -104,6 +105,7 @@ def check_claim(config: ExtendConfig, run_dir: Path) -> bool:
             return True
     else:
         _refuse_what_is_not_a_runs(run_dir)
+        _refuse_a_corpus(config.data, run_dir)
     check_folder(run_dir)
     return False
 
@@ -127,6 +129,24 @@ def _refuse_what_is_not_a_runs(run_dir: Path) -> None:
             f"{run_dir} holds no run, and has {', '.join(found)}, which a run would write over",
             "choose another --out",
         )
+
+
+def _refuse_a_corpus(sources: Sequence[str], run_dir: Path) -> None:
+    """What a run writes is read as text where it lies among texts; in a folder of its own below
+    them it is not."""
+    for named in sources:
+        path = parse_source(named).path
+        if run_dir.exists() and _is_same(Path(PREFIX.sub(r"\2", path)), run_dir):
+            raise InvalidInput(
+                f"{run_dir} is the folder of the corpus `{named}`", f"--out {run_dir / 'run'}"
+            )
+
+
+def _is_same(path: Path, folder: Path) -> bool:
+    try:
+        return path.samefile(folder)
+    except (OSError, ValueError):  # `hf:OWNER/NAME`
+        return False
 
 
 def check_folder(run_dir: Path) -> None:

@@ -119,6 +119,16 @@ def seal(digest: str) -> str:
     return f"{_SEAL_BEGINS}{digest}"
 
 
+def ends_with_seal(path: Path) -> bool:
+    """Whether a file that giraffe wrote and sealed lies at `path`, by its last bytes."""
+    try:
+        with open(path, "rb") as handle:
+            handle.seek(max(0, path.stat().st_size - 2 * len(seal("0" * 64))))
+            return _SEAL_BEGINS.encode() in handle.read()
+    except OSError:
+        return False
+
+
 def read_json(path: Path) -> Any:
     """Parse `path`; of a sealed file the value without its seal.
 

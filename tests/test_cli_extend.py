@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import prose
 
 from giraffe_cli.claim import claim
 from giraffe_cli.config.building import build
@@ -48,6 +49,24 @@ def test_a_run_ends_with_table_path_and_serve_lines(giraffe, arguments, tmp_path
     assert changed.code == 3
     assert "holds a run of another config; different: seed" in changed.stderr
     assert "hint:" in changed.stderr
+
+
+def test_a_run_in_the_folder_of_its_corpus_is_refused(giraffe, tiny_llama, tmp_path):
+    """Below it a run is no part of it: the same command goes on."""
+    texts = tmp_path / "texts"
+    texts.mkdir()
+    for n in range(12):
+        (texts / f"{n}.txt").write_text(prose(n, 20))
+    settings = ["--target-len", 512, "--steps", 1, "--no-eval", "--window", 128, "--rope", "yarn"]
+    arguments = ["extend", "--model", tiny_llama, "--data", texts, *settings, "--out"]
+    refused = giraffe(*arguments, texts)
+    assert refused.code == 3
+    assert f"{texts} is the folder of the corpus" in refused.stderr
+    assert f"hint: --out {texts / 'run'}" in refused.stderr
+    for _ in range(2):
+        done = giraffe(*arguments, texts / "run")
+        assert done.code == 0, done.stderr
+    assert "packed holds these windows already" in done.stderr
 
 
 def test_a_dry_run_shows_the_plan_and_writes_nothing(giraffe, arguments, tmp_path):

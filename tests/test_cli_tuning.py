@@ -144,10 +144,10 @@ def test_search_refuses_what_it_cannot_do(search, tmp_path, options, code, text)
 def test_the_next_command_takes_over_what_was_given():
     plain = Extending("calf", None, "16k", None)
     assert plain.line("yarn", {}) == "giraffe extend --target-len 16k --rope yarn"
-    given = Extending("./my llama", ["a.jsonl", "b"], "1m", "compose")
+    given = Extending("./my llama", ["a.jsonl", "b"], "1m", "compose", allow_pickle=True)
     assert given.line("ntk", {"alpha": 8.0}) == (
         "giraffe extend --model './my llama' --data a.jsonl --data b --target-len 1m "
-        "--on-existing-rope compose --rope ntk --set rope.knobs.alpha=8.0"
+        "--on-existing-rope compose --allow-pickle --rope ntk --set rope.knobs.alpha=8.0"
     )
     assert plain.line("longrope", {}, Path("f.json")).endswith("16k --factors f.json")
 

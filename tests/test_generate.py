@@ -218,7 +218,7 @@ class TestPrompts:
             check_window([Prompt([0] * 128)], 1, 128, "m")
         assert caught.value.hint == "giraffe extend --model m --target-len 1k"
         with pytest.raises(InvalidInput) as caught:
-            check_window([Prompt([0] * 128)], 1, 128, "my run/model", is_scaled=True)
+            check_window([Prompt([0] * 128)], 1, 128, "my run/model", "--on-existing-rope compose")
         assert caught.value.hint == (
             "giraffe extend --model 'my run/model' --target-len 1k --on-existing-rope compose"
         )

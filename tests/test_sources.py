@@ -13,6 +13,7 @@ import pyarrow
 import pyarrow.parquet as pq
 import pytest
 
+from giraffe_cli.config.files import write_sealed_yaml
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus import changes
 from giraffe_cli.corpus.base import BadRecords, Document
@@ -22,6 +23,7 @@ from giraffe_cli.corpus.source_names import Source, check_distinct, parse_source
 from giraffe_cli.corpus.sources import read_source, reader_of, resolve
 from giraffe_cli.corpus.unit import FileSpan, Unit
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
+from giraffe_cli.rundir import make_folder, write_sealed
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +131,21 @@ def test_a_glob_of_texts_and_one_that_matches_folders():
     texts = [(d.id, d.text) for d in read_source("docs/*", bad)]
     assert texts == [("a.md", "a"), ("b.md", "b")]
     assert bad.skipped == {"folder that a glob matched": 1}
+
+
+def test_what_giraffe_wrote_below_a_corpus_is_no_part_of_it():
+    """Nor in a glob of any depth; where it is named it is read."""
+    write("a.md", "a text")
+    write("mine/run.yaml", "seal: none")
+    write_sealed_yaml(make_folder(Path("runs/one")) / "run.yaml", {"model": "m"})
+    write("runs/one/model/README.md", "a card")
+    write_sealed(make_folder(Path("scores")) / "results.json", {"schema_version": 1})
+    write("scores/report.html", "a page")
+    left = [("a.md", "a text"), ("mine/run.yaml", "seal: none")]
+    assert found(".") == left
+    assert found("**/*.md") == left[:1]
+    assert found("runs/*/model/README.md") == [("one/model/README.md", "a card")]
+    assert found("runs/one/model") == [("README.md", "a card")]
 
 
 def test_a_name_with_brackets_that_exists_is_no_glob():

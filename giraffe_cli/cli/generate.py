@@ -102,7 +102,7 @@ def generate(
     how = Answering(max_new_tokens, Sampling(temperature, top_k, top_p, seed), stops)
     with tempfile.TemporaryDirectory() as scratch:
         opened = _opened(checkpoint, Path(scratch), console, allow_pickle)
-        tokenizer, asked = _asked(opened, text, question or [], chat, how)
+        tokenizer, asked = _asked(opened, text, question or [], chat, how, allow_pickle)
         computed = computed_in(dtype, opened.dtype, console)
         _check_memory(opened, asked, how, computed, cache)
         session = _session(opened, tokenizer, computed, cache)
@@ -158,7 +158,12 @@ def _opened(checkpoint: str, scratch: Path, console: Console, allow_pickle: bool
 
 
 def _asked(
-    opened: Checkpoint, text: str, questions: list[str], chat: bool, how: Answering
+    opened: Checkpoint,
+    text: str,
+    questions: list[str],
+    chat: bool,
+    how: Answering,
+    allow_pickle: bool,
 ) -> tuple[Any, list[Prompt]]:
     """The tokenizer, and every prompt, all of which fit into the window."""
     from giraffe_cli.inference.prompts import check_window, prompts
@@ -166,8 +171,10 @@ def _asked(
 
     tokenizer = load_tokenizer(opened.path)
     asked = prompts(tokenizer, text, questions, chat=chat)
-    is_scaled = opened.existing_rope is not None
-    check_window(asked, how.max_new_tokens, opened.reach, opened.source, is_scaled)
+    needed = ["--on-existing-rope compose"] if opened.existing_rope is not None else []
+    needed += ["--allow-pickle"] if allow_pickle else []
+    options = " ".join(needed)
+    check_window(asked, how.max_new_tokens, opened.reach, opened.source, options)
     return tokenizer, asked
 
 

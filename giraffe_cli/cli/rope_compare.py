@@ -121,13 +121,14 @@ def compare(
             budget=Budget(60 * minutes), halves=not every, seed=seed, out=folder,
         )  # fmt: skip
         write_comparison(result, folder)
+    extending = Extending(model, data, target_len, on_existing_rope, allow_pickle)
     where = f"\nresults  {folder / COMPARISON}, pictures beside it"
     console.result(
         {**result, "out": str(folder)},
         [
             *comparison_table(result, console.out.width),
             where,
-            *_next(result, Extending(model, data, target_len, on_existing_rope), folder),
+            *_next(result, extending, folder),
         ],
     )
 

@@ -89,7 +89,7 @@ def search(
         )  # fmt: skip
         write_search(result, folder)
     factors = folder / FACTORS
-    extending = Extending(model, data, target_len, on_existing_rope)
+    extending = Extending(model, data, target_len, on_existing_rope, allow_pickle)
     seed_line = extending.line(result["best_seed"]["origin"], {})
     line = extending.line("longrope", {}, factors) if result["improved"] else seed_line
     where = f"\nfactors  {factors}\nresults  {folder / SEARCH}, pictures beside it"

@@ -133,6 +133,7 @@ class Extending(NamedTuple):
     data: list[str] | None
     target_len: str
     on_existing: str | None
+    allow_pickle: bool = False
 
     def line(self, strategy: str, knobs: dict[str, Any], factors: Path | None = None) -> str:
         """`giraffe extend ...`, as it can be typed."""
@@ -142,6 +143,7 @@ class Extending(NamedTuple):
         words += ["--target-len", self.target_len]
         if self.on_existing:
             words += ["--on-existing-rope", self.on_existing]
+        words += ["--allow-pickle"] if self.allow_pickle else []
         words += ["--rope", strategy] if factors is None else ["--factors", str(factors)]
         for key, value in knobs.items():
             words += ["--set", f"rope.knobs.{key}={value}"]

@@ -8,6 +8,7 @@ folder is a tree of texts. `-` is standard input, and `repo:FOLDER`, `epub:FOLDE
 
 from __future__ import annotations
 
+import functools
 import glob
 from collections import Counter
 from dataclasses import replace
@@ -18,6 +19,7 @@ from typing import Any
 from giraffe_cli.corpus.base import BadRecords, reader_for, readers
 from giraffe_cli.corpus.readers._files import (
     NAMES,
+    is_own,
     is_text_name,
     link_defect,
     listed,
@@ -75,11 +77,20 @@ def _matches(pattern: str) -> tuple[list[str], Counter[str]]:
         if not any(part.startswith(".") for part in path.relative_to(root).parts)
     ]
     files = sorted(str(path) for path in matches if not path.is_dir())
+    if "**" in pattern:  # a run below its own corpus is no part of it, as in a tree
+        own = functools.cache(is_own)
+        files = [name for name in files if not any(map(own, _between(root, Path(name))))]
     if not files:
         folders = f"; {len(matches)} folders do" if matches else ""
         raise InvalidInput(f"no file matches `{pattern}`{folders}", "check the pattern")
     folders_matched = 0 if "**" in pattern else len(matches) - len(files)
     return files, Counter({"folder that a glob matched": folders_matched})
+
+
+def _between(root: Path, path: Path) -> list[Path]:
+    """The folders below `root` that `path` lies in."""
+    depth = len(path.relative_to(root).parts)
+    return list(path.parents)[: depth - 1]
 
 
 def _check_readable(root: Path) -> None:

@@ -66,9 +66,10 @@ def check_window(
     max_new_tokens: int,
     window: int,
     source: str,
-    is_scaled: bool = False,
+    options: str = "",
 ) -> None:
-    """Every prompt and its answer lie within the window of the checkpoint.
+    """Every prompt and its answer lie within the window of the checkpoint; `options` are what else
+    its extension needs, such as `--allow-pickle`.
 
     Raises:
         InvalidInput: one does not; the hint is the command that gives it room.
@@ -79,12 +80,12 @@ def check_window(
         return
     target = format_length(next_length(needed))
     room = window - longest
-    compose = " --on-existing-rope compose" if is_scaled else ""
+    needs = f" {options}" if options else ""
     fewer = f", or --max-new-tokens {room}" if room > 0 else ""
     raise InvalidInput(
         f"the prompt has {longest:,} tokens, with {max_new_tokens:,} new ones {needed:,}; the "
         f"window of {source} is {window:,}",
-        f"giraffe extend --model {shlex.quote(source)} --target-len {target}{compose}{fewer}",
+        f"giraffe extend --model {shlex.quote(source)} --target-len {target}{needs}{fewer}",
     )
 
 

@@ -19,6 +19,7 @@ from giraffe_cli.corpus.base import BadRecords, missing
 from giraffe_cli.corpus.readers._records import Defect, is_blank, too_long
 from giraffe_cli.corpus.unit import FileSpan
 from giraffe_cli.errors import InvalidInput
+from giraffe_cli.rundir import ends_with_seal
 
 SUFFIXES = frozenset(
     ".txt .text .md .markdown .mdx .rst .adoc .org .tex .html .htm .xml .log"
@@ -54,13 +55,18 @@ def listed(suffixes: Counter[str]) -> str:
     return ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
 
 
+OWN = ("run.yaml", "manifest.json", "results.json", "rope.json", "plan.json")
+"""One of which lies, sealed, in every folder that a command of giraffe wrote."""
+
+
 def nothing(_: Path) -> bool:
     """Leaves nothing out."""
     return False
 
 
 def walk(root: Path, left_out: Callable[[Path], bool] = nothing) -> Iterator[Path]:
-    """Every file, and every link to a folder, under `root`; hidden ones and `left_out` are not.
+    """Every file, and every link to a folder, under `root`; hidden ones and `left_out` are not, nor
+    is what giraffe wrote: a run below its own corpus would be read as a part of it.
 
     A folder that is left out is not entered.
 
@@ -69,7 +75,9 @@ def walk(root: Path, left_out: Callable[[Path], bool] = nothing) -> Iterator[Pat
     """
     for folder, subfolders, names in os.walk(root, onerror=_unreadable):
         # Sorted by code point, so that every machine and locale walks the same way.
-        subfolders[:] = _kept(folder, subfolders, left_out)
+        subfolders[:] = [
+            name for name in _kept(folder, subfolders, left_out) if not is_own(Path(folder, name))
+        ]
         # os.walk does not enter linked folders; they are judged like files.
         linked = [name for name in subfolders if Path(folder, name).is_symlink()]
         yield from (Path(folder, name) for name in _kept(folder, [*names, *linked], left_out))
@@ -77,6 +85,11 @@ def walk(root: Path, left_out: Callable[[Path], bool] = nothing) -> Iterator[Pat
 
 def _kept(folder: str, names: list[str], left_out: Callable[[Path], bool]) -> list[str]:
     return sorted(n for n in names if not n.startswith(".") and not left_out(Path(folder, n)))
+
+
+def is_own(folder: Path) -> bool:
+    """Whether a command of giraffe wrote `folder`."""
+    return any(ends_with_seal(folder / name) for name in OWN)
 
 
 def text_files(
