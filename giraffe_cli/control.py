@@ -22,6 +22,7 @@ from giraffe_cli.config.train import LONGCE_KNOBS, TrainConfig
 from giraffe_cli.corpus.store import is_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.base import RopeTable, make_table
+from giraffe_cli.rundir import MANIFEST, read_kept
 from giraffe_cli.train.loop import TrainResult
 from giraffe_cli.training import TrainingStage
 from giraffe_cli.units import format_length
@@ -49,7 +50,7 @@ def control_stages(
     folders = [run_dir / FOLDER / stage.folder.relative_to(run_dir) for stage in stages]
     return [
         TrainingStage(
-            control_config(stage.config, checkpoint),
+            _as_begun(control_config(stage.config, checkpoint), stage.config, folder),
             table,
             folder,
             stage.seed,
@@ -105,8 +106,35 @@ def windows_per_step(train: TrainConfig, window: int, shorter: int) -> int:
     """Windows of `shorter` tokens that come nearest to the tokens of a step, shared by all
     processes: 3 of 8k for one of 20k, rounded half up."""
     shares = max(1, (train.processes or 1) // train.sequence_parallel)
-    tokens = window * train.windows_per_step
+    return _nearest(shares, window * train.windows_per_step, shorter)
+
+
+def _nearest(shares: int, tokens: int, shorter: int) -> int:
     return shares * max(1, int(tokens / (shorter * shares) + 0.5))
+
+
+def _as_begun(control: ExtendConfig, stage: ExtendConfig, folder: Path) -> ExtendConfig:
+    """`control` with the windows of a step that its training in `folder` has, where other processes
+    than now would have made it those and these can share them, or have nothing to do."""
+    begun, is_over = _begun(folder)
+    train, tokens = stage.train, stage.window * stage.train.windows_per_step
+    shares = max(1, (train.processes or 1) // train.sequence_parallel)
+    possible = [n for n in range(1, train.windows_per_step + 1) if train.windows_per_step % n == 0]
+    is_alike = begun in [_nearest(n, tokens, control.window) for n in possible]
+    if begun is None or not is_alike or not (is_over or begun % shares == 0):
+        return control
+    kept = control.train.model_copy(update={"windows_per_step": begun})
+    return control.model_copy(update={"train": kept})
+
+
+def _begun(folder: Path) -> tuple[int | None, bool]:
+    """Windows of a step of the training in `folder`, and whether it is over; None without one."""
+    for path in (folder / "adapter", *sorted(folder.glob("checkpoints/step-*"))):
+        manifest = read_kept(path / MANIFEST)
+        if isinstance(manifest, dict):
+            found = manifest.get("inputs", {}).get("train", {}).get("windows_per_step")
+            return (found if isinstance(found, int) else None), path.name == "adapter"
+    return None, False
 
 
 def describe_control(

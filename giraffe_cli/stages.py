@@ -183,6 +183,11 @@ def verified(
             f"  - {name}: found {check['found']}, expected {check['expected']}"
             for name, check in failed.items()
         )
+        if "finite_logits" in failed:
+            raise GiraffeError(
+                f"{model_dir} computes no numbers, as after a training that diverged\n{listed}",
+                "lower train.learning_rate, with another --out; metrics.jsonl tells every step",
+            )
         raise GiraffeError(f"{model_dir} is not what was trained\n{listed}", "report this")
     write_sealed(path, {"inputs": inputs, "proof": proof})
     return proof

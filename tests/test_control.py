@@ -17,6 +17,7 @@ from giraffe_cli.pipeline import Options, extend
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.report.scored import Scored
 from giraffe_cli.report.verdicts_loss import beyond_domain
+from giraffe_cli.rundir import finish_stage
 from giraffe_cli.training import training_stages
 
 TRAIN = {
@@ -154,6 +155,32 @@ def test_windows_per_step(window, windows, processes, shorter, expected):
     }
     config = build({"target_length": window, "train": values})
     assert windows_per_step(config.train, window, shorter) == expected
+
+
+@pytest.mark.parametrize(
+    ("begun", "is_over", "expected"),
+    [
+        (3, True, 3),  # by one process, and done
+        (3, False, 4),  # cannot be shared by two processes
+        (4, False, 4),
+        (7, True, 4),  # of another run
+        (None, False, 4),
+    ],
+)
+def test_a_control_goes_on_with_the_windows_it_began_with(
+    tiny_llama, corpus, tmp_path, begun, is_over, expected
+):
+    """2 windows of 192 are 3 of 128 or, for two processes, 4."""
+    train = {**TRAIN, "window": 192, "windows_per_step": 2, "processes": 2}
+    config = staged(tiny_llama, corpus, [512], train=train)
+    checkpoint = inspect(str(tiny_llama), tmp_path)
+    stages = training_stages(config, checkpoint, tmp_path)
+    if begun:
+        folder = tmp_path / "control" / ("adapter" if is_over else "checkpoints/step-1")
+        folder.mkdir(parents=True)
+        finish_stage(folder, {"train": {"windows_per_step": begun}})
+    (control,) = control_stages(stages, checkpoint, tmp_path)
+    assert control.config.train.windows_per_step == expected
 
 
 @pytest.mark.parametrize(

@@ -247,6 +247,10 @@ def test_a_model_that_is_not_what_was_trained_is_an_error_and_no_proof(
     (model / "manifest.json").write_text('{"another": 1}')
     with pytest.raises(GiraffeError, match=said):
         verified(*given)
+    proofs.append({"checks": {"finite_logits": check(False, "not finite in far", "finite")}})
+    with pytest.raises(GiraffeError, match="as after a training that diverged") as caught:
+        verified(*given)
+    assert "lower train.learning_rate" in caught.value.hint
 
 
 def test_several_runs_may_share_the_folder_of_scored_samples(

@@ -12,7 +12,9 @@ import pytest
 from train_runs import Hooked, adapter_bytes, build_material, checkpoints, run
 
 from giraffe_cli.errors import Interrupted
+from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rundir import MANIFEST
+from giraffe_cli.train import parallel
 from giraffe_cli.train import run as run_module
 from giraffe_cli.train.launcher import run_launcher
 from giraffe_cli.train.signals import STOP_SIGNALS, stop_requests
@@ -100,6 +102,18 @@ def test_a_signal_in_the_last_step_ends_the_command_after_the_adapter(
     with pytest.raises(Interrupted, match="the adapter is written"):
         run(material, tmp_path, reporter, **MEASURED)
     assert adapter_bytes(tmp_path) == adapter_bytes(undisturbed)
+
+
+def test_a_signal_while_the_workers_end_is_not_lost(tmp_path, monkeypatch):
+    """They have looked for a stop for the last time; the stage after this one must not begin."""
+
+    def ending(*arguments, **options):
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr(parallel, "run_launcher", ending)
+    with pytest.raises(Interrupted, match="stopped after the training; what it wrote stands"):
+        parallel.launch({}, tmp_path, 2, SilentReporter())
 
 
 def test_a_worker_leaves_signals_to_its_parent(tmp_path):

@@ -21,7 +21,7 @@ from typer.core import TyperGroup
 from giraffe_cli import __version__
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.terminated import SignalledToEnd, ending_in_order
-from giraffe_cli.errors import DoesNotFit, GiraffeError, Interrupted, Terminated
+from giraffe_cli.errors import DoesNotFit, GiraffeError, Interrupted, Terminated, UsageError
 from giraffe_cli.units import visible
 
 COMMANDS = {
@@ -52,7 +52,16 @@ RESUMING = "run the same command again; extend, pack-data, eval and rope go on w
 
 
 class _Commands(TyperGroup):
-    """Typer ends with 130 and without a word where a command is interrupted: it is told here."""
+    """Typer ends with 130 and without a word where a command is interrupted: it is told here. An
+    empty word, as an unset variable of a shell leaves it, would be the folder the command runs in.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        for before, word in zip(["giraffe", *args], args, strict=False):
+            if not word or (word.startswith("--") and word.endswith("=") and word.count("=") == 1):
+                told = f"{word.removesuffix('=') or before}: nothing is given"
+                raise UsageError(told, "is a variable of the shell unset?")
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         try:

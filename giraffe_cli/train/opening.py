@@ -70,7 +70,8 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
     if accelerator.is_main_process:
         stale = clear_leftovers(job.checkpoints_dir, identity, config.keep == "best")
         if stale:
-            reporter.warn(f"removed {stale} checkpoints of other inputs: {job.checkpoints_dir}")
+            told = f"removed {stale} checkpoints, damaged or of other inputs"
+            reporter.warn(f"{told}: {job.checkpoints_dir}")
     wait_for_all(accelerator.device)
     state = restore_latest(job.checkpoints_dir, kept, optimizer, identity)
     start_equal(kept.values())

@@ -127,7 +127,7 @@ def launch(
     command = launcher_command(places, here, worker, folder / "request.json")
     on_nodes = f" on {crew.nodes} nodes" if crew else ""
     reporter.info(f"starting {processes} processes{on_nodes}: {shlex.join(command)}")
-    with stop_requests(then=(folder / "stop").touch):
+    with stop_requests(then=(folder / "stop").touch) as stop:
         code = run_launcher(
             command,
             folder / "log.txt",
@@ -139,6 +139,11 @@ def launch(
     if crew:
         crew.over()
     raise_what_workers_told(folder, code, job)
+    if stop.signalled:  # while they ended, and looked no more
+        raise Interrupted(
+            f"stopped after the {job}; what it wrote stands",
+            "run the same command again to go on from it",
+        )
 
 
 def _told_elsewhere(folder: Path, here: int) -> bool:
