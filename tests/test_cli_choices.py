@@ -74,3 +74,18 @@ def test_helps_print_every_bracket():
     assert any("\\[" in text for text in found)
     for text in found:
         assert Text.from_markup(text).plain == text.replace("\\[", "["), text
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("extend", "--out", ""), "--out: nothing is given"),
+        (("extend", "--out="), "--out: nothing is given"),
+        (("pack-data", "", "--out", "x"), "pack-data: nothing is given"),
+        (("",), "giraffe: nothing is given"),
+    ],
+)
+def test_a_word_that_an_unset_variable_left_empty_is_refused(giraffe, words, told):
+    """An empty --out was the folder that the command ran in."""
+    done = giraffe(*words)
+    assert (done.code, told in done.stderr) == (2, True), done.stderr
