@@ -83,8 +83,9 @@ class ShardedBase:
         """`line` has the number of the shard for each place on it, None where weights are whole;
         tied embeddings and head are one shard. `group` is torch's, of all processes by default."""
         self.shards, self.line, self.group = shards, line, group
-        parts = [shard.part for shard in shards]
-        room, device = processes * max(map(len, parts)), parts[0].device
+        # a part may be made when it is asked for: not all of them at a time
+        room = processes * max(len(shard.part) for shard in shards)
+        device = shards[0].part.device
         self.buffers = [torch.empty(room, dtype=torch.uint8, device=device) for _ in range(2)]
         self.held: list[int | None] = [None, None]
         self.coming: list[Any] = [None, None]
