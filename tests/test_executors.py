@@ -288,6 +288,24 @@ def test_a_task_that_fails_fails_its_slurm_job(job, slurm):
     assert len((slurm / "calls").read_text().splitlines()) == 1  # the merge was not handed in
 
 
+@pytest.mark.parametrize("taken", [0, 1])
+def test_what_sbatch_refuses_is_told_with_the_job_that_it_took(job, tmp_path, monkeypatch, taken):
+    """The array may have been taken before the merge was refused."""
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:{os.environ['PATH']}")
+    calls = tmp_path / "calls"
+    refused = f"[ $(wc -l < {calls}) -gt {taken} ] && {{ echo full >&2; exit 1; }}"
+    script(tmp_path / "bin" / "sbatch", f"echo x >> {calls}\n{refused}\necho 41")
+    slurm = make_executor("slurm")
+    scripts = [tmp_path / "tasks.slurm", tmp_path / "a merge.slurm"]
+    monkeypatch.setattr(type(slurm), "write", lambda *_: scripts)
+    monkeypatch.setattr("giraffe_cli.corpus.executors.slurm.needed", lambda *_: None)
+    with pytest.raises(GiraffeError, match="sbatch refused .*: full") as caught:
+        slurm.run(job, 2, 2)
+    assert ("job 41" in str(caught.value)) == bool(taken)
+    merge = f"sbatch --dependency=afterok:41 '{scripts[1]}', or scancel 41"
+    assert caught.value.hint == (merge if taken else "see --executor-set")
+
+
 def directives(path: Path) -> dict[str, str]:
     lines = [line for line in path.read_text().splitlines() if line.startswith("#SBATCH --")]
     parts = [line.removeprefix("#SBATCH --").partition("=") for line in lines]

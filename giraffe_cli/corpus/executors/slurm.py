@@ -89,7 +89,14 @@ class Slurm(AbstractExecutor):
                 f"sbatch --dependency=afterok:$job {shlex.quote(str(second))}",
             )
         array = _submit(scripts[0])
-        return Submitted([array, _submit(scripts[1], f"--dependency=afterok:{array}")], scripts)
+        after = f"--dependency=afterok:{array}"
+        try:
+            return Submitted([array, _submit(scripts[1], after)], scripts)
+        except GiraffeError as error:
+            raise GiraffeError(
+                f"{error.message}; the array of tasks is job {array}",
+                f"sbatch {after} {shlex.quote(str(scripts[1]))}, or scancel {array}",
+            ) from error
 
     def write(self, job: PackJob, tasks: int) -> list[Path]:
         """Write the two scripts and what they run into the work folder; their paths."""
