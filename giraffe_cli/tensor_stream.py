@@ -176,7 +176,9 @@ def header_bytes(layout: Layout) -> bytes:
 
 
 def write_shard(
-    final: Path, layout: Layout, payloads: Iterable[tuple[StoredTensor, bytes | bytearray]]
+    final: Path,
+    layout: Layout,
+    payloads: Iterable[tuple[StoredTensor, bytes | bytearray | memoryview]],
 ) -> dict[str, str]:
     """Write a file with the names, types and shapes of `layout`; `{name: sha256 of the bytes}`.
 
@@ -191,6 +193,7 @@ def write_shard(
                 raise GiraffeError(f"{tensor.name}: {len(data)} bytes for {tensor.num_bytes}")
             handle.write(data)
             digests[tensor.name] = hashlib.sha256(data).hexdigest()
+            del data  # before the next one is made
     return digests
 
 

@@ -154,7 +154,7 @@ def test_more_than_the_window_is_refused_before_anything_is_loaded(
         (["--prompt-file", "FILE", "--kv-offload"], 2, "--kv-offload without effect"),
         (["--prompt-file", "FILE", "--kv-dtype", "int9"], 2, "did you mean `int8`"),
         (["--prompt-file", "FILE", "--top-p", "0.5"], 2, "add --temperature"),
-        (["--prompt-file", "FILE", "--stop", ""], 2, "--stop with an empty text"),
+        (["--prompt-file", "FILE", "--stop", ""], 2, "--stop: nothing is given"),
         (["--prompt-file", "FILE", "--dtype", "int8"], 2, "--dtype int8: no such choice"),
         (["--prompt-file", "FILE", "--chat"], 3, "no chat template"),
     ],

@@ -76,7 +76,8 @@ def test_a_folder_of_such_files_is_those_files(tmp_path):
         ('[{"text": "a"}]\n[', r":2: not valid JSON \('\[' behind the value\)", 1),
         ("[" * 100_000, r":1: not valid JSON \(nested too deeply\)", 0),
         ('[{"text": "a"}, ' + "7" * 5000 + "]", r":1: not valid JSON \(Exceeds the limit", 1),
-        ('[{"text": "' + "a" * 5000 + '"}]', r":1: longer than 4,000 bytes", 0),
+        ('[{"text": "' + "é" * 2500 + '"}, {"text": "b"}]', r"\[0\]: longer than 4,000 bytes", 1),
+        ('[{"text": "' + "a" * 20_000 + '"}]', r":1: longer than 4,000 bytes .*nothing behind", 0),
     ],
     ids=[
         "number",
@@ -89,6 +90,7 @@ def test_a_folder_of_such_files_is_those_files(tmp_path):
         "deep",
         "digits",
         "long",
+        "longer",
     ],
 )
 def test_what_is_wrong_is_named_and_what_was_read_is_kept(tmp_path, monkeypatch, text, told, kept):
@@ -101,10 +103,18 @@ def test_what_is_wrong_is_named_and_what_was_read_is_kept(tmp_path, monkeypatch,
     assert sum(bad.skipped.values()) == 1
 
 
-def test_bytes_that_are_no_utf8_are_a_fault(tmp_path):
-    (tmp_path / "a.json").write_bytes(b'[{"text": "caf\xe9"}]')
-    with pytest.raises(InvalidInput, match=r"a\.json:1: not valid UTF-8"):
+@pytest.mark.parametrize("chunk", [3, 1 << 20])
+def test_bytes_that_are_no_utf8_are_named_and_what_stands_before_them_is_kept(
+    tmp_path, monkeypatch, chunk
+):
+    monkeypatch.setattr(json_values, "CHUNK", chunk)
+    lines = [b'\xef\xbb\xbf[{"text": "one"}', b'{"text": "tw\xc3\xb6"}', b'{"text": "caf\xe9"}]']
+    (tmp_path / "a.json").write_bytes(b",\n".join(lines))
+    with pytest.raises(InvalidInput, match=r"a\.json:3: not valid UTF-8; nothing behind it"):
         read(tmp_path / "a.json")
+    documents, bad = read(tmp_path / "a.json", "skip")
+    assert [d.text for d in documents] == ["one", "twö"]
+    assert bad.skipped == {"not valid UTF-8": 1}
 
 
 def test_an_empty_array_holds_nothing(tmp_path):

@@ -29,8 +29,11 @@ RECORDS = b'{"id": "x", "text": "one"}\n{"text": "two"}\n'
         (b" \n" + RECORDS, [("x", "one"), ("stdin.jsonl:3", "two")]),
         (gzip.compress(RECORDS), [("x", "one"), ("stdin.jsonl.gz:2", "two")]),
         (b"Call me\nIshmael.\n", [("stdin.txt", "Call me\nIshmael.\n")]),
+        (b"[Music] la\n", [("stdin.txt", "[Music] la\n")]),
+        (b'[\n {"id": "x", "text": "one"}]', [("x", "one")]),
+        (b'{\n "text": "one"}', [("stdin.json", "one")]),
     ],
-    ids=["records", "byte-order-mark", "blank-line", "gzip", "text"],
+    ids=["records", "byte-order-mark", "blank-line", "gzip", "text", "brackets", "array", "object"],
 )
 def test_standard_input_is_records_or_one_text(tmp_path, monkeypatch, data, found):
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data)))
@@ -107,17 +110,13 @@ def test_text_behind_the_byte_order_mark_of_another_encoding_is_read(tmp_path, e
     assert not bad.skipped
 
 
-@pytest.mark.parametrize(
-    ("data", "fault"),
-    [
-        (b"\xff\xfea", r"a\.txt: not valid UTF-16"),
-        ("\ufeffone\nt\0wo".encode("utf-16-le"), r"a\.txt:2: holds a NUL character"),
-    ],
-)
-def test_what_is_wrong_with_utf16_is_told(tmp_path, data, fault):
+@pytest.mark.parametrize("data", [b"\xff\xfea", "\ufeffone\nt\0wo".encode("utf-16-le")])
+def test_bytes_like_a_mark_before_what_is_no_text_are_a_binary_file(tmp_path, data):
     (tmp_path / "a.txt").write_bytes(data)
-    with pytest.raises(InvalidInput, match=fault):
-        read(tmp_path)
+    (tmp_path / "b.txt").write_text("one")
+    documents, bad = read(tmp_path)
+    assert [d.text for d in documents] == ["one"]
+    assert bad.skipped == {"binary file": 1}
 
 
 def test_a_folder_without_text_says_what_it_holds(tmp_path):

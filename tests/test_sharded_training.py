@@ -58,10 +58,11 @@ def told_by(loss, seeds):
     for name, parameter in found.items():
         grad = parameter.grad
         if isinstance(parameter, Piece):
-            grad = parameter.place.joined(grad)
+            rank, place = parameter.place.rank, parameter.place
+            grad = place.give(grad) if rank else place.whole(grad)
         elif torch.distributed.is_initialized():
             torch.distributed.all_reduce(grad)
-        grads[name] = grad.flatten().tolist()
+        grads[name] = None if grad is None else grad.flatten().tolist()
     return [nats.item(), grads]
 
 
@@ -84,7 +85,6 @@ def test_gradients_are_those_of_a_whole_model(
     base = load_model(path, dtype=torch.float32, attn_implementation=register_attention())
     nats, grads = told_by(loss_of(base, dtype, levers), [0, 1])
     assert told[0][0] + told[1][0] == pytest.approx(nats, rel=1e-6)
-    assert told[0][1] == told[1][1]
     assert told[0][1].keys() == grads.keys()
     for name, grad in grads.items():
         same = grad if not levers.mlp_tile else pytest.approx(grad, rel=1e-4, abs=1e-6)
@@ -211,7 +211,7 @@ def test_pieces_of_a_weight_are_all_of_it_once(sizes, processes, dtype):
     for name, value in zip(weights, values, strict=True):
         pieces = [shard.pieces[name] for shard in shards]
         assert torch.cat([piece.detach() for piece in pieces]).equal(value)
-        assert all(piece.place.cut(value).equal(piece.detach()) for piece in pieces)
+        assert all(value[slice(*piece.place.own)].equal(piece.detach()) for piece in pieces)
     with torch.no_grad():
         shards[0].pieces["0"].zero_()
     assert not shards[0].part.view(dtype)[: len(shards[0].pieces["0"])].any()

@@ -96,10 +96,7 @@ def generate(
     cache = CacheChoice(kv_dtype, kv_offload)
     cache.check_device(_device())
     text = _text_of(prompt_file, document, question)
-    stops = tuple(stop or ())
-    if not all(stops):
-        raise UsageError("--stop with an empty text", "give the text that ends an answer")
-    how = Answering(max_new_tokens, Sampling(temperature, top_k, top_p, seed), stops)
+    how = Answering(max_new_tokens, Sampling(temperature, top_k, top_p, seed), tuple(stop or ()))
     with tempfile.TemporaryDirectory() as scratch:
         opened = _opened(checkpoint, Path(scratch), console, allow_pickle)
         tokenizer, asked = _asked(opened, text, question or [], chat, how, allow_pickle)

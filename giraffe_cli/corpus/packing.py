@@ -89,6 +89,7 @@ def pack_shard(
         done: list[dict[str, Any]] = []
         if finished := stage_holds(out, packing.inputs):
             reporter.info(f"{out} holds these windows already")
+            packing.drop_input()
             mine = range(0)
         elif is_packed(out):
             _refuse(packing)

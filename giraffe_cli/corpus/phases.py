@@ -136,7 +136,7 @@ class Packing:
     def drop_input(self) -> None:
         """Remove what was kept of standard input."""
         for path in self.work.glob("stdin.*"):
-            path.unlink()
+            path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):  # none, or it holds what shards tokenised
             self.work.rmdir()
 

@@ -55,6 +55,19 @@ def sum_of_part(whole: Tensor, rank: int, group: Any) -> tuple[Any, Tensor]:
     return scatter(part, whole, group=group, async_op=True), part
 
 
+def send(tensor: Tensor, to: int, group: Any) -> None:
+    """To the process `to` of all, which must `receive` as many numbers."""
+    dist.send(tensor.cpu() if _is_out_of_reach(tensor, group) else tensor.contiguous(), to, group)
+
+
+def receive(like: Tensor, size: int, sender: int, group: Any) -> Tensor:
+    """[size] numbers as those of `like` that the process `sender` of all sends."""
+    device = "cpu" if _is_out_of_reach(like, group) else like.device
+    found = like.new_empty(size, device=device)
+    dist.recv(found, sender, group)
+    return found
+
+
 def told_by_all(value: Any) -> list[Any]:
     """What each process gave, in their order: small things that pickle; alone, its own."""
     if not (dist.is_available() and dist.is_initialized()):

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from giraffe_cli.model.sharded_training import Spread, spread, whole
+from giraffe_cli.model.sharded_training import Spread, give, spread, whole
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import write_sealed
 from giraffe_cli.tensor_stream import Layout, StoredTensor, write_shard
@@ -45,12 +45,16 @@ def save_full(
 def give_full(parameters: Mapping[str, Tensor]) -> None:
     """Take part in another process's `save_full`."""
     for parameter in parameters.values():
-        whole(spread(parameter, parameter))
+        give(spread(parameter, parameter))
 
 
 def _payloads(
     entries: dict[str, StoredTensor], tensors: Mapping[str, Tensor | Spread]
-) -> Iterator[tuple[StoredTensor, bytes]]:
+) -> Iterator[tuple[StoredTensor, memoryview]]:
     for name, entry in entries.items():
-        flat = whole(tensors[name]).detach().float().cpu().contiguous().reshape(-1)
-        yield entry, flat.view(torch.uint8).numpy().tobytes()
+        yield entry, _bytes_of(whole(tensors[name]))
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    flat = tensor.detach().float().cpu().contiguous().reshape(-1)
+    return flat.view(torch.uint8).numpy().data

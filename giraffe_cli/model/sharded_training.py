@@ -15,6 +15,7 @@ summed once a step (`train/gradients.py`). A step's windows are summed one by on
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from giraffe_cli.model.collectives import all_gather, sum_of_part
+from giraffe_cli.model.collectives import receive, send, sum_of_part
 from giraffe_cli.model.sharded import ShardedBase
 
 
@@ -37,20 +38,26 @@ class Place:
     rank: int
     group: Any
 
-    def cut(self, whole: Tensor) -> Tensor:
-        """This process's numbers of a tensor of the weight's shape."""
-        return whole.reshape(-1)[slice(*self.ranges[self.rank])]
+    @property
+    def own(self) -> tuple[int, int]:
+        """This process's range."""
+        return self.ranges[self.rank]
 
-    def joined(self, piece: Tensor) -> Tensor:
-        """The whole tensor, on the CPU, of every process's `piece`; all must call this."""
-        longest = max(end - begin for begin, end in self.ranges)
-        sent = piece.new_zeros(longest)
-        sent[: len(piece)] = piece
-        every = piece.new_empty(len(self.ranges) * longest)
-        all_gather(sent, every, self.group).wait()
-        rows = every.cpu().view(len(self.ranges), longest)
-        parts = [row[: end - begin] for row, (begin, end) in zip(rows, self.ranges, strict=True)]
-        return torch.cat(parts).view(self.shape)
+    def whole(self, piece: Tensor) -> Tensor:
+        """In the first process: the whole tensor, on the CPU, of its `piece` and those that the
+        others of its group `give`."""
+        found = torch.empty(math.prod(self.shape), dtype=piece.dtype)
+        for rank, (begin, end) in enumerate(self.ranges):
+            if rank == self.rank:
+                found[begin:end] = piece
+            elif begin < end:
+                found[begin:end] = receive(piece, end - begin, rank, self.group)
+        return found.view(self.shape)
+
+    def give(self, piece: Tensor) -> None:
+        """To the first process, which asks for the `whole`."""
+        if len(piece):
+            send(piece, 0, self.group)
 
 
 class Piece(nn.Parameter):
@@ -77,8 +84,12 @@ class Spread:
         return self.piece.dtype
 
     def whole(self) -> Tensor:
-        """All of it, on the CPU; every process of the group must call this."""
-        return self.place.joined(self.piece.detach())
+        """All of it, on the CPU; the others of the group must `give` theirs."""
+        return self.place.whole(self.piece.detach())
+
+    def give(self) -> None:
+        """This process's piece to the first one."""
+        self.place.give(self.piece.detach())
 
 
 def spread(parameter: Tensor, tensor: Tensor) -> Tensor | Spread:
@@ -89,15 +100,20 @@ def spread(parameter: Tensor, tensor: Tensor) -> Tensor | Spread:
 
 
 def whole(tensor: Tensor | Spread) -> Tensor:
-    """All of it; where it is spread, every process of its group must call this."""
+    """All of it, in the first process; where it is spread, the others `give` it."""
     return tensor.whole() if isinstance(tensor, Spread) else tensor
 
 
-def cut(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """What of a saved `tensor` belongs to `parameter`: its piece, where that is one."""
-    if isinstance(parameter, Piece) and tensor.shape == parameter.place.shape:
-        return parameter.place.cut(tensor)
-    return tensor
+def give(tensor: Tensor | Spread) -> None:
+    """Take part in the first process's `whole`."""
+    if isinstance(tensor, Spread):
+        tensor.give()
+
+
+def range_of(parameter: Tensor, shape: tuple[int, ...]) -> tuple[int, int] | None:
+    """Which numbers of a saved tensor of that `shape` belong to `parameter`; None for all."""
+    is_piece = isinstance(parameter, Piece) and shape == parameter.place.shape
+    return parameter.place.own if is_piece else None  # type: ignore[attr-defined]
 
 
 class TrainedShard:
@@ -191,6 +207,8 @@ class TrainedBase(ShardedBase):
     ) -> None:
         super().__init__(shards, line, processes, group)
         self.trained, self.rank = list(shards), rank
+        self.peers: Any = None
+        """The processes of other machines with the same pieces; None without such."""
         self.leaving: tuple[TrainedShard, Tensor, Any, Tensor] | None = None
         """Whose gradients are being summed, these, which must not be let go of before, the work,
         and where this process's part of the sum will be."""
@@ -228,7 +246,9 @@ class TrainedBase(ShardedBase):
     def _take(self, place: int, following: int) -> None:
         before = self.place
         super()._take(place, following)
-        if 0 < place < before:  # on the way back: the layer above is done
+        # on the way back: the layer above is done. A head that is the embeddings is not yet:
+        # autograd hands on what both leave together
+        if 0 < place < before and self.line[before] != self.line[0]:
             self._sum(self.line[before])
 
     def _sum(self, number: int | None) -> None:

@@ -12,7 +12,7 @@ a number (4, or 2 under bfloat16, where norms compute in 4):
                     + N·b·(10k + 2q)  where processes share windows of N tokens by keys
     adapters   with dropout or DoRA, `plan/adapted.py`
     loss       3·S·d·b + chunk·V·4    (half more in 16 bits)
-    embeddings their gradient three times, where it is shared out: as it comes, laid out, summed
+    embeddings their gradient twice, where it is shared out: as it comes, and to be summed
     optimizer  two copies of the largest trained tensor
     under 16 bits, where all weights train in float32: a layer's matrices, or the head, once more;
     where processes share them out: their gradients, of a layer and of what is being summed
@@ -81,7 +81,7 @@ def _passing(demand: Demand) -> Tensors:
     row = demand.tokens * demand.width
     d, f = row * demand.shape.hidden_size, row * demand.shape.intermediate_size
     passing: Tensors = [(2, d), (2, f), *_wide_norms(demand, 1, demand.tokens)]
-    return max(passing, [(2, d), *_attending(demand)], key=live)
+    return [*max(passing, [(2, d), *_attending(demand)], key=live), *_of_the_head(demand)]
 
 
 def _recomputed(demand: Demand, levers: Levers) -> Tensors:
@@ -95,6 +95,7 @@ def _recomputed(demand: Demand, levers: Levers) -> Tensors:
         (2, row * demand.keys),
         *_taken_back(demand, levers),
         *narrowed(demand, levers),
+        *_of_the_head(demand),
         *_wide_norms(demand, 1, demand.tokens),
         *adapted(demand, ATTENTION, demand.tokens),
     ]
@@ -151,6 +152,7 @@ def _by_tiles(demand: Demand, levers: Levers) -> Tensors:
         (2 * groups, row * k / groups),
         *_taken_back(demand, levers),
         *narrowed(demand, levers),
+        *_of_the_head(demand),
     ]
     group: Tensors = [(1, row * q / groups), (2, row * k / groups)]
     if demand.kind == "cuda" and demand.width == 2:
@@ -170,6 +172,12 @@ def narrowed(demand: Demand, levers: Levers) -> Tensors:
     if levers.shard_base:
         return [(1, 4.0 * layer), (1, 4.0 * max(layer, ends))]
     return [(1, 2.0 * layer)] if demand.width == 2 else []
+
+
+def _of_the_head(demand: Demand) -> Tensors:
+    """The gradient of a trained head that is the embeddings, which waits for theirs."""
+    is_one = demand.trains_head and demand.shape.tie_word_embeddings
+    return [(1, 4.0 * _units(demand)[1])] if is_one else []
 
 
 def _units(demand: Demand) -> tuple[int, int]:
@@ -204,7 +212,7 @@ def _loss(demand: Demand, levers: Levers) -> Tensors:
 def _embeddings(demand: Demand) -> Tensors:
     """The end of the way back, beside the sum of the first layer's gradients."""
     layer, ends = _units(demand)
-    return [(3, 4.0 * ends), (1, 4.0 * layer)]
+    return [(2, 4.0 * ends), (1, 4.0 * layer)]
 
 
 def _optimizer(demand: Demand, levers: Levers) -> Tensors:

@@ -45,16 +45,11 @@ def _gathering(demand: Demand, computing: float) -> float:
     a pass over a window and once back, while the one before is computed; where all weights are
     trained, its gradients go in float32."""
     units = sharded_numbers(demand)
-    is_full, ends = demand.train.method == "full", units[-1]
-    gathered_ends = 4 if is_full else demand.width
-    passes_of_each = 2 + short_passes(demand.train)
-    layers = demand.shape.num_layers
-    bytes_of_all = passes_of_each * (
-        sum(units[:layers]) * demand.width + sum(units[layers:]) * gathered_ends
-    )
-    if is_full:
-        twice = ends if demand.shape.tie_word_embeddings else 0  # once as the head's
-        bytes_of_all += 4 * (sum(units) + twice)
+    is_full, layers = demand.train.method == "full", demand.shape.num_layers
+    forward = 1 + short_passes(demand.train)
+    of_layers = (forward + 1) * sum(units[:layers]) * demand.width
+    of_ends = forward * sum(units[layers:]) * (4 if is_full else demand.width)
+    bytes_of_all = of_layers + of_ends + (4 * sum(units) if is_full else 0)
     others = bytes_of_all * (demand.processes - 1) / demand.processes
     share = demand.train.sequence_parallel
     others_nodes = demand.train.nodes // base_nodes(demand.train)

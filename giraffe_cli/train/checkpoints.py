@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from giraffe_cli.errors import GiraffeError
-from giraffe_cli.model.sharded_training import Spread, cut, spread
+from giraffe_cli.model.sharded_training import Spread, range_of, spread
 from giraffe_cli.rundir import (
     MANIFEST,
     atomic_open,
@@ -32,7 +32,7 @@ from giraffe_cli.rundir import (
     write_sealed,
 )
 from giraffe_cli.train.state import TrainState
-from giraffe_cli.train.state_file import give_tensors, read_tensors, write_tensors
+from giraffe_cli.train.state_file import Range, give_tensors, read_tensors, write_tensors
 
 _TENSORS = "state.safetensors"
 _FACTS = "state.json"
@@ -74,11 +74,13 @@ def restore_latest(
     parameters: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
     identity: dict[str, Any],
+    is_cleared: bool = False,
 ) -> TrainState:
-    """Load the newest checkpoint of this `identity` into place; a fresh state without one."""
+    """Load the newest checkpoint of this `identity` into place; a fresh state without one. After
+    `clear_leftovers`, of this process or another, every one there is sound."""
     for number in saved_steps(folder):
         path = folder / f"step-{number}"
-        if stage_holds(path, identity):
+        if is_cleared or stage_holds(path, identity):
             facts = read_json(path / _FACTS)
             _restore(path / _TENSORS, facts.pop(_OPTIMIZER), parameters, optimizer)
             return TrainState(**facts)
@@ -95,10 +97,10 @@ def load_parameters(folder: Path, step: int, parameters: Mapping[str, Tensor]) -
     if not (path / MANIFEST).exists():
         raise GiraffeError(f"{path} is gone: the weights of the best step", "train again")
     with torch.no_grad():
-        for full_name, tensor in read_tensors(path / _TENSORS):
+        for full_name, tensor in read_tensors(path / _TENSORS, _of_state(parameters)):
             key, _, name = full_name.partition("/")
             if key == _PARAMETER:
-                parameters[name].copy_(cut(parameters[name], tensor))
+                parameters[name].copy_(tensor)
 
 
 def save_weights(path: Path, parameters: Mapping[str, Tensor]) -> None:
@@ -123,12 +125,11 @@ def load_weights(path: Path, parameters: Mapping[str, Tensor]) -> None:
     """
     left = set(parameters)
     with torch.no_grad():
-        for name, tensor in read_tensors(path):
-            mine = cut(parameters[name], tensor) if name in left else tensor
-            if name not in left or mine.shape != parameters[name].shape:
+        for name, tensor in read_tensors(path, _of(parameters)):
+            if name not in left or tensor.shape != parameters[name].shape:
                 left.add(name)
                 break
-            parameters[name].copy_(mine)
+            parameters[name].copy_(tensor)
             left.remove(name)
     if left:
         raise GiraffeError(
@@ -183,6 +184,17 @@ def _tensors(
     return tensors
 
 
+def _of(parameters: Mapping[str, Tensor]) -> Callable[[str, tuple[int, ...]], Range | None]:
+    """Which numbers of a saved tensor this process has."""
+    return lambda name, shape: range_of(parameters[name], shape) if name in parameters else None
+
+
+def _of_state(parameters: Mapping[str, Tensor]) -> Callable[[str, tuple[int, ...]], Range | None]:
+    """The same of `key/name`."""
+    part_of = _of(parameters)
+    return lambda full_name, shape: part_of(full_name.partition("/")[2], shape)
+
+
 def _scalars(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in entry.items() if not isinstance(value, Tensor)}
 
@@ -195,16 +207,14 @@ def _restore(
 ) -> None:
     states: dict[str, dict[str, Any]] = {name: dict(scalars[name]) for name in parameters}
     with torch.no_grad():
-        for full_name, tensor in read_tensors(path):
+        for full_name, tensor in read_tensors(path, _of_state(parameters)):
             key, _, name = full_name.partition("/")
-            mine = cut(parameters[name], tensor)
             if key == _PARAMETER:
-                parameters[name].copy_(mine)
+                parameters[name].copy_(tensor)
             else:
                 # Adam's step count stays on the CPU, its moments live beside the parameter
                 device = tensor.device if key == "step" else parameters[name].device
-                # a piece of its own, not a view of the whole
-                states[name][key] = mine.to(device, copy=mine is not tensor)
+                states[name][key] = tensor.to(device)
     for name, parameter in parameters.items():
         if states[name]:
             optimizer.state[parameter] = states[name]

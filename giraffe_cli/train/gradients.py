@@ -43,14 +43,6 @@ def sum_over_processes(
         _sum_bucket(bucket, group)
 
 
-def sum_of_pieces(pieces: Iterable[Tensor], peers: Any) -> None:
-    """Sum over nodes the gradients of what each of them shares out over its processes; these have
-    summed theirs (`TrainedBase`). `peers` are the processes with the same pieces, None without any.
-    """
-    if peers is not None:
-        sum_over_processes(pieces, group=peers)
-
-
 def clip(parameters: Iterable[Tensor], most: float, group: Any = None) -> float:
     """Scale all gradients to a common norm of at most `most`; their norm before that.
 
@@ -61,9 +53,9 @@ def clip(parameters: Iterable[Tensor], most: float, group: Any = None) -> float:
     if not pieces:
         return float(torch.nn.utils.clip_grad_norm_(found, most))
     whole = [one for one in found if not isinstance(one, Piece)]
-    squares = _norm(pieces) ** 2
+    squares = _norm(pieces).double() ** 2  # a norm of 2e19 has none in float32
     dist.all_reduce(squares, group=group)
-    norm = (squares + _norm(whole) ** 2).sqrt()
+    norm = (squares + _norm(whole).double() ** 2).sqrt().float()
     torch.nn.utils.clip_grads_with_norm_(found, most, norm)
     return float(norm)
 

@@ -73,7 +73,7 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
             told = f"removed {stale} checkpoints, damaged or of other inputs"
             reporter.warn(f"{told}: {job.checkpoints_dir}")
     wait_for_all(accelerator.device)
-    state = restore_latest(job.checkpoints_dir, kept, optimizer, identity)
+    state = restore_latest(job.checkpoints_dir, kept, optimizer, identity, is_cleared=True)
     start_equal(kept.values())
     if state.step:
         reporter.info(f"resuming after step {state.step} of {config.steps}")
@@ -106,7 +106,6 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         kept=kept,
         optimizer=optimizer,
         state=state,
-        peers=layout.peer_group() if model.trained_base else None,
     )
 
 

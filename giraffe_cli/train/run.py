@@ -57,8 +57,6 @@ class Run:
     """What is saved: those, and constants they only make sense with."""
     optimizer: torch.optim.Optimizer
     state: TrainState
-    peers: Any = None
-    """The processes of other machines with the same pieces of the weights; None without such."""
 
     @property
     def device(self) -> torch.device:

@@ -28,6 +28,7 @@ from giraffe_cli.model.loading import torch_dtype
 from giraffe_cli.model.probe import AttentionShape, agreed, probe, repeatable, settle
 from giraffe_cli.model.shard_loading import ShardedLoader, whole_weights
 from giraffe_cli.model.sharded import ShardedBase
+from giraffe_cli.model.sharded_training import TrainedBase
 from giraffe_cli.model.trainable import causal_model, load_base, make_trainable
 from giraffe_cli.train.data import Window
 from giraffe_cli.train.job import TrainJob
@@ -110,7 +111,10 @@ def _open_base(
     whole, trains_all = whole_weights(job.config), job.config.method == "full"
     loader = ShardedLoader(path, dtype, layout.base_rank, parts, whole, trains_all)
     base = loader.model(job.table, attention)
-    return base, loader.base(base, device, layout.base_group())
+    brought = loader.base(base, device, layout.base_group())
+    if isinstance(brought, TrainedBase):
+        brought.peers = layout.peer_group()
+    return base, brought
 
 
 def _levers_that_work(job: TrainJob, attention_dropout: float) -> Levers:

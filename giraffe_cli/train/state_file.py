@@ -11,14 +11,14 @@ whole, by one of them, to which the others `give_tensors`.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from giraffe_cli import tensor_stream
-from giraffe_cli.model.sharded_training import Spread, whole
+from giraffe_cli.model.sharded_training import Spread, give, whole
 from giraffe_cli.rundir import atomic_open
 from giraffe_cli.tensor_stream import Layout, StoredTensor, header_bytes
 
@@ -36,6 +36,7 @@ DTYPES = {
     torch.float8_e4m3fn: "F8_E4M3",
     torch.float8_e5m2: "F8_E5M2",
 }
+Range = tuple[int, int]
 _DTYPES_BY_NAME = {name: dtype for dtype, name in DTYPES.items()}
 
 
@@ -53,26 +54,42 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor | Spread]) -> None:
     with atomic_open(path) as handle:
         handle.write(header_bytes(Layout({}, entries, 0)))
         for _, tensor in ordered:
-            flat = whole(tensor).detach().cpu().contiguous().reshape(-1)
-            handle.write(flat.view(torch.uint8).numpy().data)
+            handle.write(_bytes_of(whole(tensor)))
 
 
 def give_tensors(tensors: Mapping[str, Tensor | Spread]) -> None:
     """Take part in another process's `write_tensors` of the same names."""
     for _, tensor in _ordered(tensors):
-        whole(tensor)
+        give(tensor)
+
+
+def _bytes_of(tensor: Tensor) -> memoryview:
+    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _ordered(tensors: Mapping[str, Tensor | Spread]) -> list[tuple[str, Tensor | Spread]]:
     return sorted(tensors.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
 
 
-def read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+def read_tensors(
+    path: Path, part_of: Callable[[str, tuple[int, ...]], Range | None] = lambda name, shape: None
+) -> Iterator[tuple[str, Tensor]]:
     """Each tensor with its name, on the CPU, in a memory of its own.
+
+    `part_of(name, shape)` are the numbers that are wanted of it, first and one behind the last:
+    those alone are read, and come flat; None for all.
 
     Read, not mapped: mapped pages of a large state would count as this process's memory.
     """
-    for entry, data in tensor_stream.read_tensors(path):
-        dtype = _DTYPES_BY_NAME[entry.dtype]
-        flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
-        yield entry.name, flat.reshape(entry.shape)
+    layout = tensor_stream.read_layout(path)
+    begin = layout.data_start
+    with open(path, "rb") as handle:
+        for entry in layout.tensors:
+            dtype, part = _DTYPES_BY_NAME[entry.dtype], part_of(entry.name, entry.shape)
+            first, last = part or (0, math.prod(entry.shape))
+            data = bytearray((last - first) * dtype.itemsize)
+            handle.seek(begin + first * dtype.itemsize)
+            handle.readinto(data)
+            flat = torch.frombuffer(data, dtype=dtype) if data else torch.empty(0, dtype=dtype)
+            yield entry.name, flat if part else flat.reshape(entry.shape)
+            begin += entry.num_bytes

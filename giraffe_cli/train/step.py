@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 
 from giraffe_cli.model.sharded_training import Piece
-from giraffe_cli.train.gradients import clip, sum_of, sum_of_pieces, sum_over_processes
+from giraffe_cli.train.gradients import clip, sum_of, sum_over_processes
 from giraffe_cli.train.run import Run
 
 
@@ -68,9 +68,11 @@ def train_step(run: Run, rate: float) -> StepOutcome:
 
     # ── sums over all processes: gradients, and every window's loss ──────────────────────────
     parameters = list(run.parameters.values())
-    sum_over_processes([one for one in parameters if not isinstance(one, Piece)])
-    sum_of_pieces([one for one in parameters if isinstance(one, Piece)], run.peers)
     base = run.model.trained_base
+    sum_over_processes([one for one in parameters if not isinstance(one, Piece)])
+    if base and base.peers is not None:  # on each machine the pieces' have been
+        pieces = [one for one in parameters if isinstance(one, Piece)]
+        sum_over_processes(pieces, group=base.peers)
     grad_norm = clip(parameters, config.clip_norm, base.group if base else None)
     nats_of_windows, weights = sum_of(told).tolist()
     outcome = StepOutcome(

@@ -122,8 +122,9 @@ def files_below(
 def read_text(path: Path, root: Path | None, max_bytes: int, bad: BadRecords) -> str | None:
     """The file's text; None when it is binary, empty or a bad record, which is reported.
 
-    UTF-8, or UTF-16 and UTF-32 behind their byte order marks (Windows writes them). Else a file is
-    binary when its first 8192 bytes hold a NUL; one further on is a defect.
+    UTF-8, or UTF-16 and UTF-32 behind their byte order marks (Windows writes them); binary where
+    these cannot be read so. Else a file is binary when its first 8192 bytes hold a NUL; one further
+    on is a defect.
     """
 
     def text(path: Path) -> str | None:
@@ -200,8 +201,13 @@ def _text(path: Path, data: bytes, bad: BadRecords) -> str | None:
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
-        place = f":{_line_of(data, error.start)}" if encoding == "utf-8" else ""
-        bad.report(f"{path}{place}", f"not valid {encoding.upper()}")
+        if encoding == "utf-8":
+            bad.report(f"{path}:{_line_of(data, error.start)}", "not valid UTF-8")
+        else:  # it began with two bytes like a mark
+            bad.skip("binary file")
+        return None
+    if "\0" in text and encoding != "utf-8":
+        bad.skip("binary file")
         return None
     if "\0" in text:
         bad.report(

@@ -19,7 +19,14 @@ from typing import IO, Any
 
 from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document, file_size
 from giraffe_cli.corpus.readers._lines import BrokenStream, is_values, opened
-from giraffe_cli.corpus.readers._records import Defect, identity_of, is_blank, text_of, too_long
+from giraffe_cli.corpus.readers._records import (
+    Defect,
+    check_length,
+    identity_of,
+    is_blank,
+    text_of,
+    too_long,
+)
 from giraffe_cli.corpus.unit import BLOCK_BYTES, FileSpan, Unit, units_of
 
 CHUNK = 1 << 20
@@ -81,7 +88,9 @@ class JsonValues(AbstractReader):
     def _record(self, value: Any) -> tuple[str, str | None]:
         if not isinstance(value, dict):
             raise Defect(f"not a JSON object but {type(value).__name__}")
-        return text_of(value, self.text_field), identity_of(value)
+        text = text_of(value, self.text_field)
+        check_length(text, self.max_doc_bytes)
+        return text, identity_of(value)
 
 
 class _Values:
@@ -94,6 +103,8 @@ class _Values:
         self._limit = limit
         self._read, self._at, self._ended = "", 0, False
         self._lines_before = 0
+        self._fault: Defect | None = None
+        """What is wrong behind what was read, told when that is used up."""
 
     @property
     def line(self) -> int:
@@ -153,7 +164,7 @@ class _Values:
                 ):  # else a number may go on: `1` of `1e+5`
                     self._at = end
                     return value
-            if len(self._read) - self._at > self._limit:
+            if len(self._read) - self._at > 2 * self._limit + CHUNK:
                 raise too_long(self._limit)
             self._more()
 
@@ -162,12 +173,16 @@ class _Values:
 
     def _more(self) -> None:
         """Read on, as much again as is waiting, so that a long record is not decoded often."""
+        if self._fault:
+            self._at = len(self._read)  # its line
+            raise self._fault
         self._lines_before += self._read.count("\n", 0, self._at)
         waiting = self._read[self._at :]
         data = self._stream.read(max(CHUNK, len(waiting)))
         try:
             text = self._text.decode(data, final=not data)
         except UnicodeDecodeError as error:
-            raise Defect("not valid UTF-8") from error
-        self._ended = not data
+            text = error.object[: error.start].decode()
+            self._fault = Defect("not valid UTF-8")
+        self._ended = not data and self._fault is None
         self._read, self._at = waiting + text, 0

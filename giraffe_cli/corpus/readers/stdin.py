@@ -3,12 +3,14 @@
     zcat books/*.jsonl.gz | giraffe pack-data - ...
 
 A pipe cannot be read twice, by several processes or from the middle, so it is stored first, and its
-units are those of the file: JSON lines when the first byte behind white space is `{`, compressed
-JSON lines when it begins as gzip or zstd do, else one text, one document. Memory: 1 MB.
+units are those of the file: an array of JSON objects or one over several lines, JSON lines when the
+first byte behind white space is `{`, compressed JSON lines when it begins as gzip or zstd do, else
+one text, one document. Memory: 1 MB.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,7 +24,12 @@ from giraffe_cli.rundir import atomic_open
 
 NAME = "-"
 CHUNK = 1 << 20
-BEGINNINGS = {b"\x1f\x8b": ".jsonl.gz", b"\x28\xb5\x2f\xfd": ".jsonl.zst", b"{": ".jsonl"}
+BEGINNINGS = {
+    rb"\x1f\x8b": ".jsonl.gz",
+    rb"\x28\xb5\x2f\xfd": ".jsonl.zst",
+    rb"\[\s*\{|\{[ \t\r]*\n": ".json",
+    rb"\{": ".jsonl",
+}
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -50,7 +57,8 @@ class Stdin(AbstractReader):
                 "`-` is standard input, which is a terminal", "pipe a corpus in: zcat F | giraffe …"
             )
         path = _store(sys.stdin.buffer, Path(self.spool))
-        reader = "text-tree" if path.suffix == ".txt" else "jsonl"
+        readers = {".txt": "text-tree", ".json": "json-values"}
+        reader = readers.get(path.suffix, "jsonl")
         return make_reader(reader).units(str(path), name, block_bytes)
 
     def documents(self, unit: Unit, bad: BadRecords) -> Iterator[Document]:
@@ -72,7 +80,7 @@ def _store(stream: IO[bytes], folder: Path) -> Path:
     if not data:
         raise InvalidInput("standard input is empty", "pipe a corpus in: zcat F | giraffe …")
     begin = data.removeprefix(BYTE_ORDER_MARK).lstrip()
-    suffixes = [suffix for start, suffix in BEGINNINGS.items() if begin.startswith(start)]
+    suffixes = [suffix for start, suffix in BEGINNINGS.items() if re.match(start, begin)]
     path = folder / f"stdin{suffixes[0] if suffixes else '.txt'}"
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_open(path) as handle:
