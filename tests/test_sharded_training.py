@@ -16,6 +16,7 @@ from train_runs import build_material, metrics, run
 
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.model.attention import register_attention
+from giraffe_cli.model.collectives import sum_of_part
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.loading import load_model
 from giraffe_cli.model.shard_loading import CPU, ShardedLoader
@@ -23,6 +24,8 @@ from giraffe_cli.model.sharded import layout
 from giraffe_cli.model.sharded_training import Piece, TrainedShard
 from giraffe_cli.model.trainable import make_trainable
 from giraffe_cli.progress import SilentReporter
+from giraffe_cli.rundir import make_folder
+from giraffe_cli.train.gradients import clip
 from giraffe_cli.train.setup import trainable_parameters, window_nats
 from giraffe_cli.train.window_loss import WindowLoss
 
@@ -191,6 +194,49 @@ def test_a_process_keeps_its_part_and_two_layers(untied_llama, tmp_path):
         assert there == 4 * norms + absent_weights
         assert pieces == 2 * 4 * (5 * layer + 2 * ends) // 2
         assert (gathered, left) == (buffers, 0)
+
+
+def test_gradients_are_summed_once_a_window_and_no_zeros_for_a_tied_head(
+    tiny_llama, untied_llama, tmp_path, monkeypatch
+):
+    """Of the last layer first, of the embeddings last; a head of its own before all."""
+
+    def tell(path):
+        def sums(rank):
+            loss, found = sharded(path, rank, 2, torch.float32, Levers()), []
+
+            def noted(whole, rank, group):
+                found.append([whole.numel(), bool(whole.any())])
+                return sum_of_part(whole, rank, group)
+
+            monkeypatch.setattr("giraffe_cli.model.sharded_training.sum_of_part", noted)
+            told_by(loss, [rank])
+            return found
+
+        return sums
+
+    layer, ends = 2 * 64 * 64 + 2 * 64 * 32 + 3 * 64 * 128, 384 * 64
+    tied, untied = (
+        in_processes(2, make_folder(tmp_path / path.name), tell(path))[0]
+        for path in (tiny_llama, untied_llama)
+    )
+    assert tied == [[layer, True]] * 2 + [[ends, True]]
+    assert untied == [[ends, True]] + [[layer, True]] * 5 + [[ends, True]]
+
+
+def test_a_norm_whose_square_float32_cannot_hold_is_clipped_all_the_same(tmp_path):
+    def tell(rank):
+        piece = Piece(torch.zeros(3 - rank))
+        piece.grad = torch.full((3 - rank,), 7e18)
+        whole = nn.Parameter(torch.zeros(4))
+        whole.grad = torch.full((4,), 7e18)
+        return [clip([piece, whole], 1.0), piece.grad.tolist(), whole.grad.tolist()]
+
+    norm = 7e18 * 9**0.5
+    for rank, (told, of_piece, of_whole) in enumerate(in_processes(2, tmp_path, tell)):
+        assert told == pytest.approx(norm, rel=1e-6)
+        assert of_piece == pytest.approx([7e18 / norm] * (3 - rank), rel=1e-5)
+        assert of_whole == pytest.approx([7e18 / norm] * 4, rel=1e-5)
 
 
 @given(
