@@ -48,6 +48,16 @@ def test_a_finished_run_tells_its_report(runs):
     assert [tuple(border) for border in entry.borders] == [(0, "256"), (4, "512")]
 
 
+@pytest.mark.parametrize("text", ["{}", "[]", '{"model": "m", "target_length": 512}'])
+def test_a_report_that_somebody_else_wrote_is_named(runs, tmp_path, giraffe, text):
+    foreign = shutil.copytree(runs / "staged", tmp_path / "foreign")
+    (foreign / "report.json").write_text(text)
+    for others in ([], [runs / "staged"]):
+        done = giraffe("report", foreign, *others)
+        assert done.code == 3
+        assert f"{foreign / 'report.json'} is no report of a run: it has no" in done.stderr
+
+
 def test_an_unfinished_run_tells_what_it_has(runs):
     (entry,) = read_entries([runs / "cut"])
     first = read_json(runs / "cut" / "stages" / "1-256" / "training.json")

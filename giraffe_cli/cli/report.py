@@ -83,13 +83,13 @@ def rendered(entries: list[Entry]) -> list[RenderableType]:
     from rich.markup import escape
     from rich.table import Table
 
+    from giraffe_cli.report.compare import read_report
     from giraffe_cli.report.compare_rows import rows
     from giraffe_cli.report.tables import summary_table
-    from giraffe_cli.rundir import read_json
 
     first = entries[0]
     if len(entries) == 1 and first.kind == "run" and first.finished:
-        return summary_table(read_json(Path(first.path) / "report.json"), Path(first.path))
+        return summary_table(read_report(Path(first.path)), Path(first.path))
     table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("", no_wrap=True)
     for entry in entries:

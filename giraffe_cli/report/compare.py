@@ -23,6 +23,9 @@ from giraffe_cli.report.scored import Scored, looks_like_shares, read_results
 from giraffe_cli.report.write import all_metrics
 from giraffe_cli.rundir import read_json, read_kept
 
+OF_A_REPORT = ("model", "target_length", "steps", "stages")
+"""What is read of every `report.json`."""
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -100,20 +103,39 @@ def _lack(path: Path) -> str:
     return "" if known else "holds neither run.yaml nor results.json"
 
 
+def read_report(run_dir: Path) -> dict[str, Any]:
+    """`report.json` of a finished run.
+
+    Raises:
+        InvalidInput: it cannot be read, or is not what `giraffe extend` writes.
+    """
+    path = run_dir / "report.json"
+    report = read_json(path)
+    lacking = [key for key in OF_A_REPORT if not isinstance(report, dict) or key not in report]
+    if lacking:
+        raise InvalidInput(
+            f"{path} is no report of a run: it has no {lacking[0]}",
+            "remove it and run the command of this run again",
+        )
+    found: dict[str, Any] = report
+    return found
+
+
 def _finished(path: Path, name: str) -> Entry:
-    report = read_json(path / "report.json")
+    report = read_report(path)
     metrics, borders = all_metrics(report, path)
     stages = report.get("stages") or [{}]
     copied = (
         *("model", "strategy", "native_length", "target_length", "steps", "trained_tokens"),
         *("final_loss", "peak_memory_bytes", "gates"),
     )
+    of_report: dict[str, Any] = {key: report.get(key) for key in copied}
     return Entry(
         name=name,
         path=str(path),
         kind="run",
         finished=True,
-        **{key: report.get(key) for key in copied},
+        **of_report,
         planned_steps=report.get("steps"),
         targets=[s["target_length"] for s in report.get("stages", [])],
         held_out_nll=stages[-1].get("held_out_nll"),
