@@ -121,3 +121,28 @@ def test_the_script_trains_on_two_nodes(tiny_llama, corpus, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "node 1: the training is over" in done.stdout
     assert json.loads((out / "report.json").read_text())["steps"] == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "processes", "told"),
+    [
+        ("one-gpu", 1, "loss by"),
+        ("eight-gpus", 2, "starting 2 processes"),
+        ("eight-gpus-full", 2, "base shared out over the processes"),
+    ],
+)
+def test_it_trains_a_small_model_on_fewer_processes(
+    giraffe, tiny_llama, corpus, tmp_path, name, processes, told
+):
+    share = 2 if name == "eight-gpus" else 1
+    done = giraffe(
+        *("extend", "--config", FOLDER / f"{name}.yaml", "--model", tiny_llama, "--data", corpus),
+        *("--target-len", "512", "--window", "64", "--steps", "2", "--no-eval"),
+        *("--out", tmp_path / "run", "--set", f"train.processes={processes}"),
+        *("--set", "train.windows_per_step=2", "--set", "train.warmup_steps=0"),
+        *("--set", f"train.sequence_parallel={share}", "--set", "pack.short_mix=null"),
+    )
+    assert done.code == 0, done.stderr
+    assert told in done.stderr
+    assert json.loads((tmp_path / "run" / "report.json").read_text())["steps"] == 2

@@ -19,8 +19,8 @@ from test_docs import FENCED, ROOT, commands_in, text_of
 
 GUIDES = ("extend", "corpus", "no-gpu", "one-gpu", "several-gpus", "cluster", "serve", "report")
 NEEDS_MORE = re.compile(
-    r"meta-llama/|models/llama3-8b|extend --config configs/(?:clusters/)?(?:llama|eight)|--executor|--install-completion"
-    r"|--nodes"
+    r"meta-llama/|models/llama3-8b|extend --config configs/(?:clusters/)?(?:llama|eight)"
+    r"|--executor|--install-completion|--nodes"
 )
 LENGTHS = {"16k": "512", "8k": "128", "2k": "64", "8k,16k": "128,512"}
 SMALL = [
