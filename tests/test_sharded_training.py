@@ -19,9 +19,10 @@ from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.collectives import sum_of_part
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.loading import load_model
+from giraffe_cli.model.pieces import Piece
 from giraffe_cli.model.shard_loading import CPU, ShardedLoader
 from giraffe_cli.model.sharded import layout
-from giraffe_cli.model.sharded_training import Piece, TrainedShard
+from giraffe_cli.model.sharded_training import TrainedShard
 from giraffe_cli.model.trainable import make_trainable
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.rundir import make_folder

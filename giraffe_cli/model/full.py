@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from giraffe_cli.model.sharded_training import Spread, give, spread, whole
+from giraffe_cli.model.pieces import Spread, give, spread, whole
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import write_sealed
 from giraffe_cli.tensor_stream import Layout, StoredTensor, write_shard

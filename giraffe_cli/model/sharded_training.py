@@ -15,105 +15,15 @@ summed once a step (`train/gradients.py`). A step's windows are summed one by on
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from giraffe_cli.model.collectives import receive, send, sum_of_part
+from giraffe_cli.model.collectives import sum_of_part
+from giraffe_cli.model.pieces import Piece, Place
 from giraffe_cli.model.sharded import ShardedBase
-
-
-@dataclass(frozen=True)
-class Place:
-    """Which numbers of a weight each process of `group` has."""
-
-    shape: tuple[int, ...]
-    """Of the whole weight."""
-    ranges: tuple[tuple[int, int], ...]
-    """First number and the one behind the last, of each process; empty ones are (0, 0)."""
-    rank: int
-    group: Any
-
-    @property
-    def own(self) -> tuple[int, int]:
-        """This process's range."""
-        return self.ranges[self.rank]
-
-    def whole(self, piece: Tensor) -> Tensor:
-        """In the first process: the whole tensor, on the CPU, of its `piece` and those that the
-        others of its group `give`."""
-        found = torch.empty(math.prod(self.shape), dtype=piece.dtype)
-        for rank, (begin, end) in enumerate(self.ranges):
-            if rank == self.rank:
-                found[begin:end] = piece
-            elif begin < end:
-                found[begin:end] = receive(piece, end - begin, rank, self.group)
-        return found.view(self.shape)
-
-    def give(self, piece: Tensor) -> None:
-        """To the first process, which asks for the `whole`."""
-        if len(piece):
-            send(piece, 0, self.group)
-
-
-class Piece(nn.Parameter):
-    """This process's numbers `[n]` of a weight, in float32; what the optimiser moves."""
-
-    place: Place
-
-
-@dataclass(frozen=True)
-class Spread:
-    """A tensor like a weight of which each process has a piece: the weight, or a moment of it."""
-
-    piece: Tensor
-    place: Place
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """Of the whole."""
-        return self.place.shape
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of its numbers."""
-        return self.piece.dtype
-
-    def whole(self) -> Tensor:
-        """All of it, on the CPU; the others of the group must `give` theirs."""
-        return self.place.whole(self.piece.detach())
-
-    def give(self) -> None:
-        """This process's piece to the first one."""
-        self.place.give(self.piece.detach())
-
-
-def spread(parameter: Tensor, tensor: Tensor) -> Tensor | Spread:
-    """`tensor`, which is `parameter` or like it, as what is saved of it."""
-    if isinstance(parameter, Piece) and tensor.shape == parameter.shape:
-        return Spread(tensor, parameter.place)
-    return tensor
-
-
-def whole(tensor: Tensor | Spread) -> Tensor:
-    """All of it, in the first process; where it is spread, the others `give` it."""
-    return tensor.whole() if isinstance(tensor, Spread) else tensor
-
-
-def give(tensor: Tensor | Spread) -> None:
-    """Take part in the first process's `whole`."""
-    if isinstance(tensor, Spread):
-        tensor.give()
-
-
-def range_of(parameter: Tensor, shape: tuple[int, ...]) -> tuple[int, int] | None:
-    """Which numbers of a saved tensor of that `shape` belong to `parameter`; None for all."""
-    is_piece = isinstance(parameter, Piece) and shape == parameter.place.shape
-    return parameter.place.own if is_piece else None  # type: ignore[attr-defined]
 
 
 class TrainedShard:

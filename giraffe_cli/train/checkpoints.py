@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from giraffe_cli.errors import GiraffeError
-from giraffe_cli.model.sharded_training import Spread, range_of, spread
+from giraffe_cli.model.pieces import Spread, range_of, spread
 from giraffe_cli.rundir import (
     MANIFEST,
     atomic_open,

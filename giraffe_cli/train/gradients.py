@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from giraffe_cli.model.sharded_training import Piece
+from giraffe_cli.model.pieces import Piece
 
 BUCKET_BYTES = 64 << 20
 """Most bytes that are copied into one message; a larger gradient is sent from where it lies."""

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.model.low_bits import ADAMW_8BIT, import_bitsandbytes
-from giraffe_cli.model.sharded_training import Piece
+from giraffe_cli.model.pieces import Piece
 
 BETAS = (0.9, 0.95)
 

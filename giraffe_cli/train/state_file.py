@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from giraffe_cli import tensor_stream
-from giraffe_cli.model.sharded_training import Spread, give, whole
+from giraffe_cli.model.pieces import Spread, give, whole
 from giraffe_cli.rundir import atomic_open
 from giraffe_cli.tensor_stream import Layout, StoredTensor, header_bytes
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import torch
 
-from giraffe_cli.model.sharded_training import Piece
+from giraffe_cli.model.pieces import Piece
 from giraffe_cli.train.gradients import clip, sum_of, sum_over_processes
 from giraffe_cli.train.run import Run
 
