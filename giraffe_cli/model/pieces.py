@@ -103,5 +103,6 @@ def give(tensor: Tensor | Spread) -> None:
 
 def range_of(parameter: Tensor, shape: tuple[int, ...]) -> tuple[int, int] | None:
     """Which numbers of a saved tensor of that `shape` belong to `parameter`; None for all."""
-    is_piece = isinstance(parameter, Piece) and shape == parameter.place.shape
-    return parameter.place.own if is_piece else None  # type: ignore[attr-defined]
+    if isinstance(parameter, Piece) and shape == parameter.place.shape:
+        return parameter.place.own
+    return None
