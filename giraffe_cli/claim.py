@@ -136,7 +136,8 @@ def _refuse_a_corpus(sources: Sequence[str], run_dir: Path) -> None:
     them it is not."""
     for named in sources:
         path = parse_source(named).path
-        if run_dir.exists() and _is_same(Path(PREFIX.sub(r"\2", path)), run_dir):
+        behind = PREFIX.fullmatch(path)  # `repo:FOLDER`
+        if run_dir.exists() and _is_same(Path(behind[2] if behind else path), run_dir):
             raise InvalidInput(
                 f"{run_dir} is the folder of the corpus `{named}`", f"--out {run_dir / 'run'}"
             )

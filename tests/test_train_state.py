@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from giraffe_cli.train.checkpoints import (
     clear_leftovers,
-    restore_latest,
+    restore,
     save_checkpoint,
     saved_steps,
 )
@@ -74,7 +74,7 @@ def test_any_optimizer_state_is_saved_and_restored(tmp_path):
     state = TrainState(step=2, bad_in_a_row=["step 2: loss nan"], best_nll=1.5, best_step=1)
     save_checkpoint(tmp_path, state, parameters, optimizer, {"run": 1}, keep=2)
     again, empty = fresh()
-    assert restore_latest(tmp_path, again, empty, {"run": 1}) == state
+    assert restore(tmp_path, 2, again, empty) == state
     for name, parameter in parameters.items():
         old, new = optimizer.state[parameter], empty.state[again[name]]
         assert set(old) == set(new)
@@ -89,7 +89,7 @@ def test_an_optimizer_that_has_not_stepped_is_restored_as_such(tmp_path):
     weight = torch.zeros(2, requires_grad=True)
     optimizer = torch.optim.AdamW([weight])
     save_checkpoint(tmp_path, TrainState(step=1), {"w": weight}, optimizer, {}, keep=1)
-    assert restore_latest(tmp_path, {"w": weight}, optimizer, {}).step == 1
+    assert restore(tmp_path, 1, {"w": weight}, optimizer).step == 1
     weight.grad = torch.ones(2)
     optimizer.step()  # fails on a state that is there but empty of moments
     assert weight.tolist() != [0.0, 0.0]
@@ -118,7 +118,7 @@ def test_saving_and_restoring_hold_one_tensor_beside_the_state(tmp_path):
             optimizer = torch.optim.SGD(list(parameters.values()))
             before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
             save_checkpoint(tmp_path, TrainState(step=1), parameters, optimizer, {}, keep=1)
-            restore_latest(tmp_path, parameters, optimizer, {})
+            restore(tmp_path, 1, parameters, optimizer)
             grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
             os.write(write_end, str(grown // 1024).encode())
         finally:

@@ -118,6 +118,9 @@ class AbstractReader(ABC):
     makes_texts: ClassVar[bool] = False
     """Whether a file that it claims is one document, whose text is not the file's own bytes."""
 
+    holds_records: ClassVar[bool] = False
+    """Whether it reads single files of records, which a folder may be full of."""
+
     @abstractmethod
     def claims(self, source: str) -> bool:
         """Whether this reader reads `source`; at most one reader claims a source."""

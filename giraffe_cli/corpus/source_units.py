@@ -31,9 +31,6 @@ from giraffe_cli.corpus.source_names import Source
 from giraffe_cli.corpus.unit import BLOCK_BYTES, Unit, units_of
 from giraffe_cli.errors import InvalidInput
 
-RECORD_READERS = ("jsonl", "json-values", "parquet", "arrow")
-"""Readers of single files of records, which a folder may be full of."""
-
 
 def units_of_source(source: Source, knobs: dict[str, Any]) -> list[Unit]:
     """What one source is cut into, with the `knobs` of `PackConfig` that its reader has.
@@ -137,7 +134,7 @@ def _records_below(folder: Path) -> list[Path]:
     """
     if is_saved_dataset(folder):
         return []
-    kinds = [kind() for name, kind in readers().items() if name in RECORD_READERS]
+    kinds = [kind() for kind in readers().values() if kind.holds_records]
     found = [path for path in walk(folder) if not path.is_dir()]
     records = [path for path in found if any(kind.claims(str(path)) for kind in kinds)]
     certain = [path for path in records if path.suffix.lower() != ".json"]

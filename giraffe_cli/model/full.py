@@ -13,10 +13,9 @@ import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
-from giraffe_cli.model.pieces import Spread, give, spread, whole
+from giraffe_cli.model.pieces import Spread, all_spread, give, whole_bytes
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import write_sealed
 from giraffe_cli.tensor_stream import Layout, StoredTensor, write_shard
@@ -30,7 +29,7 @@ def save_full(
 ) -> None:
     """Write the `parameters` of a model (float32) into the existing `folder`, one at a time. Where
     they are spread over processes, the others `give_full`."""
-    tensors = {name: spread(one, one) for name, one in parameters.items()}
+    tensors = all_spread(parameters)
     entries = {
         name: StoredTensor(name, "F32", tuple(tensor.shape), math.prod(tensor.shape) * 4)
         for name, tensor in tensors.items()
@@ -44,17 +43,12 @@ def save_full(
 
 def give_full(parameters: Mapping[str, Tensor]) -> None:
     """Take part in another process's `save_full`."""
-    for parameter in parameters.values():
-        give(spread(parameter, parameter))
+    for tensor in all_spread(parameters).values():
+        give(tensor)
 
 
 def _payloads(
     entries: dict[str, StoredTensor], tensors: Mapping[str, Tensor | Spread]
 ) -> Iterator[tuple[StoredTensor, memoryview]]:
     for name, entry in entries.items():
-        yield entry, _bytes_of(whole(tensors[name]))
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    flat = tensor.detach().float().cpu().contiguous().reshape(-1)
-    return flat.view(torch.uint8).numpy().data
+        yield entry, whole_bytes(tensors[name])

@@ -9,6 +9,7 @@ What is saved is what a single process would save, so any number of them goes on
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,13 +91,20 @@ def spread(parameter: Tensor, tensor: Tensor) -> Tensor | Spread:
     return tensor
 
 
-def whole(tensor: Tensor | Spread) -> Tensor:
-    """All of it, in the first process; where it is spread, the others `give` it."""
-    return tensor.whole() if isinstance(tensor, Spread) else tensor
+def all_spread(parameters: Mapping[str, Tensor]) -> dict[str, Tensor | Spread]:
+    """Each of `parameters` as what is saved of it."""
+    return {name: spread(one, one) for name, one in parameters.items()}
+
+
+def whole_bytes(tensor: Tensor | Spread) -> memoryview:
+    """The memory of all of it, on the CPU, in the first process; where it is spread, the others
+    `give` it."""
+    found = tensor.whole() if isinstance(tensor, Spread) else tensor
+    return found.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def give(tensor: Tensor | Spread) -> None:
-    """Take part in the first process's `whole`."""
+    """Take part in the first process's `whole_bytes`."""
     if isinstance(tensor, Spread):
         tensor.give()
 

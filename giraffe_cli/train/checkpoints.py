@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from giraffe_cli.errors import GiraffeError
-from giraffe_cli.model.pieces import Spread, range_of, spread
+from giraffe_cli.model.pieces import Spread, all_spread, range_of, spread
 from giraffe_cli.rundir import (
     MANIFEST,
     atomic_open,
@@ -69,22 +69,15 @@ def give_checkpoint(parameters: Mapping[str, Tensor], optimizer: torch.optim.Opt
     give_tensors(_tensors(parameters, optimizer))
 
 
-def restore_latest(
-    folder: Path,
-    parameters: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
-    identity: dict[str, Any],
-    is_cleared: bool = False,
+def restore(
+    folder: Path, step: int, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> TrainState:
-    """Load the newest checkpoint of this `identity` into place; a fresh state without one. After
-    `clear_leftovers`, of this process or another, every one there is sound."""
-    for number in saved_steps(folder):
-        path = folder / f"step-{number}"
-        if is_cleared or stage_holds(path, identity):
-            facts = read_json(path / _FACTS)
-            _restore(path / _TENSORS, facts.pop(_OPTIMIZER), parameters, optimizer)
-            return TrainState(**facts)
-    return TrainState()
+    """Load the checkpoint of `step` into place: one that `clear_leftovers`, in this process or
+    another, found sound."""
+    path = folder / f"step-{step}"
+    facts = read_json(path / _FACTS)
+    _restore(path / _TENSORS, facts.pop(_OPTIMIZER), parameters, optimizer)
+    return TrainState(**facts)
 
 
 def load_parameters(folder: Path, step: int, parameters: Mapping[str, Tensor]) -> None:
@@ -109,12 +102,12 @@ def save_weights(path: Path, parameters: Mapping[str, Tensor]) -> None:
     Raises:
         GiraffeError: the folder cannot be written or the disk is full.
     """
-    write_tensors(path, {name: spread(one, one) for name, one in parameters.items()})
+    write_tensors(path, all_spread(parameters))
 
 
 def give_weights(parameters: Mapping[str, Tensor]) -> None:
     """Take part in another process's `save_weights`, where parameters are spread over both."""
-    give_tensors({name: spread(one, one) for name, one in parameters.items()})
+    give_tensors(all_spread(parameters))
 
 
 def load_weights(path: Path, parameters: Mapping[str, Tensor]) -> None:
@@ -176,7 +169,7 @@ def _tensors(
     parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> dict[str, Tensor | Spread]:
     """Everything to save, where it lies; nothing is copied."""
-    tensors = {f"{_PARAMETER}/{name}": spread(one, one) for name, one in parameters.items()}
+    tensors = {f"{_PARAMETER}/{name}": one for name, one in all_spread(parameters).items()}
     for name, parameter in parameters.items():
         for key, value in optimizer.state[parameter].items():
             if isinstance(value, Tensor):

@@ -10,6 +10,7 @@ from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.packed_facts import num_held_out
 from giraffe_cli.corpus.store import PackedRows, open_packed
 from giraffe_cli.model.attention import attention_in_words
+from giraffe_cli.model.collectives import told_by_all
 from giraffe_cli.model.pointwise import why_not_compiled
 from giraffe_cli.model.trainable import causal_model, state_parameters
 from giraffe_cli.progress import Reporter
@@ -17,10 +18,11 @@ from giraffe_cli.rope.scheme import make_positions
 from giraffe_cli.train.checkpoints import (
     clear_leftovers,
     load_weights,
-    restore_latest,
+    restore,
+    saved_steps,
 )
 from giraffe_cli.train.data import Window, WindowStream
-from giraffe_cli.train.gradients import lay_side_by_side, start_equal, wait_for_all
+from giraffe_cli.train.gradients import lay_side_by_side, start_equal
 from giraffe_cli.train.held_out import held_out_windows
 from giraffe_cli.train.job import WEIGHTS, TrainJob
 from giraffe_cli.train.layout import Layout
@@ -36,6 +38,7 @@ from giraffe_cli.train.setup import (
     trainable_parameters,
 )
 from giraffe_cli.train.short_context import tell_compared
+from giraffe_cli.train.state import TrainState
 
 
 def open_run(job: TrainJob, reporter: Reporter) -> Run:
@@ -72,8 +75,10 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         if stale:
             told = f"removed {stale} checkpoints, damaged or of other inputs"
             reporter.warn(f"{told}: {job.checkpoints_dir}")
-    wait_for_all(accelerator.device)
-    state = restore_latest(job.checkpoints_dir, kept, optimizer, identity, is_cleared=True)
+    # the first process says which: it alone has looked whether they are sound
+    newest = told_by_all(saved_steps(job.checkpoints_dir)[:1])[0]
+    restored = [restore(job.checkpoints_dir, step, kept, optimizer) for step in newest]
+    state = restored[0] if restored else TrainState()
     start_equal(kept.values())
     if state.step:
         reporter.info(f"resuming after step {state.step} of {config.steps}")

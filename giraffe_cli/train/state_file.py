@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from giraffe_cli import tensor_stream
-from giraffe_cli.model.pieces import Spread, give, whole
+from giraffe_cli.model.pieces import Spread, give, whole_bytes
 from giraffe_cli.rundir import atomic_open
 from giraffe_cli.tensor_stream import Layout, StoredTensor, header_bytes
 
@@ -54,17 +54,13 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor | Spread]) -> None:
     with atomic_open(path) as handle:
         handle.write(header_bytes(Layout({}, entries, 0)))
         for _, tensor in ordered:
-            handle.write(_bytes_of(whole(tensor)))
+            handle.write(whole_bytes(tensor))
 
 
 def give_tensors(tensors: Mapping[str, Tensor | Spread]) -> None:
     """Take part in another process's `write_tensors` of the same names."""
     for _, tensor in _ordered(tensors):
         give(tensor)
-
-
-def _bytes_of(tensor: Tensor) -> memoryview:
-    return tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _ordered(tensors: Mapping[str, Tensor | Spread]) -> list[tuple[str, Tensor | Spread]]:

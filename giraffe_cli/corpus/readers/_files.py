@@ -36,6 +36,8 @@ MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 """Byte order marks and what a file that begins with one is written in, the longer ones first."""
+OWN = ("run.yaml", "manifest.json", "results.json", "rope.json", "plan.json")
+"""One of which lies, sealed, in every folder that a command of giraffe wrote."""
 BINARY_PROBE = 8192
 """Bytes looked through for a NUL, which no text holds; git's rule, with its number."""
 
@@ -53,10 +55,6 @@ def suffix_of(path: Path) -> str:
 def listed(suffixes: Counter[str]) -> str:
     """`3 .jsonl, 1 .png`."""
     return ", ".join(f"{count} {suffix}" for suffix, count in sorted(suffixes.items()))
-
-
-OWN = ("run.yaml", "manifest.json", "results.json", "rope.json", "plan.json")
-"""One of which lies, sealed, in every folder that a command of giraffe wrote."""
 
 
 def nothing(_: Path) -> bool:
@@ -206,13 +204,11 @@ def _text(path: Path, data: bytes, bad: BadRecords) -> str | None:
         else:  # it began with two bytes like a mark
             bad.skip("binary file")
         return None
-    if "\0" in text and encoding != "utf-8":
-        bad.skip("binary file")
+    if nul >= 0:
+        bad.report(f"{path}:{_line_of(data, nul)}", "holds a NUL character")
         return None
-    if "\0" in text:
-        bad.report(
-            f"{path}:{text.count(chr(10), 0, text.index(chr(0))) + 1}", "holds a NUL character"
-        )
+    if "\0" in text:  # of another encoding
+        bad.skip("binary file")
         return None
     text = text.removeprefix("\ufeff")
     if is_blank(text):

@@ -42,6 +42,7 @@ class Arrow(AbstractReader):
     text_field: str = "text"
     """The column that holds the text."""
 
+    holds_records = True
     summary = "a folder written by datasets.save_to_disk, or an .arrow file"
 
     def claims(self, source: str) -> bool:

@@ -5,7 +5,8 @@
                                             }
 
 The id is the object's `id`, else `file name[place in the array]`, of a lone object the file name.
-Such a file is one unit of any size. Memory: one record, and 1 MB.
+Such a file is one unit of any size. Of a compressed one that breaks, the records of the last 1 MB
+before the break are lost. Memory: one record, and 1 MB.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class JsonValues(AbstractReader):
     text_field: str = "text"
     """The field that holds the text."""
 
+    holds_records = True
     summary = "a .json file with an array of objects, or one object over several lines"
 
     def claims(self, source: str) -> bool:
@@ -159,9 +161,8 @@ class _Values:
             except ValueError as error:  # an integer of more than 4300 digits
                 raise Defect("not valid JSON", f" ({error})") from error
             else:
-                if (
-                    end + 2 < len(self._read) or self._ended
-                ):  # else a number may go on: `1` of `1e+5`
+                # a number at the end of what was read may go on: `1` of `1e+5`
+                if end + 2 < len(self._read) or self._ended:
                     self._at = end
                     return value
             if len(self._read) - self._at > 2 * self._limit + CHUNK:

@@ -44,6 +44,7 @@ class Jsonl(AbstractReader):
     text_field: str = "text"
     """The field that holds the text."""
 
+    holds_records = True
     summary = "a .jsonl file (.gz, .zst), one object with a text field a line"
 
     def claims(self, source: str) -> bool:

@@ -28,6 +28,7 @@ class Parquet(AbstractReader):
     text_field: str = "text"
     """The column that holds the text."""
 
+    holds_records = True
     summary = "a .parquet file with a text column"
 
     def claims(self, source: str) -> bool:
