@@ -22,6 +22,8 @@ def filled(block: int = 1000):
             store.put(f"{layer}/{name}", tensor)
             made[f"{layer}/{name}"] = tensor.clone(memory_format=torch.preserve_format)
             assert len(store.leaving) <= BEHIND
+    store.all_put()
+    assert not store.leaving, "the loss, and layers kept on the device, need the room"
     return store, made
 
 

@@ -43,6 +43,38 @@ def test_the_check_passes_a_right_kernel_and_stops_wrong_ones():
     assert _error(LosesKeyGradient(), SHAPE, torch.float32, CPU) == pytest.approx(1.0)
 
 
+def one_token(device, dtype):
+    generator = torch.Generator().manual_seed(0)
+    query, key, value, grad = (
+        torch.randn(1, heads, 1, 64, generator=generator).to(device, dtype)
+        for heads in (4, 2, 2, 4)
+    )
+    return Inputs(query, key, value), grad
+
+
+def attends_to_itself(kernel, given, grad):
+    """A token alone gets its value, whose gradient is that of all heads that share it."""
+    out, log_sum = kernel.forward(given)
+    query_grad, key_grad, value_grad = kernel.backward(given, out, log_sum, grad)
+    assert torch.equal(out, given.value.repeat_interleave(2, 1))
+    assert float(query_grad.abs().max()) < 1e-2  # rounding
+    assert float(key_grad.abs().max()) < 1e-2
+    shared = grad.float().unflatten(1, (2, 2)).sum(2)
+    torch.testing.assert_close(value_grad.float(), shared, atol=0.05, rtol=0.01)  # bfloat16's
+
+
+def test_cudnn_leaves_a_document_of_one_token_to_another_kernel(monkeypatch):
+    """cuDNN: "s_q = s_kv = 1 is not supported", in the middle of a training that asked for it."""
+    monkeypatch.setattr("giraffe_cli.model.cudnn.FlashKernel", KERNELS["cpu"])
+    attends_to_itself(KERNELS["cudnn"](), *one_token("cpu", torch.float32))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["cudnn", "flash", "efficient"])
+def test_a_token_alone_attends_to_itself(name):
+    attends_to_itself(KERNELS[name](), *one_token("cuda", torch.bfloat16))
+
+
 @pytest.mark.parametrize(("dtype", "allowed"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])
 def test_tails_are_the_last_queries_of_documents_with_all_their_keys(dtype, allowed):
     """Against queries for every key, of which the first 100 have no effect; bfloat16: 5e-3."""

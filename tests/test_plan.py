@@ -252,10 +252,11 @@ def of_smollm2(window, dtype, kind="cpu", **levers):
 
 
 def test_a_layer_and_a_loss_by_hand():
-    """1,024 tokens: d = q = 576, k = 192, f = 1536, 49,152 logits. Of a recomputed layer q comes
-    twice and once again; in 16 bits norms hold float32, two of the MLP and one beside it."""
+    """1,024 tokens: d = q = 576, k = 192, f = 1536, 49,152 logits. Of a recomputed layer d is what
+    the projections read, the gradient and the middle, q comes once, and once again as attention's
+    output; in 16 bits norms hold float32, two of the MLP and one beside it."""
     s, d, vocabulary = 1024, 576, 49152
-    numbers = 4 * d + (2 + 1) * 576 + 2 * 192 + 6 * 1536 + 3 * d
+    numbers = 3 * d + (1 + 1) * 576 + 2 * 192 + 6 * 1536 + 3 * d
     assert of_smollm2("1k", "float32", loss_chunk=64)["layer"] == 4 * s * numbers
     assert of_smollm2("1k", "bfloat16", loss_chunk=64)["layer"] == 2 * s * numbers + 3 * 4 * s * d
     whole = {"loss_chunk": 1024}

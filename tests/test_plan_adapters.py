@@ -127,5 +127,5 @@ def test_dora_of_llama_8b_is_large_whatever_the_window():
     demand = demand_of({"use_dora": True}, "cuda", "bfloat16", named_shape("llama3-8b"), 1)
     weights = live(adapted(demand, ATTENTION + MLP, 0))
     assert weights == 2 * (6 * 4096**2 + 14336**2)
-    assert live(weighed(demand, MLP)) == 2 * 2 * 4096 * 14336
-    assert weighed(demand_of({}), MLP) == []
+    assert live(weighed(demand, MLP, 100)) == 2 * 2 * 4096 * 14336 + 4 * 2 * 100 * 14336
+    assert weighed(demand_of({}), MLP, 100) == []

@@ -11,14 +11,17 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from giraffe_cli.model.flash_kernel import FlashKernel
 from giraffe_cli.model.kernel_base import AbstractKernel, Grads, Inputs
 from giraffe_cli.model.store_base import layout_of
 
 
 class CudnnKernel(AbstractKernel):
-    """16 bits, one document."""
+    """16 bits, one document; cuDNN refuses one of a single token, which FlashAttention-2 takes."""
 
     def forward(self, given: Inputs) -> tuple[Tensor, Tensor]:
+        if given.query.shape[2] == 1:
+            return FlashKernel().forward(given)
         found = torch.ops.aten._scaled_dot_product_cudnn_attention(
             *given, None, True, 0.0, True, False, scale=given.scale
         )
@@ -26,6 +29,8 @@ class CudnnKernel(AbstractKernel):
 
     def backward(self, given: Inputs, out: Tensor, log_sum: Tensor, grad: Tensor) -> Grads:
         size = given.query.shape[2]
+        if size == 1:
+            return FlashKernel().backward(given, out, log_sum, grad)
         out, grad = like(given.query, out), like(given.query, grad)
         drawn = torch.zeros((), dtype=torch.int64, device=grad.device)  # no dropout: not read
         grads: Grads = torch.ops.aten._scaled_dot_product_cudnn_attention_backward(

@@ -57,6 +57,7 @@ class FusedLayer(AbstractLayer):
             )
             inner = on(hidden.device, swiglu)(gate, up)
             (placeholder,) = products(inner, [mlp.down_proj], valued=False)
+        del gate, up, inner  # autograd lets go of each as soon as it has passed it
         torch.autograd.backward(placeholder, slope)
         assert leaf.grad is not None
         return leaf.grad.add_(slope)

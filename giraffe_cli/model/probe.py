@@ -178,16 +178,24 @@ def _error(
 
 
 def _reference(inputs: list[Tensor], lengths: Sequence[int]) -> tuple[Tensor, ...]:
-    """(output, gradients of query, key and value) by the definition, in float32."""
-    query, key, value = (part.detach().requires_grad_() for part in inputs[:3])
+    """(output, gradients of query, key and value) by the definition, in float32; a key head at a
+    time, since the scores of 32 heads, and what goes back through them, are 4 GB."""
     numbers = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-    same = (numbers[:, None] == numbers[None]).tril().to(query.device)
-    groups = query.shape[1] // key.shape[1]
-    keys, values = (part.repeat_interleave(groups, 1) for part in (key, value))
+    same = (numbers[:, None] == numbers[None]).tril().to(inputs[0].device)
+    heads = zip(*(part.chunk(inputs[1].shape[1], 1) for part in inputs), strict=True)
+    found = [_of_a_key_head(*head, same) for head in heads]
+    return tuple(torch.cat(parts, 1) for parts in zip(*found, strict=True))
+
+
+def _of_a_key_head(
+    query: Tensor, key: Tensor, value: Tensor, grad: Tensor, same: Tensor
+) -> tuple[Tensor, ...]:
+    """The reference of the queries `[1, H / K, S, D]` that share it."""
+    leaves = [part.detach().requires_grad_() for part in (query, key, value)]
     with torch.enable_grad():
-        scores = query @ keys.transpose(-1, -2) / query.shape[-1] ** 0.5
-        out = scores.masked_fill(~same, float("-inf")).softmax(-1) @ values
-        grads = torch.autograd.grad(out, (query, key, value), inputs[3])
+        scores = leaves[0] @ leaves[1].transpose(-1, -2) / query.shape[-1] ** 0.5
+        out = scores.masked_fill(~same, float("-inf")).softmax(-1) @ leaves[2]
+        grads = torch.autograd.grad(out, leaves, grad)
     return out.detach(), *grads
 
 

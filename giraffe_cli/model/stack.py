@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import get_gradient_edge
 
 from giraffe_cli.model.flash import AttentionTape
 from giraffe_cli.model.layer_base import AbstractLayer, Attending, Context
@@ -123,13 +124,14 @@ class _Recomputation:
             with self.context():
                 hidden = layer.attention_block(hidden, self.attending, self.tapes[number])
                 _mlp_in_place(layer, hidden, self.levers)
+        for store in dict.fromkeys(self.stores):
+            store.all_put()
         return hidden
 
     def backward(self, grad: Tensor, wants_input: bool) -> Tensor | None:
-        """The gradient of the first layer's input (None unless wanted), given the last's output's;
-        weights get theirs on the way."""
-        if self.levers.projection_tile:
-            grad = grad.contiguous()  # to be written over: the final norm made it for this pass
+        """The gradient of the first layer's input (None unless wanted), given the last's output's,
+        which is written over; weights get theirs on the way."""
+        grad = grad.contiguous()  # to be written over: the final norm made it for this pass
         for number in reversed(range(len(self.layers))):
             below = self._backward_layer(number, grad, wants_input or number > 0)
             if below is None:
@@ -138,6 +140,7 @@ class _Recomputation:
         return grad
 
     def _backward_layer(self, number: int, grad: Tensor, wanted: bool) -> Tensor | None:
+        """As `backward`, of one layer."""
         layer, tape = self.layers[number], self.tapes[number]
         hidden = self.stores[number].take(f"{number}/input").detach()
         state = self.random_states.pop()
@@ -151,21 +154,21 @@ class _Recomputation:
         with _drawing_from(state, hidden.device), torch.enable_grad():
             with self.context():
                 middle = layer.attention_block(hidden, self.attending, tape)
-            grad = self._backward_mlp(layer, middle.detach(), grad)
+            self._backward_mlp(layer, middle.detach(), grad)
         if middle.requires_grad:
-            torch.autograd.backward(middle, grad)
+            edge = get_gradient_edge(middle)
+            del middle  # nothing before it needs its values
+            torch.autograd.backward(edge, grad)
         return hidden.grad
 
     def _tiled(self, layer: AbstractLayer, number: int) -> TiledLayer:
         return TiledLayer(layer, self.attending, self.levers, self.context, self.tapes[number])
 
-    def _backward_mlp(self, layer: AbstractLayer, middle: Tensor, grad: Tensor) -> Tensor:
-        """The gradient of the MLP block's input, tile by tile."""
-        below = torch.empty_like(grad)
-        tiles = zip(*(_tiles(part, self.levers) for part in (middle, grad, below)), strict=True)
-        for tile, grad_tile, below_tile in tiles:
-            below_tile.copy_(layer.mlp_backward(tile, grad_tile, self.context))
-        return below
+    def _backward_mlp(self, layer: AbstractLayer, middle: Tensor, grad: Tensor) -> None:
+        """Writes the gradient of the MLP block's input over `grad`, its output's, tile by tile."""
+        tiles = zip(*(_tiles(part, self.levers) for part in (middle, grad)), strict=True)
+        for tile, grad_tile in tiles:
+            grad_tile.copy_(layer.mlp_backward(tile, grad_tile, self.context))
 
 
 class _Recomputed(torch.autograd.Function):

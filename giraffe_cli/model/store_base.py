@@ -26,6 +26,9 @@ class AbstractStore(ABC):
     def put(self, name: str, tensor: Tensor) -> None:
         """Keep `tensor`, which nobody changes afterwards."""
 
+    def all_put(self) -> None:  # noqa: B027 - most have nothing to finish
+        """The forward pass is over: nothing more is put before the next take."""
+
     @abstractmethod
     def take(self, name: str) -> Tensor:
         """The tensor of that name, on the device it came from and laid out as it was; it is no

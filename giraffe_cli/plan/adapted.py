@@ -8,6 +8,7 @@ Of each adapted projection from `in` to `out` channels, for T tokens and b bytes
     DoRA       2·T·b·out      the product without and with the adapter's
                b·in²          the identity that PEFT sends through the factors for their product,
                2·b·in·out     and that product in two copies while it is weighed, of one at a time
+               4·T·b·out      and the gradients that go back through the weighing
 
 The product of the factors has the base's size, so DoRA of Llama-3.1-8B keeps 1.2 GB a layer in 16
 bits whatever the window is.
@@ -49,9 +50,14 @@ def _dropped(demand: Demand, targets: Sequence[str], tokens: int) -> Tensors:
     ]
 
 
-def weighed(demand: Demand, names: Sequence[str]) -> Tensors:
+def weighed(demand: Demand, names: Sequence[str], tokens: int) -> Tensors:
     """What DoRA makes and drops while it weighs the largest of the projections `names`."""
     lora, shapes = demand.train.lora, linear_shapes(demand.shape)
-    sizes = [shapes[name][0] * shapes[name][1] for name in names if name in lora.targets]
-    is_dora = demand.train.method == "lora" and lora.use_dora
-    return [(2, float(demand.width * max(sizes)))] if is_dora and sizes else []
+    sizes = [shapes[name] for name in names if name in lora.targets]
+    if demand.train.method != "lora" or not lora.use_dora or not sizes:
+        return []
+    width = float(demand.width)
+    return [
+        (2, width * max(size * out for size, out in sizes)),
+        (4, width * tokens * max(out for _, out in sizes)),
+    ]

@@ -54,10 +54,8 @@ def bytes_by_part(demand: Demand, levers: Levers) -> dict[str, int]:
     whole, waiting = _whole(demand, levers), recomputed_bytes(demand, levers)
 
     def kept(phase: Phase) -> float:
-        if phase.name in ("embeddings", "optimizer"):
-            return 0.0
-        near = waiting - away_bytes(demand, levers)
-        return near + (live(whole) if phase.beside_whole_layers else 0.0)
+        near = 0.0 if phase.beside == "nothing" else waiting - away_bytes(demand, levers)
+        return near + (live(whole) if phase.beside == "all" else 0.0)
 
     peak = max(found, key=lambda phase: live(phase.tensors) + kept(phase))
     parts: dict[str, float] = {
@@ -87,7 +85,7 @@ def kept_slack(demand: Demand, levers: Levers) -> float:
 def _resident(found: Sequence[Phase], whole: Tensors, slack: float) -> float:
     """What the phases occupy under glibc: the heap as large as any of them needed it, the largest
     of what is mapped beside it."""
-    kept = [whole if phase.beside_whole_layers else [] for phase in found]
+    kept = [whole if phase.beside == "all" else [] for phase in found]
     both = list(zip(found, kept, strict=True))
     in_heap = [HEAP_SLACK * _small(p.tensors) + slack * _small(beside) for p, beside in both]
     mapped = [_large(p.tensors) + _large(beside) for p, beside in both]

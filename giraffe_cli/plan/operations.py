@@ -107,6 +107,14 @@ def whole_layers(levers: Levers, num_layers: int) -> int:
     return num_layers if levers.checkpointing == "none" else min(levers.whole_layers, num_layers)
 
 
+def layers_away(levers: Levers, num_layers: int) -> int:
+    """How many recomputed layers, the first ones, leave what they keep elsewhere."""
+    if levers.offload == "none":
+        return 0
+    recomputed = num_layers - whole_layers(levers, num_layers)
+    return min(levers.offload_layers or recomputed, recomputed)
+
+
 def kept_attention_layers(levers: Levers, num_layers: int) -> int:
     """Of how many recomputed layers attention is computed once."""
     if levers.checkpointing != "attention":

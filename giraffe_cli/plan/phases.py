@@ -4,12 +4,13 @@ Read off the code of `model/stack.py`, `model/loss.py` and PEFT's linear layer, 
 process, d hidden, q = h·D query and k = kv·D key channels, f intermediate, V vocabulary and b bytes
 a number (4, or 2 under bfloat16, where norms compute in 4):
 
-    layer      S·b·(4d + 2q + 2k)     the attention block's saved tensors, gradients above and below
+    layer      S·b·(2d + q + 2k)      what the projections read and gave, and the gradient, over
+                                      which that of the layer's middle is written
                  or S·b·(d + 2q + 2k) by tiles, with the attention of one of G groups of heads
-               + T·b·(6f + 3d)        the MLP of T tokens (a tile): four saved, two gradients
-                                      (5f where projections are fused)
-                 or S·b·(3q + 4k)     the backward pass of attention, where that is more
-                    + N·b·(10k + 2q)  where processes share windows of N tokens by keys
+               + S·b·d + T·b·(6f + 3d)    the layer's middle, and the MLP of T tokens (a tile): four
+                                      saved, two gradients (5f where projections are fused)
+                 or S·b·(q + attention's), the gradient of what it returned and what its kernel
+                                      makes, where that is more: `_attending`
     adapters   with dropout or DoRA, `plan/adapted.py`
     loss       3·S·d·b + chunk·V·4    (half more in 16 bits)
     embeddings their gradient twice, where it is shared out: as it comes, and to be summed
@@ -23,11 +24,17 @@ a number (4, or 2 under bfloat16, where norms compute in 4):
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.plan.adapted import ATTENTION, MLP, adapted, weighed
 from giraffe_cli.plan.demand import Demand, Tensors
-from giraffe_cli.plan.operations import kept_attention_layers, linear_shapes, whole_layers
+from giraffe_cli.plan.operations import (
+    kept_attention_layers,
+    layers_away,
+    linear_shapes,
+    whole_layers,
+)
 
 
 @dataclass(frozen=True)
@@ -38,21 +45,25 @@ class Phase:
     """`layer`, `loss`, `embeddings` or `optimizer`."""
     tensors: Tensors
     """What lives in it beside what waits for the backward pass."""
-    beside_whole_layers: bool
-    """Whether what layers keep whole is there: they go back first."""
+    beside: Literal["all", "near", "nothing"]
+    """Of what waits for the backward pass: whole layers go back first, after them the recomputed
+    ones whose tensors wait near, on the device, and then the others."""
 
 
 def phases(demand: Demand, levers: Levers) -> list[Phase]:
     """Of a step, in its order."""
     whole = whole_layers(levers, demand.shape.num_layers)
-    found = [Phase("loss", _loss(demand, levers), True)]
+    away = layers_away(levers, demand.shape.num_layers)
+    found = [Phase("loss", _loss(demand, levers), "all")]
     if whole:
-        found.append(Phase("layer", _passing(demand), True))
-    if whole < demand.shape.num_layers:
-        found.append(Phase("layer", _recomputed(demand, levers), False))
+        found.append(Phase("layer", _passing(demand, levers), "all"))
+    if whole + away < demand.shape.num_layers:
+        found.append(Phase("layer", _recomputed(demand, levers, is_away=False), "near"))
+    if away:
+        found.append(Phase("layer", _recomputed(demand, levers, is_away=True), "nothing"))
     if levers.shard_base and demand.train.method == "full":
-        found.append(Phase("embeddings", _embeddings(demand), False))
-    return [*found, Phase("optimizer", _optimizer(demand, levers), False)]
+        found.append(Phase("embeddings", _embeddings(demand), "nothing"))
+    return [*found, Phase("optimizer", _optimizer(demand, levers), "nothing")]
 
 
 def saved(demand: Demand, levers: Levers) -> Tensors:
@@ -62,7 +73,7 @@ def saved(demand: Demand, levers: Levers) -> Tensors:
     row = demand.tokens * demand.width
     # norms that compute wider than their input save it so, unless compiled
     in_one_pass = levers.fused and demand.kind == "cuda"
-    is_wide = demand.width == 2 and not in_one_pass
+    is_wide = _norms_are_wide(demand, levers)
     return [
         (2 if is_wide else 4, row * demand.shape.hidden_size),
         (2, row * demand.queries),
@@ -71,48 +82,64 @@ def saved(demand: Demand, levers: Levers) -> Tensors:
         # of norms that train, what their weight multiplies
         (2 if demand.trains_norms else 0, row * demand.shape.hidden_size),
         *narrowed(demand, levers),
-        *(_wide_norms(demand, 2, demand.tokens) if is_wide else []),
+        *_wide_norms(demand, levers, 2, demand.tokens),
         *adapted(demand, ATTENTION + MLP, demand.tokens),
     ]
 
 
-def _passing(demand: Demand) -> Tensors:
+def _passing(demand: Demand, levers: Levers) -> Tensors:
     """The backward pass through a layer that is kept whole."""
     row = demand.tokens * demand.width
     d, f = row * demand.shape.hidden_size, row * demand.shape.intermediate_size
-    passing: Tensors = [(2, d), (2, f), *_wide_norms(demand, 1, demand.tokens)]
+    passing: Tensors = [(2, d), (2, f), *_wide_norms(demand, levers, 1, demand.tokens)]
     return [*max(passing, [(2, d), *_attending(demand)], key=live), *_of_the_head(demand)]
 
 
-def _recomputed(demand: Demand, levers: Levers) -> Tensors:
-    """A recomputed layer's part of the backward pass, with the gradients that flow through it."""
+def _recomputed(demand: Demand, levers: Levers, is_away: bool) -> Tensors:
+    """A recomputed layer's part of the backward pass, with the gradients that flow through it.
+    `is_away`: of a layer whose tensors wait elsewhere."""
     if levers.projection_tile:
-        return _by_tiles(demand, levers)
+        return _by_tiles(demand, levers, is_away)
     row = demand.tokens * demand.width
+    hidden, queries = row * demand.shape.hidden_size, row * demand.queries
     standing: Tensors = [
-        (4, row * demand.shape.hidden_size),
-        (2, row * demand.queries),
+        (2, hidden),
+        (1, queries),
         (2, row * demand.keys),
-        *_taken_back(demand, levers),
+        *_taken_back(demand, levers, is_away),
         *narrowed(demand, levers),
         *_of_the_head(demand),
-        *_wide_norms(demand, 1, demand.tokens),
+        *_wide_norms(demand, levers, 1, demand.tokens),
         *adapted(demand, ATTENTION, demand.tokens),
     ]
-    return [*standing, *max(_mlp(demand, levers), _attending(demand), key=live)]
+    mlp: Tensors = [(1, hidden), *_mlp(demand, levers)]
+    return [*standing, *max(mlp, [(1, queries), *_attending(demand)], key=live)]
 
 
 def _attending(demand: Demand) -> Tensors:
-    """What the backward pass of attention makes, of all heads."""
+    """What the backward pass of attention makes, of all heads: gradients of queries, keys and
+    values; on a GPU those of the queries in float32 before, and those of a key head for each query
+    head that shares it. `scripts/bench_plan_gpu.py` reads them off torch's allocator."""
     q, k, row = demand.queries, demand.keys, demand.tokens * demand.width
-    attending: Tensors = [(3, row * q), (4, row * k)]
+    if demand.kind == "cpu":
+        attending: Tensors = [(3, row * q), (4, row * k)]
+    else:
+        attending = [(3, row * q), (2, row * k), *_of_shared_keys(demand)]
     if demand.train.sequence_parallel_by == "keys":
-        # all tokens' keys and values and their gradients, before and after they are exchanged; and
-        # FlashAttention-2's gradients of a key head for each query head that shares it
+        # all tokens' keys and values and their gradients, before and after they are exchanged
         attending.append((10, demand.window * demand.width * k))
-        if q > k:
-            attending.append((2, demand.window * demand.width * q))
     return attending
+
+
+def _of_shared_keys(demand: Demand) -> Tensors:
+    """cuDNN's kernel adds up the gradients of shared keys itself; `auto` takes another one for
+    windows of several documents."""
+    kernel = demand.train.attention_kernel
+    if kernel == "cudnn" or demand.queries == demand.keys:
+        return []
+    # memory-efficient attention, the only one for float32, reads repeated keys and values too
+    is_repeated = kernel == "efficient" or demand.width == 4
+    return [(4 if is_repeated else 2, demand.seen * demand.width * demand.queries)]
 
 
 def _mlp(demand: Demand, levers: Levers) -> Tensors:
@@ -121,27 +148,27 @@ def _mlp(demand: Demand, levers: Levers) -> Tensors:
     return [
         (5 if levers.fused else 6, tile * demand.width * demand.shape.intermediate_size),
         (3, tile * demand.width * demand.shape.hidden_size),
-        *_wide_norms(demand, 2, tile),
+        *_wide_norms(demand, levers, 2, tile),
         *adapted(demand, MLP, tile),
-        *weighed(demand, MLP),
+        *weighed(demand, MLP, tile),
     ]
 
 
-def _taken_back(demand: Demand, levers: Levers) -> Tensors:
-    """Inputs and attention outputs that are not among what is kept: this layer's and, where they
-    come from elsewhere, those of the one below that are on their way; outputs that are computed
-    again."""
-    row = demand.tokens * demand.width
-    layers = demand.shape.num_layers
+def _taken_back(demand: Demand, levers: Levers, is_away: bool) -> Tensors:
+    """Inputs and attention outputs that are not among what waits near: outputs that are computed
+    again, and all of a layer that waits elsewhere and of the one below, which is on its way."""
+    row, layers = demand.tokens * demand.width, demand.shape.num_layers
+    recomputed = layers - whole_layers(levers, layers)
     kept = kept_attention_layers(levers, layers)
-    inputs, outputs = 0, 0 if kept == layers - whole_layers(levers, layers) else 1
-    if levers.offload != "none":
+    inputs, outputs = 0, 0 if kept else 1
+    if is_away:
         ahead = 1 if levers.offload == "host" else 0
-        inputs, outputs = 1 + ahead, 1 + (ahead if kept else 0)
+        is_kept = kept > recomputed - layers_away(levers, layers)
+        inputs, outputs = 1 + ahead, 1 + (ahead if is_kept else 0)
     return [(inputs, row * demand.shape.hidden_size), (outputs, row * demand.queries)]
 
 
-def _by_tiles(demand: Demand, levers: Levers) -> Tensors:
+def _by_tiles(demand: Demand, levers: Levers, is_away: bool) -> Tensors:
     """`model/tiled.py`: the window's gradient, its queries, keys, values and the gradient of what
     was attended to; beside them a tile of the MLP, or what one group of heads needs to go back."""
     row, groups = demand.tokens * demand.width, levers.head_groups
@@ -150,13 +177,13 @@ def _by_tiles(demand: Demand, levers: Levers) -> Tensors:
         (1, row * demand.shape.hidden_size),
         (2 * groups, row * q / groups),
         (2 * groups, row * k / groups),
-        *_taken_back(demand, levers),
+        *_taken_back(demand, levers, is_away),
         *narrowed(demand, levers),
         *_of_the_head(demand),
     ]
     group: Tensors = [(1, row * q / groups), (2, row * k / groups)]
-    if demand.kind == "cuda" and demand.width == 2:
-        group.append((1, 4.0 * demand.tokens * q / groups))  # gradients are summed in float32
+    if demand.kind == "cuda":
+        group = [(count, size / groups) for count, size in _attending(demand)]
     if demand.train.sequence_parallel > 1:
         group = _attending(demand)
     return [*standing, *max(_mlp(demand, levers), group, key=live)]
@@ -186,9 +213,15 @@ def _units(demand: Demand) -> tuple[int, int]:
     return layer, demand.shape.vocab_size * demand.shape.hidden_size
 
 
-def _wide_norms(demand: Demand, count: int, tokens: int) -> Tensors:
-    """What norms hold in float32 beside a narrower computation."""
-    return [(count, 4.0 * tokens * demand.shape.hidden_size)] if demand.width == 2 else []
+def _norms_are_wide(demand: Demand, levers: Levers) -> bool:
+    """Whether they hold float32 beside a narrower computation; compiled, they do not."""
+    return demand.width == 2 and not (levers.fused and demand.kind == "cuda")
+
+
+def _wide_norms(demand: Demand, levers: Levers, count: int, tokens: int) -> Tensors:
+    """What norms hold so."""
+    is_wide = _norms_are_wide(demand, levers)
+    return [(count, 4.0 * tokens * demand.shape.hidden_size)] if is_wide else []
 
 
 def _loss(demand: Demand, levers: Levers) -> Tensors:
@@ -199,8 +232,7 @@ def _loss(demand: Demand, levers: Levers) -> Tensors:
         (3, demand.tokens * demand.width * shape.hidden_size),
         (1, 4.0 * logits),
     ]
-    if not (levers.fused and demand.kind == "cuda"):  # compiled, it holds nothing wide
-        found += _wide_norms(demand, 1, demand.tokens)
+    found += _wide_norms(demand, levers, 1, demand.tokens)
     if demand.width == 2:
         found.append((1, 2.0 * logits))
     if demand.trains_head:
