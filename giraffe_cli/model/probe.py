@@ -182,20 +182,18 @@ def _reference(inputs: list[Tensor], lengths: Sequence[int]) -> tuple[Tensor, ..
     time, since the scores of 32 heads, and what goes back through them, are 4 GB."""
     numbers = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
     same = (numbers[:, None] == numbers[None]).tril().to(inputs[0].device)
-    heads = zip(*(part.chunk(inputs[1].shape[1], 1) for part in inputs), strict=True)
-    found = [_of_a_key_head(*head, same) for head in heads]
+    by_head = [part.chunk(inputs[1].shape[1], 1) for part in inputs]
+    found = [_of_a_key_head(head, same) for head in zip(*by_head, strict=True)]
     return tuple(torch.cat(parts, 1) for parts in zip(*found, strict=True))
 
 
-def _of_a_key_head(
-    query: Tensor, key: Tensor, value: Tensor, grad: Tensor, same: Tensor
-) -> tuple[Tensor, ...]:
+def _of_a_key_head(inputs: Sequence[Tensor], same: Tensor) -> tuple[Tensor, ...]:
     """The reference of the queries `[1, H / K, S, D]` that share it."""
-    leaves = [part.detach().requires_grad_() for part in (query, key, value)]
+    query, key, value = (part.detach().requires_grad_() for part in inputs[:3])
     with torch.enable_grad():
-        scores = leaves[0] @ leaves[1].transpose(-1, -2) / query.shape[-1] ** 0.5
-        out = scores.masked_fill(~same, float("-inf")).softmax(-1) @ leaves[2]
-        grads = torch.autograd.grad(out, leaves, grad)
+        scores = query @ key.transpose(-1, -2) / query.shape[-1] ** 0.5
+        out = scores.masked_fill(~same, float("-inf")).softmax(-1) @ value
+        grads = torch.autograd.grad(out, (query, key, value), inputs[3])
     return out.detach(), *grads
 
 
