@@ -192,12 +192,14 @@ def _by_tiles(demand: Demand, levers: Levers, is_away: bool) -> Tensors:
 def narrowed(demand: Demand, levers: Levers) -> Tensors:
     """A layer's matrices in 16 bits beside the float32 ones that are trained: autocast's copies,
     which the layer's backward pass needs. Where processes share the weights out they are gathered
-    so; there a layer's gradients in float32, and the largest that are being summed."""
+    so; there a layer's gradients in float32, and the largest that are being summed; of them and of
+    a layer to be gathered a process's own part."""
     if demand.train.method != "full":
         return []
     layer, ends = _units(demand)
     if levers.shard_base:
-        return [(1, 4.0 * layer), (1, 4.0 * max(layer, ends))]
+        summed, parts = 4.0 * max(layer, ends), demand.processes
+        return [(1, 4.0 * layer), (1, summed), (1 / parts, summed + demand.width * layer)]
     return [(1, 2.0 * layer)] if demand.width == 2 else []
 
 
