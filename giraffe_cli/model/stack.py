@@ -159,7 +159,8 @@ class _Recomputation:
             edge = get_gradient_edge(middle)
             del middle  # nothing before it needs its values
             torch.autograd.backward(edge, grad)
-        return hidden.grad
+        # the first `grad` lives until the end, since autograd holds it, so it serves all layers
+        return None if hidden.grad is None else grad.copy_(hidden.grad)
 
     def _tiled(self, layer: AbstractLayer, number: int) -> TiledLayer:
         return TiledLayer(layer, self.attending, self.levers, self.context, self.tapes[number])
