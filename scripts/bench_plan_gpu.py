@@ -6,10 +6,11 @@
 On a card, or on the phantom of one (`scripts/phantom`), where kernels do nothing and memory is
 counted all the same: the number that decides is how many bytes live at a time, and that does not
 depend on what is in them. Each setting is a fresh process. Shapes of Llama-3.1-8B and 3.2-1B take
-two steps as `scripts/bench_gpu.py` does, with random weights made on the device; the other settings
-train three steps by `train_stage` on four layers of 1B's width with 32,000 words. Predicted is all
-but CUDA's context, which the allocator does not see. Missing on a phantom is what cuDNN asks for as
-its own workspace; the gradients of queries in float32 are not among that.
+two steps as `scripts/bench_gpu.py` does, with random weights made on the device; settings of four
+layers of 1B's width with 32,000 words train three steps by `train_stage`; `answer` reads a prompt
+and answers it as `giraffe generate` does. Predicted is all but CUDA's context, which the allocator
+does not see. Missing on a phantom is what cuDNN asks for as its own workspace; the gradients of
+queries in float32 are not among that.
 
 Goal: |error| at most 10 %. Finished settings wait in --cells. Prints JSON, or a table for the docs
 (--table); 1 when the goal is missed.
@@ -111,18 +112,30 @@ SMALL: list[dict[str, Any]] = [
 ]
 """What differs from `PLAIN`, and `model`, `documents` and `dtype`."""
 LENGTH = 16384
+ANSWERED = 8
+"""Tokens."""
+ANSWERS = [
+    f"{shape}/{length}/{kept}"
+    for shape in ("1b", "8b")
+    for length in ("16k", "128k")
+    for kept in ("auto", "int8", "int4", "auto/offloaded", "int4/offloaded")
+]
+"""Prompts that are read and answered: model, tokens, how keys and values are kept, and where."""
 
 
 def settings() -> list[dict[str, str]]:
     """What is measured: by name alone, since a name says all of it."""
     small = [{"small": json.dumps(one)} for one in SMALL]
-    return [*({"large": name} for name in LARGE), *small]
+    answers = [{"answer": name} for name in ANSWERS]
+    return [*({"large": name} for name in LARGE), *small, *answers]
 
 
 def name_of(cell: dict[str, str]) -> str:
     """For people."""
     if "large" in cell:
         return re.sub("[:,]", ", ", cell["large"])
+    if "answer" in cell:
+        return f"answer {cell['answer']}"
     changes = json.loads(cell["small"])
     lora = changes.pop("lora", None) or {}
     words = {"model": "tied", **changes, **lora}
@@ -136,6 +149,8 @@ def measure(cell: dict[str, str]) -> dict[str, Any]:
     """Most bytes that were allocated and reserved, and what the plan says."""
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     with _unread_numbers():
+        if "answer" in cell:
+            return _answer(cell["answer"])
         return _large(cell["large"]) if "large" in cell else _small(json.loads(cell["small"]))
 
 
@@ -214,6 +229,52 @@ def _small(changes: dict[str, Any]) -> dict[str, Any]:
     )
     predicted = _predicted(demand, Levers.asked_for(train))
     return {"allocated_bytes": result.peak_memory_bytes, **predicted}
+
+
+def _answer(name: str) -> dict[str, Any]:
+    import gpu_paths
+    import torch
+    from gpu_cells import Cell
+
+    import giraffe_cli
+    from giraffe_cli.inference.caches import CacheChoice
+    from giraffe_cli.inference.prompts import Prompt
+    from giraffe_cli.inference.session import Answering, Session
+    from giraffe_cli.model.attention import register_attention
+    from giraffe_cli.model.loading import load_tokenizer
+    from giraffe_cli.model.reading import PROMPT_CHUNKS
+    from giraffe_cli.plan.inference_memory import Demand
+    from giraffe_cli.plan.machine import this_machine
+    from giraffe_cli.progress import SilentReporter
+
+    class Unread(Session):
+        """What a phantom computes is no token, and the next one is as good as any."""
+
+        def _next(self, *_: Any) -> int:
+            return 1
+
+    shape, length, kept, *where = name.split("/")
+    cell = Cell.named(f"{shape}/{length}/one/ours")
+    model = gpu_paths.base_model(cell, torch.device("cuda"), register_attention()).eval()
+    tokenizer = load_tokenizer(Path(giraffe_cli.__file__).parent / "calf")
+    cache = CacheChoice(kept, bool(where)).empty(model)
+    session = Unread(model, tokenizer, cache, PROMPT_CHUNKS["cuda"])
+    session.ends = set()
+    torch.cuda.reset_peak_memory_stats()
+    prompt = Prompt([1] * cell.length)
+    session.answers([prompt], Answering(ANSWERED), SilentReporter())
+    host = this_machine().host_bytes if where else None
+    demand = Demand(
+        gpu_paths.shape_of(cell), "bfloat16", cell.length, ANSWERED, this_machine(), host
+    )
+    of_kind = {one["kv_dtype"]: one["bytes"] for one in demand.caches()}
+    parts = of_kind["bfloat16" if kept == "auto" else kept]
+    away = parts["kv"] if where else 0
+    return {
+        "allocated_bytes": torch.cuda.max_memory_allocated(),
+        "predicted_bytes": parts["total"] - parts["process"] - away,
+        "parts": parts,
+    }
 
 
 def _predicted(demand: Any, levers: Any) -> dict[str, Any]:
