@@ -25,6 +25,7 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ import bench_plan
 from bench_cells import ROOT, Ledger, document_lengths, goal, revision, run_cell, squared_share
 
 ALLOWED = 0.1
+READ = (
+    *("giraffe_cli/plan", "giraffe_cli/model", "giraffe_cli/train", "giraffe_cli/inference"),
+    *("scripts/gpu_paths.py", "scripts/gpu_cells.py", "scripts/bench_plan.py"),
+)
+"""Sources whose change makes a figure stale."""
 DEVICES = ",".join(map(str, range(8)))
 TILES = "projection_tile=4096,head_groups=4,mlp_tile=4096,loss_chunk=1024"
 LARGE = [
@@ -99,6 +105,7 @@ SMALL: list[dict[str, Any]] = [
     {"loss": "longce", "fused_layers": "on"},
     {"dtype": "float32"},
     {"dtype": "float32", "checkpointing": "none", "mlp_tile": "none"},
+    {"dtype": "float32", "lora": bench_plan.DORA},
     {"dtype": "float32", **EVERY},
     EVERY,
     {**EVERY, "model": "untied"},
@@ -124,10 +131,20 @@ ANSWERS = [
 
 
 def settings() -> list[dict[str, str]]:
-    """What is measured: by name alone, since a name says all of it."""
+    """What is measured, by what a process of its own is asked."""
     small = [{"small": json.dumps(one)} for one in SMALL]
     answers = [{"answer": name} for name in ANSWERS]
     return [*({"large": name} for name in LARGE), *small, *answers]
+
+
+def key_of(cell: dict[str, str]) -> dict[str, Any]:
+    """All that a figure comes from: the code, torch, the device, and what the lists above add."""
+    import torch
+
+    given = [PLAIN, MODELS, LENGTH, ANSWERED] if "small" in cell else []
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
+    code = revision(*(ROOT / name for name in READ))
+    return {**cell, "given": given, "code": code, "torch": torch.__version__, "device": device}
 
 
 def name_of(cell: dict[str, str]) -> str:
@@ -146,7 +163,7 @@ def name_of(cell: dict[str, str]) -> str:
 
 
 def measure(cell: dict[str, str]) -> dict[str, Any]:
-    """Most bytes that were allocated and reserved, and what the plan says."""
+    """Most bytes that were allocated, and what the plan says."""
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     with _unread_numbers():
         if "answer" in cell:
@@ -155,8 +172,9 @@ def measure(cell: dict[str, str]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _unread_numbers() -> Any:
-    """On a phantom: what compares numbers that a device computed lets them pass."""
+def _unread_numbers() -> Iterator[None]:
+    """On a phantom: what compares numbers that a device computed lets them pass. Not in processes
+    that train together, whose zeros are equal in 16 bits."""
     from unittest import mock
 
     with contextlib.ExitStack() as stack:
@@ -181,7 +199,6 @@ def _large(name: str) -> dict[str, Any]:
     levers = Levers(**found["levers"])
     return {
         "allocated_bytes": found["allocated_bytes"],
-        "reserved_bytes": found["reserved_bytes"],
         **_predicted(gpu_paths.demand_of(cell, "cuda"), levers),
     }
 
@@ -294,16 +311,15 @@ def main() -> int:
         print("\n" + json.dumps(measure(json.loads(options.cell))))
         return 0
     ledger, rows = Ledger(options.cells), []
-    # a prediction costs nothing beside the step, so a change of either is measured anew
-    code = revision(ROOT / "giraffe_cli" / "plan", ROOT / "giraffe_cli" / "model")
     for cell in settings():
         if not re.search(options.only, name_of(cell)):
             continue
-        found = ledger.get({**cell, "code": code})
+        key = key_of(cell)
+        found = ledger.get(key)
         if found is None:
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", DEVICES)
             found = run_cell(sys.executable, __file__, cell, CUDA_VISIBLE_DEVICES=visible)
-            ledger.add({**cell, "code": code}, found)
+            ledger.add(key, found)
         error = found["predicted_bytes"] / found["allocated_bytes"] - 1
         rows.append({"setting": name_of(cell), **found, "error": error})
         print(f"{error:+.1%} {name_of(cell)}", file=sys.stderr)
@@ -332,7 +348,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path)
     parser.add_argument("--only", default="")
     parser.add_argument("--table", action="store_true")
-    parser.add_argument("--cell")
+    parser.add_argument("--cell", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

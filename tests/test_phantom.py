@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib.util
 import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
@@ -54,7 +55,7 @@ def test_small_copies_to_a_device_are_made_and_long_ones_only_counted(library):
     parts.phantom_reserve.restype = ctypes.c_void_p
     size = 1 << 40
     device = ctypes.c_void_p(parts.phantom_reserve(ctypes.c_size_t(size)))
-    parts.phantom_note(0, device, ctypes.c_size_t(size))
+    parts.phantom_note(0, device, ctypes.c_size_t(size), 0)
     few, many = ctypes.create_string_buffer(b"count"), ctypes.create_string_buffer(b"x" * 70000)
     parts.phantom_copy(device, many, ctypes.c_size_t(70000))
     assert ctypes.string_at(device, 5) == bytes(5), "a terabyte of zeros"
@@ -67,8 +68,8 @@ class Id(ctypes.Structure):
     _fields_ = [("name", ctypes.c_char * 128)]  # noqa: RUF012 - as ctypes has it
 
 
-def meet(library, name, rank, counts, results):
-    """A rank: sums, gathers, the largest, and what the other sends; then `counts` numbers."""
+def meet(library, name, rank, last, results):
+    """A rank: sums, gathers, the largest, and what the other sends; then its `last` call."""
     parts, comm, two = ctypes.CDLL(str(library)), ctypes.c_void_p(), ctypes.c_size_t(2)
     parts.ncclCommInitRank(ctypes.byref(comm), 2, Id(name), rank)
     mine = (ctypes.c_float * 2)(1 + rank, 10 * (1 + rank))
@@ -84,18 +85,29 @@ def meet(library, name, rank, counts, results):
     results.put((rank, [*summed], [*part], [*all_of], most[0], [*theirs]))
     results.close()
     results.join_thread()
-    many = (ctypes.c_float * counts[rank])()
-    parts.ncclAllReduce(many, many, ctypes.c_size_t(counts[rank]), FLOAT, SUM, comm, None)
+    what, count = last[rank]
+    many = (ctypes.c_float * count)()
+    getattr(parts, what)(many, many, ctypes.c_size_t(count), FLOAT, SUM, comm, None)
+
+
+LONG_SUM = ("ncclAllReduce", 50000)
 
 
 @needs_gcc
-@pytest.mark.parametrize("counts", [(50000, 50000), (3, 4)])
-def test_two_processes_exchange_what_is_short_and_notice_another_length(library, counts, tmp_path):
+@pytest.mark.parametrize(
+    "last",
+    [
+        (LONG_SUM, LONG_SUM),
+        (LONG_SUM, ("ncclAllReduce", 50001)),
+        (LONG_SUM, ("ncclBroadcast", 50000)),
+    ],
+    ids=["alike", "another length", "another call"],
+)
+def test_two_processes_exchange_what_is_short_and_notice_what_differs(library, last, tmp_path):
     context = multiprocessing.get_context("spawn")
-    results, name = context.Queue(), tmp_path.name.encode() + b"-phantom"
+    results, name = context.Queue(), f"phantom-test-{os.getpid()}-{tmp_path.name}".encode()
     ranks = [
-        context.Process(target=meet, args=(library, name, rank, counts, results))
-        for rank in range(2)
+        context.Process(target=meet, args=(library, name, rank, last, results)) for rank in range(2)
     ]
     for rank in ranks:
         rank.start()
@@ -107,7 +119,7 @@ def test_two_processes_exchange_what_is_short_and_notice_another_length(library,
         (1, [3, 30], [30], [1, 10, 2, 20], 5, [1, 10]),
     ]
     ended_well = [rank.exitcode == 0 for rank in ranks]
-    assert all(ended_well) if counts[0] == counts[1] else not all(ended_well)
+    assert ended_well == [last[0] == last[1]] * 2
 
 
 def test_what_torch_imports_is_told_apart(phantom):

@@ -21,6 +21,7 @@ from giraffe_cli.model.fused import why_not_fused
 from giraffe_cli.model.kernels import CpuKernel
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.loading import load_model
+from giraffe_cli.model.plain import PlainLayer
 from giraffe_cli.model.store import ArenaStore, DeviceStore, DiskStore
 from giraffe_cli.model.trainable import causal_model, make_trainable
 from giraffe_cli.rope.scheme import make_positions
@@ -149,6 +150,21 @@ def test_every_lever_gives_the_gradients_that_autograd_gives(base, levers, kind,
     else:
         assert ours == pytest.approx(nats, rel=1e-6)
         torch.testing.assert_close(found, expected, atol=4e-6 * expected.abs().max(), rtol=0)
+
+
+def test_one_buffer_holds_the_gradient_of_every_layer(base, tmp_path, monkeypatch):
+    """Autograd holds the first layer's until the end, so another one would be there beside it."""
+    model, found = trained(base, KINDS["adapters"]), []
+    backward = PlainLayer.mlp_backward
+
+    def seen(self, hidden, slope, context):
+        found.append(slope.untyped_storage().data_ptr())
+        return backward(self, hidden, slope, context)
+
+    monkeypatch.setattr(PlainLayer, "mlp_backward", seen)
+    gradients(model, Levers("full", mlp_tile=9), tmp_path, window())
+    assert len(found) == 2 * 3, "layers, tiles"
+    assert len(set(found)) == 1
 
 
 MORE_KINDS = {

@@ -94,7 +94,7 @@ def live_rows(model, levers, kind):
 
 @pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("kind", [PlainLayer, FusedLayer])
-def test_as_much_lives_at_a_time_as_the_plan_counts(model, kind):
+def test_as_much_lives_at_a_time_as_it_says(model, kind):
     """In rows of S·d numbers, queries as many and keys half of it: q, k, v and the gradient of what
     was attended to are 3, the attention computed again 1, and of one of two groups of heads the
     gradients 1, of all heads 2. The layer's own gradient was there before and is written over.

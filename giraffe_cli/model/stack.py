@@ -44,7 +44,8 @@ def run_layers(
 ) -> Tensor:
     """Hidden states [1, S, d] after all `layers`, differentiable.
 
-    `folder` holds the file of `offload: disk`. Only one backward pass goes through the result.
+    `folder` holds the file of `offload: disk`. Only one backward pass goes through the result, and
+    it writes over the gradient that it is given.
     """
     if not torch.is_grad_enabled():
         return _without_gradient(layers, hidden, attending, levers, context)
@@ -131,7 +132,7 @@ class _Recomputation:
     def backward(self, grad: Tensor, wants_input: bool) -> Tensor | None:
         """The gradient of the first layer's input (None unless wanted), given the last's output's,
         which is written over; weights get theirs on the way."""
-        grad = grad.contiguous()  # to be written over: the final norm made it for this pass
+        grad = grad.contiguous()  # to be written over: what is above made it for this pass
         for number in reversed(range(len(self.layers))):
             below = self._backward_layer(number, grad, wants_input or number > 0)
             if below is None:

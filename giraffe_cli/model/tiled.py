@@ -9,7 +9,8 @@
 
 What lives over the whole window at the most, in numbers a token: d for the gradient, H·D each for
 queries, outputs and their gradients, 2·K·D for keys and values; and of one group of heads the
-gradients and what the kernel needs. A layer recomputed as one piece holds 2·d + 5·H·D + 6·K·D.
+gradients and what the kernel needs. A layer recomputed as one piece holds 2·d + 4·H·D + 4·K·D, and
+what its kernel needs beside.
 """
 
 from __future__ import annotations

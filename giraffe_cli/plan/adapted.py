@@ -8,7 +8,7 @@ Of each adapted projection from `in` to `out` channels, for T tokens and b bytes
     DoRA       2·T·b·out      the product without and with the adapter's
                b·in²          the identity that PEFT sends through the factors for their product,
                2·b·in·out     and that product in two copies while it is weighed, of one at a time
-               4·T·b·out      and the gradients that go back through the weighing
+               4·T·b·out      and, in 16 bits, what goes back through the weighing
 
 The product of the factors has the base's size, so DoRA of Llama-3.1-8B keeps 1.2 GB a layer in 16
 bits whatever the window is.
@@ -56,8 +56,8 @@ def weighed(demand: Demand, names: Sequence[str], tokens: int) -> Tensors:
     sizes = [shapes[name] for name in names if name in lora.targets]
     if demand.train.method != "lora" or not lora.use_dora or not sizes:
         return []
-    width = float(demand.width)
+    width, passing = float(demand.width), 4 if demand.width == 2 else 0
     return [
         (2, width * max(size * out for size, out in sizes)),
-        (4, width * tokens * max(out for _, out in sizes)),
+        (passing, width * tokens * max(out for _, out in sizes)),
     ]

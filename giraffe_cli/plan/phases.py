@@ -11,6 +11,7 @@ a number (4, or 2 under bfloat16, where norms compute in 4):
                                       saved, two gradients (5f where projections are fused)
                  or S·b·(q + attention's), the gradient of what it returned and what its kernel
                                       makes, where that is more: `_attending`
+               + S·b·(2d + 2q)        at the most, of what was fetched back or attended to again
     adapters   with dropout or DoRA, `plan/adapted.py`
     loss       3·S·d·b + chunk·V·4    (half more in 16 bits)
     embeddings their gradient twice, where it is shared out: as it comes, and to be summed
@@ -91,7 +92,11 @@ def _passing(demand: Demand, levers: Levers) -> Tensors:
     """The backward pass through a layer that is kept whole."""
     row = demand.tokens * demand.width
     d, f = row * demand.shape.hidden_size, row * demand.shape.intermediate_size
-    passing: Tensors = [(2, d), (2, f), *_wide_norms(demand, levers, 1, demand.tokens)]
+    passing: Tensors = [
+        *((2, d), (2, f)),
+        *_wide_norms(demand, levers, 1, demand.tokens),
+        *weighed(demand, MLP, demand.tokens),
+    ]
     return [*max(passing, [(2, d), *_attending(demand)], key=live), *_of_the_head(demand)]
 
 
@@ -162,9 +167,10 @@ def _taken_back(demand: Demand, levers: Levers, is_away: bool) -> Tensors:
     kept = kept_attention_layers(levers, layers)
     inputs, outputs = 0, 0 if kept else 1
     if is_away:
-        ahead = 1 if levers.offload == "host" else 0
-        is_kept = kept > recomputed - layers_away(levers, layers)
-        inputs, outputs = 1 + ahead, 1 + (ahead if is_kept else 0)
+        away = layers_away(levers, layers)
+        of_two = 1 if levers.offload == "host" else 0
+        inputs = 1 + (of_two if away > 1 else 0)
+        outputs = 1 + (of_two if kept + away > recomputed + 1 else 0)
     return [(inputs, row * demand.shape.hidden_size), (outputs, row * demand.queries)]
 
 

@@ -6,10 +6,10 @@ are the real ones; memory is address space and kernels do nothing.
     .venv-cuda/bin/python scripts/phantom python -m pytest -m gpu tests/test_parallel_gpu.py
 
 It shows what code for GPUs does without its numbers: whether it runs, what it allocates to the
-byte, where it waits for the device, whether the processes of a training send each other messages of
-one length in one order. Every result is zero or what lay there before, and every time is wrong, so
-a test of numbers fails there and a benchmark of speed means nothing. `python` is the one that this
-runs under; gcc, nm and a Linux are needed. What is built waits in `build/phantom`.
+byte, where it waits for the device, whether the processes of a training call each other in one
+order and with one length. Every result is zero or what lay there before, and every time is wrong,
+so a test of numbers fails there and a benchmark of speed means nothing. `python` is the one that
+this runs under; gcc, nm and a Linux are needed. What is built waits in `build/phantom`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tempfile
 from importlib import metadata
 from pathlib import Path
 
@@ -40,21 +41,23 @@ def main() -> int:
     """Build what is missing, then run the command; its exit code."""
     options = _options()
     folder = built()
-    meminfo = folder / "meminfo"
-    meminfo.write_text(host_with(options.host_memory), encoding="utf-8")
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": str(folder / "libphantom.so"),
-        "LD_LIBRARY_PATH": f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}",
-        "TRITON_LIBCUDA_PATH": str(folder),
-        "PHANTOM_BYTES": str(options.memory),
-        "PHANTOM_DEVICES": str(options.devices),
-        "PHANTOM_MEMINFO": str(meminfo),
-        "HF_HUB_OFFLINE": "1",
-    }
     program, *arguments = options.command
     program = sys.executable if program == "python" else program
-    return subprocess.run([program, *arguments], env=environment).returncode
+    with tempfile.NamedTemporaryFile("w", suffix=".meminfo") as meminfo:
+        meminfo.write(host_with(options.host_memory))
+        meminfo.flush()
+        environment = {
+            **os.environ,
+            "LD_PRELOAD": str(folder / "libphantom.so"),
+            "LD_LIBRARY_PATH": f"{folder}:{os.environ.get('LD_LIBRARY_PATH', '')}",
+            "TRITON_LIBCUDA_PATH": str(folder),
+            "PHANTOM_BYTES": str(options.memory),
+            "PHANTOM_DEVICES": str(options.devices),
+            "PHANTOM_MEMINFO": meminfo.name,
+            "HF_HUB_OFFLINE": "1",
+        }
+        code = subprocess.run([program, *arguments], env=environment).returncode
+    return code if code >= 0 else 128 - code  # a signal, as a shell tells it
 
 
 def built() -> Path:
@@ -62,7 +65,7 @@ def built() -> Path:
     torch = Path(sysconfig.get_path("platlib")) / "torch" / "lib"
     if not (torch / "libc10_cuda.so").exists():
         sys.exit(f"torch {metadata.version('torch')} here is no CUDA build: see {__file__}")
-    sources = sorted(HERE.glob("*.[ch]"))
+    sources = [*sorted(HERE.glob("*.[ch]")), HERE / "__main__.py"]
     key = hashlib.sha256(b"".join(source.read_bytes() for source in sources))
     folder = BUILD / f"{metadata.version('torch')}-{key.hexdigest()[:12]}"
     if not (folder / "libphantom.so").exists():
@@ -72,9 +75,8 @@ def built() -> Path:
 
 def _build(torch: Path, folder: Path) -> None:
     """Both libraries: what the sources define, and of the rest a function that succeeds."""
-    unfinished = folder.with_suffix(".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(dir=folder.parent, suffix=".unfinished"))
     roots = _include_folders()
     flags = [*FLAGS, *(f"-I{root}" for root in roots)]
     preloaded = [str(HERE / name) for name in PRELOADED]

@@ -90,33 +90,32 @@ cudaError_t cudaMalloc(void **base, size_t size) {
     *base = NULL;
     if (phantom_account(size)) return cudaErrorMemoryAllocation;
     *base = phantom_reserve(size);
-    phantom_note(ON_DEVICE, *base, size);
+    if (!*base) return phantom_release(phantom_device, size), cudaErrorMemoryAllocation;
+    phantom_note(ON_DEVICE, *base, size, phantom_device);
     return cudaSuccess;
 }
 
 cudaError_t cudaFree(void *base) {
-    struct block *found = base ? phantom_find(ON_DEVICE, base) : NULL;
-    if (!found) return cudaSuccess;
-    size_t size = found->size;
-    phantom_release(found->device, size);
-    phantom_forget(ON_DEVICE, base, size);
-    munmap(base, size);
+    struct block found = phantom_find(ON_DEVICE, base);
+    if (!found.base) return cudaSuccess;
+    phantom_release(found.device, found.size);
+    phantom_forget(ON_DEVICE, found.base, found.size);
+    munmap(found.base, found.size);
     return cudaSuccess;
 }
 
 cudaError_t cudaHostAlloc(void **base, size_t size, unsigned flags) {
     *base = phantom_reserve(size);
     if (!*base) return cudaErrorMemoryAllocation;
-    phantom_note(PINNED, *base, size);
+    phantom_note(PINNED, *base, size, phantom_device);
     return cudaSuccess;
 }
 
 cudaError_t cudaFreeHost(void *base) {
-    struct block *found = base ? phantom_find(PINNED, base) : NULL;
-    if (!found) return cudaSuccess;
-    size_t size = found->size;
-    phantom_forget(PINNED, base, size);
-    munmap(base, size);
+    struct block found = phantom_find(PINNED, base);
+    if (!found.base) return cudaSuccess;
+    phantom_forget(PINNED, found.base, found.size);
+    munmap(found.base, found.size);
     return cudaSuccess;
 }
 
@@ -151,14 +150,14 @@ cudaError_t cudaMemset(void *at, int value, size_t size) {
 }
 
 cudaError_t cudaPointerGetAttributes(struct cudaPointerAttributes *told, const void *pointer) {
-    struct block *device = phantom_find(ON_DEVICE, pointer), *host = phantom_find(PINNED, pointer);
+    struct block device = phantom_find(ON_DEVICE, pointer), host = phantom_find(PINNED, pointer);
     memset(told, 0, sizeof *told);
-    told->type = device ? cudaMemoryTypeDevice
-                 : host ? cudaMemoryTypeHost
-                        : cudaMemoryTypeUnregistered;
-    told->device = device ? device->device : 0;
+    told->type = device.base ? cudaMemoryTypeDevice
+                 : host.base ? cudaMemoryTypeHost
+                             : cudaMemoryTypeUnregistered;
+    told->device = device.device;
     told->devicePointer = (void *)pointer;
-    told->hostPointer = host ? (void *)pointer : NULL;
+    told->hostPointer = host.base ? (void *)pointer : NULL;
     return cudaSuccess;
 }
 
@@ -247,7 +246,7 @@ int cuMemAddressReserve(
 int cuMemAddressFree(uint64_t base, size_t size) { return munmap((void *)base, size), 0; }
 
 int cuMemMap(uint64_t base, size_t size, size_t offset, void *which, unsigned long long flags) {
-    return phantom_note(ON_DEVICE, (void *)base, size), 0;
+    return phantom_note(ON_DEVICE, (void *)base, size, ((struct chunk *)which)->device), 0;
 }
 
 int cuMemUnmap(uint64_t base, size_t size) {

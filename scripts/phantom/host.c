@@ -1,5 +1,6 @@
-/* Another host's memory: where PHANTOM_MEMINFO names a file, it is read instead of /proc/meminfo, and
-   there is no container. */
+/* Another host's memory, for what opens files as Python does (`open` of the C library): where
+   PHANTOM_MEMINFO names a file, it is read instead of /proc/meminfo, and of a container's limits
+   nothing can be read. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -39,18 +39,20 @@ void phantom_release(int device, size_t size) {
     pthread_mutex_unlock(&lock);
 }
 
-struct block *phantom_find(enum kind kind, const void *pointer) {
+struct block phantom_find(enum kind kind, const void *pointer) {
+    struct block found = {NULL, 0, 0, NULL};
     pthread_mutex_lock(&lock);
     struct block *at = blocks[kind];
     while (at && !((char *)pointer >= at->base && (char *)pointer < at->base + at->size))
         at = at->next;
+    if (at) found = *at;
     pthread_mutex_unlock(&lock);
-    return at;
+    return found;
 }
 
-void phantom_note(enum kind kind, void *base, size_t size) {
+void phantom_note(enum kind kind, void *base, size_t size, int device) {
     struct block *made = malloc(sizeof *made);
-    *made = (struct block){base, size, phantom_device, NULL};
+    *made = (struct block){base, size, device, NULL};
     pthread_mutex_lock(&lock);
     made->next = blocks[kind];
     blocks[kind] = made;
@@ -81,7 +83,7 @@ void *phantom_reserve(size_t size) {
 }
 
 void phantom_copy(void *to, const void *from, size_t size) {
-    int is_host = !phantom_find(ON_DEVICE, to) && !phantom_find(ON_DEVICE, from);
+    int is_host = !phantom_find(ON_DEVICE, to).base && !phantom_find(ON_DEVICE, from).base;
     if (size <= MOVED || is_host) memmove(to, from, size);
 }
 

@@ -1,6 +1,6 @@
 /* NCCL between processes of this machine. Messages up to MOVED bytes are exchanged through shared
-   memory, longer ones only met: every rank waits for the others, and one whose bytes are others than
-   theirs ends the run, as it would hang a real one. */
+   memory, longer ones only met: every rank waits for the others, and one that calls something else
+   than they do, or with other bytes, ends the run, as it would hang or falsify a real one. */
 
 #define _GNU_SOURCE
 #include "phantom.h"
@@ -11,16 +11,23 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PATIENCE = 6000000 }; /* rests of 20 µs: two minutes */
-enum { SUM, PRODUCT, MAX, MIN };
+enum { PATIENCE = 6000000 }; /* rests of 20 µs: two minutes at the least */
+enum { SUM, PRODUCT, MAX, MIN, AVERAGE };
+enum { SPLIT, ALL_REDUCE, REDUCE, BROADCAST, ALL_GATHER, REDUCE_SCATTER };
 
 typedef struct {
     char name[128];
 } id_t_; /* ncclUniqueId */
 
+/* What a rank calls; all ranks' are the same. */
+struct call {
+    int what, type, how, root;
+    long size;
+};
+
 struct shared {
     _Atomic int arrived, round;
-    long lengths[DEVICES];
+    struct call calls[DEVICES];
     char slot[DEVICES][MOVED];
     _Atomic long full[DEVICES][DEVICES];
     char mail[DEVICES][DEVICES][MOVED];
@@ -61,6 +68,7 @@ static struct comm *join(const char *name, int size, int rank) {
     comm->rank = rank;
     comm->size = size;
     snprintf(comm->name, sizeof comm->name, "%s", name);
+    if (size > DEVICES) give_up(comm, "more ranks than there is room for");
     snprintf(path, sizeof path, "/dev/shm/%s", name);
     int file = open(path, O_RDWR | O_CREAT, 0600), rights = PROT_READ | PROT_WRITE;
     if (file < 0 || ftruncate(file, sizeof(struct shared))) give_up(comm, "no shared memory");
@@ -78,15 +86,16 @@ static long bytes_of(size_t count, int type) {
 }
 
 /* Everybody's message into its slot. */
-static void tell(struct comm *comm, const void *message, long size) {
-    if (size <= MOVED) memcpy(comm->shared->slot[comm->rank], message, size);
-    comm->shared->lengths[comm->rank] = size;
+static void tell(struct comm *comm, const void *message, struct call call) {
+    if (call.size <= MOVED) memcpy(comm->shared->slot[comm->rank], message, call.size);
+    comm->shared->calls[comm->rank] = call;
     meet(comm);
     for (int rank = 0; rank < comm->size; rank++)
-        if (comm->shared->lengths[rank] != size) give_up(comm, "a message of another length");
+        if (memcmp(&comm->shared->calls[rank], &call, sizeof call))
+            give_up(comm, "another rank calls something else, or with another length");
 }
 
-#define REDUCE(TYPE)                                                                               \
+#define REDUCED(TYPE)                                                                              \
     {                                                                                              \
         TYPE *x = (TYPE *)sum;                                                                     \
         const TYPE *y = (const TYPE *)other;                                                       \
@@ -95,18 +104,21 @@ static void tell(struct comm *comm, const void *message, long size) {
                    : how == MIN     ? (x[n] < y[n] ? x[n] : y[n])                                  \
                    : how == PRODUCT ? x[n] * y[n]                                                  \
                                     : x[n] + y[n];                                                 \
+        break;                                                                                     \
     }
 
-/* Types in 16 bits are left as the first rank has them. */
+/* Of types in 16 bits and of averages the first rank's numbers stay: nobody reads them. */
 static void reduce(char *sum, const char *other, long count, int type, int how) {
-    switch (type) {
-    case 0: REDUCE(signed char) break;
-    case 1: REDUCE(unsigned char) break;
-    case 2: REDUCE(int) break;
-    case 4: REDUCE(long) break;
-    case 5: REDUCE(unsigned long) break;
-    case 7: REDUCE(float) break;
-    case 8: REDUCE(double) break;
+    if (how == AVERAGE) return;
+    switch (type) { /* ncclDataType_t */
+    case 0: REDUCED(signed char)
+    case 1: REDUCED(unsigned char)
+    case 2: REDUCED(int)
+    case 3: REDUCED(unsigned)
+    case 4: REDUCED(long)
+    case 5: REDUCED(unsigned long)
+    case 7: REDUCED(float)
+    case 8: REDUCED(double)
     }
 }
 
@@ -138,7 +150,7 @@ int ncclCommInitRankScalable(
 int ncclCommSplit(struct comm *comm, int color, int key, struct comm **made, void *config) {
     int mine[2] = {color, key}, rank = 0, size = 0;
     char name[128];
-    tell(comm, mine, sizeof mine);
+    tell(comm, mine, (struct call){SPLIT, 0, 0, 0, sizeof mine});
     for (int other = 0; other < comm->size; other++) {
         int *theirs = (int *)comm->shared->slot[other];
         if (theirs[0] != color) continue;
@@ -158,29 +170,34 @@ int ncclCommGetAsyncError(struct comm *comm, int *error) { return *error = 0, 0;
 const char *ncclGetErrorString(int error) { return "an error of the phantom"; }
 const char *ncclGetLastError(struct comm *comm) { return ""; }
 
+static void reduced(
+    struct comm *comm, const void *from, void *to, size_t count, struct call call) {
+    char sum[MOVED];
+    call.size = bytes_of(count, call.type);
+    tell(comm, from, call);
+    if (call.size <= MOVED) {
+        summed(comm, sum, count, call.type, call.how);
+        if (to) memcpy(to, sum, call.size);
+    }
+    meet(comm);
+}
+
 int ncclAllReduce(
     const void *from, void *to, size_t count, int type, int how, struct comm *comm, void *stream) {
-    char sum[MOVED];
-    long size = bytes_of(count, type);
-    tell(comm, from, size);
-    if (size <= MOVED) {
-        summed(comm, sum, count, type, how);
-        memcpy(to, sum, size);
-    }
-    return meet(comm), 0;
+    return reduced(comm, from, to, count, (struct call){ALL_REDUCE, type, how, 0, 0}), 0;
 }
 
 int ncclReduce(
     const void *from, void *to, size_t count, int type, int how, int root, struct comm *comm,
     void *stream) {
-    char unread[MOVED];
-    return ncclAllReduce(from, comm->rank == root ? to : unread, count, type, how, comm, stream);
+    void *mine = comm->rank == root ? to : NULL;
+    return reduced(comm, from, mine, count, (struct call){REDUCE, type, how, root, 0}), 0;
 }
 
 int ncclBroadcast(
     const void *from, void *to, size_t count, int type, int root, struct comm *comm, void *stream) {
     long size = bytes_of(count, type);
-    tell(comm, from, size);
+    tell(comm, from, (struct call){BROADCAST, type, 0, root, size});
     if (size <= MOVED) memcpy(to, comm->shared->slot[root], size);
     return meet(comm), 0;
 }
@@ -192,7 +209,7 @@ int ncclBcast(void *at, size_t count, int type, int root, struct comm *comm, voi
 int ncclAllGather(
     const void *from, void *to, size_t count, int type, struct comm *comm, void *stream) {
     long size = bytes_of(count, type);
-    tell(comm, from, size);
+    tell(comm, from, (struct call){ALL_GATHER, type, 0, 0, size});
     for (int rank = 0; rank < comm->size && size <= MOVED; rank++)
         memcpy((char *)to + rank * size, comm->shared->slot[rank], size);
     return meet(comm), 0;
@@ -202,7 +219,7 @@ int ncclReduceScatter(
     const void *from, void *to, size_t count, int type, int how, struct comm *comm, void *stream) {
     char sum[MOVED];
     long part = bytes_of(count, type), size = part * comm->size;
-    tell(comm, from, size);
+    tell(comm, from, (struct call){REDUCE_SCATTER, type, how, 0, size});
     if (size <= MOVED) {
         summed(comm, sum, (long)count * comm->size, type, how);
         memcpy(to, sum + comm->rank * part, part);
@@ -210,21 +227,29 @@ int ncclReduceScatter(
     return meet(comm), 0;
 }
 
+/* Rests until `box` is full, or empty; what it holds then. */
+static long until(struct comm *comm, _Atomic long *box, int full) {
+    for (long waited = 0; (atomic_load(box) != 0) != full; waited++) {
+        if (waited > PATIENCE) give_up(comm, full ? "nothing was sent" : "nobody received");
+        rest();
+    }
+    return atomic_load(box);
+}
+
 int ncclSend(const void *from, size_t count, int type, int peer, struct comm *comm, void *stream) {
     long size = bytes_of(count, type);
-    _Atomic long *full = &comm->shared->full[comm->rank][peer];
-    while (atomic_load(full)) rest();
+    _Atomic long *box = &comm->shared->full[comm->rank][peer];
+    until(comm, box, 0);
     if (size <= MOVED) memcpy(comm->shared->mail[comm->rank][peer], from, size);
-    atomic_store(full, size + 1);
+    atomic_store(box, size + 1);
     return 0;
 }
 
 int ncclRecv(void *to, size_t count, int type, int peer, struct comm *comm, void *stream) {
-    long size = bytes_of(count, type), found;
-    _Atomic long *full = &comm->shared->full[peer][comm->rank];
-    while (!(found = atomic_load(full))) rest();
-    if (found != size + 1) give_up(comm, "something of another length was sent");
+    long size = bytes_of(count, type);
+    _Atomic long *box = &comm->shared->full[peer][comm->rank];
+    if (until(comm, box, 1) != size + 1) give_up(comm, "something of another length was sent");
     if (size <= MOVED) memcpy(to, comm->shared->mail[peer][comm->rank], size);
-    atomic_store(full, 0);
+    atomic_store(box, 0);
     return 0;
 }

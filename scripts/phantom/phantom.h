@@ -31,9 +31,9 @@ size_t phantom_used(void);
 int phantom_account(size_t size);
 void phantom_release(int device, size_t size);
 
-/* The block that holds `pointer`, or NULL. */
-struct block *phantom_find(enum kind kind, const void *pointer);
-void phantom_note(enum kind kind, void *base, size_t size);
+/* The block that holds `pointer`, or one whose base is NULL. */
+struct block phantom_find(enum kind kind, const void *pointer);
+void phantom_note(enum kind kind, void *base, size_t size, int device);
 /* Forget what lies in the range; the blocks' count. */
 int phantom_forget(enum kind kind, const void *base, size_t size);
 
