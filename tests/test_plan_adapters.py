@@ -14,8 +14,8 @@ from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.trainable import make_trainable
 from giraffe_cli.plan.adapted import ATTENTION, MLP, adapted, weighed
-from giraffe_cli.plan.demand import Demand
-from giraffe_cli.plan.phases import live, narrowed, saved
+from giraffe_cli.plan.demand import Demand, live
+from giraffe_cli.plan.layer_tensors import narrowed, saved
 from giraffe_cli.plan.shapes import named_shape
 from giraffe_cli.train.window_loss import WindowLoss
 

@@ -11,6 +11,11 @@ Tensors = list[tuple[float, float]]
 """How many, of how many bytes each."""
 
 
+def live(tensors: Tensors) -> float:
+    """Bytes of all."""
+    return sum(count * size for count, size in tensors)
+
+
 @dataclass(frozen=True)
 class Demand:
     """What one process holds: its model, what it trains, and a window."""

@@ -16,14 +16,15 @@ from collections.abc import Sequence
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.model.levers import Levers
-from giraffe_cli.plan.demand import Demand, Tensors
+from giraffe_cli.plan.demand import Demand, Tensors, live
+from giraffe_cli.plan.layer_tensors import saved
 from giraffe_cli.plan.operations import (
     adapter_numbers,
     kept_attention_layers,
     linear_shapes,
     whole_layers,
 )
-from giraffe_cli.plan.phases import Phase, live, phases, saved
+from giraffe_cli.plan.phases import Phase, phases
 
 NF4_BYTES = 4.127 / 8
 """Of a weight: a code of 4 bits, a scale of 8 for each 64, and one of 32 for each 256 of those."""
