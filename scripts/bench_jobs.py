@@ -40,12 +40,16 @@ class Job:
     script: str
     quick: str
     full: str
+    needs_gpu: bool = False
+    """Though its options do not name one."""
 
     def command(self, is_quick: bool, given: dict[str, str]) -> list[str] | None:
         """Its words; None where an input is missing. `--peers {peers}` falls away without one."""
         options = self.quick if is_quick else self.full
         if "peers" not in given:
             options = options.replace("--peers {peers}", "")
+        if self.needs_gpu and "gpu" not in given:
+            return None
         try:
             return [str(ROOT / "scripts" / self.script), *shlex.split(options.format(**given))]
         except KeyError:
@@ -61,6 +65,13 @@ JOBS = (
         "--cells {cells} --peers {peers}",
     ),
     Job("gpu", "bench_gpu.py", "--device {gpu} --plan quick", "--device {gpu} --plan full"),
+    Job(
+        "gpu-plan",
+        "bench_plan_gpu.py",
+        "--only 8b/8k --cells {cells}",
+        "--cells {cells}",
+        needs_gpu=True,
+    ),
     Job("scaling", "bench_scaling.py", "--layers 1 --rounds 1 --steps 1", ""),
     Job("plan", "bench_plan.py", "--only 'd256 2048' --cells {cells}", "--cells {cells}"),
     Job(
@@ -174,7 +185,8 @@ def _given(options: argparse.Namespace, folder: Path, job: Job) -> dict[str, str
 
 def _lacking(job: Job) -> str:
     """What a job may be left out for."""
-    return "a GPU" if "{gpu}" in job.quick else "--data or --model"
+    is_gpu = job.needs_gpu or "{gpu}" in job.quick
+    return "a GPU" if is_gpu else "--data or --model"
 
 
 def _standard_library(path: Path) -> Path:

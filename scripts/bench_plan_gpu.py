@@ -310,9 +310,15 @@ def main() -> int:
     if options.cell:
         print("\n" + json.dumps(measure(json.loads(options.cell))))
         return 0
+    wanted = [cell for cell in settings() if re.search(options.only, name_of(cell))]
+    if not wanted:
+        sys.exit(f"--only {options.only}: no setting has that; {name_of(settings()[0])} is one")
+    if not (devices := _devices()):
+        sys.exit("no CUDA device here: run it where there is one, or on `scripts/phantom`")
     ledger, rows = Ledger(options.cells), []
-    for cell in settings():
-        if not re.search(options.only, name_of(cell)):
+    for cell in wanted:
+        if processes_of(cell) > devices:
+            print(f"left out, two devices are needed: {name_of(cell)}", file=sys.stderr)
             continue
         key = key_of(cell)
         found = ledger.get(key)
@@ -323,14 +329,24 @@ def main() -> int:
         error = found["predicted_bytes"] / found["allocated_bytes"] - 1
         rows.append({"setting": name_of(cell), **found, "error": error})
         print(f"{error:+.1%} {name_of(cell)}", file=sys.stderr)
-    if not rows:
-        sys.exit(f"--only {options.only}: no setting has that; {name_of(settings()[0])} is one")
     held = goal(max(abs(row["error"]) for row in rows), ALLOWED)
     result = {"goals": {"error": held}, "settings": rows}
     if options.out:
         options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     print(table(rows) if options.table else json.dumps(result, indent=2))
     return 0 if held["ok"] else 1
+
+
+def _devices() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def processes_of(cell: dict[str, str]) -> int:
+    """That train together."""
+    processes: int = json.loads(cell.get("small", "{}")).get("processes", 1)
+    return processes
 
 
 def table(rows: list[dict[str, Any]]) -> str:

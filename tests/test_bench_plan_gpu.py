@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import load_script
 
 from giraffe_cli.plan.memory import bytes_by_part
@@ -63,3 +64,17 @@ def test_a_pattern_that_nothing_has_ends_with_a_setting_that_exists(bench, tmp_p
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     assert "8b/8k/one" in done.stderr
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_without_a_device_it_says_where_to_run_it(bench, tmp_path):
+    command = [sys.executable, bench.__file__, "--cells", tmp_path / "cells"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "scripts/phantom" in done.stderr
+
+
+def test_settings_of_several_processes_are_known(bench):
+    counts = [bench.processes_of(cell) for cell in bench.settings()]
+    assert counts.count(2) == 7
+    assert set(counts) == {1, 2}
