@@ -36,6 +36,7 @@ ALLOWED = 0.1
 READ = (
     *("giraffe_cli/plan", "giraffe_cli/model", "giraffe_cli/train", "giraffe_cli/inference"),
     *("scripts/gpu_paths.py", "scripts/gpu_cells.py", "scripts/bench_plan.py"),
+    "scripts/bench_plan_gpu.py",
 )
 """Sources whose change makes a figure stale."""
 DEVICES = ",".join(map(str, range(8)))
@@ -138,13 +139,12 @@ def settings() -> list[dict[str, str]]:
 
 
 def key_of(cell: dict[str, str]) -> dict[str, Any]:
-    """All that a figure comes from: the code, torch, the device, and what the lists above add."""
+    """All that a figure comes from: the setting, the code, torch and the device."""
     import torch
 
-    given = [PLAIN, MODELS, LENGTH, ANSWERED] if "small" in cell else []
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "none"
     code = revision(*(ROOT / name for name in READ))
-    return {**cell, "given": given, "code": code, "torch": torch.__version__, "device": device}
+    return {**cell, "code": code, "torch": torch.__version__, "device": device}
 
 
 def name_of(cell: dict[str, str]) -> str:

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.kernel_base import AbstractKernel, Documents, Inputs
@@ -16,6 +17,8 @@ from giraffe_cli.model.probe import (
     AttentionShape,
     Probed,
     _error,
+    _random,
+    _reference,
     agreed,
     probe,
     repeatable,
@@ -41,6 +44,25 @@ def test_the_check_passes_a_right_kernel_and_stops_wrong_ones():
     assert _error(KERNELS["cpu"](), SHAPE, torch.float32, CPU) < 1e-6
     assert _error(Halved(), SHAPE, torch.float32, CPU) == pytest.approx(0.5, abs=1e-3)
     assert _error(LosesKeyGradient(), SHAPE, torch.float32, CPU) == pytest.approx(1.0)
+
+
+def test_the_reference_holds_the_scores_of_one_key_head_at_a_time():
+    """Of all heads they are 4 GB for Llama 8B, beside weights that the device may just hold."""
+
+    class Largest(TorchDispatchMode):
+        numbers = 0
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            found = function(*args, **(kwargs or {}))
+            if isinstance(found, torch.Tensor):
+                self.numbers = max(self.numbers, found.numel())
+            return found
+
+    lengths = (50, 30)
+    inputs = _random(SHAPE, sum(lengths), CPU)
+    with Largest() as largest:
+        _reference(inputs, lengths)
+    assert largest.numbers == 2 * sum(lengths) ** 2, "two of four heads share a key head"
 
 
 def one_token(device, dtype):
