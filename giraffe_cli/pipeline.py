@@ -18,6 +18,7 @@ from giraffe_cli.claim import check_folder, claimed, is_past_packing
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.control import control_stages, describe_control
 from giraffe_cli.corpus.base import Document
+from giraffe_cli.corpus.packed_facts import lookup_share
 from giraffe_cli.corpus.unseen import not_trained_on
 from giraffe_cli.evals.runner import evaluate
 from giraffe_cli.evals.samples import Texts
@@ -153,6 +154,8 @@ def run_stages(work: Work) -> dict[str, Any]:
         run_dir,
         work.rope_choice,
     )
+    if trained:
+        report["lookups"] = lookup_share(set(packed.values()))
     if compared:
         report["control"] = describe_control(work.controls[-1], compared, models["control"])
     report["seconds"] = {**timings.seconds, "total": round(sum(timings.seconds.values()), 2)}

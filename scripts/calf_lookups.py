@@ -22,23 +22,24 @@ from calf_forms import (
     ANSWER,
     ASKED,
     FACT,
-    KEYS,
     PLAIN,
     SHORT_KEYS,
     SHORT_VALUES,
-    VALUES,
     Clause,
+    quoted,
+    weighed,
+)
+from transformers import PreTrainedTokenizerFast
+
+from giraffe_cli.corpus.lookup_forms import Form, Sentence, Template, written
+from giraffe_cli.corpus.lookup_words import (
+    KEYS,
+    VALUES,
     Draw,
-    Form,
-    Sentence,
-    Template,
     Vocabulary,
     frequent_words,
     numbers,
-    quoted,
-    written,
 )
-from transformers import PreTrainedTokenizerFast
 
 Ids = npt.NDArray[np.int64]
 Weights = npt.NDArray[np.float32]
@@ -174,7 +175,7 @@ class Lookups:
         # Every key once, in any order: a second answer could be copied from the first one.
         most = 2 + int((room - len(records[0])) / (0.6 * each))
         for which in g.permutation(len(facts))[:most]:
-            pieces += form.question(*facts[which])
+            pieces += weighed(form.question(*facts[which]))
         ids, weights = _joined([records, self._encode(pieces)])
         return ids[:room], weights[:room]
 
@@ -217,7 +218,7 @@ class Lookups:
             head = f"{form.ask_before} {head} {form.between}"
         asked = [(" \n", FACT)]
         for which in g.permutation(len(facts))[:4]:
-            asked += form.question(*facts[which])
+            asked += weighed(form.question(*facts[which]))
         begin, end = self._encode([(f"{head}.\n" if head else "", FACT)]), self._encode(asked)
         spare = max(8, room - sum(len(part[0]) for part in (begin, end, *told)))
         filler, parts, at = self._filler(g, spare, form), [begin], 0

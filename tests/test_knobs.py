@@ -70,7 +70,7 @@ def stage(**own: Any) -> Plan:
 
 PACK_OPTIONS = {
     "hold_out", "on_bad", "text_field", "min_piece", "rule", "overlap", "drop_tail", "bos", "eos",
-    "min_doc_len", "mix", "upsample", "short_mix", "epochs", "dedupe", "decontaminate",
+    "min_doc_len", "mix", "upsample", "short_mix", "lookups", "epochs", "dedupe", "decontaminate",
     "max_doc_bytes", "backend",
 }  # fmt: skip
 EVAL_OPTIONS = {

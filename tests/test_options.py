@@ -154,6 +154,7 @@ ENTRIES = {
         ),
         "--upsample": ("--tokens 2000", "--tokens 2000 --upsample long"),
         "--short-mix": ("--tokens 2000", "--tokens 2000 --short-mix 0.2"),
+        "--lookups": ("--window 1k", "--window 1k --lookups 0.3"),
         "--tokens": "--tokens 2000",
         "--epochs": ("--tokens 2000 --short-mix 0.5", "--tokens 2000 --short-mix 0.5 --epochs 2"),
         "--dedupe": ("{copy}", "{copy} --dedupe"),

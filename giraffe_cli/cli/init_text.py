@@ -24,7 +24,10 @@ from giraffe_cli.config.extend import ExtendConfig
 SHOWN: dict[str, tuple[str, ...]] = {
     "": ("model", "data", "target_length", "dtype", "seed", "rope", "pack", "train", "eval"),
     "rope": ("strategy", "knobs", "on_existing"),
-    "pack": ("hold_out", "rule", "short_mix", "mix", "min_doc_len", "dedupe", "decontaminate"),
+    "pack": (
+        *("hold_out", "rule", "short_mix", "mix", "lookups"),
+        *("min_doc_len", "dedupe", "decontaminate"),
+    ),
     "train": (
         *("steps", "window", "windows_per_step", "learning_rate", "warmup_steps", "schedule"),
         *("method", "lora", "quantize_base", "optimizer", "checkpointing", "offload", "control"),

@@ -95,6 +95,12 @@ def pack_data(
     short_mix: Annotated[
         float | None, typer.Option(help="Share of tokens from documents below the window: 0.4.")
     ] = None,
+    lookups: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of a window's tokens for made-up facts, each asked for further on: 0.06."
+        ),
+    ] = None,
     token_budget: Annotated[
         str | None, typer.Option("--tokens", help="Tokens to pack: 50m. Default: all there are.")
     ] = None,
@@ -173,6 +179,7 @@ def pack_data(
         "mix": weights_of(mix or []) or None,
         "upsample": upsample,
         "short_mix": short_mix,
+        "lookups": lookups,
         "token_budget": token_budget,
         "epochs": epochs,
         "dedupe": dedupe or None,

@@ -72,12 +72,25 @@ def _summary(stats: Mapping[str, Any], out: Path) -> Table:
         f"{stats['documents_longer_than_window']:,} are longer than the window",
         "tokens in long documents": f"{stats['long_share']:.1%} in documents of a window or more, "
         f"{stats['half_long_share']:.1%} of half a window or more",
+        **_hidden(stats),
         **_left_out(stats),
     }
     table = Table("", "", title=escape(f"packed {out}"), show_header=False, title_justify="left")
     for name, value in rows.items():
         table.add_row(name, escape(value))
     return table
+
+
+def _hidden(stats: Mapping[str, Any]) -> dict[str, str]:
+    """A row about look-ups where the windows hold any."""
+    lookups = stats.get("lookups")
+    if not lookups:
+        return {}
+    each = lookups["count"] / stats["windows"]
+    return {
+        "look-ups": f"{lookups['count']:,}, {each:.1f} a window; {lookups['tokens']:,} tokens that "
+        "no document has"
+    }
 
 
 def _left_out(stats: Mapping[str, Any]) -> dict[str, str]:

@@ -43,6 +43,9 @@ class PackConfig(Section):
     """long: short documents count a tenth, while each source keeps its share of the tokens."""
     short_mix: float | None = Field(default=None, ge=0, le=1)
     """Share of the tokens that comes from documents shorter than the window, such as 0.4."""
+    lookups: float | None = Field(default=None, gt=0, le=0.5)
+    """Share of the tokens that are made-up facts and questions for them, hidden in the windows:
+    0.06, say."""
     epochs: float | None = Field(default=None, gt=0, le=MOST_EPOCHS)
     """Most passes over a document; default: one."""
     token_budget: Length | None = None

@@ -18,13 +18,20 @@ from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.corpus_index import CorpusIndex
 from giraffe_cli.corpus.duplicates import duplicates_report
 from giraffe_cli.corpus.held_out_file import held_candidates, held_documents, write_held_out
+from giraffe_cli.corpus.lookups import LookupHider, room_for_lookups
 from giraffe_cli.corpus.mix import Selection, select
 from giraffe_cli.corpus.pack import Plan, join, plan, with_targets
 from giraffe_cli.corpus.pack_knobs import LOWER
 from giraffe_cli.corpus.removed import Removed, removed_from, write_removed
 from giraffe_cli.corpus.rows import Layout, RowGroup, write_rows
 from giraffe_cli.corpus.shares import Mixture
-from giraffe_cli.corpus.stats import named_in, packing_stats, skipped_in, source_stats
+from giraffe_cli.corpus.stats import (
+    named_in,
+    packing_stats,
+    skipped_in,
+    source_stats,
+    with_lookups,
+)
 from giraffe_cli.corpus.store import STATS, clear_rows
 from giraffe_cli.corpus.token_files import row_groups
 from giraffe_cli.corpus.tools import Tools
@@ -62,18 +69,22 @@ def assemble(
             "give more documents, or --hold-out 0",
         )
     lengths = np.where(gone, 0, index.lengths)
-    selection = select(lengths, index.source, index.names, _mixture(config), window, seed)
-    windows = _windows(lengths, selection, config, window, seed)
+    text = window - room_for_lookups(config.lookups, window)
+    selection = select(lengths, index.source, index.names, _mixture(config), text, seed)
+    windows = _windows(lengths, selection, config, text, seed)
+    hider = LookupHider(tools.tokenize, config.lookups, window, seed) if config.lookups else None
     shared = index.shared_ids(held)
     stored = index.stored_ids(shared)
     layout = Layout.of(len(windows), window)
     clear_rows(out)
     with reporter.bar("writing windows", len(windows), "windows") as bar:
         groups = row_groups(index, windows, layout, stored)
+        groups = hider.hide(groups) if hider else groups
         write_rows(out, (_told(group, bar) for group in groups), layout)
     write_held_out(units, index, work, out, shared, candidates)
     write_removed(index, removed, stored, out)
-    stats = _stats(index, tools, removed, selection, windows, lengths, len(held))
+    added = hider.report() if hider else None
+    stats = _stats(index, tools, removed, selection, windows, lengths, len(held), window, added)
     write_json(out / STATS, stats)
     return stats, layout
 
@@ -141,6 +152,8 @@ def _stats(
     windows: Plan,
     lengths: npt.NDArray[np.int64],
     held: int,
+    window: int,
+    lookups: dict[str, Any] | None,
 ) -> dict[str, Any]:
     config, grams = tools.config, tools.grams
     extra = len(removed.candidates)
@@ -153,6 +166,7 @@ def _stats(
         "documents": len(index.lengths) + held,
         "documents_held_out": held + extra,
         **packing_stats(lengths, windows, selection.times),
+        **with_lookups(windows, window, lookups),
         "rule": config.rule,
         "tokenizer_backend": ", ".join(backends),
         "tokens_policy": tools.tokenize.policy,

@@ -3,9 +3,27 @@
 from __future__ import annotations
 
 from giraffe_cli.config.pack import PackConfig
+from giraffe_cli.corpus.lookups import LEAST_ROOM, room_for_lookups
 from giraffe_cli.errors import UsageError
 
 LOWER = "lower it (pack-data: --min-piece, extend: --set pack.min_piece=…)"
+
+
+def _left_for_text(config: PackConfig, window: int) -> int:
+    """Tokens of a window that documents have.
+
+    Raises:
+        UsageError: there is no room for a look-up.
+    """
+    room = room_for_lookups(config.lookups, window)
+    if config.lookups and room < LEAST_ROOM:
+        raise UsageError(
+            f"lookups {config.lookups:g} leaves {room} tokens of a window of {window} tokens for "
+            f"look-ups, which take {LEAST_ROOM} or more",
+            "raise it (pack-data: --lookups, extend: --set pack.lookups=…), or take a longer "
+            "window",
+        )
+    return window - room
 
 
 def check_knobs(config: PackConfig, window: int) -> None:
@@ -14,7 +32,7 @@ def check_knobs(config: PackConfig, window: int) -> None:
     Raises:
         UsageError: the first of them.
     """
-    overlap = config.overlap or 0
+    overlap, window = config.overlap or 0, _left_for_text(config, window)
     if window < 2:
         raise UsageError(
             "in a window of 1 token no token has a next one to predict", "take a longer --window"

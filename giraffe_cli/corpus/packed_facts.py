@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,13 @@ def num_rows(folder: Path) -> int:
 def num_held_out(folder: Path) -> int:
     """Documents that packing kept out of training, by its statistics."""
     return int(read_json(folder / STATS)["documents_held_out"])
+
+
+def lookup_share(folders: Iterable[Path]) -> float | None:
+    """The largest share of the tokens of packed folders that was asked for look-ups, by their
+    statistics; None where none has any."""
+    found = [read_json(folder / STATS).get("lookups") for folder in folders]
+    return max((lookups["share"] for lookups in found if lookups), default=None)
 
 
 def attention_share(folder: Path) -> float:

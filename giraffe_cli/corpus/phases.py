@@ -72,7 +72,7 @@ class Packing:
             "tokenizer": tokenizer_digest(checkpoint_path),
             "tokens_policy": self.tools.tokenize.policy,
             "window": window,
-            "config": config.model_dump(mode="json", exclude=_WITHOUT_EFFECT),
+            "config": config.model_dump(mode="json", exclude=_without_effect(config)),
             "decontaminate": self.tools.inputs["decontaminate"],
             "seed": seed,
         }
@@ -173,6 +173,11 @@ class Packing:
         if self.config.hold_out > 0 and not stats["documents_held_out"]:
             self.reporter.warn(f"{_why_none(stats)}: none is held out for evaluation")
         return stats
+
+
+def _without_effect(config: PackConfig) -> set[str]:
+    """Knobs that change no byte: windows without look-ups are those of a giraffe that had none."""
+    return _WITHOUT_EFFECT | (set() if config.lookups else {"lookups"})
 
 
 def _why_none(stats: dict[str, Any]) -> str:

@@ -56,6 +56,20 @@ def packing_stats(
     }
 
 
+def with_lookups(the_plan: Plan, window: int, lookups: Mapping[str, Any] | None) -> dict[str, Any]:
+    """The keys that look-ups change; `window` is that of the plan and room for them."""
+    if lookups is None:
+        return {"lookups": None}
+    capacity = len(the_plan) * window
+    padding = capacity - int(the_plan.length.sum()) - lookups["tokens"]
+    return {
+        "lookups": dict(lookups),
+        "window": window,
+        "fill": (capacity - padding) / capacity,
+        "padding": padding,
+    }
+
+
 def share_of_tokens(lengths: Int64, at_least: int) -> float:
     """The share of tokens that lie in documents of `at_least` tokens or more."""
     tokens = int(lengths.sum())

@@ -55,6 +55,8 @@ class DocumentTokenizer:
     ) -> None:
         self.folder = folder
         reference = HfBackend(_load(folder))
+        self.tokenizer = reference.tokenizer
+        """That of `tokenizers`, without truncation and padding."""
         texts = special_tokens(folder, reference.tokenizer, bos, eos)
         self.bos, self.eos = (_identity(folder, reference, text) for text in texts)
         """Ids of the tokens that begin and end a document; None for neither."""

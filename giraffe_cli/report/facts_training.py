@@ -7,6 +7,7 @@ from typing import Any
 
 from giraffe_cli.config.train import LONGEST_SHORT_CONTEXT
 from giraffe_cli.report.facts import Row, value_text
+from giraffe_cli.report.numbers import percent
 from giraffe_cli.units import format_length, format_seconds
 
 
@@ -26,6 +27,9 @@ def training_rows(report: Mapping[str, Any]) -> list[Row]:
         scheme = report.get("positions", "plain")
         note = f", {scheme} positions up to {format_length(report['target_length'])}"
         rows.append(("window", f"{format_length(report['window'])} tokens{note}"))
+    if report.get("lookups"):
+        told = "of the windows' tokens: made-up facts, each asked for further on"
+        rows.append(("look-ups", f"{percent(report['lookups'])} {told}"))
     names = ("windows_per_step", "learning_rate", "schedule", "warmup_steps", "weight_decay")
     rows += [(name.replace("_", " "), value_text(train[name])) for name in names if name in train]
     rows += _loss_rows(train)

@@ -119,6 +119,8 @@ def account(stats: Mapping[str, Any]) -> list[Entry]:
         )
     changed = stats["tokens_in"] - available
     stored = stats["tokens_kept"] + stats["tokens_repeated"]
+    lookups = stats.get("lookups") or {"tokens": 0, "count": 0}
+    added, looked_up = lookups["tokens"], lookups["count"]
     lines = [
         Entry("in training documents", tokens, "", "total"),
         Entry("removed", removed, "; ".join(reasons), "less"),
@@ -142,7 +144,8 @@ def account(stats: Mapping[str, Any]) -> list[Entry]:
             "less",
         ),
         Entry("stored again by overlap", stats["tokens_repeated"], "", "more"),
-        Entry("in windows", stored, f"{stats['windows']:,} windows", "total"),
+        Entry("of look-ups", added, f"{looked_up:,} made-up facts and their questions", "more"),
+        Entry("in windows", stored + added, f"{stats['windows']:,} windows", "total"),
     ]
     return [line for line in lines if line.tokens or line.kind == "total"]
 

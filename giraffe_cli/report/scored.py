@@ -97,13 +97,16 @@ class Scored:
     """What the checkpoint is called."""
     trained: bool = True
     """False where it is known that no weight was changed: its gains are the table's."""
+    lookups: float | None = None
+    """Share of the trained windows' tokens that were look-ups, where it is known."""
 
     @classmethod
     def of_run(cls, report: Mapping[str, Any]) -> Scored:
         """The evaluation inside a run's `report.json`."""
         native, target = int(report["native_length"]), int(report["target_length"])
         scores = report.get("evaluation") or {}
-        return cls(scores, native, target, OF_A_RUN, trained=bool(report["steps"]))
+        trained, lookups = bool(report["steps"]), report.get("lookups")
+        return cls(scores, native, target, OF_A_RUN, trained=trained, lookups=lookups)
 
     @classmethod
     def of_evaluation(cls, results: Mapping[str, Any]) -> Scored:

@@ -40,6 +40,11 @@ def finds(scored: Scored, task: str) -> Verdict:
     if not tested:
         return Verdict(claim, "not measured", "", f"Finding {what} in long text was not evaluated.")
     answer, reason = _answer(scored, measure, longest)
+    if scored.lookups:
+        reason += (
+            f" {percent(scored.lookups)} of the trained tokens were look-ups in other words, so "
+            "this is a task that was practised."
+        )
     return Verdict(
         claim, answer, _figures(scored, measure, longest), _told(scored, measure, longest) + reason
     )
