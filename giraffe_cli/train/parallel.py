@@ -30,6 +30,9 @@ from giraffe_cli.train.crew import Crew
 from giraffe_cli.train.launcher import launcher_command, run_launcher
 from giraffe_cli.train.signals import stop_requests
 
+LOCAL = ("--standalone", "--local-addr", "127.0.0.1")
+"""Processes of one machine meet at this address: by torch's default at the machine's own name,
+which need not resolve, and then they wait for each other without a word."""
 _EVENT = "giraffe-event "
 
 
@@ -123,7 +126,7 @@ def launch(
     folder, variables = begin_stage(run_dir / "workers"), environment or {}
     write_json(folder / "request.json", request)
     here = processes // (crew.nodes if crew else 1)
-    places = crew.call(folder, here, worker, variables) if crew else ["--standalone"]
+    places = crew.call(folder, here, worker, variables) if crew else LOCAL
     command = launcher_command(places, here, worker, folder / "request.json")
     on_nodes = f" on {crew.nodes} nodes" if crew else ""
     reporter.info(f"starting {processes} processes{on_nodes}: {shlex.join(command)}")
