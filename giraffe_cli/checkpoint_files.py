@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -106,16 +107,34 @@ def check_tokenizer(path: Path, vocab_size: int) -> None:
         vocabulary = value["model"]["vocab"]
         # A dictionary of ids for BPE, a list of (piece, score) for Unigram.
         ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
-        added = [int(token["id"]) for token in value.get("added_tokens", [])]
+        added = {int(token["id"]): token["content"] for token in value.get("added_tokens", [])}
         largest = max([*ids, *added], default=-1)
+        without_row = [added[number] for number in sorted(added) if number >= vocab_size]
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidInput(f"{path / 'tokenizer.json'} is no fast tokenizer") from error
+    if without_row and max(ids, default=-1) < vocab_size:
+        raise InvalidInput(
+            f"the embedding of {path} has {vocab_size} rows and none for what was added to its "
+            f"tokenizer: {', '.join(without_row[:3])}{', …' * (len(without_row) > 3)}",
+            f"give it rows, in a copy: {shlex.join(_with_rows(path, largest + 1))}",
+        )
     if not 0 <= largest < vocab_size:
         raise InvalidInput(
             f"the tokenizer of {path} is foreign: its ids reach {largest}, the embedding has "
             f"{vocab_size} rows",
             "put back the tokenizer that the model was trained with",
         )
+
+
+def _with_rows(path: Path, rows: int) -> list[str]:
+    """The command that writes a copy of `path` whose embedding has so many rows."""
+    copy = f"{path}-{rows}"
+    code = (
+        "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; "
+        f"m = M.from_pretrained({str(path)!r}, dtype='auto'); m.resize_token_embeddings({rows}); "
+        f"m.save_pretrained({copy!r}); T.from_pretrained({str(path)!r}).save_pretrained({copy!r})"
+    )
+    return ["python", "-c", code]
 
 
 def checkpoint_digest(path: Path) -> str:

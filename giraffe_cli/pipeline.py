@@ -37,6 +37,7 @@ from giraffe_cli.stages import Timings, verified
 from giraffe_cli.telling import announce, settle_gates
 from giraffe_cli.train.crew import Crew, crew_of
 from giraffe_cli.train.loop import TrainResult
+from giraffe_cli.train.packed_checks import passes
 from giraffe_cli.training import (
     TrainingStage,
     pack_stages,
@@ -156,6 +157,9 @@ def run_stages(work: Work) -> dict[str, Any]:
     )
     if trained:
         report["lookups"] = lookup_share(set(packed.values()))
+        for stage, told in zip(work.stages, report["stages"], strict=False):
+            per_step = stage.config.train.windows_per_step
+            told["passes"] = passes(packed[stage.folder], per_step, told["steps"])
     if compared:
         report["control"] = describe_control(work.controls[-1], compared, models["control"])
     report["seconds"] = {**timings.seconds, "total": round(sum(timings.seconds.values()), 2)}

@@ -30,7 +30,7 @@ from giraffe_cli.rundir import make_folder, write_sealed
 from giraffe_cli.stages import Timings, choose_table, make_plan, packed_folder
 from giraffe_cli.train.crew import Crew
 from giraffe_cli.train.loop import TrainResult, train_stage
-from giraffe_cli.train.packed_checks import check_packed
+from giraffe_cli.train.packed_checks import check_packed, tell_passes
 from giraffe_cli.units import format_length
 
 
@@ -173,6 +173,7 @@ def train_stages(
         if len(stages) > 1:
             reporter.info(f"training {stage.name}, stage {number} of {len(stages)}")
         write_sealed(make_folder(stage.folder) / "rope.json", stage.table.to_json())
+        tell_passes(packed[stage.folder], stage.config.train, reporter)
         with timings.stage(f"train {stage.name}" if len(stages) > 1 else label):
             start = functools.partial(
                 train_stage,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 import torch
 from conftest import build_tiny_llama
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.errors import InvalidInput
@@ -396,6 +398,22 @@ def test_missing_and_foreign_tokenizer(folder, tmp_path):
     (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
     message = refusal(folder, tmp_path).message
     assert "foreign: its ids reach 400, the embedding has 384 rows" in message
+
+
+def test_an_added_token_without_a_row_is_named_and_the_hint_gives_it_one(folder, tmp_path):
+    """As Llama-2-13b was once published: `<pad>` is id 32000 of an embedding of 32000 rows."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
+    tokenizer.save_pretrained(folder)
+    found = refusal(folder, tmp_path)
+    assert "has 384 rows and none for what was added to its tokenizer: <pad>" in found.message
+    command = shlex.split(found.hint.removeprefix("give it rows, in a copy: "))
+    subprocess.run([sys.executable, *command[1:]], check=True, capture_output=True)
+    mended = inspect(f"{folder}-385", tmp_path)
+    assert (
+        load_model(mended.path, dtype=torch_dtype("float32")).get_input_embeddings().weight.shape[0]
+        == 385
+    )
 
 
 # -------------------------------------------------------------- links

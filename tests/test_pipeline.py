@@ -14,10 +14,12 @@ from safetensors.numpy import load_file
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.claim import claim
 from giraffe_cli.config.building import build, resolve_dtype
+from giraffe_cli.corpus.packed_facts import num_rows
 from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.evals.samples import default_lengths
 from giraffe_cli.pipeline import Options, evaluate_models, extend
 from giraffe_cli.progress import SilentReporter
+from giraffe_cli.report.facts_training import training_rows
 from giraffe_cli.stages import Timings, check_sources, verified
 from giraffe_cli.verify_files import check
 
@@ -89,6 +91,29 @@ def test_the_report_keeps_every_promised_key(finished):
         assert score["n"] > 0
     assert set(report["short_context"]["delta_nll"]) >= {"mean", "ci_low", "ci_high", "n"}
     assert {"pack", "train", "merge", "verify", "eval", "total"} <= set(report["seconds"])
+
+
+def test_passes_over_the_windows_are_told_and_too_many_warned_of(
+    finished, tiny_llama, corpus, tmp_path
+):
+    run_dir, report, first = finished
+    windows = num_rows(run_dir / "packed")
+    assert report["stages"][0]["passes"] == 3 / windows < 1
+    assert any(f"{windows} windows in" in line for line in first.lines)
+    assert not [line for line in first.warnings if "passes over the same text" in line]
+    few = tmp_path / "few.jsonl"
+    few.write_text(json.dumps({"text": prose(1, 20)}) + "\n")
+    reporter = SilentReporter()
+    train = {"steps": 10, "window": 256, "windows_per_step": 2, "warmup_steps": 1}
+    config = settings(tiny_llama, few, pack={"hold_out": 0}, train=train)
+    again = extend(config, tmp_path / "run", Options(evaluate=False), reporter)
+    windows = num_rows(tmp_path / "run" / "packed")
+    assert again["stages"][0]["passes"] == 20 / windows
+    told = f"{windows} window{'s' * (windows > 1)} make {20 / windows:.3g} passes"
+    (warned,) = [line for line in reporter.warnings if "passes over the same text" in line]
+    assert warned.startswith(told)
+    assert warned.endswith(f"or at most {4 * windows // 2} --steps")
+    assert dict(training_rows(again))["passes over the windows"] == f"{20 / windows:.3g}"
 
 
 def test_training_changes_weights_and_nothing_else_in_the_layout(finished, tiny_llama):

@@ -27,6 +27,9 @@ def training_rows(report: Mapping[str, Any]) -> list[Row]:
         scheme = report.get("positions", "plain")
         note = f", {scheme} positions up to {format_length(report['target_length'])}"
         rows.append(("window", f"{format_length(report['window'])} tokens{note}"))
+    read = [stage["passes"] for stage in report.get("stages", []) if "passes" in stage]
+    if read:
+        rows.append(("passes over the windows", ", then ".join(f"{often:.3g}" for often in read)))
     if report.get("lookups"):
         told = "of the windows' tokens: made-up facts, each asked for further on"
         rows.append(("look-ups", f"{percent(report['lookups'])} {told}"))

@@ -12,8 +12,10 @@ from giraffe_cli.corpus.packed_facts import (
     rows_without_target,
     share_beyond,
 )
+from giraffe_cli.corpus.stats import MANY_PASSES
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.units import format_length
+from giraffe_cli.progress import Reporter
+from giraffe_cli.units import counted, format_length
 
 
 def check_packed(packed_dir: Path, config: TrainConfig, native_length: int) -> None:
@@ -34,6 +36,25 @@ def check_packed(packed_dir: Path, config: TrainConfig, native_length: int) -> N
         compared_share(packed_dir, config, native_length)
     if config.held_out_every and not num_held_out(packed_dir):
         raise nothing_held_out(packed_dir)
+
+
+def passes(packed_dir: Path, windows_per_step: int, steps: int) -> float:
+    """How often a training of `steps` reads each window of `packed_dir`."""
+    return steps * windows_per_step / num_rows(packed_dir)
+
+
+def tell_passes(packed_dir: Path, config: TrainConfig, reporter: Reporter) -> None:
+    """Say how many windows there are and how often each is read; warn where that is too often."""
+    windows = num_rows(packed_dir)
+    often = passes(packed_dir, config.windows_per_step, config.steps)
+    told = f"each is read {often:.3g} times" if often > 1 else f"{often:.0%} of them are read"
+    reporter.info(f"{counted(windows, 'window')} in {packed_dir}; {told}")
+    if often > MANY_PASSES:
+        most = max(1, MANY_PASSES * windows // config.windows_per_step)
+        reporter.warn(
+            f"{counted(windows, 'window')} make {often:.3g} passes over the same text; beyond "
+            f"{MANY_PASSES} they teach little: give more --data, or at most {most} --steps"
+        )
 
 
 def compared_share(packed_dir: Path, config: TrainConfig, native_length: int) -> float:
