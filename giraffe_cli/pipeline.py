@@ -125,7 +125,11 @@ def run_stages(work: Work) -> dict[str, Any]:
     # ── train ────────────────────────────────────────────────────────────────────────────────
     trained: list[TrainResult] = []
     if work.config.trains:
-        trained = train_stages(work.stages, packed, checkpoint, timings, reporter, crew=work.crew)
+        trained = train_stages(
+            *(work.stages, packed, checkpoint, timings, reporter),
+            crew=work.crew,
+            finish=work.options.finish,
+        )
     compared = train_stages(
         work.controls, packed, checkpoint, timings, reporter, "train control", work.crew
     )

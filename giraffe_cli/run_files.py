@@ -74,7 +74,8 @@ def adapter_of(run: Path, config: ExtendConfig) -> Path | None:
     if not (adapter / MANIFEST).is_file():
         raise InvalidInput(
             f"{run} has no finished adapter",
-            "run the same giraffe extend command again: it resumes the training",
+            "run the same giraffe extend command again: it resumes the training; with --finish it "
+            "ends it at the newest checkpoint",
         )
     return adapter
 

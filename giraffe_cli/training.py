@@ -19,6 +19,7 @@ from typing import Any
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.corpus.packed_facts import attention_share
+from giraffe_cli.errors import UsageError
 from giraffe_cli.fitting import Fit, as_begun, read_levers
 from giraffe_cli.model.precision import computed_in
 from giraffe_cli.plan.estimate import Pace, check_fits
@@ -26,8 +27,9 @@ from giraffe_cli.plan.machine import Machine
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.run_files import stage_folders
-from giraffe_cli.rundir import make_folder, write_sealed
+from giraffe_cli.rundir import MANIFEST, make_folder, write_sealed
 from giraffe_cli.stages import Timings, choose_table, make_plan, packed_folder
+from giraffe_cli.train.checkpoints import saved_steps
 from giraffe_cli.train.crew import Crew
 from giraffe_cli.train.loop import TrainResult, train_stage
 from giraffe_cli.train.packed_checks import check_packed, tell_passes
@@ -149,6 +151,27 @@ def pack_stages(
     return packed
 
 
+def check_can_finish(config: ExtendConfig, run_dir: Path) -> None:
+    """Before anything is opened.
+
+    Raises:
+        UsageError: the last stage of the run in `run_dir` has no checkpoint, or an earlier one
+            goes on.
+    """
+    if not config.trains:
+        raise UsageError("--finish: with --steps 0 nothing is trained", "leave --finish out")
+    folders = stage_folders(run_dir, [stage.target_length for stage in config.stage_configs()])
+    for folder in folders:
+        is_done = (folder / "adapter" / MANIFEST).is_file()
+        if not (is_done or (folder == run_dir and saved_steps(folder / "checkpoints"))):
+            what = "no checkpoint" if folder == run_dir else "an earlier stage that has not ended"
+            raise UsageError(
+                f"--finish: {run_dir} has {what}",
+                "run the command without it: --finish ends a run's last training, after a step of "
+                "it that was saved (train.checkpoint_every)",
+            )
+
+
 def _evaluated_of_held_out(config: ExtendConfig) -> int:
     """How many held-out documents the evaluation takes; none when it has texts of its own."""
     return 0 if config.eval.data else config.eval.documents
@@ -162,9 +185,11 @@ def train_stages(
     reporter: Reporter,
     label: str = "train",
     crew: Crew | None = None,
+    finish: bool = False,
 ) -> list[TrainResult]:
     """Every stage in turn, on the nodes of `crew` where there are several; finished ones are
-    skipped. Raises as `train_stage` does.
+    skipped, and with `finish` the last one ends at its newest checkpoint. Raises as `train_stage`
+    does.
 
     `label` is what the time of a single stage is kept under.
     """
@@ -189,6 +214,7 @@ def train_stages(
                 reporter=reporter,
                 start_from=stages[number - 2].folder if number > 1 else None,
                 hands_on=number < len(stages),
+                ends_now=finish and number == len(stages),
                 evaluated_documents=_evaluated_of_held_out(stage.config),
                 crew=crew,
             )

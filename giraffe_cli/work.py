@@ -19,13 +19,15 @@ from giraffe_cli.training import TrainingStage
 
 @dataclass(frozen=True)
 class Options:
-    """What a run does beyond its config; none of these changes a weight."""
+    """What a run does beyond its config; of these only `finish` changes a weight."""
 
     evaluate: bool = True
     strict: bool = False
     """A failed gate ends the command with exit code 5."""
     allow_native: bool = False
     """A base that already reaches the target is no error; nothing is written."""
+    finish: bool = False
+    """Training ends at its newest checkpoint, whatever steps are left."""
     rendezvous: str = ""
     """Where other nodes reach this one, `HOST[:PORT]`; empty: its name and a free port."""
 

@@ -85,6 +85,9 @@ ENTRIES = {
         "--seed": "--seed 1",
         "--on-bad": "--on-bad skip",
         "--no-eval": "--no-eval",
+        "--finish": ShownBy(
+            "test_finish.py::test_a_stopped_training_becomes_the_model_of_its_last_step"
+        ),
         "--dry-run": "--dry-run",
         "--strict": "--strict",
         "--allow-pickle": PICKLED,

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -117,6 +118,12 @@ def extend(
     seed: Annotated[int | None, a_seed("Seed of all that is drawn. Default: 0.")] = None,
     on_bad: OnBad = None,
     no_eval: Annotated[bool, typer.Option("--no-eval", help="Skip the evaluation.")] = False,
+    finish: Annotated[
+        bool,
+        typer.Option(
+            "--finish", help="End a stopped training at its newest checkpoint, and go on from it."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the plan and stop; writes nothing.")
     ] = False,
@@ -165,14 +172,30 @@ def extend(
     run_dir = out or default_run_dir(resolved)
     if gpus is not None and not resolved.train.share_devices:
         _check_gpus(gpus, resolved.train.nodes)
+    if finish:
+        _check_finish(resolved, run_dir, dry_run)
     joins = is_another_node(resolved.train.nodes, node_rank, rendezvous, dry_run)
     if dry_run:
         _show_plan(resolved, run_dir, not no_eval, strict, allow_native, console)
     elif joins:
         join_run(resolved.train.nodes, node_rank, run_dir, console)
     else:
-        switches = (not no_eval, strict, allow_native, rendezvous or "")
+        switches = {
+            "evaluate": not no_eval,
+            "strict": strict,
+            "allow_native": allow_native,
+            "finish": finish,
+            "rendezvous": rendezvous or "",
+        }
         _run(resolved, run_dir, console, switches)
+
+
+def _check_finish(config: ExtendConfig, run_dir: Path, dry_run: bool) -> None:
+    from giraffe_cli.training import check_can_finish
+
+    if dry_run:
+        raise UsageError("--finish ends a training, --dry-run starts none", "leave one of them out")
+    check_can_finish(config, run_dir)
 
 
 def _check_gpus(requested: int, nodes: int) -> None:
@@ -227,14 +250,17 @@ def _show_plan(
 
 
 def _run(
-    config: ExtendConfig, run_dir: Path, console: Console, switches: tuple[bool, bool, bool, str]
+    config: ExtendConfig,
+    run_dir: Path,
+    console: Console,
+    switches: Mapping[str, Any],
 ) -> None:
     from giraffe_cli.pipeline import Options, extend
     from giraffe_cli.report.serve import serve_lines
     from giraffe_cli.report.tables import summary_table
     from giraffe_cli.telling import describe_time
 
-    report = extend(config, run_dir, Options(*switches), console)
+    report = extend(config, run_dir, Options(**switches), console)
     if "verify" not in report:
         console.result(report, f"nothing to do: {report['model_dir']}")
         return

@@ -95,5 +95,6 @@ def describe_stage(stage: ExtendConfig, trained: TrainResult) -> dict[str, Any]:
         "held_out_nll": trained.held_out_nll,
         "adapter_step": trained.steps if trained.adapter_step is None else trained.adapter_step,
         "stopped_early": trained.stopped_early,
+        "cut_short": trained.cut_short,
         "bad_steps": trained.bad_steps,
     }

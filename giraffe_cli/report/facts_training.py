@@ -76,6 +76,7 @@ def _endings(report: Mapping[str, Any]) -> list[str]:
         parts = [
             f"with the weights of step {chosen}, the lowest held-out loss" * (chosen != steps),
             "early, the held-out loss had stopped falling" * bool(stage.get("stopped_early")),
+            "early, by --finish" * bool(stage.get("cut_short")),
             f"{stage.get('bad_steps', 0)} steps without a number moved nothing"
             * bool(stage.get("bad_steps")),
         ]

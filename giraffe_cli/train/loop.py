@@ -19,7 +19,7 @@ import torch
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import open_packed
-from giraffe_cli.errors import GiraffeError, Interrupted
+from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
@@ -58,6 +58,8 @@ class TrainResult:
     """The step whose weights the adapter holds."""
     stopped_early: bool = False
     """Whether `patience` ended the run before its last step."""
+    cut_short: bool = False
+    """Whether it was asked to end at a checkpoint before its last step."""
     bad_steps: int = 0
     """Steps that moved nothing, because their loss or gradient was no number."""
     held_out_nll: float | None = None
@@ -81,6 +83,7 @@ def train_stage(
     start_from: Path | None = None,
     hands_on: bool = False,
     levers: Levers | None = None,
+    ends_now: bool = False,
     evaluated_documents: int = 0,
     crew: Crew | None = None,
 ) -> TrainResult:
@@ -88,10 +91,12 @@ def train_stage(
     `crew` are the nodes of a run on several.
 
     `start_from` is the run folder of a stage that was trained with `hands_on`: the weights start
-    where it ended, the optimiser and the schedule anew.
+    where it ended, the optimiser and the schedule anew. `ends_now` takes no further step: what the
+    newest checkpoint holds is the end.
 
     Raises:
-        InvalidInput: packed data, targets or trackers cannot be used, or heads cannot be shared.
+        InvalidInput: packed data, targets or trackers cannot be used, heads cannot be shared, or
+            there is no checkpoint to end at.
         UsageError: the windows of a step cannot be shared by the processes.
         Interrupted: a signal came; a checkpoint is saved.
         GiraffeError: too many losses in a row are no numbers (their documents are named), or a
@@ -111,6 +116,7 @@ def train_stage(
         start_from=start_from,
         hands_on=hands_on,
         levers=levers or Levers.asked_for(config),
+        ends_now=ends_now,
         evaluated_documents=evaluated_documents,
     )
     check_heads(checkpoint.num_attention_heads, config)
@@ -144,6 +150,12 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
     run = open_run(job, reporter)
     config, state = job.config, run.state
     first, planned = state.step, job.planned_seconds_per_step
+    if job.ends_now and not first:
+        run.close()
+        raise InvalidInput(
+            f"no checkpoint in {job.checkpoints_dir} holds: there is nothing to end at",
+            "run the command without --finish",
+        )
     devices = [run.device] if run.device.type == "cuda" else []
     with (
         contextlib.closing(run),
@@ -152,7 +164,7 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
         reporter.bar("train", config.steps, "steps", done=state.step) as bar,
         stop_requests(stop_file) as stop,
     ):
-        while not state.is_over(config):
+        while not (state.is_over(config) or job.ends_now):
             # ── one step ─────────────────────────────────────────────────────────────────────
             started = time.monotonic()
             rate = learning_rate(state.step, config)
@@ -189,16 +201,21 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
             if must_stop and not state.is_over(config):
                 raise Interrupted(
                     f"stopped after step {state.step} of {config.steps}; a checkpoint is saved",
-                    "run the same command again to resume",
+                    f"run the same command again to resume, {TO_FINISH}",
                 )
         if state.has_stopped_early(config):
             reporter.info(early_stop(state, config))
+        elif not state.is_over(config):
+            reporter.info(f"ended after step {state.step} of {config.steps}, as asked")
         run.write_adapter()
         if any_of(stop.requested, run.device):
             raise Interrupted(
                 "stopped after the training; the adapter is written",
                 "run the same command again to go on from it",
             )
+
+
+TO_FINISH = "or with --finish to end the training here and merge what it has learnt"
 
 
 def early_stop(state: TrainState, config: TrainConfig) -> str:

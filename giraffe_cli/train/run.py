@@ -130,6 +130,7 @@ class Run:
             "peak_memory_bytes": peak_memory_bytes(self.device),
             "adapter_step": adapter_step,
             "stopped_early": state.has_stopped_early(self.job.config),
+            "cut_short": not state.is_over(self.job.config),
             "bad_steps": state.bad_steps,
             "held_out_nll": state.best_nll
             if adapter_step == state.best_step
