@@ -188,3 +188,12 @@ def test_a_limit_in_quotation_marks_is_told(giraffe, tiny_llama, tmp_path):
     done = giraffe("export", folder, "--to", "gguf", "--out", tmp_path / "m.gguf")
     assert done.code == 3
     assert "says model_max_length '512', needs a number" in done.stderr
+
+
+def test_a_command_lets_torch_keep_few_shapes_unless_told_otherwise(giraffe, monkeypatch):
+    """In 16 bits on a CPU every document length would stay in memory, up to 1,024 of a product."""
+    monkeypatch.delenv("LRU_CACHE_CAPACITY", raising=False)
+    monkeypatch.setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "7")
+    assert giraffe("rope", "list").code == 0
+    found = [os.environ[name] for name in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")]
+    assert found == ["64", "7"]

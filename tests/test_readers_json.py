@@ -74,7 +74,8 @@ def test_a_folder_of_such_files_is_those_files(tmp_path):
         ('[{"text": "a"},\n{"text": "b"}', r":2: not valid JSON \(the array has no end\)", 2),
         ('[{"text": "a"},\n{"text": "b', r":2: not valid JSON \(Unterminated string", 1),
         ('[{"text": "a"}]\n[', r":2: not valid JSON \('\[' behind the value\)", 1),
-        ("[" * 100_000, r":1: not valid JSON \(nested too deeply\)", 0),
+        # how deep the library goes depends on Python: 3.14 sees no end of it
+        ("[" * 100_000, r":1: (not valid JSON \(nested too deeply\)|longer than 4,000)", 0),
         ('[{"text": "a"}, ' + "7" * 5000 + "]", r":1: not valid JSON \(Exceeds the limit", 1),
         ('[{"text": "' + "é" * 2500 + '"}, {"text": "b"}]', r"\[0\]: longer than 4,000 bytes", 1),
         ('[{"text": "' + "a" * 20_000 + '"}]', r":1: longer than 4,000 bytes .*nothing behind", 0),

@@ -48,6 +48,10 @@ QUIET = (
 """Loggers whose warnings are no news to a user."""
 
 
+SHAPES_KEPT = {"LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
+"""Products in 16 bits on a CPU are prepared for each shape, and torch and oneDNN keep 1,024 of them
+each: documents come in every length, and so 300 lengths of a small layer's products held 1.0 GB.
+A step has fewer shapes than these, which its layers share."""
 RESUMING = "run the same command again; extend, pack-data, eval and rope go on where they stopped"
 
 
@@ -143,6 +147,8 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):  # a table has signs that Latin-1 has not
             stream.reconfigure(errors="replace")
     logging.setLogRecordFactory(harmless_record)
+    for name, count in SHAPES_KEPT.items():  # read once, when torch multiplies first
+        os.environ.setdefault(name, count)
     try:
         asked = _asked()
         names = asked if asked and asked[0] in COMMANDS else tuple(COMMANDS)

@@ -56,18 +56,18 @@ def _matches(pattern: str) -> tuple[list[str], Counter[str]]:
     """The files that a glob matches, in order.
 
     Raises:
-        InvalidInput: none.
+        InvalidInput: none, or no pattern.
     """
     root = Path(_fixed_part(pattern))
     if root.is_dir() and any(map(glob.has_magic, Path(pattern).parts[:-1])):
         _check_readable(root)
-    # Path.glob follows no linked folder under `**`, which could lead in a circle.
-    try:
-        every = list(root.glob(str(Path(pattern).relative_to(root))))
-    except ValueError as error:
+    # Python 3.13 takes `**b` for `*b`, and earlier ones refuse it
+    if any("**" in part and part != "**" for part in Path(pattern).parts):
         raise InvalidInput(
-            f"`{pattern}` is no pattern: {error}", "write `**` between two /"
-        ) from error
+            f"`{pattern}` is no pattern: `**` stands for whole folders", "write `**` between two /"
+        )
+    # Path.glob follows no linked folder under `**`, which could lead in a circle.
+    every = list(root.glob(str(Path(pattern).relative_to(root))))
     matches = [
         path
         for path in every

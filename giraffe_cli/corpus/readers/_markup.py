@@ -125,6 +125,9 @@ class _Plain:
 class _Lenient(HTMLParser):
     """Tells a target what HTML holds, be it ever so broken."""
 
+    RCDATA_CONTENT_ELEMENTS = ()  # type: ignore[misc]  # final, but the class's own switch
+    """A `<title>` without its end is no title of all that follows (it is from Python 3.14 on)."""
+
     def __init__(self, target: Target) -> None:
         super().__init__()
         self._target = target
