@@ -13,6 +13,7 @@ from giraffe_cli.checkpoint import Checkpoint, head_to_extend
 from giraffe_cli.claim import has_trained
 from giraffe_cli.config.base import AUTO
 from giraffe_cli.config.extend import ExtendConfig
+from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.corpus.source_names import is_local
 from giraffe_cli.corpus.sources import resolve
@@ -25,9 +26,9 @@ from giraffe_cli.plan.machine import Machine
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable, make_table
 from giraffe_cli.rope.scheme import make_positions
-from giraffe_cli.rundir import digest_file, read_kept, write_sealed
+from giraffe_cli.rundir import MANIFEST, digest_file, read_json, read_kept, write_sealed
 from giraffe_cli.tune.settings import settings
-from giraffe_cli.units import format_length
+from giraffe_cli.units import brief, format_length
 from giraffe_cli.verify import verify_directory
 
 
@@ -108,6 +109,7 @@ def packed_folder(
     """
     given = given_windows(config, checkpoint)
     if given:
+        _warn_of_other_knobs(config.pack, given, reporter)
         return given
     out = run_dir / "packed"
     pack_stage(
@@ -115,6 +117,19 @@ def packed_folder(
         replace=not has_trained(run_dir),
     )
     return out
+
+
+def _warn_of_other_knobs(asked: PackConfig, packed: Path, reporter: Reporter) -> None:
+    """Say which knobs of packing come too late for windows that are there."""
+    was = read_json(packed / MANIFEST)["inputs"]["config"]
+    values = asked.model_dump(
+        mode="json", exclude_defaults=True, exclude={"backend", "block_bytes"}
+    )
+    late = [name for name, value in values.items() if value != was.get(name)]
+    if late:
+        told = ", ".join(f"{name} {brief(was.get(name) or 'none')}" for name in late)
+        named = ", ".join(f"pack.{name}" for name in late)
+        reporter.warn(f"{named} without effect: {packed} is packed already, with {told}")
 
 
 def given_windows(config: ExtendConfig, checkpoint: Checkpoint) -> Path | None:

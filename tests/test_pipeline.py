@@ -161,8 +161,11 @@ def test_a_packed_directory_is_taken_and_a_foreign_one_refused(
 ):
     packed = tmp_path / "packed"
     shutil.copytree(finished[0] / "packed", packed)
-    config = settings(tiny_llama, packed)
-    report = extend(config, tmp_path / "a", Options(evaluate=False), SilentReporter())
+    config = settings(tiny_llama, packed, pack={"hold_out": 0.3, "lookups": 0.2})
+    reporter = SilentReporter()
+    report = extend(config, tmp_path / "a", Options(evaluate=False), reporter)
+    late = f"pack.lookups without effect: {packed} is packed already, with lookups none"
+    assert [line for line in reporter.warnings if "packed already" in line] == [late]
     assert report["steps"] == 3
     mixed = build({**config.model_dump(), "data": [str(packed), "more.jsonl"]})
     with pytest.raises(InvalidInput, match="mixes the packed directory .*packed with other"):
