@@ -113,6 +113,23 @@ def test_the_memory_a_header_predicts_is_what_the_plan_says(preset):
         assert f"{found['bytes']['total'] / 1e9:.1f}" == gigabytes
 
 
+CARDS = {"H100": "h100", "RTX 4090": "rtx4090"}
+
+
+@pytest.mark.parametrize(
+    "preset", [p for p in PRESETS if p.stem.startswith("llama")], ids=lambda path: path.stem
+)
+def test_the_hours_a_header_predicts_are_the_plans(preset):
+    shape = named_shape(sizes(preset).rpartition("-")[0])
+    config = build(read_yaml(preset))
+    one_line = " ".join(header(preset).split())
+    predicted = re.findall(rf"(\d+) h on an ({'|'.join(CARDS)})", one_line)
+    assert predicted
+    for hours, card in predicted:
+        found = estimate(shape, config, named_machine(CARDS[card]))
+        assert round(config.train.steps * found["seconds_per_step"] / 3600) == int(hours)
+
+
 def stages(preset: Path) -> int:
     """How many targets it trains for."""
     return len(build(read_yaml(preset)).stage_configs())

@@ -114,7 +114,8 @@ def _check_effects(config: EvalConfig) -> None:
     if unused:
         raise InvalidInput(
             f"knobs of tasks that are not evaluated: {', '.join(unused)}",
-            f"--tasks {','.join([*config.tasks, *unused])}",
+            f"evaluate them too (--tasks {','.join([*config.tasks, *unused])}; extend: --set "
+            "eval.tasks=[…]), or leave their knobs out (extend: --set 'eval.knobs={}')",
         )
     for name in config.files:
         if name not in known:
