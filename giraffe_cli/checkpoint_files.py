@@ -115,7 +115,7 @@ def check_tokenizer(path: Path, vocab_size: int) -> None:
     if without_row and max(ids, default=-1) < vocab_size:
         raise InvalidInput(
             f"the embedding of {path} has {vocab_size} rows and none for what was added to its "
-            f"tokenizer: {', '.join(without_row[:3])}{', …' * (len(without_row) > 3)}",
+            f"tokenizer: {', '.join(map(str, without_row[:3]))}{', …' * (len(without_row) > 3)}",
             f"give it rows, in a copy: {shlex.join(_with_rows(path, largest + 1))}",
         )
     if not 0 <= largest < vocab_size:

@@ -131,7 +131,8 @@ def run_stages(work: Work) -> dict[str, Any]:
             finish=work.options.finish,
         )
     compared = train_stages(
-        work.controls, packed, checkpoint, timings, reporter, "train control", work.crew
+        *(work.controls, packed, checkpoint, timings, reporter, "train control", work.crew),
+        is_control=True,
     )
     if work.crew:
         work.crew.dismiss()

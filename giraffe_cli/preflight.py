@@ -18,6 +18,8 @@ from giraffe_cli.claim import check_base, check_cache, check_claim, check_masks,
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.control import control_stages
+from giraffe_cli.corpus.pack_knobs import check_knobs
+from giraffe_cli.corpus.store import is_packed
 from giraffe_cli.errors import Problems, UsageError
 from giraffe_cli.evals.chosen import check_tasks
 from giraffe_cli.evals.harness import check_harness
@@ -88,6 +90,8 @@ def preflight(
     _check_training(configs, config.trains, checkpoint, problems)
     for stage in config.stage_configs():
         problems.note(check_sources, stage, checkpoint)
+    for trained in (*stages, *controls):
+        problems.note(_check_packing, trained)
     evaluation = None
     if strict and not evaluates:
         problems.note(_refuse_untested)
@@ -110,6 +114,16 @@ def _check_folder(
     if is_own and checkpoint:
         problems.note(check_base, run_dir, checkpoint)
         problems.note(check_masks, config, run_dir, checkpoint)
+
+
+def _check_packing(stage: TrainingStage) -> None:
+    """Windows of this length can be packed by the config's knobs."""
+    if any(is_packed(Path(source)) for source in stage.config.data):
+        return
+    try:
+        check_knobs(stage.config.pack, stage.config.window)
+    except UsageError as error:
+        raise UsageError(f"{stage.name}: {error.message}", error.hint) from error
 
 
 def _with_dtype(

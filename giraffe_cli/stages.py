@@ -127,7 +127,8 @@ def _warn_of_other_knobs(asked: PackConfig, packed: Path, reporter: Reporter) ->
     )
     late = [name for name, value in values.items() if value != was.get(name)]
     if late:
-        told = ", ".join(f"{name} {brief(was.get(name) or 'none')}" for name in late)
+        found = {name: "none" if was.get(name) is None else brief(was[name]) for name in late}
+        told = ", ".join(f"{name} {value}" for name, value in found.items())
         named = ", ".join(f"pack.{name}" for name in late)
         reporter.warn(f"{named} without effect: {packed} is packed already, with {told}")
 

@@ -185,6 +185,7 @@ def train_stages(
     reporter: Reporter,
     label: str = "train",
     crew: Crew | None = None,
+    is_control: bool = False,
     finish: bool = False,
 ) -> list[TrainResult]:
     """Every stage in turn, on the nodes of `crew` where there are several; finished ones are
@@ -198,7 +199,8 @@ def train_stages(
         if len(stages) > 1:
             reporter.info(f"training {stage.name}, stage {number} of {len(stages)}")
         write_sealed(make_folder(stage.folder) / "rope.json", stage.table.to_json())
-        tell_passes(packed[stage.folder], stage.config.train, reporter)
+        if not (finish or (stage.folder / "adapter" / MANIFEST).is_file()):
+            tell_passes(packed[stage.folder], stage.config.train, reporter)
         with timings.stage(f"train {stage.name}" if len(stages) > 1 else label):
             start = functools.partial(
                 train_stage,
@@ -214,6 +216,7 @@ def train_stages(
                 reporter=reporter,
                 start_from=stages[number - 2].folder if number > 1 else None,
                 hands_on=number < len(stages),
+                may_end=number == len(stages) and not is_control,
                 ends_now=finish and number == len(stages),
                 evaluated_documents=_evaluated_of_held_out(stage.config),
                 crew=crew,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 import signal
@@ -134,6 +135,34 @@ def test_a_damaged_checkpoint_is_no_end(stopped):
     with pytest.raises(InvalidInput, match="there is nothing to end at"):
         extend(config, run_dir, FINISH, SilentReporter())
     assert not (run_dir / "adapter").exists()
+
+
+def test_the_last_step_is_measured_as_that_of_every_run(tiny_llama, corpus, tmp_path):
+    config, run_dir = config_of(tiny_llama, corpus, held_out_every=2), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        extend(config, run_dir, BLIND, StopsAt(3))
+    told = (run_dir / "metrics.jsonl").read_text().splitlines()
+    at_two = [json.loads(line).get("held_out_nll") for line in told]
+    assert [value is not None for value in at_two] == [False, True, False]
+    (stage,) = extend(config, run_dir, FINISH, SilentReporter())["stages"]
+    assert stage["held_out_nll"] not in (None, at_two[1])
+
+
+def test_an_earlier_stage_does_not_offer_it(tiny_llama, corpus, tmp_path):
+    stages = [{"target_length": 256, "steps": 4}, {"target_length": 512, "steps": 5}]
+    config = settings(tiny_llama, corpus, train=TRAIN, target_length=512)
+    config = build({**config.model_dump(exclude={"target_length"}), "stages": stages})
+    with pytest.raises(Interrupted) as first:
+        extend(config, tmp_path / "run", BLIND, StopsAt(2))
+    assert "--finish" not in first.value.hint
+    with pytest.raises(Interrupted) as last:
+        extend(config, tmp_path / "run", BLIND, StopsAt(4))
+    assert "or with --finish" in last.value.hint
+    report = extend(config, tmp_path / "run", FINISH, SilentReporter())
+    assert [(stage["steps"], stage["cut_short"]) for stage in report["stages"]] == [
+        (4, False),
+        (2, True),
+    ]
 
 
 def test_an_earlier_stage_is_not_ended_by_it(tiny_llama, corpus, tmp_path):

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_report import make_report
 from synthetic_results import make_results
-from tokenizers import Tokenizer, decoders, models, normalizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 import giraffe_cli
 from giraffe_cli.config.pack import PackConfig
@@ -26,8 +26,10 @@ from giraffe_cli.corpus.lookups import Lookup, LookupHider, drawn_lookups, room_
 from giraffe_cli.corpus.packed_facts import lookup_share
 from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.corpus.rows import RowGroup
+from giraffe_cli.corpus.stats import warnings_of
 from giraffe_cli.corpus.store import open_packed
 from giraffe_cli.corpus.tokens import DocumentTokenizer
+from giraffe_cli.errors import UsageError
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.report.card import write_card
 from giraffe_cli.report.facts_training import training_rows
@@ -158,6 +160,29 @@ def test_a_piece_without_room_for_one_stays_as_it_is(tokenize):
     assert made.report() == {"share": SHARE, "count": 0, "tokens": 0}
 
 
+def test_a_look_up_that_is_no_token_is_none(tmp_path):
+    """A vocabulary without the letters of look-ups, and without a token for what it lacks."""
+    made = Tokenizer(models.BPE({"あ": 0, "。": 1}, []))
+    made.save(str(tmp_path / "tokenizer.json"))
+    made = LookupHider(DocumentTokenizer(tmp_path), SHARE, WINDOW, 0)
+    ids = np.array([0, 0, 1] * 200, np.int32)
+    (hidden,) = made.hide([group_of([[ids]])])
+    assert (hidden.input_ids.tolist(), made.count) == (ids.tolist(), 0)
+
+
+def test_questions_stand_near_and_far_and_three_of_ten_at_the_end(tokenize, drawn):
+    (hidden,) = LookupHider(tokenize, SHARE, 8000, 0).hide([group_of(windows_of(tokenize))])
+    ends = asked = 0
+    for piece, looks in zip(pieces_of(hidden), drawn, strict=True):
+        text = tokenize.tokenizer.decode(piece.tolist())
+        last = max(text.rfind("all in fog"), text.rfind("the ship lay"))
+        places = [text.rfind(f"\n\n{look.question.strip()}\n\n") for look in looks]
+        asked += sum(place >= 0 for place in places)
+        ends += sum(place > last for place in places)
+    assert asked > 50
+    assert 0.15 < ends / asked < 0.6
+
+
 # ── forms ────────────────────────────────────────────────────────────────────────────────────
 
 SENTENCE = re.compile(r"(The|My|A|Her) .* (is|was|has|says|shows) \d+\.")
@@ -183,6 +208,14 @@ def test_an_answer_is_its_facts_value_and_four_facts_share_a_form():
     alike = [len(list(run)) for form, run in itertools.groupby(told) if isinstance(form, tuple)]
     assert len(alike) > 30
     assert np.median(alike) == 4
+
+
+def test_no_key_has_two_values():
+    g = np.random.default_rng(2)
+    asked = [look.question for look in itertools.islice(drawn_lookups(g, Vocabulary([])), 4000)]
+    keys = re.findall(r"where does (\w+) lead\?", "\n".join(asked))
+    assert len(keys) > 20
+    assert len(set(keys)) == len(keys)
 
 
 def test_words_are_the_texts_own_or_made_up():
@@ -250,6 +283,26 @@ def test_sentencepiece_puts_one_space_before_a_sentence(of_sentencepiece):
     assert decode(places.encode("The hut.", ids, behind_line)).endswith("The hut.\n")
 
 
+def test_parts_of_words_are_known_where_they_are_marked(tmp_path):
+    """As WordPiece writes them."""
+    words = ["[UNK]", "on", "day", "##s", "it", "is", ".", "7"]
+    made = Tokenizer(models.WordPiece({w: n for n, w in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    made.decoder = decoders.WordPiece()
+    made.save(str(tmp_path / "tokenizer.json"))
+    found = places_in(DocumentTokenizer(tmp_path), "on days it is. on day 7")
+    assert found == ["on days it is.", "on days it is. on day 7"]
+    assert places_in(DocumentTokenizer(tmp_path), "on days it") == ["on", "on days", "on days it"]
+
+
+def test_no_place_lies_before_the_first_token_or_behind_the_last(tokenize):
+    inner = tokenize.tokenizer.encode("a b. c", add_special_tokens=False).ids
+    ids = np.array([tokenize.bos, *inner, tokenize.eos], np.int32)
+    assert max(Places(tokenize).of(ids)) == len(ids) - 1
+    without_sentence = np.array([tokenize.bos, *inner[:2], tokenize.eos], np.int32)
+    assert min(Places(tokenize).of(without_sentence)) > 1
+
+
 def test_full_width_ends_need_no_space(of_sentencepiece):
     assert places_in(of_sentencepiece, "ab。cd") == [" ab。", " ab。cd"]
 
@@ -281,7 +334,9 @@ def test_a_packing_counts_what_it_hides_and_leaves_held_out_text_alone(tmp_path)
     assert stats["padding"] == len(rows) * WINDOW - stored
     assert stats["fill"] == pytest.approx(stored / (len(rows) * WINDOW))
     assert (hidden / "held_out.jsonl.gz").read_bytes() == (plain / "held_out.jsonl.gz").read_bytes()
-    assert lookup_share([plain, hidden]) == SHARE
+    share = stats["lookups"]["tokens"] / stored
+    assert lookup_share([plain, hidden]) == pytest.approx(share)
+    assert share == pytest.approx(SHARE, abs=0.005)
     assert lookup_share([plain]) is None
     lines = account(stats)
     assert lines[-1].tokens == stored
@@ -294,6 +349,28 @@ def test_windows_without_look_ups_are_those_of_a_giraffe_that_had_none(tmp_path)
     plain, hidden = packed(tmp_path), packed(tmp_path, lookups=SHARE)
     assert "lookups" not in read_json(plain / MANIFEST)["inputs"]["config"]
     assert read_json(hidden / MANIFEST)["inputs"]["config"]["lookups"] == SHARE
+
+
+def test_documents_that_are_too_short_hold_none_and_that_is_said(tmp_path):
+    data = tmp_path / "notes.jsonl"
+    lines = [json.dumps({"id": f"n{n}", "text": f"Note {n}. It is short."}) for n in range(60)]
+    data.write_text("\n".join(lines))
+    config = PackConfig(hold_out=0, lookups=SHARE, min_piece=1)
+    reporter = SilentReporter()
+    pack_stage([str(data)], CALF, WINDOW, config, 0, tmp_path / "out", reporter)
+    assert open_packed(tmp_path / "out").stats["lookups"]["count"] == 0
+    assert lookup_share([tmp_path / "out"]) is None
+    told = "look-ups make up 0.0% of the tokens, 20.0% was asked for"
+    assert [line for line in reporter.warnings if line.startswith(told)]
+
+
+def test_documents_are_long_that_fill_what_is_left_of_a_window(tmp_path):
+    folder = packed(tmp_path, lookups=SHARE)
+    stats = open_packed(folder).stats
+    assert stats["long_share"] == 1
+    assert not [w for w in warnings_of({**stats, "longest_document": TEXT_ROOM}) if "reach" in w]
+    with pytest.raises(UsageError, match="window of 800 tokens that look-ups leave of 1000"):
+        packed(tmp_path, lookups=SHARE, min_piece=900)
 
 
 @pytest.mark.parametrize("rule", ["best-fit", "concat", "one"])
@@ -315,6 +392,13 @@ def test_the_command_says_what_was_hidden_and_refuses_windows_without_room(giraf
     assert refused.code == 2
     assert "lookups 0.06 leaves 61 tokens of a window of 1024 tokens for look-ups" in refused.stderr
     assert "--lookups" in refused.stderr
+    extend = ["extend", "--model", "calf", "--data", str(data), "--target-len", "2k"]
+    extend += ["--dry-run", "--no-eval", "--set"]
+    foreseen = giraffe(*extend, "pack.lookups=0.01")
+    assert foreseen.code == 2
+    assert "2k: lookups 0.01 leaves 20 tokens of a window of 2048 tokens" in foreseen.stderr
+    control = giraffe(*extend, "pack.lookups=0.05", "--control")
+    assert "control of 2k: lookups 0.05 leaves 51 tokens of a window of 1024" in control.stderr
     told = giraffe(*command, "2k")
     assert told.code == 0
     assert re.search(r"look-ups\s+│ \d+, \d+\.\d a window; \d+ tokens", told.stdout)

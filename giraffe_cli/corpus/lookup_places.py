@@ -35,10 +35,13 @@ class Places:
         self._ends_wide = _marked(text.endswith(FULL_WIDTH_ENDS) for text in bare)
         self._ends = _marked(text.endswith(ENDS) for text in bare)
         self._closes = _marked(bool(text) and not text.strip(CLOSING) for text in texts)
-        self._begins_word = _marked(
+        begins = [
             token.startswith(SPACES) or text[:1].isspace()
             for token, text in zip(raw, texts, strict=True)
-        )
+        ]
+        if not any(token.startswith(SPACES) for token in raw):  # as WordPiece: parts are marked
+            begins = [not token.startswith("##") for token in raw]
+        self._begins_word = _marked(begins)
         first = self._tokenizer.encode("x", add_special_tokens=False).tokens[:1]
         self._adds_space = bool(first) and first[0].startswith(SPACES)
 

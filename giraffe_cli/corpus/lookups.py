@@ -35,6 +35,8 @@ AT_THE_END = 0.3
 """Share of the questions that stand at the end of their piece."""
 LEAST_ROOM = 64
 """Tokens that a window must give to look-ups: one takes about 50."""
+SHORTEST = 16
+"""Tokens below which no look-up is tried."""
 MISSES = 3
 """Look-ups in a row that may be too long for what room is left."""
 WORDS_OF = 20_000
@@ -108,18 +110,18 @@ class LookupHider:
         where the window ends, as its text is."""
         room = room_for_lookups(self.share, self.window)
         room = room * len(ids) // (self.window - room)
-        places = self._places.of(ids)
+        places = self._places.of(ids) if room >= SHORTEST else []
         added, spent, misses = list[tuple[int, list[int]]](), 0, 0
-        while misses <= MISSES and len(places):
+        while misses <= MISSES and places:
             parts = self._placed(g, ids, places, next(lookups))
             size = sum(len(part) for _, part in parts)
-            if spent + size > room:
+            if not size or spent + size > room:
                 misses += 1
                 continue
             added, spent, misses = added + parts, spent + size, 0
             self.count += 1
-        if added and spent < room and self._places.is_open(ids):
-            cut = [token for _, part in parts for token in part]
+        cut = [token for _, part in parts for token in part] if added else []
+        if cut and spent < room and self._places.is_open(ids):
             added.append((len(ids), np.resize(cut, room - spent).tolist()))
         return _spliced(ids, added)
 

@@ -32,19 +32,20 @@ def check_knobs(config: PackConfig, window: int) -> None:
     Raises:
         UsageError: the first of them.
     """
-    overlap, window = config.overlap or 0, _left_for_text(config, window)
+    overlap, whole, window = config.overlap or 0, window, _left_for_text(config, window)
+    named = f"{window} tokens" + f" that look-ups leave of {whole}" * (window < whole)
     if window < 2:
         raise UsageError(
             "in a window of 1 token no token has a next one to predict", "take a longer --window"
         )
     if config.min_piece > window:
         raise UsageError(
-            f"min_piece {config.min_piece} is longer than the window of {window} tokens",
+            f"min_piece {config.min_piece} is longer than the window of {named}",
             f"{LOWER}, or take a longer window",
         )
     if overlap >= window:
         raise UsageError(
-            f"overlap {overlap} is not shorter than the window of {window} tokens",
+            f"overlap {overlap} is not shorter than the window of {named}",
             "lower --overlap",
         )
     if overlap and config.rule == "concat":

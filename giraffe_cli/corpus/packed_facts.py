@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from giraffe_cli.corpus.stats import hidden_share
 from giraffe_cli.corpus.store import STATS, columns
 from giraffe_cli.rundir import MANIFEST, read_json
 
@@ -22,10 +23,9 @@ def num_held_out(folder: Path) -> int:
 
 
 def lookup_share(folders: Iterable[Path]) -> float | None:
-    """The largest share of the tokens of packed folders that was asked for look-ups, by their
-    statistics; None where none has any."""
-    found = [read_json(folder / STATS).get("lookups") for folder in folders]
-    return max((lookups["share"] for lookups in found if lookups), default=None)
+    """The largest share that look-ups have of the tokens of packed folders, by their statistics;
+    None where none holds any."""
+    return max((hidden_share(read_json(folder / STATS)) for folder in folders), default=0.0) or None
 
 
 def attention_share(folder: Path) -> float:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from giraffe_cli.corpus.base import MOST_NAMED
+from giraffe_cli.corpus.lookups import room_for_lookups
 from giraffe_cli.corpus.pack import Int64, Plan
 
 LITTLE_LONG = 0.1
@@ -70,6 +71,15 @@ def with_lookups(the_plan: Plan, window: int, lookups: Mapping[str, Any] | None)
     }
 
 
+def hidden_share(stats: Mapping[str, Any]) -> float:
+    """The share that look-ups have of all tokens in the windows."""
+    lookups = stats.get("lookups")
+    if not lookups or not lookups["count"]:
+        return 0.0
+    tokens = int(lookups["tokens"])
+    return tokens / (int(stats["tokens_kept"]) + int(stats["tokens_repeated"]) + tokens)
+
+
 def share_of_tokens(lengths: Int64, at_least: int) -> float:
     """The share of tokens that lie in documents of `at_least` tokens or more."""
     tokens = int(lengths.sum())
@@ -124,7 +134,7 @@ def source_stats(
 
 def too_little_long(stats: Mapping[str, Any]) -> str | None:
     """The warning that a corpus of short documents deserves, with its numbers; else None."""
-    window, share = stats["window"], stats["long_share"]
+    window, share = _window_of_text(stats), stats["long_share"]
     if stats["longest_document"] < window:
         fact = f"no document reaches the window of {window} tokens"
     elif share < LITTLE_LONG:
@@ -136,6 +146,13 @@ def too_little_long(stats: Mapping[str, Any]) -> str | None:
         f"{stats['half_long_share']:.2f} reach half of it): "
         "short documents glued together teach nothing long"
     )
+
+
+def _window_of_text(stats: Mapping[str, Any]) -> int:
+    """Tokens of a document that a window holds: all but the room for look-ups."""
+    lookups = stats.get("lookups")
+    window: int = stats["window"]
+    return window - room_for_lookups(lookups["share"], window) if lookups else window
 
 
 def warnings_of(stats: Mapping[str, Any]) -> list[str]:
@@ -155,6 +172,12 @@ def warnings_of(stats: Mapping[str, Any]) -> list[str]:
                 f"{name} makes up {share:.1%} of the tokens, {asked:.1%} was asked for: documents "
                 "are taken whole; more --tokens or --epochs come nearer to it"
             )
+    lookups = stats.get("lookups")
+    if lookups and hidden_share(stats) < (1 - FAR_FROM_ASKED) * lookups["share"]:
+        found.append(
+            f"look-ups make up {hidden_share(stats):.1%} of the tokens, {lookups['share']:.1%} was "
+            "asked for: one needs a document of some hundred tokens; the room stays empty"
+        )
     most = stats["mixture"]["most_often"]
     if most > MANY_PASSES:
         found.append(

@@ -39,6 +39,8 @@ class TrainJob:
     """Whether a later stage goes on from here: then the weights are left for it."""
     levers: Levers = Levers()
     """How a step fits into memory; changes no weight, except that dropout is drawn by tile."""
+    may_end: bool = False
+    """Whether `--finish` could end it: the last training of a run, and no control."""
     ends_now: bool = False
     """Whether the newest checkpoint is the end, whatever steps are left."""
     evaluated_documents: int = 0
@@ -124,6 +126,7 @@ class TrainJob:
             "start_from": str(self.start_from.absolute()) if self.start_from else None,
             "hands_on": self.hands_on,
             "levers": self.levers.to_json(),
+            "may_end": self.may_end,
             "ends_now": self.ends_now,
             "evaluated_documents": self.evaluated_documents,
         }
@@ -146,6 +149,7 @@ class TrainJob:
             start_from=Path(value["start_from"]) if value["start_from"] else None,
             hands_on=value["hands_on"],
             levers=Levers(**value["levers"]),
+            may_end=value["may_end"],
             ends_now=value["ends_now"],
             evaluated_documents=value["evaluated_documents"],
         )

@@ -83,6 +83,7 @@ def train_stage(
     start_from: Path | None = None,
     hands_on: bool = False,
     levers: Levers | None = None,
+    may_end: bool = False,
     ends_now: bool = False,
     evaluated_documents: int = 0,
     crew: Crew | None = None,
@@ -116,6 +117,7 @@ def train_stage(
         start_from=start_from,
         hands_on=hands_on,
         levers=levers or Levers.asked_for(config),
+        may_end=may_end,
         ends_now=ends_now,
         evaluated_documents=evaluated_documents,
     )
@@ -201,11 +203,13 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
             if must_stop and not state.is_over(config):
                 raise Interrupted(
                     f"stopped after step {state.step} of {config.steps}; a checkpoint is saved",
-                    f"run the same command again to resume, {TO_FINISH}",
+                    f"run the same command again to resume{TO_FINISH * job.may_end}",
                 )
         if state.has_stopped_early(config):
             reporter.info(early_stop(state, config))
         elif not state.is_over(config):
+            if config.held_out_every and state.step % config.held_out_every:
+                run.measure()  # as the last step of every run is
             reporter.info(f"ended after step {state.step} of {config.steps}, as asked")
         run.write_adapter()
         if any_of(stop.requested, run.device):
@@ -215,7 +219,7 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
             )
 
 
-TO_FINISH = "or with --finish to end the training here and merge what it has learnt"
+TO_FINISH = ", or with --finish to end the training here and merge what it has learnt"
 
 
 def early_stop(state: TrainState, config: TrainConfig) -> str:

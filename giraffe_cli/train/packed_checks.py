@@ -50,10 +50,11 @@ def tell_passes(packed_dir: Path, config: TrainConfig, reporter: Reporter) -> No
     told = f"each is read {often:.3g} times" if often > 1 else f"{often:.0%} of them are read"
     reporter.info(f"{counted(windows, 'window')} in {packed_dir}; {told}")
     if often > MANY_PASSES:
-        most = max(1, MANY_PASSES * windows // config.windows_per_step)
+        most = MANY_PASSES * windows // config.windows_per_step
+        fewer = f"at most {most} --steps" if most else "fewer train.windows_per_step"
         reporter.warn(
             f"{counted(windows, 'window')} make {often:.3g} passes over the same text; beyond "
-            f"{MANY_PASSES} they teach little: give more --data, or at most {most} --steps"
+            f"{MANY_PASSES} they teach little: give more --data, or {fewer}"
         )
 
 
