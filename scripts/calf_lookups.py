@@ -7,9 +7,9 @@ Four kinds, one a window, all drawn by a generator:
     dense    records and nothing else, then questions about them
     hidden   a few facts in real text or in sentences that repeat, then questions about them
 
-`calf_forms.py` makes the words of the last two. Tokens of an answer weigh 1 (times a factor that
-the training chooses), what cannot be known weighs little. A window of 1,024 tokens takes about two
-milliseconds.
+The package's `corpus/lookup_forms.py` and `calf_forms.py` make the words of the last two. Tokens of
+an answer weigh 1 (times a factor that the training chooses), what cannot be known weighs little. A
+window of 1,024 tokens takes about two milliseconds.
 """
 
 from __future__ import annotations

@@ -51,7 +51,7 @@ QUIET = (
 SHAPES_KEPT = {"LRU_CACHE_CAPACITY": "64", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "64"}
 """Products in 16 bits on a CPU are prepared for each shape, and torch and oneDNN keep 1,024 of them
 each: documents come in every length, and so 300 lengths of a small layer's products held 1.0 GB.
-A step has fewer shapes than these, which its layers share."""
+A step has fewer, which its layers share: SmolLM2's over a window of one length 37."""
 RESUMING = "run the same command again; extend, pack-data, eval and rope go on where they stopped"
 
 

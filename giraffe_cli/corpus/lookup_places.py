@@ -1,7 +1,9 @@
 """Where in a piece of token ids a sentence may be put, and its tokens there.
 
-places.of(ids)                       # [12, 31, …]: behind ids[11] a sentence or line ends
-places.encode("The hut is 4717.", ids, 12)
+    places.of(ids)                              # [12, 31, …]: behind ids[11] a sentence ends
+    places.encode("The hut is 4717.", ids, 12)  # with the space, or the line break, it needs there
+
+Both go by tables over the vocabulary, made once.
 """
 
 from __future__ import annotations
