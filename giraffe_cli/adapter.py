@@ -30,7 +30,7 @@ from giraffe_cli.updates import AbstractUpdate, DoraUpdate, LoraUpdate, Replacem
 from giraffe_cli.weights import ADAPTER_CONFIG
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
-_PREFIX = "base_model.model."
+PREFIX = "base_model.model."
 _PART = re.compile(r"(?P<module>.+)\.lora_(?P<part>A|B|magnitude_vector)(?:\.weight)?")
 _TRAIN_AGAIN = "train it again"
 
@@ -72,7 +72,7 @@ def read_adapter(folder: Path) -> dict[str, Change]:
     parts: dict[str, dict[str, TensorInFile]] = {}
     changes: dict[str, Change] = {}
     for key, tensor in _tensors(folder / ADAPTER_WEIGHTS).items():
-        name = key.removeprefix(_PREFIX)
+        name = key.removeprefix(PREFIX)
         if match := _PART.fullmatch(name):
             parts.setdefault(match["module"], {})[match["part"]] = tensor
         elif name == key or "lora_" in name or not _is_whole(name, config):

@@ -15,16 +15,20 @@ from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.building import build, differing_keys
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.files import read_sealed_yaml, write_sealed_yaml
-from giraffe_cli.config.train import knobs_without_effect
+from giraffe_cli.config.train import TrainConfig, knobs_without_effect
 from giraffe_cli.corpus.source_names import PREFIX, parse_source
 from giraffe_cli.corpus.store import check_replaceable
 from giraffe_cli.errors import InvalidInput, UsageError
 from giraffe_cli.own_folder import refuse_a_models
 from giraffe_cli.rundir import MANIFEST, make_folder, read_kept
+from giraffe_cli.train.beginning import LENGTH_KNOBS, shared_steps
+from giraffe_cli.train.checkpoints import saved_steps
 from giraffe_cli.tune.choice import CHOICE
 
 SPARED = {"eval.data", "eval.documents"}
 """Which documents the comparison of tables left to the evaluation."""
+LENGTHS = {f"train.{knob}" for knob in LENGTH_KNOBS}
+"""What may change where a training began as another would have."""
 PACKED_BY = {"train.window"}
 """What of the training decides the packed windows."""
 WRITTEN = (
@@ -93,14 +97,18 @@ def check_claim(config: ExtendConfig, run_dir: Path) -> bool:
         free = {f"train.{knob}" for knob in knobs_without_effect(config.train)}
         free |= {"eval.processes", "eval.batch_tokens", "allow_pickle"}
         free |= {"rope.minutes"}  # a budget; a comparison that has ended is kept, and said so
-        kept = build(read_sealed_yaml(path), str(path)).model_dump(mode="json")
-        different = differing_keys(kept, values)
+        before = build(read_sealed_yaml(path), str(path))
+        different = differing_keys(before.model_dump(mode="json"), values)
         if not is_past_packing(run_dir):
             free |= {key for key in different if key.startswith(("eval.", "train."))} - PACKED_BY
             if (run_dir / CHOICE).exists() and not config.eval.data:
                 free -= SPARED
-        if set(different) - free:
-            raise _of_another(run_dir, set(different) - free)
+        other = set(different) - free
+        is_one_training = before.trains and config.trains and not config.stages
+        if other and other <= LENGTHS and is_one_training:
+            _check_begun_alike(run_dir, before.train, config.train)
+        elif other:
+            raise _of_another(run_dir, other)
         if not different:
             return True
     else:
@@ -108,6 +116,26 @@ def check_claim(config: ExtendConfig, run_dir: Path) -> bool:
         _refuse_a_corpus(config.data, run_dir)
     check_folder(run_dir)
     return False
+
+
+def _check_begun_alike(run_dir: Path, before: TrainConfig, now: TrainConfig) -> None:
+    """A training of another number of steps, or another end, has begun as the one in `run_dir`.
+
+    Raises:
+        InvalidInput: the learning rates of the steps that were taken would have been others, or
+            more were taken than are asked for.
+    """
+    saved = saved_steps(run_dir / "checkpoints")
+    if shared_steps(saved, before, now):
+        return
+    taken = f"after {saved[-1]} steps" if saved else "without a checkpoint"
+    raise InvalidInput(
+        f"{run_dir} was trained to {before.steps} steps with train.schedule: {before.schedule}; "
+        f"{taken} it is not the beginning of {now.steps} steps with {now.schedule}: they would "
+        "have had other learning rates, or are fewer",
+        "a training by `constant`, or by `wsd` before its decay, can be lengthened; pass the same "
+        "options to resume this one, or another --out",
+    )
 
 
 def _of_another(run_dir: Path, different: set[str]) -> InvalidInput:

@@ -47,6 +47,7 @@ def workplace(tiny_llama, corpus, tmp_path, monkeypatch) -> Path:
     """A folder where the names that the guides use stand for the tiny model and corpus."""
     (tmp_path / "models").mkdir()
     (tmp_path / "models" / "smollm2-135m").symlink_to(tiny_llama)
+    (tmp_path / "models" / "my-finetune").symlink_to(tiny_llama)
     for name in ("books.jsonl.gz", "validation.jsonl.gz"):
         (tmp_path / name).write_bytes(gzip.compress(corpus.read_bytes()))
     (tmp_path / "corpus.jsonl").write_bytes(corpus.read_bytes())

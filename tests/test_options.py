@@ -249,6 +249,7 @@ ENTRIES = {
     "merge": {
         "run": ShownBy("test_cli_verify.py::test_merge_writes_the_model_of_a_run"),
         "--out": ShownBy("test_cli_verify.py::test_merge_elsewhere_says_what_to_do_next"),
+        "--onto": ShownBy("test_merge_onto.py::test_the_command_says_what_it_moved"),
         "--json": ShownBy("test_cli_verify.py::test_merge_writes_the_model_of_a_run"),
     },
     "export": {

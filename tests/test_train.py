@@ -265,7 +265,7 @@ def test_checkpoints_of_other_inputs_are_removed_with_a_warning(material, undist
     reporter = Hooked()
     run(material, tmp_path / "run", reporter, learning_rate=1e-3)
     assert any(
-        "removed 2 checkpoints, damaged or of other inputs" in line for line in reporter.warnings
+        "removed 2 checkpoints, damaged, or of other inputs" in line for line in reporter.warnings
     )
     assert metrics(tmp_path / "run")[0]["learning_rate"] == 1e-3
     assert adapter_bytes(tmp_path / "run") != adapter_bytes(undisturbed.run_dir)

@@ -102,9 +102,9 @@ def test_checkpoints_that_name_a_lost_best_are_leftovers_only_if_it_is_wanted(tm
         state = TrainState(step=step, best_step=best)
         save_checkpoint(tmp_path, state, {"w": weight}, optimizer, {}, keep=9)
     (tmp_path / "step-2" / "state.safetensors").write_bytes(b"")
-    assert clear_leftovers(tmp_path, {}) == 1
+    assert clear_leftovers(tmp_path, lambda step: [{}]) == 1
     assert saved_steps(tmp_path) == [3, 1]
-    assert clear_leftovers(tmp_path, {}, keep_best=True) == 1
+    assert clear_leftovers(tmp_path, lambda step: [{}], keep_best=True) == 1
     assert saved_steps(tmp_path) == [1]
 
 

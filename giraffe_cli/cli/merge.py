@@ -10,7 +10,7 @@ import typer
 
 from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.options import AsJson
-from giraffe_cli.errors import GiraffeError
+from giraffe_cli.errors import GiraffeError, UsageError
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.run_files import adapter_of, base_of, read_run
 
@@ -21,6 +21,8 @@ giraffe merge runs/mine
 
 giraffe merge runs/mine --out ./my-llama-16k
 
+giraffe merge runs/mine --onto ./my-llama-instruct --out ./my-llama-instruct-16k
+
 giraffe merge runs/mine --json
 """
 
@@ -28,48 +30,70 @@ giraffe merge runs/mine --json
 def merge(
     run: Annotated[Path, typer.Argument(help="Folder that `giraffe extend` wrote.")],
     out: Annotated[Path | None, typer.Option(help="Folder to write. Default: RUN/model.")] = None,
+    onto: Annotated[
+        str | None,
+        typer.Option(
+            help="Extend another fine-tune of the run's base, such as its instruct model, by what "
+            "the run trained: a directory, .gguf file or Hugging Face id. Needs --out."
+        ),
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Merge what a run trained into its base: a plain Hugging Face directory, proven after writing.
 
     Use it to write the model elsewhere, or again after it was deleted. What is there already and
-    still holds is not written again.
+    still holds is not written again. With --onto the weights of another fine-tune of the same base
+    are moved as far as the run moved its base's; they keep their tokenizer and chat template.
     """
+    if onto is not None and out is None:
+        raise UsageError("--onto needs --out", "name the folder to write with --out")
     config, table = read_run(run)
 
     from giraffe_cli.checkpoint import inspect
     from giraffe_cli.lock import held, held_beside
     from giraffe_cli.merge import merge_stage
     from giraffe_cli.merge_checks import check_same_base
+    from giraffe_cli.merge_onto import adapter_for, check_sibling, folder_beside
     from giraffe_cli.verify import raise_if_defective, verify_directory
 
     console = Console(as_json)
-    adapter = adapter_of(run, config)
-    with held(run) if out is None else held_beside(out):
+    adapter, final, told = adapter_of(run, config), out or run / "model", None
+    with held(run) if out is None else held_beside(out), folder_beside(final) as work:
         checkpoint = inspect(base_of(run, config), run, config.allow_pickle)
         if adapter is not None:
             check_same_base(adapter, checkpoint)
-        model_dir = merge_stage(checkpoint, adapter, table, out or run / "model", console)
+        if onto is not None:
+            base, checkpoint = checkpoint, inspect(onto, work, config.allow_pickle)
+            told = {"model": onto, "distance": check_sibling(base, checkpoint, console)}
+            adapter = adapter and adapter_for(adapter, base, checkpoint, work / "adapter", console)
+        model_dir = merge_stage(checkpoint, adapter, table, final, console)
         proof = verify_directory(
             model_dir, adapter_dir=adapter, base=checkpoint.path, table=table, reporter=console
         )
     raise_if_defective(model_dir, proof, GiraffeError)
-    console.result(*summary(model_dir, table, proof))
+    console.result(*summary(model_dir, table, proof, told))
 
 
-def summary(model_dir: Path, table: RopeTable, proof: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def summary(
+    model_dir: Path, table: RopeTable, proof: dict[str, Any], onto: dict[str, Any] | None
+) -> tuple[dict[str, Any], str]:
     """The JSON object and the lines that say the same."""
     value = {
         "model_dir": str(model_dir),
         "strategy": table.strategy,
         "native_length": table.original_max_position_embeddings,
         "target_length": table.target_length,
+        "onto": onto,
         "verify": proof,
     }
-    lines = (
-        f"model: {model_dir}\n"
-        f"window: {table.target_length} tokens ({table.strategy})\n"
-        f"verified: {len(proof['checks'])} checks\n"
-        f"next: giraffe eval {shlex.quote(str(model_dir))}"
-    )
-    return value, lines
+    next_step = f"giraffe eval {shlex.quote(str(model_dir))}"
+    lines = [
+        f"model: {model_dir}",
+        f"window: {table.target_length} tokens ({table.strategy})",
+        f"verified: {len(proof['checks'])} checks",
+    ]
+    if onto:
+        name, distance = onto["model"], onto["distance"]
+        lines.insert(1, f"onto: {name}, whose weights lie {distance:.2%} from the run's base")
+        next_step += f" --base {shlex.quote(name)} --data TEXT"
+    return value, "\n".join([*lines, f"next: {next_step}"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -131,12 +131,15 @@ def load_weights(path: Path, parameters: Mapping[str, Tensor]) -> None:
         )
 
 
-def clear_leftovers(folder: Path, identity: dict[str, Any], keep_best: bool = False) -> int:
-    """Remove checkpoints that are unfinished, of another run, or, under `keep_best`, without the
-    best one that they name; the number of finished ones among them."""
+def clear_leftovers(
+    folder: Path, identities: Callable[[int], Sequence[Mapping[str, Any]]], keep_best: bool = False
+) -> int:
+    """Remove checkpoints that are unfinished, that have none of the `identities` which are right
+    for one of so many steps, or, under `keep_best`, without the best one that they name; the number
+    of finished ones among them."""
     make_folder(folder)
-    found = [folder / f"step-{number}" for number in saved_steps(folder)]
-    sound = [path for path in found if stage_holds(path, identity)]
+    found = {folder / f"step-{number}": identities(number) for number in saved_steps(folder)}
+    sound = [path for path in found if any(stage_holds(path, right) for right in found[path])]
     if keep_best:
         names = {path.name for path in sound}
         best = {path: read_json(path / _FACTS)["best_step"] for path in sound}

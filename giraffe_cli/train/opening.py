@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
@@ -15,6 +17,7 @@ from giraffe_cli.model.pointwise import why_not_compiled
 from giraffe_cli.model.trainable import causal_model, state_parameters
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.scheme import make_positions
+from giraffe_cli.train.beginning import beginning
 from giraffe_cli.train.checkpoints import (
     clear_leftovers,
     load_weights,
@@ -71,9 +74,10 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
     lay_side_by_side(parameters.values())
     optimizer = make_optimizer(parameters, config)
     if accelerator.is_main_process:
-        stale = clear_leftovers(job.checkpoints_dir, identity, config.keep == "best")
+        right = functools.partial(_right_identities, identity, config)
+        stale = clear_leftovers(job.checkpoints_dir, right, config.keep == "best")
         if stale:
-            told = f"removed {stale} checkpoints, damaged or of other inputs"
+            told = f"removed {stale} checkpoints, damaged, or of other inputs or learning rates"
             reporter.warn(f"{told}: {job.checkpoints_dir}")
     # the first process says which: it alone has looked whether they are sound
     newest = told_by_all(saved_steps(job.checkpoints_dir)[:1])[0]
@@ -112,6 +116,14 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         optimizer=optimizer,
         state=state,
     )
+
+
+def _right_identities(
+    identity: dict[str, Any], config: TrainConfig, step: int
+) -> Sequence[dict[str, Any]]:
+    """Those by which a checkpoint of `step` steps belongs to a training; the second is what earlier
+    versions wrote, who resumed a run with its very steps alone."""
+    return (beginning(identity, step, config), identity) if step <= config.steps else ()
 
 
 def warn_of_slow_passes(device: torch.device, reporter: Reporter) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from giraffe_cli.model.full import give_full
 from giraffe_cli.model.trainable import save_trained
 from giraffe_cli.rundir import begin_stage, finish_stage, write_sealed
+from giraffe_cli.train.beginning import beginning
 from giraffe_cli.train.checkpoints import (
     give_checkpoint,
     give_weights,
@@ -79,7 +80,7 @@ class Run:
                 self.state,
                 self.kept,
                 self.optimizer,
-                self.identity,
+                beginning(self.identity, self.state.step, self.job.config),
                 self.job.config.keep_checkpoints,
                 self.job.config.keep == "best",
             )
