@@ -31,6 +31,9 @@ from giraffe_cli.tune.settings import settings
 from giraffe_cli.units import brief, format_length
 from giraffe_cli.verify import verify_directory
 
+STOPPED = "stopped"
+"""Where `timings.json` has the stages that did not end."""
+
 
 @dataclass
 class Timings:
@@ -38,20 +41,40 @@ class Timings:
 
     path: Path
     seconds: dict[str, float] = field(default_factory=dict)
+    """Of the stages that ended, with what they took before they were stopped."""
+    stopped: dict[str, float] = field(default_factory=dict)
+    """Of those that have not."""
 
     @classmethod
     def kept(cls, path: Path) -> Timings:
-        """With what an earlier call of the same run took."""
-        return cls(path, read_kept(path) or {})
+        """With what earlier calls of the same run took."""
+        found = read_kept(path) or {}
+        return cls(path, found, found.pop(STOPPED, {}))
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """Time the block as `name`; a stage that was skipped keeps the time of its real run."""
-        started = time.monotonic()
-        yield
-        elapsed = round(time.monotonic() - started, 2)
-        self.seconds[name] = max(elapsed, self.seconds.get(name, 0.0))
-        write_sealed(self.path, self.seconds)
+        """Time the block as `name`; a stage that was skipped keeps the time of its real run, and
+        one that is stopped goes on counting from there."""
+        started, before = time.monotonic(), self.stopped.pop(name, 0.0)
+        try:
+            yield
+        except BaseException:
+            self.stopped[name] = round(before + time.monotonic() - started, 2)
+            with contextlib.suppress(GiraffeError):  # what stopped it may be a full disk
+                self._write()
+            raise
+        self.at_least(name, before + time.monotonic() - started)
+
+    def at_least(self, name: str, seconds: float) -> None:
+        """What is known of `name` otherwise, such as of a training that was killed."""
+        self.seconds[name] = max(round(seconds, 2), self.seconds.get(name, 0.0))
+        self._write()
+
+    def _write(self) -> None:
+        """Unless a refusal has taken the folder with it, or comes before there is one."""
+        if self.path.parent.is_dir():
+            stopped = {STOPPED: self.stopped} if self.stopped else {}
+            write_sealed(self.path, {**self.seconds, **stopped})
 
 
 def choose_table(config: ExtendConfig, checkpoint: Checkpoint) -> RopeTable:

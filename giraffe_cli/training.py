@@ -201,7 +201,8 @@ def train_stages(
         write_sealed(make_folder(stage.folder) / "rope.json", stage.table.to_json())
         if not (finish or (stage.folder / "adapter" / MANIFEST).is_file()):
             tell_passes(packed[stage.folder], stage.config.train, reporter)
-        with timings.stage(f"train {stage.name}" if len(stages) > 1 else label):
+        name = f"train {stage.name}" if len(stages) > 1 else label
+        with timings.stage(name):
             start = functools.partial(
                 train_stage,
                 checkpoint,
@@ -226,4 +227,5 @@ def train_stages(
             fit = Fit(checkpoint, stage.config, stage.folder, reporter, share, slower)
             results.append(fit.train(start))
             slower = fit.measured_over_assumed(results[-1])
+        timings.at_least(name, results[-1].seconds)
     return results

@@ -118,6 +118,7 @@ def test_page_card_and_console_show_it(run, giraffe, tiny_llama):
     assert "beyond the text" in beyond_domain(Scored.of_run(report)).claim
     page = (run_dir / "report.html").read_text()
     assert "extended − control" in page
+    assert "without scaling, as many tokens; beyond that window it is not defined" in page
     assert "Stages of training" in page
     card = (run_dir / "model" / "README.md").read_text()
     assert "| loss control |" in card
@@ -193,6 +194,23 @@ def test_the_verdict_goes_by_the_bounds(interval, answer, run):
     report = json.loads(json.dumps(run[2]))
     report["evaluation"]["paired"]["nll"]["checkpoint_minus_native_control"]["512"] = score
     assert beyond_domain(Scored.of_run(report)).answer == answer
+
+
+@pytest.mark.parametrize(
+    ("times", "words"),
+    [
+        (1.0, None),
+        (1.04, None),
+        (1.5, "trained on 1.5 times as many tokens, so what is told as domain may be too much."),
+        (0.5, "trained on 0.5 times as many tokens, so what is told as domain may be too little."),
+    ],
+)
+def test_a_control_of_other_tokens_is_told_as_that(times, words, run):
+    """As where a run was ended before its last step, which its control is not."""
+    report = json.loads(json.dumps(run[2]))
+    report["control"]["trained_tokens"] = times * report["trained_tokens"]
+    meaning = beyond_domain(Scored.of_run(report)).meaning
+    assert meaning.endswith(words or "inside the native window.")
 
 
 def test_a_control_of_no_step_or_beyond_reach_is_refused(tiny_llama, corpus, tmp_path):

@@ -57,6 +57,10 @@ def test_jsonl_reads_another_field(tmp_path):
         (b'{"texts": "a", "id": 1}', "no field `text`.*did you mean `texts`?.*known: id, texts"),
         (b"{}", "no field `text`"),
         (b'{"messages": []}', "no field `text`.*rendered to one text first: tokenizer.apply_chat"),
+        (
+            b'{"input_ids": [1, 2]}',
+            r"no field `text`.*tokenizer\.decode\(input_ids, skip_special_tokens=True\)",
+        ),
         (b'{"text": "\\ud800"}', "half a surrogate pair"),
         (b"[" * 100_000, "not valid JSON"),
     ],

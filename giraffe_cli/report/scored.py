@@ -99,6 +99,8 @@ class Scored:
     """False where it is known that no weight was changed: its gains are the table's."""
     lookups: float | None = None
     """Share of the trained windows' tokens that were look-ups, where it is known."""
+    control_share: float = 1.0
+    """How many tokens the control was trained on, of those that the checkpoint was."""
 
     @classmethod
     def of_run(cls, report: Mapping[str, Any]) -> Scored:
@@ -106,7 +108,9 @@ class Scored:
         native, target = int(report["native_length"]), int(report["target_length"])
         scores = report.get("evaluation") or {}
         trained, lookups = bool(report["steps"]), report.get("lookups")
-        return cls(scores, native, target, OF_A_RUN, trained=trained, lookups=lookups)
+        control, tokens = report.get("control"), report.get("trained_tokens")
+        share = control["trained_tokens"] / tokens if control and tokens else 1.0
+        return cls(scores, native, target, OF_A_RUN, trained, lookups, share)
 
     @classmethod
     def of_evaluation(cls, results: Mapping[str, Any]) -> Scored:

@@ -15,6 +15,8 @@ from giraffe_cli.units import format_length
 
 COLLAPSE = 1.0
 """Nats that the base must lose beyond its window, by the lower bound, to be called collapsed."""
+ALIKE = 0.05
+"""How much more or fewer tokens a control may have read without a word."""
 ALONE = "One document has no interval: nothing follows from it."
 
 
@@ -154,10 +156,21 @@ def beyond_domain(scored: Scored) -> Verdict:
         f"which the control learnt from the same text without getting longer, and "
         f"{_nats(length)} are length {bounds(length)}. At {short} itself "
         f"{scored.tested} and control differ by {_nats(here)}: what the "
-        f"extension changed inside the native window."
+        f"extension changed inside the native window.{_unlike(scored)}"
     )
     figures = f"{_nats(length)} compared with the control at {short}"
     return Verdict(claim, below_zero(length), figures, meaning)
+
+
+def _unlike(scored: Scored) -> str:
+    """Of a control that was not trained on as much, as where the run was ended before it."""
+    share = scored.control_share
+    if abs(share - 1) <= ALIKE:
+        return ""
+    return (
+        f" The control was trained on {share:.3g} times as many tokens, so what is told as domain "
+        f"may be too {'much' if share > 1 else 'little'}."
+    )
 
 
 def base_beyond_window(scored: Scored) -> Verdict:

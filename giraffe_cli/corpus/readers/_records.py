@@ -38,12 +38,24 @@ CHAT = {"messages", "conversations"}
 """Names under which turns of a conversation are published."""
 
 
+TOKENS = "input_ids"
+"""The name under which a corpus that is tokenised already is published."""
+
+
 def what_there_is(field: str, names: Iterable[str]) -> str:
-    """The `names` there are instead of `field`; of a conversation how it becomes a text."""
+    """The `names` there are instead of `field`; of a conversation or of tokens how they become a
+    text."""
     known = near_misses(field, names)
-    if CHAT.isdisjoint(names):
-        return known
-    return f"{known}; a conversation is rendered to one text first: tokenizer.apply_chat_template"
+    if not CHAT.isdisjoint(names):
+        return (
+            f"{known}; a conversation is rendered to one text first: tokenizer.apply_chat_template"
+        )
+    if TOKENS in names:
+        return (
+            f"{known}; tokens become a text again first, by the tokenizer that made them: "
+            "tokenizer.decode(input_ids, skip_special_tokens=True)"
+        )
+    return known
 
 
 def checked(text: str, what: str) -> str:
