@@ -61,8 +61,10 @@ def merge_stage(
     table: RopeTable | None,
     out: Path,
     reporter: Reporter,
+    replaces: bool = True,
 ) -> Path:
-    """Write the extended model to `out` and return it; skipped when `out` holds it already.
+    """Write the extended model to `out` and return it; skipped when `out` holds it already. A link
+    is followed: what it leads to is replaced.
 
     Without `adapter_dir` the weights are the base's, byte for byte: the zero-shot extension.
     Without `table` the RoPE is the base's, file by file.
@@ -70,8 +72,10 @@ def merge_stage(
 
     Raises:
         GiraffeError: an adapter that does not fit the base, or cannot be merged exactly.
-        InvalidInput: damaged weights, an adapter of another table, an `out` that is not ours.
+        InvalidInput: damaged weights, an adapter of another table, an `out` that is not ours, or
+            holds another merged model and is not one that this `replaces`.
     """
+    named, out = out, out.resolve()
     changes = read_adapter(adapter_dir) if adapter_dir else {}
     inputs = {
         "stage": STAGE,
@@ -81,9 +85,9 @@ def merge_stage(
     }
     clear_leftovers(out)
     if stage_holds(out, inputs) and is_in_dtype(out, checkpoint.dtype):
-        reporter.info(f"{out} holds the merged model already")
-        return out
-    refuse_foreign_folder(out, checkpoint.path)
+        reporter.info(f"{named} holds the merged model already")
+        return named
+    refuse_foreign_folder(out, checkpoint.path, inputs if not replaces else None)
     if adapter_dir and table:
         check_same_table(adapter_dir, table)
     is_adapter = adapter_dir is not None and not is_full(adapter_dir)
@@ -103,7 +107,7 @@ def merge_stage(
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
-    return out
+    return named
 
 
 def _write_weights(

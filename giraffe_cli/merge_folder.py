@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.own_folder import HINT, refuse_a_models
 from giraffe_cli.rundir import (
     MANIFEST,
     atomic_open,
@@ -39,28 +43,35 @@ COPIED = (
 )
 
 
-def refuse_foreign_folder(out: Path, base: Path) -> None:
-    """Never replace what this stage did not write.
+def refuse_foreign_folder(out: Path, base: Path, inputs: Mapping[str, Any] | None = None) -> None:
+    """Never replace what this stage did not write, nor, given the `inputs` of a merge, what it
+    wrote of others.
 
     Raises:
-        InvalidInput: `out` is the base, or exists, is not empty and carries no manifest of a merge.
+        InvalidInput: `out` is the base or lies in a model's folder; or exists, is not empty and
+            carries no manifest of a merge, or of another one.
     """
     if out.resolve() == base.resolve():
-        raise InvalidInput(f"{out} is the base itself", "choose another --out")
+        raise InvalidInput(f"{out} is the base itself", HINT)
+    refuse_a_models(out.parent)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    if (out / MANIFEST).is_file():
-        manifest = read_json(out / MANIFEST)
-        if isinstance(manifest, dict) and manifest.get("inputs", {}).get("stage") == STAGE:
-            return
-    raise InvalidInput(f"{out} exists and is no merged model", "choose another --out")
+    manifest = read_json(out / MANIFEST) if (out / MANIFEST).is_file() else None
+    kept = manifest.get("inputs", {}) if isinstance(manifest, dict) else {}
+    if kept.get("stage") != STAGE:
+        raise InvalidInput(f"{out} exists and is no merged model", HINT)
+    if inputs is not None and kept != json.loads(json.dumps(inputs)):
+        raise InvalidInput(
+            f"{out} holds another merged model: of other weights, another training or table",
+            "choose another --out, or remove it",
+        )
 
 
 def beside(out: Path, suffix: str) -> Path:
     """A folder of the same parent."""
     whole = out.absolute()
     if not whole.name:
-        raise InvalidInput(f"{out} is no folder of its own", "choose another --out")
+        raise InvalidInput(f"{out} is no folder of its own", HINT)
     return whole.with_name(whole.name + suffix)
 
 
@@ -81,7 +92,7 @@ def put_in_place(building: Path, out: Path) -> None:
     except OSError as error:
         raise GiraffeError(
             f"cannot move the merged model to {out}: {error.strerror or error}",
-            "choose another --out",
+            HINT,
         ) from error
     sync_folder(out.parent)
     shutil.rmtree(replaced, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from giraffe_cli.checkpoint_source import EMBEDDED
 from giraffe_cli.config.building import build
@@ -14,6 +15,8 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rundir import MANIFEST, read_json, read_kept
 from giraffe_cli.units import format_length
+
+_SAME_TRAINING = ("steps", "trained_tokens", "final_loss")
 
 
 def read_run(run: Path) -> tuple[ExtendConfig, RopeTable]:
@@ -78,6 +81,17 @@ def adapter_of(run: Path, config: ExtendConfig) -> Path | None:
             "ends it at the newest checkpoint",
         )
     return adapter
+
+
+def report_of(run: Path) -> dict[str, Any] | None:
+    """`report.json`; None where it does not tell of the training that the folder holds, as where
+    that went on after it."""
+    report, trained = read_kept(run / "report.json"), read_kept(run / "training.json")
+    if not isinstance(report, dict):
+        return None
+    last = (report.get("stages") or [None])[-1]
+    told, known = ([one and one.get(key) for key in _SAME_TRAINING] for one in (last, trained))
+    return report if told == known else None
 
 
 def windows_of(folder: Path) -> list[Path]:

@@ -8,11 +8,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from test_finish import BLIND, config_of
 from tiny_runs import TARGET, make_adapter, make_base, merge, table_for
 
 from giraffe_cli.config.building import build
 from giraffe_cli.config.files import write_sealed_yaml
-from giraffe_cli.rundir import finish_stage, read_json, write_json
+from giraffe_cli.pipeline import extend
+from giraffe_cli.progress import SilentReporter
+from giraffe_cli.rundir import finish_stage, read_json, write_json, write_sealed
 from giraffe_cli.tensor_stream import tensor_digests
 
 
@@ -148,3 +151,66 @@ def test_a_mismatch_after_our_own_merge_is_our_failure(giraffe, run, monkeypatch
     done = giraffe("merge", run)
     assert done.code == 1
     assert "logits_far: found largest difference" in done.stderr
+
+
+# ── where it may be written ──────────────────────────────────────────────────────────────────
+
+
+def test_another_runs_model_is_not_replaced(giraffe, run, model, tmp_path):
+    """A zero-shot model of the same base: another training, and the same table."""
+    write_run(tmp_path / "zero", model.base, steps=0)
+    assert giraffe("merge", tmp_path / "zero").code == 0
+    theirs = tmp_path / "zero" / "model"
+    before = tensor_digests(theirs)
+    done = giraffe("merge", run, "--out", theirs)
+    assert done.code == 3
+    assert f"{theirs} holds another merged model" in done.stderr
+    assert tensor_digests(theirs) == before
+
+    # its own is: what was trained may be another now
+    assert giraffe("merge", run).code == 0
+    shutil.rmtree(run / "adapter")
+    shutil.copytree(make_adapter(tmp_path / "again", model.base, std=0.1), run / "adapter")
+    finish_stage(run / "adapter", {"stage": "train"})
+    assert giraffe("merge", run, "--out", run / "model").code == 0
+
+
+def test_no_model_is_written_into_a_models_folder(giraffe, run, model):
+    done = giraffe("merge", run, "--out", model.out / "within")
+    assert done.code == 3
+    assert f"{model.out} is the folder of a model: it holds config.json" in done.stderr
+
+
+def test_a_link_is_followed(giraffe, run, tmp_path):
+    """As where a model was moved to a larger disk."""
+    place, link = tmp_path / "large" / "model", run / "model"
+    place.mkdir(parents=True)
+    link.symlink_to(place)
+    assert giraffe("merge", run).code == 0
+    (place / "config.json").write_text("{}")
+    assert giraffe("merge", run).code == 0  # another time over what is there
+    assert link.is_symlink()
+    assert read_json(place / "config.json")["max_position_embeddings"] == TARGET
+    assert [path.name for path in place.parent.iterdir()] == ["model"]
+    assert {path.name for path in run.iterdir()} == {"adapter", "model", "rope.json", "run.yaml"}
+
+
+# ── the card ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_card_is_written_where_the_report_is_of_this_training(
+    giraffe, tiny_llama, corpus, tmp_path
+):
+    run_dir, out = tmp_path / "run", tmp_path / "elsewhere"
+    extend(config_of(tiny_llama, corpus, steps=2), run_dir, BLIND, SilentReporter())
+    card = (run_dir / "model" / "README.md").read_text()
+    assert giraffe("merge", run_dir, "--out", out).code == 0
+    assert (out / "README.md").read_text() == card
+
+    shutil.rmtree(out)
+    trained = read_json(run_dir / "training.json")
+    write_sealed(run_dir / "training.json", {**trained, "steps": 3})
+    done = giraffe("merge", run_dir, "--out", out)
+    assert done.code == 0
+    assert f"no model card is written: {run_dir} has no report of this training" in done.stderr
+    assert not (out / "README.md").exists()

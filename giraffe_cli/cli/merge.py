@@ -12,7 +12,8 @@ from giraffe_cli.cli.console import Console
 from giraffe_cli.cli.options import AsJson
 from giraffe_cli.errors import GiraffeError, UsageError
 from giraffe_cli.rope.base import RopeTable
-from giraffe_cli.run_files import adapter_of, base_of, read_run
+from giraffe_cli.run_files import adapter_of, base_of, read_run, report_of
+from giraffe_cli.rundir import read_kept
 
 EXAMPLES = """
 Examples:
@@ -66,12 +67,26 @@ def merge(
             base, checkpoint = checkpoint, inspect(onto, work, config.allow_pickle)
             told = {"model": onto, "distance": check_sibling(base, checkpoint, console)}
             adapter = adapter and adapter_for(adapter, base, checkpoint, work / "adapter", console)
-        model_dir = merge_stage(checkpoint, adapter, table, final, console)
+        replaces = final.resolve() == (run / "model").resolve()  # its own, of whatever training
+        model_dir = merge_stage(checkpoint, adapter, table, final, console, replaces)
         proof = verify_directory(
             model_dir, adapter_dir=adapter, base=checkpoint.path, table=table, reporter=console
         )
     raise_if_defective(model_dir, proof, GiraffeError)
+    if onto is None:
+        _write_card(run, model_dir, console)
     console.result(*summary(model_dir, table, proof, told))
+
+
+def _write_card(run: Path, model_dir: Path, console: Console) -> None:
+    """The model's card with what the run measured, where its report is of this very training."""
+    from giraffe_cli.report.card import write_card
+
+    report = report_of(run)
+    if report is None:
+        console.info(f"no model card is written: {run} has no report of this training")
+    else:
+        write_card(report, model_dir, read_kept(run / "plan.json") or {})
 
 
 def summary(
