@@ -104,9 +104,10 @@ def check_claim(config: ExtendConfig, run_dir: Path) -> bool:
             if (run_dir / CHOICE).exists() and not config.eval.data:
                 free -= SPARED
         other = set(different) - free
+        saved = saved_steps(run_dir / "checkpoints")
         is_one_training = before.trains and config.trains and not config.stages
-        if other and other <= LENGTHS and is_one_training:
-            _check_begun_alike(run_dir, before.train, config.train)
+        if other and other <= LENGTHS and saved and is_one_training:
+            _check_begun_alike(run_dir, saved, before.train, config.train)
         elif other:
             raise _of_another(run_dir, other)
         if not different:
@@ -118,21 +119,22 @@ def check_claim(config: ExtendConfig, run_dir: Path) -> bool:
     return False
 
 
-def _check_begun_alike(run_dir: Path, before: TrainConfig, now: TrainConfig) -> None:
-    """A training of another number of steps, or another end, has begun as the one in `run_dir`.
+def _check_begun_alike(
+    run_dir: Path, saved: Sequence[int], before: TrainConfig, now: TrainConfig
+) -> None:
+    """A training of another number of steps, or another end, has begun as the one in `run_dir`,
+    which was saved after so many of them.
 
     Raises:
         InvalidInput: the learning rates of the steps that were taken would have been others, or
             more were taken than are asked for.
     """
-    saved = saved_steps(run_dir / "checkpoints")
     if shared_steps(saved, before, now):
         return
-    taken = f"after {saved[-1]} steps" if saved else "without a checkpoint"
     raise InvalidInput(
         f"{run_dir} was trained to {before.steps} steps with train.schedule: {before.schedule}; "
-        f"{taken} it is not the beginning of {now.steps} steps with {now.schedule}: they would "
-        "have had other learning rates, or are fewer",
+        f"after {saved[-1]} of them it is not the beginning of {now.steps} steps with "
+        f"{now.schedule}: they would have had other learning rates, or are fewer",
         "a training by `constant`, or by `wsd` before its decay, can be lengthened; pass the same "
         "options to resume this one, or another --out",
     )

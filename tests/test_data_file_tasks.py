@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import gzip
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -84,7 +85,9 @@ class TestLambada:
             ([{"text": "oneword"}], "row 0 has no last word"),
             ([{"text": "oneword "}], "row 0 has no last word"),
             ([{"text": "x" * 40 + " y"}], "row 0 takes 42 tokens, the length is 32"),
-            ([{"txt": "a b"}], "line 1 of .* is no JSON object with `text`"),
+            ([{"txt": "a b"}], "line 1 of .* has no `text`"),
+            ([{"text": 3}], "line 1 of .* has int as `text`, needs str"),
+            (["a b"], "line 1 of .* is no JSON object with `text`"),
             ([{"text": "a b"}, {"text": 3}], "line 2 of"),
             ([], "is empty"),
         ],
@@ -162,9 +165,19 @@ class TestHellaswag:
         assert bytes(example.token_ids.tolist()) == b"Home: Paint."
         assert bytes(example.candidates[0]) == b"  a"
 
+    def test_a_label_that_is_text_is_read_as_the_number(self, tmp_path, path):
+        """As the hub's rows have it."""
+        rows = [json.loads(line) for line in Path(path).read_text().splitlines()]
+        texts = lines(tmp_path / "t.jsonl", [{**row, "label": str(row["label"])} for row in rows])
+        found, expected = (
+            Hellaswag().examples(32, 0, with_file("hellaswag", file)) for file in (texts, path)
+        )
+        assert [e.candidates for e in found] == [e.candidates for e in expected]
+
     @pytest.mark.parametrize(
         "changes",
         [
+            {"label": ""},
             {"label": 4},
             {"label": -1},
             {"label": True},

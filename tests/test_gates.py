@@ -408,7 +408,10 @@ def test_an_effective_length_needs_what_it_is_held_against(evaluated):
         found, beyond, subjects
     )
     assert "held against the checkpoint's score" in refusal(found, beyond, subjects[1:])
-    assert refusal(found, beyond, subjects, threshold=0.5) is None
+    assert refusal(found, beyond, subjects, threshold=0.1) is None
+    assert "1 samples, all right, have the lower bound" in refusal(
+        found, beyond, subjects, threshold=0.5
+    )
     assert refusal(found, [batch("passkey", Passkey(), [4, 16])], subjects) is None
 
 

@@ -10,7 +10,9 @@ import pytest
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.haystack import (
     NOISE,
+    PIECE,
     Haystack,
+    joined,
     noise,
     noise_lines,
     python_documentation,
@@ -49,6 +51,39 @@ class TestHaystack:
     def test_without_a_word_it_is_refused(self, texts):
         with pytest.raises(InvalidInput, match="the haystack holds no words"):
             Haystack(texts)
+
+
+STORIES = {
+    "Chinese": "很久以前，山里住着一位老人。他每天早上都去河边打水！有一天他看见了一只长颈鹿。" * 9,
+    "Thai": "กาลครั้งหนึ่งนานมาแล้วมียีราฟตัวหนึ่งอาศัยอยู่ในทุ่งหญ้า" * 9,
+    "minified": "a=b=>b.map(c=>c+1);d=[a,a];" * 9,
+}
+
+
+class TestTextWithoutBlanks:
+    @pytest.mark.parametrize("text", STORIES.values(), ids=STORIES)
+    def test_it_is_cut_into_small_pieces_and_joined_without_a_trace(self, text):
+        words = Haystack([text]).words
+        assert max(map(len, words)) <= PIECE + 1 + 1  # what glues it, and a quote behind an end
+        assert joined(words) == text
+        assert joined([*words[:3], "A needle.", *words[3:]]) == (
+            f"{joined(words[:3])} A needle.{joined(words[3:])}"
+        )
+
+    def test_it_begins_at_sentences(self):
+        haystack = Haystack([STORIES["Chinese"]])
+        starts = {joined(haystack.cut(haystack.start(rng(s)), 2))[:3] for s in range(40)}
+        assert starts == {"很久以", "他每天", "有一天"}
+
+    def test_a_needle_stands_behind_a_sentence(self):
+        words = Haystack([STORIES["Chinese"]]).words
+        for depth in (0.2, 0.5, 0.8):
+            assert words[sentence_border(words, depth) - 1][-1] in "。！"
+
+    def test_words_with_blanks_stay_as_they_are(self):
+        text = f"See https://example.org/{'a' * 30} there. 'Honorificabilitudinitatibus,' he said."
+        assert Haystack([text]).words == text.split()
+        assert joined(Haystack([text]).words) == text
 
 
 class TestBorders:

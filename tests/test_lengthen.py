@@ -127,10 +127,10 @@ def test_the_same_command_with_more_steps_makes_a_longer_run(tiny_llama, corpus,
         (
             {"schedule": "cosine"},
             {"schedule": "cosine", "steps": 12},
-            "to 9 steps with train.schedule: cosine; after 4 steps it is not the beginning of 12 "
-            "steps with cosine",
+            "to 9 steps with train.schedule: cosine; after 4 of them it is not the beginning of "
+            "12 steps with cosine",
         ),
-        ({}, {"steps": 3}, "after 4 steps it is not the beginning of 3 steps with constant"),
+        ({}, {"steps": 3}, "after 4 of them it is not the beginning of 3 steps with constant"),
         ({}, {"steps": 12, "learning_rate": 1e-3}, "train.learning_rate, train.steps"),
         ({}, {"steps": 0}, "different: train.steps"),
     ],

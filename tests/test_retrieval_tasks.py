@@ -196,6 +196,12 @@ class TestLines:
             assert example.answers == (numbers[place],)
             assert text.endswith(f"\nline {key}: REGISTER_CONTENT is <")
 
+    def test_no_number_stands_twice_in_many_large_records(self, material):
+        """Of 600 lines and ten asked ones every twelfth record held a number twice."""
+        for _, text in made("lines", material, 30_000, samples=24, depths=5)[::5]:
+            numbers = [number for _, number in self.record(text)]
+            assert len({*numbers}) == len(numbers) > 500
+
     def test_all_questions_of_a_sample_ask_one_record(self, examples):
         for sample in (examples[:5], examples[5:]):
             for one, other in zip(sample, sample[1:], strict=False):

@@ -249,6 +249,15 @@ class TestResuming:
         assert len([*(tmp_path / "cache").iterdir()]) == 3
 
 
+def with_merges(model, folder, change):
+    """A copy of `model` whose tokenizer has other merges under the same vocabulary."""
+    shutil.copytree(model, folder)
+    value = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    value["model"]["merges"] = change(value["model"]["merges"])
+    (folder / "tokenizer.json").write_text(json.dumps(value), encoding="utf-8")
+    return folder
+
+
 class TestRefusals:
     def test_tokenizers_that_differ(self, tiny_llama, tmp_path):
         other = shutil.copytree(tiny_llama, tmp_path / "other")
@@ -256,6 +265,27 @@ class TestRefusals:
         (other / "tokenizer.json").write_text(text.replace('"</s>"', '"<end>"'), encoding="utf-8")
         with pytest.raises(InvalidInput, match="have different tokenizers"):
             material_of([subject("base", tiny_llama), Subject("checkpoint", other, "", "")], [], 1)
+
+    @pytest.mark.parametrize("documents", [[], [Document("a", prose(0, 60), "here")]])
+    def test_one_vocabulary_that_cuts_otherwise_is_another_tokenizer(
+        self, tiny_llama, tmp_path, documents
+    ):
+        """As a conversion that lost merges leaves it: the model's own loss would be another."""
+        other = with_merges(tiny_llama, tmp_path / "other", lambda merges: merges[:40])
+        subjects = [subject("base", tiny_llama), Subject("checkpoint", other, "", "")]
+        with pytest.raises(InvalidInput, match="cut text apart: [0-9.]+% of the tokens, such as"):
+            material_of(subjects, documents, 1)
+
+    def test_a_few_tokens_that_are_cut_otherwise_are_told(self, tiny_llama, tmp_path):
+        other = with_merges(tiny_llama, tmp_path / "other", lambda merges: merges[:-1])
+        subjects = [subject("base", tiny_llama), Subject("checkpoint", other, "", "")]
+        last = json.loads((tiny_llama / "tokenizer.json").read_text())["model"]["merges"][-1]
+        rare = "".join(last).replace("Ġ", " ")
+        (told,) = material_of(subjects, [Document("a", prose(0, 99) + rare, "here")], 1).cut_apart
+        assert "the tokenizer of checkpoint cuts" in told
+        assert "otherwise than that of base, whose tokens all models read" in told
+        # rules that are others and cut the same are no difference
+        assert material_of(subjects, [Document("a", "giraffe", "here")], 1).cut_apart == ()
 
     def test_tokenizers_that_begin_a_text_otherwise_are_told(self, tiny_llama, tmp_path):
         """Both read what the first one's rules give: the other's own scores are 0.07 nats off."""
@@ -368,3 +398,15 @@ def test_a_task_named_twice_is_evaluated_once(tiny_llama, tmp_path):
 )
 def test_default_lengths_grow_fourfold_up_to_the_longest(native, longest, lengths):
     assert default_lengths(native, longest) == lengths
+
+
+def test_one_model_under_two_names_is_told_and_read_once(tiny_llama, tmp_path):
+    """A path that was mistaken reads as an extension that changed nothing."""
+    both = [subject(name, tiny_llama) for name in ("base", "checkpoint")]
+    results, reporter = run(
+        both, tmp_path, EvalConfig(tasks=["passkey"], knobs={"passkey": KNOBS["passkey"]})
+    )
+    told = "base and checkpoint are the same model: every difference between them is 0"
+    assert told in results["warnings"]
+    (kept,) = (tmp_path / "cache").iterdir()
+    assert len({*kept.read_bytes().splitlines()}) == len(kept.read_bytes().splitlines())

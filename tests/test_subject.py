@@ -92,6 +92,12 @@ class TestOutcome:
         tested.model.config.eos_token_id = [1, int(first)]
         assert len(whole) > 0
         assert tested.outcome(example).text == ""
+        # what stock `generate` goes by comes first: the end of a turn often stands there alone
+        tested.model.generation_config.eos_token_id = 1
+        assert tested.outcome(example).text == whole
+        tested.model.generation_config.eos_token_id = [1, int(first)]
+        tested.model.config.eos_token_id = 1
+        assert tested.outcome(example).text == ""
 
     def test_generation_stops_once_its_answers_are_found(self, other_llama):
         tested, ids = opened(other_llama), np.arange(60, dtype=np.int32)

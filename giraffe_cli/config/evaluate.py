@@ -39,7 +39,7 @@ class EvalConfig(Section):
     """Ask through the tokenizer's chat template; default: bare text, as base models read it."""
     gates: list[str] = Field(default_factory=list)
     """Thresholds such as `nll@16k-nll@8k<0`, tested against the interval's bound."""
-    threshold: float | None = Field(default=None, gt=0, le=1)
+    threshold: float | None = Field(default=None, gt=0, lt=1)
     """Share of right answers that the effective length asks for, as a lower bound; default: 0.9 of
     the base's share at its native window."""
     harness: list[str] = Field(default_factory=list)

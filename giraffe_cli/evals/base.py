@@ -54,6 +54,8 @@ class Material:
     """Text of another domain than the documents."""
     copies: int = 0
     """Of held-out documents with a text that another has, which are left out."""
+    cut_apart: tuple[str, ...] = ()
+    """A warning for each model whose tokenizer cuts text otherwise than the first one's."""
     begins_apart: str = ""
     """The models whose tokenizers begin a text otherwise than the first one's."""
     files: Mapping[str, str] = field(default_factory=dict)

@@ -33,7 +33,7 @@ from giraffe_cli.rundir import (
     unsealed,
 )
 
-FORMAT = 3
+FORMAT = 4
 """Raised when the same example would get another outcome from newer code."""
 
 

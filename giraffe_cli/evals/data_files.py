@@ -13,7 +13,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import yaml
@@ -22,8 +22,10 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import Material
 from giraffe_cli.rundir import digest_value
 
+Kinds: TypeAlias = type | tuple[type, ...]
 
-def read_rows(material: Material, task: str, fields: Mapping[str, type]) -> list[dict[str, Any]]:
+
+def read_rows(material: Material, task: str, fields: Mapping[str, Kinds]) -> list[dict[str, Any]]:
     """Every row of the file of `task`.
 
     Raises:
@@ -43,17 +45,32 @@ def read_rows(material: Material, task: str, fields: Mapping[str, type]) -> list
             row = json.loads(line)
         except ValueError:
             row = None
-        if not isinstance(row, dict) or any(
-            not isinstance(row.get(name), kind) for name, kind in fields.items()
-        ):
+        if not isinstance(row, dict):
+            wrong = f"is no JSON object with {wanted}"
+        else:
+            wrong = next(
+                (_unlike(row, *field) for field in fields.items() if _unlike(row, *field)), ""
+            )
+        if wrong:
             raise InvalidInput(
-                f"task `{task}`: line {number} of {path} is no JSON object with {wanted}",
+                f"task `{task}`: line {number} of {path} {wrong}",
                 f"--file {task}=PATH of another file",
             )
         rows.append(row)
     if not rows:
         raise InvalidInput(f"task `{task}`: {path} is empty", f"--file {task}=PATH of another file")
     return rows
+
+
+def _unlike(row: Mapping[str, Any], name: str, kinds: Kinds) -> str:
+    """What is wrong with the field `name`; empty where nothing is."""
+    if name not in row:
+        return f"has no `{name}`"
+    if isinstance(row[name], kinds):
+        return ""
+    wanted = kinds if isinstance(kinds, tuple) else (kinds,)
+    found = type(row[name]).__name__
+    return f"has {found} as `{name}`, needs {' or '.join(kind.__name__ for kind in wanted)}"
 
 
 def choose(

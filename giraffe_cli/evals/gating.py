@@ -7,12 +7,12 @@ from typing import NoReturn
 
 from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.errors import InvalidInput, Problems, near_misses
-from giraffe_cli.evals.base import AbstractTask
+from giraffe_cli.evals.base import AbstractTask, Example
 from giraffe_cli.evals.coming import Coming
 from giraffe_cli.evals.measures import Measure, measure_name
 from giraffe_cli.evals.samples import Batch
 from giraffe_cli.evals.short_context import AT_NATIVE_EXACTLY, GIVEN_BY, KEYS
-from giraffe_cli.evals.statistics import clustered_share
+from giraffe_cli.evals.statistics import Score, clustered_share
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.gates import Claim, Difference, Reach, Short, Side, judged, parse_gate, sides
 from giraffe_cli.units import format_length
@@ -62,6 +62,8 @@ def _check_claim(claim: Claim, coming: Coming, threshold: float | None, all_samp
         _check_side(side, claim, coming)
         if isinstance(side, Reach):
             _check_reach(side, claim, coming, threshold)
+            if threshold is not None and ">" in claim.op and all_samples:
+                _check_reachable(side, claim, coming, threshold)
     if isinstance(quantity, Side) and all_samples:
         _check_attainable(quantity, claim, coming)
     if isinstance(quantity, Short):
@@ -125,21 +127,48 @@ def _check_attainable(side: Side, claim: Claim, coming: Coming) -> None:
     if not measure.bounded:
         return
     word, end, value = ("right", "lower", 1.0) if ">" in claim.op else ("wrong", "upper", 0.0)
-    best = clustered_share(
+    best = _all_alike(examples, measure, value)
+    tested = judged(claim.name, best, claim.op, claim.threshold)
+    if not tested.ok and tested.bound is not None:
+        _refuse_bar(claim, best, batch, f"all {word}, have the {end} bound {tested.bound:.3f}")
+
+
+def _check_reachable(side: Reach, claim: Claim, coming: Coming, threshold: float) -> None:
+    """The samples of a length can show the share that an effective length was given to ask for.
+
+    Raises:
+        InvalidInput: at some length not even if each were right.
+    """
+    batch, key = coming.measured()[side.measure]
+    measure = batch.task.measures[key]
+    if not measure.has_threshold:
+        return
+    for length in coming.lengths(side.measure, side.subject):
+        examples = [e for e in coming.examples(side.measure, side.subject) if e.length == length]
+        best = _all_alike(examples, measure, 1.0)
+        if best["ci_low"] < threshold:
+            what = (
+                f"all right, have the lower bound {best['ci_low']:.3f} at {format_length(length)}"
+            )
+            _refuse_bar(claim, best, batch, f"{what}, the threshold is {threshold:g}")
+
+
+def _all_alike(examples: Sequence[Example], measure: Measure, value: float) -> Score:
+    return clustered_share(
         [value] * len(examples),
         [example.cluster for example in examples],
         parts=sum(measure.questions(len(example.answers)) for example in examples),
     )
-    tested = judged(claim.name, best, claim.op, claim.threshold)
-    if not tested.ok and tested.bound is not None:
-        n, haystacks = len(examples), best["clusters"]
-        of = f" of {haystacks} haystacks" if haystacks < n else ""
-        raise InvalidInput(
-            f"gate `{claim.text}` cannot be passed: {n} samples{of}, all {word}, have the {end} "
-            f"bound {tested.bound:.3f}",
-            f"take more samples of {batch.name} (--suite standard, or its knobs with --set), or "
-            "another bar",
-        )
+
+
+def _refuse_bar(claim: Claim, best: Score, batch: Batch, fact: str) -> NoReturn:
+    n, haystacks = best["n"], best["clusters"]
+    of = f" of {haystacks} haystacks" if haystacks < n else ""
+    raise InvalidInput(
+        f"gate `{claim.text}` cannot be passed: {n} samples{of}, {fact}",
+        f"take more samples of {batch.name} (--suite standard, or its knobs with --set), or "
+        "another bar",
+    )
 
 
 def _check_reach(side: Reach, claim: Claim, coming: Coming, threshold: float | None) -> None:

@@ -5,7 +5,8 @@
     noise_lines(7)   → [five sentences, two sentences]
 
 Slices begin at a sentence, wrap around at the end, and are cut at words, so that any length can be
-filled to the token.
+filled to the token. Text that has no blanks between words, as Chinese, Japanese or Thai, or code
+that was minified, is cut every few characters and put together again without a trace.
 """
 
 from __future__ import annotations
@@ -31,6 +32,12 @@ NOISE = (
 )
 """Filler that says nothing, of the passkey task and of RULER."""
 _ENDS = re.compile(r"[.!?…。！？．।॥؟۔։።][\"'”’)»」』]*$")
+LONGEST_WORD, PIECE = 60, 8
+"""Characters: what is longer is no word but text without blanks, and how long its pieces are, so
+that one of them is at most 24 tokens even where every byte is one."""
+_GLUE = "\0"
+"""Begins a piece that no blank stands before; no corpus holds one."""
+_PIECES = re.compile(rf".{{0,{PIECE - 1}}}?[…。！？．।॥؟۔։][\"'”’)»」』]*|.{{1,{PIECE}}}")
 _FARTHEST = 20
 """A needle is moved by at most one in so many of the words, or 8: in text without sentence ends,
 such as a transcript, every depth but the last was the beginning."""
@@ -48,7 +55,7 @@ class Haystack:
     """
 
     def __init__(self, texts: Sequence[str]) -> None:
-        self.words = [word for text in texts for word in text.split()]
+        self.words = [piece for text in texts for word in text.split() for piece in pieces(word)]
         if not self.words:
             raise InvalidInput(
                 f"the haystack holds no words in {len(texts)} texts",
@@ -67,6 +74,19 @@ class Haystack:
         while len(words) < count:
             words += self.words[: count - len(words)]
         return words
+
+
+def pieces(word: str) -> list[str]:
+    """The word; or, of text without blanks, what it is cut into, a sentence's end always last."""
+    if len(word) <= LONGEST_WORD:
+        return [word]
+    first, *others = _PIECES.findall(word)
+    return [first, *(_GLUE + piece for piece in others)]
+
+
+def joined(words: Sequence[str]) -> str:
+    """Words with a blank between them, pieces of one as they stood."""
+    return " ".join(words).replace(" " + _GLUE, "").replace(_GLUE, "")
 
 
 def too_short(texts: Sequence[str], encode: Callable[[str], list[int]], longest: int) -> str:
@@ -110,8 +130,13 @@ def noise_lines(sentences: int) -> list[str]:
 
 def python_documentation() -> list[str]:
     """Docstrings of the standard library and the help topics of the running Python."""
+    return [*python_topics(), *_docstrings()]
+
+
+def python_topics() -> list[str]:
+    """The help topics of the running Python."""
     topics = importlib.import_module("pydoc_data.topics").topics
-    return [*(str(topics[name]) for name in sorted(topics)), *_docstrings()]
+    return [str(topics[name]) for name in sorted(topics)]
 
 
 def _docstrings() -> Iterator[str]:

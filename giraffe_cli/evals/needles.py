@@ -18,7 +18,7 @@ from typing import ClassVar, Literal, NamedTuple
 import numpy as np
 
 from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference
-from giraffe_cli.evals.haystack import Haystack, noise_lines, sentence_border
+from giraffe_cli.evals.haystack import Haystack, joined, noise_lines, sentence_border
 from giraffe_cli.evals.measures import Value
 from giraffe_cli.evals.prompt import (
     SPARE,
@@ -185,24 +185,25 @@ class Hidden:
 
     def prompt(self, units: int, sentences: int = 0) -> list[int]:
         """Token ids with `units` of filler, and some sentences of noise behind it."""
-        pieces, between = self._filler(units)
+        pieces = self._filler(units)
         parts, last = list[str](), 0
         for depth, key, value in self._placed:
             place = (sentence_border if self._text else _border)(pieces, depth)
             parts += [*pieces[last:place], needle(self._needles.value_kind, key, value)]
             last = place
-        context = between.join([*parts, *pieces[last:], *noise_lines(sentences)])
+        parts += [*pieces[last:], *noise_lines(sentences)]
+        context = joined(parts) if self._text else "\n".join(parts)
         text = self.words.before + context + self.words.after
         return self._material.prompt(text, self.words.prefix)
 
-    def _filler(self, units: int) -> tuple[list[str], str]:
-        """Words, lines of so many sentences, or needles; and what separates them."""
+    def _filler(self, units: int) -> list[str]:
+        """Words, lines of so many sentences, or needles."""
         if self._text:
-            return self._text.cut(self._start, units), " "
+            return self._text.cut(self._start, units)
         if self._needles.hidden_in == "noise":
-            return noise_lines(units), "\n"
+            return noise_lines(units)
         others = zip(self._other_keys.first(units), self._other_values.first(units), strict=True)
-        return [needle(self._needles.value_kind, key, value) for key, value in others], "\n"
+        return [needle(self._needles.value_kind, key, value) for key, value in others]
 
 
 def _border(pieces: Sequence[str], depth: float) -> int:

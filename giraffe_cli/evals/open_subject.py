@@ -24,7 +24,7 @@ from giraffe_cli.evals.subject import Subject
 from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.held_table import HeldTable
 from giraffe_cli.model.key_values import KeyValues
-from giraffe_cli.model.loading import load_model, load_tokenizer, torch_dtype
+from giraffe_cli.model.loading import end_tokens, load_model, load_tokenizer, torch_dtype
 from giraffe_cli.model.reading import CHUNKS, feed, read_chunks, wide_logits
 
 if TYPE_CHECKING:
@@ -223,7 +223,7 @@ class OpenSubject:
 
     def _generate(self, read: ReadPrompt, example: Example, begun: tuple[int, ...]) -> str:
         """Greedy continuation, up to EOS; the prompt is left as it was."""
-        ends, kept = self.model.config.eos_token_id, read.kept
+        kept = read.kept
         assert kept is not None
         prompt, last = kept.get_seq_length(), read.hidden[-1:]
 
@@ -234,8 +234,7 @@ class OpenSubject:
         def decode(tokens: list[int]) -> str:
             return str(self.tokenizer.decode(tokens, skip_special_tokens=True))
 
-        stop = set(ends if isinstance(ends, list) else [ends])
-        text = generated(example, begun, follow, stop, decode)
+        text = generated(example, begun, follow, end_tokens(self.model), decode)
         kept.cut(prompt)
         return text
 

@@ -95,9 +95,13 @@ class Pairs:
         self._draw = DRAWN[record.value_kind]
         self.depths: list[float] = np.linspace(0, 1, depths).tolist()
         keys = draw_all(record.key_kind, for_keys)
-        self.asked = [(key, self._value(key)) for key in islice(keys, depths)]
+        self.asked = list[tuple[str, str]]()
+        for key in islice(keys, depths):
+            self.asked.append((key, self._value(key)))
         self._keys = Growing(keys, "keys of a record")
-        self._values = Growing(draw_all(record.value_kind, for_values), "values of a record")
+        taken = {value for _, value in self.asked}
+        others = (v for v in draw_all(record.value_kind, for_values) if v not in taken)
+        self._values = Growing(others, "values of a record")
 
     def builder(self, index: int) -> Callable[[int, int], list[int]]:
         """The prompt that asks for pair `index`: token ids of so many pairs and sentences."""
@@ -120,7 +124,12 @@ class Pairs:
         return pairs
 
     def _value(self, key: str) -> str:
-        return usual(self._draw, lambda value: self._encode(key, value), self._generator)
+        """One that no other asked pair has."""
+        taken = {value for _, value in self.asked}
+        while True:
+            value = usual(self._draw, lambda value: self._encode(key, value), self._generator)
+            if value not in taken:
+                return value
 
     def _encode(self, key: str, value: str) -> tuple[int, ...]:
         return continuation(self._material, self._record.prefix.format(key=key), value)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +73,16 @@ def evaluate(
     batches, warnings = prepare(config, lengths, seed, material, reporter)
     scored = [subject for subject in subjects if subject.name != EVALUATOR]
     check_gates(config, batches, scored, native_length)
+    warnings += same_models(scored)
     make_folder(cache)
     reference = reference_subject(subjects)
     entries = {s.name: entries_of(s, batches, s is reference) for s in subjects}
     plans = {s.name: plan_of(s, entries[s.name], config, cache) for s in subjects}
     announce(batches, plans, entries, reporter)
-    for subject in subjects:
+    for place, subject in enumerate(subjects):
+        if subject.digest in {earlier.digest for earlier in subjects[:place]}:
+            # what the earlier one has read need not be read again
+            plans[subject.name] = plan_of(subject, entries[subject.name], config, cache)
         read_all(subject, plans[subject.name], config, cache, make_folder(out), reporter)
     wait_for_all()
     if part.process:
@@ -110,6 +115,18 @@ def evaluate(
     results["seconds"] = round(time.monotonic() - started, 1)
     write_sealed(out / "results.json", results)
     return results
+
+
+def same_models(subjects: Sequence[Subject]) -> list[str]:
+    """A warning where two that are compared are one, such as by a path that was mistaken."""
+    by_digest: dict[str, list[str]] = {}
+    for subject in subjects:
+        by_digest.setdefault(subject.digest, []).append(subject.name)
+    return [
+        f"{' and '.join(names)} are the same model: every difference between them is 0"
+        for names in by_digest.values()
+        if len(names) > 1
+    ]
 
 
 def plan_of(subject: Subject, entries: list[Entry], config: EvalConfig, cache: Path) -> list[Step]:

@@ -28,6 +28,7 @@ from giraffe_cli.evals.base import (
 from giraffe_cli.evals.chosen import check_asked, needs_of, runnable
 from giraffe_cli.evals.haystack import python_documentation, too_short
 from giraffe_cli.evals.other_text import documentation
+from giraffe_cli.evals.same_tokens import cut_apart
 from giraffe_cli.evals.subject import EVALUATOR, Subject
 from giraffe_cli.model.chat import WITHOUT, in_chat
 from giraffe_cli.model.loading import load_tokenizer
@@ -80,14 +81,8 @@ def gather_material(
             the chat template that was asked for does not exist.
     """
     tokenizers = [load_tokenizer(subject.path) for subject in subjects]
-    for subject, other in zip(subjects[1:], tokenizers[1:], strict=True):
-        if other.get_vocab() != tokenizers[0].get_vocab():
-            raise InvalidInput(
-                f"{subjects[0].path} and {subject.path} have different tokenizers",
-                "name an evaluator of the same model family"
-                if subject.name == EVALUATOR
-                else "compare a checkpoint with the base it was made from",
-            )
+    read = longest_first(texts.documents)[: config.documents]
+    cut_otherwise = cut_apart(subjects, tokenizers, [document.text for document in read])
     tokenizer = tokenizers[0]
     fast = tokenizer.backend_tokenizer  # without transformers' warning about long texts
 
@@ -105,6 +100,7 @@ def gather_material(
         reference_length=texts.reference_length or native_length,
         other_text=_tokenised(texts.other, config.documents, encode),
         copies=len(texts.documents) - len({text_hash(d.text) for d in texts.documents}),
+        cut_apart=tuple(cut_otherwise),
         begins_apart=_begins_apart(subjects, [t.backend_tokenizer for t in tokenizers]),
         files=config.files,
         chat=in_chat(chat_tokenizer(subjects)) if config.chat else None,
@@ -188,6 +184,7 @@ def prepare(
     names, warnings = runnable(config)
     if material.copies:
         warnings.append(f"left out: {material.copies} documents with the text of another")
+    warnings += material.cut_apart
     if material.begins_apart:
         warnings.append(
             f"the tokenizer of {material.begins_apart} begins a text with other special tokens: "

@@ -196,7 +196,10 @@ class Scoreboard:
         clusters = [entry.example.cluster for entry in entries]
         weights = [entry.value.weight for entry in entries]
         if not self.measure.bounded:
-            return clustered_bootstrap(values, clusters, self.seed, weights=weights)
+            score = clustered_bootstrap(values, clusters, self.seed, weights=weights)
+            # few documents have an interval that is symmetric, and no loss is negative
+            low = score["ci_low"] if min(values) < 0 else max(0.0, score["ci_low"])
+            return {**score, "ci_low": low}
         parts = sum(_parts(entry, self.measure) for entry in entries)
         return clustered_share(values, clusters, weights, parts)
 

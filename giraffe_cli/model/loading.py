@@ -127,3 +127,10 @@ def _without_loading_bar() -> Iterator[None]:
     finally:
         if shown:
             logging.enable_progress_bar()
+
+
+def end_tokens(model: Any) -> set[int]:
+    """The ids that end a text, as `generation_config.json` names them, else `config.json`."""
+    named = getattr(model.generation_config, "eos_token_id", None)
+    ends = model.config.eos_token_id if named is None else named
+    return set(ends if isinstance(ends, list) else [ends])

@@ -46,13 +46,17 @@ def without_interval(score: Score) -> bool:
 
 
 def with_half_width(score: Score | None, sign: bool = False) -> str:
-    """`2.95 ± 0.03`, `2.95` where there is no interval, or `–`."""
+    """`2.95 ± 0.03`; `2.95 (2.83 to 2.98)` where the interval is not symmetric as far as digits are
+    shown; `2.95` where there is none, or `–`."""
     if score is None:
         return ABSENT
     digits = digits_for(score, sign)
+    mean, half = number(score["mean"], digits, sign), half_width(score)
     if without_interval(score):
-        return number(score["mean"], digits, sign)
-    return f"{number(score['mean'], digits, sign)} ± {number(half_width(score), digits)}"
+        return mean
+    if abs(score["ci_low"] + half - score["mean"]) > 10**-digits:
+        return f"{mean} ({interval(score, sign)})"
+    return f"{mean} ± {number(half, digits)}"
 
 
 def interval(score: Score, sign: bool = False) -> str:
@@ -119,11 +123,18 @@ def points_interval(score: Score) -> str:
 
 
 def p_value(score: Score) -> str:
-    """`p 0.013`, `p < 0.001`; empty where none was computed."""
+    """`p 0.013`, `p < 0.001`; empty where none was computed; where no p of so few texts can be
+    small, `p 0.50, the least that 2 texts can give`."""
     value = score.get("p_value")
     if value is None:
         return ""
-    return "p < 0.001" if value < 0.001 else f"p {value:.3f}" if value < 0.1 else f"p {value:.2f}"
+    if value < 0.001:
+        return "p < 0.001"
+    shown, texts = f"p {value:.3f}" if value < 0.1 else f"p {value:.2f}", score.get("clusters", 0)
+    least = 2.0 ** (1 - texts)  # signs of all differences alike
+    if texts > 1 and value <= least * 1.001 and least > 0.05:
+        return f"{shown}, the least that {counted(texts, 'text')} can give"
+    return shown
 
 
 def exact_percent(value: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from giraffe_cli.gates import MAX_LOSS_RISE
 from giraffe_cli.report.numbers import (
     Score,
+    number,
     perplexity_change,
     with_half_width,
     without_interval,
@@ -61,10 +62,14 @@ def uses_context(scored: Scored) -> Verdict:
     else:
         shown = [n for n, gain in gains.items() if n > native and gain["ci_high"] < 0]
         shorter = f" A gain is shown up to {format_length(max(shown))}." if shown else ""
-        meaning = (
-            f"The interval includes zero {bounds(score)}: {long} tokens neither help nor hurt "
-            f"measurably compared with {short}.{shorter}"
+        farthest = max(-score["ci_low"], score["ci_high"])
+        settled = (
+            f"if {long} tokens help or hurt compared with {short}, then by less than "
+            f"{number(farthest, 3)} nats"
+            if farthest <= MAX_LOSS_RISE
+            else f"whether {long} tokens help or hurt compared with {short} is not settled"
         )
+        meaning = f"The interval includes zero {bounds(score)}: {settled}.{shorter}"
     return Verdict(claim, answer, figures, meaning)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference
-from giraffe_cli.evals.data_files import check_room, choose, read_rows, row_cluster
+from giraffe_cli.evals.data_files import Kinds, check_room, choose, read_rows, row_cluster
 from giraffe_cli.evals.measures import Measure, Value
 from giraffe_cli.evals.prompt import continuation
 from giraffe_cli.evals.windows import longest_within_native
@@ -59,7 +59,8 @@ class Hellaswag(AbstractTask):
         """
         if length != longest_within_native("hellaswag", length, material):
             return []
-        fields = {"ctx": str, "label": int, "endings": list}
+        # the hub's rows have the label as text
+        fields: dict[str, Kinds] = {"ctx": str, "label": (int, str), "endings": list}
         rows = read_rows(material, "hellaswag", fields)
         return [
             self._example(place, row, length, material)
@@ -74,12 +75,13 @@ class Hellaswag(AbstractTask):
 
     def _example(self, place: int, row: dict[str, Any], length: int, material: Material) -> Example:
         before, endings = rendered(row)
-        if len(endings) != ENDINGS or not is_place(row["label"]):
+        true = place_of(row["label"])
+        if len(endings) != ENDINGS or true is None:
             raise InvalidInput(
                 f"task `hellaswag`: row {place} has not {ENDINGS} endings and the place of one",
                 "--file hellaswag=PATH of another file",
             )
-        true_first = [endings.pop(row["label"]), *endings]
+        true_first = [endings.pop(true), *endings]
         # a prompt never ends in a space: it belongs to the first token of what follows
         text = before.rstrip()
         gap = f"{before[len(text) :]} "
@@ -115,6 +117,7 @@ def without_markup(text: str) -> str:
     return re.sub(r"\[.*?\]", "", plain).replace("  ", " ")
 
 
-def is_place(label: Any) -> bool:
-    """Whether it tells one of the endings; true and false are no places."""
-    return not isinstance(label, bool) and label in range(ENDINGS)
+def place_of(label: int | str) -> int | None:
+    """Which of the endings it tells; None if none, as true and false, which are numbers too."""
+    places = [str(place) for place in range(ENDINGS)]
+    return places.index(str(label)) if str(label) in places else None

@@ -20,7 +20,7 @@ from typing import ClassVar
 import numpy as np
 
 from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference
-from giraffe_cli.evals.haystack import Haystack, sentence_border
+from giraffe_cli.evals.haystack import Haystack, joined, sentence_border
 from giraffe_cli.evals.measures import Measure, Value
 from giraffe_cli.evals.needles import needle
 from giraffe_cli.evals.prompt import SPARE, continuation, fill
@@ -114,5 +114,5 @@ class Hidden:
             place = sentence_border(pieces, depth)
             parts += [*pieces[last:place], needle("number", key, value)]
             last = place
-        context = " ".join([*parts, *pieces[last:]])
+        context = joined([*parts, *pieces[last:]])
         return [*self._material.prompt(BEFORE + context + AFTER, ""), *self.questions]

@@ -18,7 +18,7 @@ from typing import ClassVar
 import numpy as np
 
 from giraffe_cli.evals.base import AbstractTask, Example, Material, Outcome, Reference
-from giraffe_cli.evals.haystack import Haystack, sentence_border
+from giraffe_cli.evals.haystack import Haystack, joined, sentence_border
 from giraffe_cli.evals.measures import MOST_DEPTHS, RETRIEVAL, Measure, Value
 from giraffe_cli.evals.needles import ask, needle
 from giraffe_cli.evals.prompt import (
@@ -79,7 +79,7 @@ class Niah(AbstractTask):
         def build(count: int, depth: float) -> list[int]:
             words = haystack.cut(start, count)
             place = sentence_border(words, depth)
-            context = " ".join([*words[:place], hidden, *words[place:]])
+            context = joined([*words[:place], hidden, *words[place:]])
             return material.prompt(asked.before + context + asked.after, asked.prefix)
 
         candidates = ranked([value], [], number, encode, generator)
