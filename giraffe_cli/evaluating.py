@@ -31,6 +31,7 @@ from giraffe_cli.evals.base import Material, TokenDocument
 from giraffe_cli.evals.chosen import sparing
 from giraffe_cli.evals.coming import Coming
 from giraffe_cli.evals.gating import check_gates, check_tests_something
+from giraffe_cli.evals.room import check_room
 from giraffe_cli.evals.samples import Texts, default_lengths, gather_material, prepare
 from giraffe_cli.evals.subject import EVALUATOR, Subject
 from giraffe_cli.evals.texts import documents_of, make_texts
@@ -119,6 +120,16 @@ def evaluated_lengths(config: ExtendConfig, native_length: int) -> list[int]:
     """Context lengths of the evaluation, rising."""
     chosen = sorted({*(config.eval.lengths or [])})
     return chosen or default_lengths(native_length, config.target_length)
+
+
+def refuse_what_cannot_be_read(config: ExtendConfig, checkpoint: Checkpoint, native: int) -> None:
+    """Before anything is trained, by memory alone.
+
+    Raises:
+        DoesNotFit: the longest text of the evaluation.
+    """
+    longest, processes = evaluated_lengths(config, native)[-1], config.eval.processes or 1
+    check_room(checkpoint, config.dtype, longest, processes, "--set eval.lengths=[...]")
 
 
 def check_control(config: ExtendConfig, native_length: int) -> None:

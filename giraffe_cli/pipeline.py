@@ -23,7 +23,11 @@ from giraffe_cli.corpus.unseen import not_trained_on
 from giraffe_cli.evals.runner import evaluate
 from giraffe_cli.evals.samples import Texts
 from giraffe_cli.evals.subject import EVALUATOR, Subject
-from giraffe_cli.evaluating import check_samples, held_out_documents
+from giraffe_cli.evaluating import (
+    check_samples,
+    held_out_documents,
+    refuse_what_cannot_be_read,
+)
 from giraffe_cli.gates import Gate, default_gates
 from giraffe_cli.lock import held
 from giraffe_cli.merge import merge_stage
@@ -91,6 +95,9 @@ def _extend(
     announce(the_plan, reporter)
     if config.trains:
         refuse_what_does_not_fit(the_plan)
+    if options.evaluate:
+        native = stages[-1].table.original_max_position_embeddings
+        refuse_what_cannot_be_read(start.config, checkpoint, native)
     with claimed(config, run_dir):
         config = start.config
         write_sealed(run_dir / "plan.json", the_plan)

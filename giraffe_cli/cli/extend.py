@@ -219,6 +219,7 @@ def _show_plan(
 ) -> None:
     """What a run would do, and every refusal of it that shows without a lock or a trace."""
     from giraffe_cli.cli.plan_text import plan_tables
+    from giraffe_cli.evaluating import refuse_what_cannot_be_read
     from giraffe_cli.plan.machine import this_machine
     from giraffe_cli.plan.trial import pace_of
     from giraffe_cli.preflight import preflight
@@ -247,6 +248,9 @@ def _show_plan(
     console.result({**plan, "run_dir": str(run_dir)}, [*tables, f"would write {run_dir}/"])
     if config.trains:
         refuse_what_does_not_fit(plan)
+    if evaluates:
+        native = start.stages[-1].table.original_max_position_embeddings
+        refuse_what_cannot_be_read(start.config, checkpoint, native)
 
 
 def _run(

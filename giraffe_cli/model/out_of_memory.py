@@ -44,5 +44,6 @@ def outside_of_a_step(error: BaseException) -> DoesNotFit:
     """A memory that ran out while something was opened or read, such as a card that others use."""
     return DoesNotFit(
         f"memory ran out: {first_line(error)}",
-        "give it more memory, or see whether other programs hold it (`nvidia-smi` names a card's)",
+        "give it more memory or shorter texts (--lengths of an evaluation), or see whether other "
+        "programs hold it (`nvidia-smi` names a card's)",
     )
