@@ -21,8 +21,9 @@ from typing import Any
 
 import torch
 
-from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.full import TRAINED_CONFIG, TRAINED_WEIGHTS
+from giraffe_cli.rope.malformed import is_number
 from giraffe_cli.rundir import check_whole, digest_file, digest_value, read_json
 from giraffe_cli.tensor_dtypes import DTYPES
 from giraffe_cli.tensor_stream import TensorInFile, tensors_in_file
@@ -61,8 +62,8 @@ def read_adapter(folder: Path) -> dict[str, Change]:
     """The changes that `folder` holds, keyed by the tensor of the base.
 
     Raises:
-        InvalidInput: files are missing, damaged or not as a manifest beside them says.
-        GiraffeError: the adapter holds what none of these kinds contains.
+        InvalidInput: files are missing, damaged or not as a manifest beside them says; the adapter
+            holds what none of these kinds contains.
     """
     check_whole(folder)
     if is_full(folder):
@@ -76,7 +77,7 @@ def read_adapter(folder: Path) -> dict[str, Change]:
         if match := _PART.fullmatch(name):
             parts.setdefault(match["module"], {})[match["part"]] = tensor
         elif name == key or "lora_" in name or not _is_whole(name, config):
-            raise GiraffeError(
+            raise InvalidInput(
                 f"the adapter holds `{key}`, which is no LoRA matrix and no module of its "
                 "modules_to_save",
                 "merge it with PEFT's merge_and_unload",
@@ -108,7 +109,7 @@ def _tensors(path: Path) -> dict[str, TensorInFile]:
         raise InvalidInput(f"{path} cannot be read: {error.message}", _TRAIN_AGAIN) from error
     odd = sorted(name for name, tensor in found.items() if tensor.entry.dtype not in DTYPES)
     if odd:
-        raise GiraffeError(f"{path} holds {odd[0]} in {found[odd[0]].entry.dtype}", _TRAIN_AGAIN)
+        raise InvalidInput(f"{path} holds {odd[0]} in {found[odd[0]].entry.dtype}", _TRAIN_AGAIN)
     return found
 
 
@@ -121,16 +122,34 @@ def _adapted(module: str, parts: dict[str, TensorInFile], config: dict[str, Any]
     shapes = {part: tensor.entry.shape for part, tensor in parts.items()}
     if not {"A", "B"} <= set(parts) or shapes["A"][0] != shapes["B"][1]:
         listed = {f"lora_{part}": list(shape) for part, shape in shapes.items()}
-        raise GiraffeError(f"the LoRA matrices of {module} do not pair up: {listed}")
+        raise InvalidInput(f"the LoRA matrices of {module} do not pair up: {listed}")
     if bool(config.get("use_dora")) != ("magnitude_vector" in parts):
-        raise GiraffeError(
+        raise InvalidInput(
             f"use_dora is {config.get('use_dora')}, the magnitudes of {module} are "
             f"{'there' if 'magnitude_vector' in parts else 'missing'}",
             _TRAIN_AGAIN,
         )
     rank = shapes["A"][0]
-    scaling = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
+    scaling = _alpha(module, config) / (math.sqrt(rank) if config.get("use_rslora") else rank)
     return Change((shapes["B"][0], shapes["A"][1]), lambda: _load(parts, scaling))
+
+
+def _alpha(module: str, config: dict[str, Any]) -> float:
+    """`lora_alpha`, or what the first pattern of `alpha_pattern` says that ends the module's name,
+    as PEFT's `get_pattern_key` matches it. (Ranks of `rank_pattern` stand in the shapes.)"""
+    patterns = config.get("alpha_pattern") or {}
+    try:
+        found = (key for key in patterns if re.match(rf"(.*\.)?({key})$", module))
+        alpha = patterns.get(next(found, module), config.get("lora_alpha"))
+    except (re.error, AttributeError, TypeError) as error:
+        raise InvalidInput(
+            f"the adapter has alpha_pattern = {patterns!r}, which cannot be read: {error}",
+            _TRAIN_AGAIN,
+        ) from error
+    if not is_number(alpha):
+        told = f"the adapter has lora_alpha {alpha!r} for {module}, needs a number"
+        raise InvalidInput(told, _TRAIN_AGAIN)
+    return alpha
 
 
 def _load(parts: dict[str, TensorInFile], scaling: float) -> AbstractUpdate:
@@ -157,7 +176,7 @@ def _is_whole(name: str, config: dict[str, Any]) -> bool:
 def _check_whole(config: dict[str, Any], changes: dict[str, Change]) -> None:
     for entry in config.get("modules_to_save") or []:
         if not any(name.rpartition(".")[0].endswith(entry) for name in changes):
-            raise GiraffeError(
+            raise InvalidInput(
                 f"the adapter has modules_to_save = {config['modules_to_save']!r}, and no tensor "
                 f"of `{entry}`",
                 _TRAIN_AGAIN,
@@ -168,14 +187,13 @@ def refuse_other_kinds(config: dict[str, Any]) -> None:
     """Name every setting whose effect the updates here do not contain.
 
     Raises:
-        GiraffeError: there is one.
+        InvalidInput: there is one.
     """
     allowed: dict[str, tuple[Any, ...]] = {
         "peft_type": ("LORA",),
         "bias": ("none", None),
         "lora_bias": (False, None),
         "fan_in_fan_out": (False, None),
-        "alpha_pattern": ({}, None),
         "trainable_token_indices": ([], {}, None),
         "layer_replication": ([], None),
         # aLoRA: in force behind its tokens alone, which no merged weight can be
@@ -185,7 +203,7 @@ def refuse_other_kinds(config: dict[str, Any]) -> None:
     }
     for key, values in allowed.items():
         if config.get(key) not in values:
-            raise GiraffeError(
+            raise InvalidInput(
                 f"the adapter has {key} = {config.get(key)!r}, which LoRA, DoRA and modules "
                 "trained whole do not contain",
                 "merge it with PEFT's merge_and_unload",

@@ -159,7 +159,10 @@ def read_rope(config: Mapping[str, Any], path: Path) -> RopeFacts:
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if not isinstance(rope, Mapping):
         raise InvalidInput(f"{path / 'config.json'} has RoPE fields that are no mapping: {rope!r}")
-    theta = rope.get("rope_theta") or config.get("rope_theta") or _DEFAULT_THETA
+    named = [of["rope_theta"] for of in (rope, config) if "rope_theta" in of]
+    theta = next(
+        (value for value in named if value is not None), named[0] if named else _DEFAULT_THETA
+    )
     if not is_number(theta) or not 1 < theta < _LARGEST_THETA:
         raise InvalidInput(f"{path / 'config.json'} has rope_theta {theta!r}, needs a number > 1")
     rope_type = rope.get("rope_type") or rope.get("type") or "default"

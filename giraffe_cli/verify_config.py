@@ -3,13 +3,15 @@
 A spelling is a defect when two stock runtimes would build different models from the file without a
 word: θ and scaling in `rope_parameters` only (transformers 4 reads θ 10000), an original length at
 the top (vLLM serves it), longrope without `short_mscale`/`long_mscale` (vLLM guesses another
-attention factor). What a flag of the runtime settles, or what it refuses aloud, gets a sentence in
-`runtimes` and no more: `linear`, whose length vLLM multiplies; `dynamic`; a θ no key names.
+attention factor), yarn with `attn_factor` (which only some multiply by). What a flag of the runtime
+settles, or what it refuses aloud, gets a sentence in `runtimes` and no more: `linear`, whose length
+vLLM multiplies; `dynamic`; a θ no key names.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,13 +23,16 @@ from giraffe_cli.rope.base import RopeTable
 from giraffe_cli.rope.malformed import is_length, rope_problems
 from giraffe_cli.rope.readings import (
     ORIGINAL,
+    TOLERANCE,
     TYPES_WITH_ORIGINAL,
     differences,
     fields_of,
     read_as_transformers_4,
     read_as_transformers_5,
     switches,
+    yarn_attention_factor,
 )
+from giraffe_cli.rope.runtimes import older_yarn_factor
 from giraffe_cli.rundir import read_json
 from giraffe_cli.verify_files import Check, check, problems_check
 from giraffe_cli.weights import ADAPTER_CONFIG, holds_weights
@@ -85,7 +90,8 @@ def _refuse_adapter(folder: Path) -> None:
     base = settings.get("base_model_name_or_path") if isinstance(settings, dict) else None
     merge = "merge it first: PeftModel.from_pretrained(base, adapter).merge_and_unload()"
     if (folder.parent / "run.yaml").is_file():
-        merge = f"run giraffe merge {folder.parent}, then giraffe verify {folder.parent / 'model'}"
+        run, model = (shlex.quote(str(path)) for path in (folder.parent, folder.parent / "model"))
+        merge = f"run giraffe merge {run}, then giraffe verify {model}"
     raise InvalidInput(
         f"{folder} holds a PEFT adapter for {base or 'an unnamed base'}, no model: RoPE is the "
         "base's, an adapter carries none",
@@ -224,12 +230,16 @@ def _check_spellings(config: Mapping[str, Any], reading: Mapping[str, Any]) -> C
     return problems_check(apart, "agree", "transformers 4 and 5 read the same", SPELL_BOTH)
 
 
-def _check_type_fields(config: Mapping[str, Any], reading: Mapping[str, Any]) -> Check:
+def _check_type_fields(config: Mapping[str, Any], reading: dict[str, Any]) -> Check:
     """What the type needs beside its numbers, so that no runtime falls back to a guess."""
     spelt = {**fields_of(config, "rope_parameters"), **fields_of(config, "rope_scaling")}
     kind, problems = reading["rope_type"], []
+    hint = "write every field out; what is absent, transformers and vLLM guess differently"
     if kind in TYPES_WITH_ORIGINAL and spelt.get(ORIGINAL) is None:
         problems.append(f"{kind} without an integer {ORIGINAL}")
+    if kind == "yarn" and reading.get("attn_factor") not in (None, 1):
+        problems += _attn_factor_problems(reading)
+        hint = "write what cos and sin are multiplied by as attention_factor, without attn_factor"
     if kind == "longrope":
         factor = reading.get("attention_factor")
         if switches(reading):
@@ -243,5 +253,16 @@ def _check_type_fields(config: Mapping[str, Any], reading: Mapping[str, Any]) ->
         problems,
         f"{kind}, complete",
         "every field the type needs",
-        "write every field out; what is absent, transformers and vLLM guess differently",
+        hint,
     )
+
+
+def _attn_factor_problems(reading: dict[str, Any]) -> list[str]:
+    """The YaRN authors' spelling, beside an `attention_factor` that does not say the same."""
+    written, older = yarn_attention_factor(reading), older_yarn_factor(reading)
+    if math.isclose(written, older, rel_tol=TOLERANCE):
+        return []
+    return [
+        f"attn_factor {reading['attn_factor']}: vLLM before 0.33 and SGLang multiply by it "
+        f"({older:.6g}), transformers does not read it ({written:.6g})"
+    ]

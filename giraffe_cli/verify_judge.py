@@ -89,7 +89,13 @@ def check_weights(loaded: Mapping[str, Any], folder: Path, digests: Mapping[str,
     for name in sorted(others):
         dtype = loaded[name]["dtype"]
         if dtype not in stored.values():
-            return check(False, f"{name} loads as {dtype}", f"{stored[name]}, as stored")
+            return check(
+                False,
+                f"{name} loads as {dtype}",
+                f"{stored[name]}, as stored",
+                f'write "dtype": "{stored[name]}" into config.json, and "torch_dtype" likewise '
+                "where it has one",
+            )
     if others:
         from giraffe_cli.tensor_dtypes import digests_in
 

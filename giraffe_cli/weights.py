@@ -122,8 +122,9 @@ def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a checkpoint directory, in order.
 
     Raises:
-        InvalidInput: none, only pickled ones, an index that names no files, or another model beside
-            the shards of one: transformers reads the single file then, others the shards.
+        InvalidInput: none, only pickled ones, shards without an index, an index that names no
+            files, or another model beside the shards of one: transformers reads the single file
+            then, others the shards.
     """
     if (folder / INDEX).exists():
         index = read_json(folder / INDEX)
@@ -141,6 +142,12 @@ def weight_files(folder: Path) -> list[Path]:
         raise InvalidInput(
             f"{folder} has only pickled weights ({', '.join(pickled)}), needs safetensors",
             "convert: AutoModelForCausalLM.from_pretrained(...).save_pretrained(...)",
+        )
+    shards = len([*folder.glob("model-*-of-*.safetensors")])
+    if shards:
+        raise InvalidInput(
+            f"{folder} has {shards} shards, and no {INDEX} that says what they hold",
+            f"download {INDEX}, or save the model again",
         )
     raise InvalidInput(f"{folder} has no {SINGLE} and no {INDEX}", "download the weights")
 

@@ -276,6 +276,8 @@ def test_other_architectures(folder, tmp_path, changes):
     [
         ({"rope_scaling": "linear"}, "RoPE fields that are no mapping: 'linear'"),
         ({"rope_parameters": {"rope_theta": "10k"}}, "rope_theta '10k', needs a number > 1"),
+        ({"rope_parameters": {"rope_theta": None}}, "rope_theta None, needs a number > 1"),
+        ({"rope_parameters": {"rope_theta": 0}}, "rope_theta 0, needs a number > 1"),
         ({"head_dim": 15}, "head_dim is 15, needs an even integer of at least 4"),
         ({"partial_rotary_factor": 0.5}, "partial_rotary_factor is 0.5, a Llama turns every pair"),
         (
@@ -352,6 +354,13 @@ def test_tensors_that_the_index_names_and_no_shard_has(folder, tmp_path):
     assert "no shard has lost.0" in message
     assert "no shard has lost.4" in message
     assert "lost.5" not in message
+
+
+def test_shards_without_their_index(folder, tmp_path):
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    found = refusal(folder, tmp_path)
+    assert "has 1 shards, and no model.safetensors.index.json that says" in found.message
+    assert found.hint.startswith("download model.safetensors.index.json")
 
 
 def test_no_weights_and_pickled_weights(folder, tmp_path):

@@ -99,6 +99,23 @@ def serve_checks(giraffe, folder, code):
     return json.loads(result.stdout)["serve_checks"]
 
 
+def test_an_attention_factor_of_yarns_own_needs_a_vllm_that_reads_it(giraffe, served):
+    config = json.loads((served / "config.json").read_text())
+    fields = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 128}
+    fields |= {"attention_factor": 1.0, "rope_theta": 1e4}
+    (served / "config.json").write_text(json.dumps({**config, "rope_parameters": fields}))
+    told = serve_checks(giraffe, served, 3)["vllm"]  # other checks go by what was trained
+    assert (told["ok"], told["found"]) == (True, "exact from vLLM 0.33 on")
+
+
+def test_one_table_for_all_lengths_is_not_what_transformers_makes_of_dynamic(giraffe, served):
+    config = json.loads((served / "config.json").read_text())
+    fields = {"rope_type": "dynamic", "factor": 4.0}
+    config |= {"rope_theta": 1e4, "rope_scaling": fields, "rope_parameters": None}
+    (served / "config.json").write_text(json.dumps(config))
+    assert serve_checks(giraffe, served, 3)["vllm"]["found"] == "one table for all lengths"
+
+
 def test_serve_lines_are_held_against_the_directory(giraffe, served):
     result = giraffe("doctor", served)
     assert result.code == 0

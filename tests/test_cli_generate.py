@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import shutil
 import sys
 
 import pytest
@@ -12,6 +13,7 @@ import torch
 from books import write_book, write_pdf
 from conftest import prose
 from evaluated import build_other_llama
+from tiny_runs import make_adapter
 
 from giraffe_cli.model.loading import load_model, load_tokenizer
 
@@ -141,6 +143,36 @@ def test_more_than_the_window_is_refused_before_anything_is_loaded(
     assert found.code == 3
     assert f"has {count} tokens, with 9 new ones {count + 9}; the window" in found.stderr
     assert f"hint: giraffe extend --model {llama} --target-len 1k\n" in found.stderr
+
+
+@pytest.fixture(scope="module")
+def adapter(tmp_path_factory, llama):
+    return make_adapter(tmp_path_factory.mktemp("lora") / "my lora", llama)
+
+
+def test_an_adapter_is_called_what_it_was_called(giraffe, adapter, text):
+    """The model that was made of it is gone with the command."""
+    found = giraffe("generate", adapter, "--prompt-file", text, "--max-new-tokens", 2, "--json")
+    assert json.loads(found.stdout)["model"] == str(adapter)
+    text.write_text(prose(1, 40), encoding="utf-8")
+    refused = giraffe("generate", adapter, "--prompt-file", text, "--max-new-tokens", 9)
+    assert refused.code == 3
+    assert f"the window of {adapter} is 128" in refused.stderr
+    assert (
+        "hint: merge the adapter into its base with PEFT's merge_and_unload, then giraffe extend "
+        "--model MERGED --target-len 1k\n"
+    ) in refused.stderr
+
+
+def test_what_a_run_trained_is_merged_by_its_run_first(giraffe, adapter, text, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(adapter, run / "adapter")
+    (run / "run.yaml").write_text("model: any", encoding="utf-8")
+    text.write_text(prose(1, 40), encoding="utf-8")
+    refused = giraffe("generate", run / "adapter", "--prompt-file", text, "--max-new-tokens", 9)
+    assert (
+        f"hint: giraffe merge {run}, then giraffe extend --model {run}/model --target-len 1k\n"
+    ) in refused.stderr
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tiny_runs import TARGET, make_adapter, make_base, table_for
 
 from giraffe_cli.config.building import build
 from giraffe_cli.config.files import write_sealed_yaml
-from giraffe_cli.errors import GiraffeError
+from giraffe_cli.errors import GiraffeError, UsageError
 from giraffe_cli.export.adapter_card import card, overrides
 from giraffe_cli.export.base import ExportOptions, make_target
 from giraffe_cli.export.targets.adapter import base_name, prove
@@ -178,6 +178,34 @@ def test_no_path_of_this_machine_is_published(trained):
 )
 def test_the_base_is_named_as_others_know_it(model, base_id, name):
     assert base_name(model, base_id) == name
+
+
+@pytest.mark.parametrize(
+    ("base_id", "told"),
+    [
+        ("bad", "it has no owner"),
+        ("meta-llama/Llama 3; rm", "Repo id must use alphanumeric chars"),
+        ("a/b/c", "Repo id must be in the form"),
+        ("", "Repo id must use alphanumeric chars"),
+        ("../base", "is no Hugging Face id"),
+    ],
+)
+def test_a_base_id_that_is_none_is_refused(trained, tmp_path, base_id, told):
+    """It stands in lines to paste; nothing is written."""
+    options = ExportOptions(out=tmp_path / "out", base_id=base_id)
+    with pytest.raises(UsageError) as caught:
+        make_target("adapter").export(str(trained.run), options, SilentReporter())
+    assert f"--base-id {base_id!r} is no Hugging Face id" in caught.value.message
+    assert told in caught.value.message
+    assert "give OWNER/NAME" in caught.value.hint
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_base_id_stands_in_the_folder(trained, tmp_path):
+    options = ExportOptions(out=tmp_path / "out", base_id="me/its-base")
+    make_target("adapter").export(str(trained.run), options, SilentReporter())
+    settings = read_json(tmp_path / "out" / "adapter_config.json")
+    assert settings["base_model_name_or_path"] == "me/its-base"
 
 
 def test_the_vllm_lines(trained):

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import prose
 from evaluated import build_other_llama
-from tokenizers import Tokenizer, decoders, models
+from tokenizers import AddedToken, Tokenizer, decoders, models
 from tokenizers.processors import TemplateProcessing
 
 from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError
@@ -21,10 +21,10 @@ from giraffe_cli.inference.prompts import (
     prompts,
 )
 from giraffe_cli.inference.sampling import Sampling
-from giraffe_cli.inference.session import Answering, Session, _end_tokens
+from giraffe_cli.inference.session import Answering, Session
 from giraffe_cli.inference.text import AnswerText
 from giraffe_cli.model.attention import register_attention
-from giraffe_cli.model.loading import load_model, load_tokenizer
+from giraffe_cli.model.loading import end_tokens, load_model, load_tokenizer
 from giraffe_cli.progress import SilentReporter
 
 IDS = [token * 37 % 384 for token in range(301)]
@@ -53,6 +53,22 @@ def session(folder, tokenizer):
         return Session(model, tokenizer, CacheChoice(**kept).empty(model), chunk)
 
     return opened
+
+
+def sentencepiece_like(decoder):
+    """Words with ▁ for a space, bytes for what they lack; `decoder` takes a text's first space."""
+    of_bytes = [f"<0x{n:02X}>" for n in (0xC3, 0xA9, 0xE2, 0x82, 0x41)]
+    names = ["<s>", "▁the", "▁a", "▁", "cat", *of_bytes]
+    model = models.BPE({name: n for n, name in enumerate(names)}, [], byte_fallback=True)
+    backend = Tokenizer(model)
+    backend.add_special_tokens(["<s>"])
+    characters = decoders.ByteFallback()
+    if decoder == "metaspace":
+        backend.decoder = decoders.Sequence([characters, decoders.Metaspace()])
+    else:
+        spaces, first = decoders.Replace("▁", " "), decoders.Strip(" ", 1, 0)
+        backend.decoder = decoders.Sequence([spaces, characters, decoders.Fuse(), first])
+    return backend
 
 
 def answer(session, ids, **how):
@@ -119,7 +135,7 @@ class TestTokens:
             generation_config=SimpleNamespace(eos_token_id=generation),
             config=SimpleNamespace(eos_token_id=config),
         )
-        assert _end_tokens(model) == ends
+        assert end_tokens(model) == ends
 
     @pytest.mark.parametrize("name", ["bfloat16", "int8"])
     def test_a_smaller_cache_begins_with_the_same_token(self, session, stock, name):
@@ -136,18 +152,33 @@ class TestTokens:
 class TestSeveralQuestions:
     """What prompts share is read once."""
 
+    def test_a_small_cache_closes_the_same_whatever_else_is_asked(self, session):
+        """Logits bit for bit: a chunk that ends elsewhere reads other closed groups."""
+
+        def states(tails):
+            opened, found = session(dtype="int4"), []
+            feed = opened.feed
+            opened.feed = lambda ids, kept: found.append(feed(ids, kept)) or found[-1]
+            asked = [Prompt([*IDS, *tail]) for tail in tails]
+            opened.answers(asked, Answering(1), SilentReporter())
+            return found[-1][-1]
+
+        alone = states([[5, 6]])
+        assert torch.equal(states([[9, 8], [5, 6]]), alone)
+        assert torch.equal(states([[*range(40)], [5, *range(70)], [5, 6]]), alone)
+
     @pytest.mark.parametrize("name", ["auto", "int8", "int4"])
     def test_each_answer_is_that_of_a_session_of_its_own(self, session, name):
         asked = [Prompt([*IDS, *tail]) for tail in ([5, 6], [9, 8, 7, 300], [5, 7])]
         found = session(dtype=name).answers(asked, Answering(12), SilentReporter())
-        assert [answer.read_tokens for answer in found] == [303, 4, 2]
+        shared = 301 if name == "auto" else 256  # whole chunks of 64
+        assert [a.read_tokens for a in found] == [303, 305 - shared, 303 - shared]
         again = session(dtype=name).answers([*reversed(asked)], Answering(12), SilentReporter())
         assert [a.token_ids for a in again] == [a.token_ids for a in reversed(found)]
         assert len({tuple(a.token_ids) for a in found}) > 1
-        if name == "auto":
-            for prompt, shared in zip(asked, found, strict=True):
-                alone = answer(session(), prompt.token_ids, max_new_tokens=12)
-                assert alone.token_ids == shared.token_ids
+        for prompt, together in zip(asked, found, strict=True):
+            alone = answer(session(dtype=name), prompt.token_ids, max_new_tokens=12)
+            assert alone.token_ids == together.token_ids
 
     def test_a_session_answers_again_as_it_did(self, session):
         opened = session(dtype="int4")
@@ -283,6 +314,72 @@ class TestText:
         backend.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
         answer = AnswerText(SimpleNamespace(backend_tokenizer=backend))
         assert [answer.add(token) for token in range(5)] == ["", "é", "", "\ufffda", "b"]
+
+    @pytest.mark.parametrize("special", [True, False])
+    def test_a_stop_string_that_is_one_added_token_ends_it(self, folder, special):
+        with_token = load_tokenizer(folder)
+        backend = with_token.backend_tokenizer
+        backend.add_tokens([AddedToken("<|im_end|>", special=special)])
+        end = backend.token_to_id("<|im_end|>")
+        answer = AnswerText(with_token, ["end", "<|im_end|>"])
+        ids = backend.encode("the sky e", add_special_tokens=False).ids
+        shown = [answer.add(token) for token in [*ids, end]]
+        assert answer.stopped
+        assert "".join(shown) == "the sky e"
+        assert answer.rest() == ""
+
+    @pytest.mark.parametrize("decoder", ["llama 2", "metaspace"])
+    @pytest.mark.parametrize(
+        "prompt",
+        [
+            "<s>",
+            "<s> ▁the",
+            "▁the <0xC3> <0xA9>",
+            "▁a ▁ ▁",
+            "<s> ▁",
+            "▁a" + " <s>" * 9,
+            "<0xC3> <0xA9> " * 10 + "<0x41>",
+        ],
+    )
+    @pytest.mark.parametrize(
+        "following",
+        [
+            "▁the cat ▁the",
+            "cat ▁the",
+            "▁ ▁ ▁the",
+            "<s> ▁the",
+            "<0xC3> <0xA9> ▁the",
+            "<0xC3> ▁the cat",
+            "<0xE2> <0x82> cat ▁the",
+        ],
+    )
+    def test_the_text_is_what_the_answer_adds_to_the_prompts(self, decoder, prompt, following):
+        """With a decoder that takes the space from the beginning of a text, as Llama 2's does."""
+        backend = sentencepiece_like(decoder)
+        ids, more = ([backend.token_to_id(name) for name in t.split()] for t in (prompt, following))
+        answer = AnswerText(SimpleNamespace(backend_tokenizer=backend), prompt=ids)
+        shown = "".join(answer.add(token) for token in more)
+        before, whole = (backend.decode(i, skip_special_tokens=True) for i in (ids, [*ids, *more]))
+        if "\ufffd" not in whole:
+            assert before + shown == whole
+            return
+        # half a character makes U+FFFD of one that was shown before it; the rest is the same
+        assert shown.startswith("\ufffd")
+        assert shown.lstrip("\ufffd") == whole.rpartition("\ufffd")[2]
+
+    def test_a_character_that_the_prompt_begins_is_the_answers(self, tokenizer):
+        """Bytes of one giraffe; then a prompt whose own text ends in U+FFFD."""
+        ids = tokenizer.backend_tokenizer.encode("🦒", add_special_tokens=False).ids
+        assert len(ids) > 1
+        answer = AnswerText(tokenizer, prompt=ids[:-1])
+        assert answer.add(ids[-1]) == "🦒"
+        (a, *_) = tokenizer.backend_tokenizer.encode("a", add_special_tokens=False).ids
+        damaged = tokenizer.backend_tokenizer.encode("a\ufffd", add_special_tokens=False).ids
+        assert AnswerText(tokenizer, prompt=damaged).add(a) == "a"
+
+    def test_a_long_prompt_is_not_decoded_as_a_whole(self, tokenizer):
+        ids = tokenizer.backend_tokenizer.encode("the sky " * 500, add_special_tokens=False).ids
+        assert len(AnswerText(tokenizer, prompt=ids).tokens) < 20
 
     def test_what_only_begins_like_a_stop_string_is_shown_in_the_end(self, tokenizer):
         pieces, stopped = self.shown(tokenizer, "the sky", ["sky blue"])

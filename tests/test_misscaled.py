@@ -26,6 +26,7 @@ from giraffe_cli.rope.malformed import is_length, rope_problems
 from giraffe_cli.rope.runtimes import RUNTIMES, portability, runtimes
 from giraffe_cli.rundir import read_json, write_json
 from giraffe_cli.verify import verify_directory
+from giraffe_cli.verify_config import check_rope_fields
 from giraffe_cli.verify_tables import rounding_of
 
 Damage = Callable[[Path], None]
@@ -411,6 +412,11 @@ MIS_SCALED: dict[str, tuple[Damage, str, str]] = {
         "rope_type_fields",
         "short_mscale None against attention_factor 1.2",
     ),
+    "an attention factor in the spelling of YaRN's authors": (
+        rope("yarn", factor=8.0, attn_factor=0.5, **NATIVE),
+        "rope_type_fields",
+        "attn_factor 0.5: vLLM before 0.33 and SGLang multiply by it (0.603972), transformers does",
+    ),
     "the native window on top": (
         both(rope("yarn", factor=8.0, **NATIVE), keys(**NATIVE)),
         "top_level_original_length",
@@ -574,6 +580,26 @@ def test_an_adapter_is_told_apart_from_a_model(tiny_llama, tmp_path):
     with pytest.raises(InvalidInput) as caught:
         prove(adapter)
     assert f"run giraffe merge {tmp_path / 'run'}" in str(caught.value.hint)
+    spaced = Path(shutil.copytree(tmp_path / "run", tmp_path / "my run"))
+    with pytest.raises(InvalidInput) as caught:
+        prove(spaced / "adapter")
+    assert caught.value.hint == (
+        f"run giraffe merge '{spaced}', then giraffe verify '{spaced / 'model'}'"
+    )
+
+
+def test_an_attn_factor_that_says_what_attention_factor_says_is_no_defect():
+    """Older vLLM and SGLang then multiply by what transformers does."""
+    both_say = {"factor": 8.0, "attention_factor": 0.5 * (0.1 * math.log(8) + 1), **NATIVE}
+    fields = {"rope_type": "yarn", "attn_factor": 0.5, **both_say}
+    config = {
+        "max_position_embeddings": 1024,
+        "rope_theta": 1e4,
+        "rope_scaling": fields,
+        "rope_parameters": {**fields, "rope_theta": 1e4},
+    }
+    assert check_rope_fields(config, None)["rope_type_fields"]["ok"]
+    assert portability(config)["vllm"] == "exact"
 
 
 @pytest.mark.parametrize(

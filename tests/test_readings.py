@@ -192,6 +192,34 @@ def twice(fields: dict) -> dict:
         ),
         (config_of("yarn"), "vllm", "serves 1024 tokens with yarn as written"),
         (
+            config_of("yarn, all knobs"),
+            "vllm",
+            "serves 1024 tokens with yarn as written from 0.33 on; older ones have attention "
+            "factor 1.20794 instead of 1.09418",
+        ),
+        (
+            twice({"rope_type": "yarn", **TYPES["yarn"], "attn_factor": 0.5}),
+            "vllm",
+            "serves 1024 tokens with yarn as written from 0.33 on; older ones have attention "
+            "factor 0.603972 instead of 1.20794",
+        ),
+        (
+            twice({"rope_type": "dynamic", "factor": 4.0}),
+            "vllm",
+            "serves 4096 tokens with dynamic as written; turns every text by the table of 4096 "
+            "tokens, where transformers leaves one of up to 1024 unscaled",
+        ),
+        (
+            {**SHAPE, "rope_scaling": {"type": "su", "factor": 4.0}},
+            "vllm",
+            "reads rope_type su as longrope, with a warning",
+        ),
+        (
+            {**SHAPE, "rope_scaling": {"type": "su", "factor": 4.0}},
+            "transformers",
+            "refuses rope_type su",
+        ),
+        (
             {**SHAPE, "rope_parameters": {"rope_type": "axial", "rope_theta": 1e4}},
             "vllm",
             "refuses rope_type axial",
@@ -287,8 +315,16 @@ THROUGH_EXPORT = "exact through giraffe export"
         ),
         (
             twice({"rope_type": "yarn", **TYPES["yarn, all knobs"]}),
-            {"llama.cpp": f"attention factor recomputed by the runtime; {THROUGH_EXPORT}"},
+            {
+                "vllm": "exact from vLLM 0.33 on",
+                "llama.cpp": f"attention factor recomputed by the runtime; {THROUGH_EXPORT}",
+            },
         ),
+        (
+            twice({"rope_type": "yarn", **TYPES["yarn"], "attn_factor": 0.5}),
+            {"vllm": "exact from vLLM 0.33 on"},
+        ),
+        (twice({"rope_type": "yarn", **TYPES["yarn"], "attn_factor": "x"}), {}),
         (
             {**SHAPE, **V4_ROUNDED},
             {"llama.cpp": f"ramp ends rounded by the runtime; {THROUGH_EXPORT}"},
@@ -310,6 +346,7 @@ THROUGH_EXPORT = "exact through giraffe export"
             twice({"rope_type": "dynamic", "factor": 4.0}),
             {
                 "transformers": "the table changes with the length",
+                "vllm": "one table for all lengths",
                 "llama.cpp": "unscaled",
             },
         ),

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from test_merge import merged_by_peft
 from tiny_runs import make_adapter, make_base, merge
 
 import giraffe_cli.merge as merge_module
@@ -110,6 +111,53 @@ def test_embeddings_trained_beside_the_base_s_head_are_refused(tmp_path, base):
     with pytest.raises(GiraffeError, match=r"embed_tokens\.weight and left lm_head\.weight as it"):
         merge(base, folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+# ── scales of single modules ─────────────────────────────────────────────────────────────────────
+
+PATTERNS = {
+    "names": {"alpha_pattern": {"q_proj": 3, "down_proj": 20}},
+    "of a layer, by a regex": {"alpha_pattern": {r"layers\.1\..*\.[qv]_proj": 2, "v_proj": 11}},
+    "whole words alone": {"alpha_pattern": {"proj": 3, "self_attn": 5}},
+    "with ranks": {"alpha_pattern": {"v_proj": 3}, "rank_pattern": {"v_proj": 2, "1.mlp.*": 5}},
+    "rank-stabilised": {"alpha_pattern": {"v_proj": 3}, "use_rslora": True},
+    "norms of DoRA": {"alpha_pattern": {"down_proj": 30}, "use_dora": True},
+}
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+def test_an_alpha_of_single_modules_is_pefts(tmp_path, base, name):
+    folder = make_adapter(tmp_path / "adapter", base, **PATTERNS[name])
+    found = load_file(merge(base, folder, tmp_path / "out") / "model.safetensors")
+    expected = merged_by_peft(base, folder)
+    for tensor in found:
+        torch.testing.assert_close(found[tensor], expected[tensor], atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"alpha_pattern": {"q_proj(": 3}}, "which cannot be read: missing"),
+        ({"alpha_pattern": ["q_proj"]}, "which cannot be read"),
+        ({"alpha_pattern": {"q_proj": "3"}}, "lora_alpha '3' for model.layers.0.self_attn.q_proj"),
+        ({"lora_alpha": None}, "lora_alpha None for"),
+    ],
+)
+def test_an_alpha_that_is_none_is_named(tmp_path, base, settings, told):
+    folder = make_adapter(tmp_path / "adapter", base)
+    path = folder / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **settings}))
+    with pytest.raises(InvalidInput) as caught:
+        read_adapter(folder)
+    assert told in caught.value.message
+
+
+def test_a_lora_of_the_embeddings_is_invalid_input(tmp_path, base):
+    """PEFT names its matrices otherwise; PEFT can merge them, this cannot."""
+    folder = make_adapter(tmp_path / "adapter", base, target_modules=["embed_tokens", "q_proj"])
+    with pytest.raises(InvalidInput, match="embed_tokens.*, which is no LoRA matrix") as caught:
+        read_adapter(folder)
+    assert "merge_and_unload" in (caught.value.hint or "")
 
 
 # ── what does not belong together ────────────────────────────────────────────────────────────────

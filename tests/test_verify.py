@@ -532,3 +532,9 @@ def test_files_that_no_loader_reads_may_be_left_out(run, tmp_path):
     assert failures(prove(out)) == {}
     (out / "LICENSE").write_text("another")
     assert failures(prove(out)) == {"files_as_written": "LICENSE is altered"}
+
+
+def test_a_dtype_that_is_not_the_files_is_told_with_what_to_write(copy):
+    edit_config(copy, lambda c: c.update(dtype="bfloat16"))
+    proof = prove(copy)
+    assert proof["checks"]["weights"]["hint"].startswith('write "dtype": "float32" into')

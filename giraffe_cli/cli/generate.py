@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 import tempfile
 from pathlib import Path
@@ -99,12 +100,14 @@ def generate(
     how = Answering(max_new_tokens, Sampling(temperature, top_k, top_p, seed), tuple(stop or ()))
     with tempfile.TemporaryDirectory() as scratch:
         opened = _opened(checkpoint, Path(scratch), console, allow_pickle)
-        tokenizer, asked = _asked(opened, text, question or [], chat, how, allow_pickle)
+        tokenizer, asked = _asked(opened, text, question or [], chat)
+        merged = _merged_from(checkpoint) if opened.path == Path(scratch) / "model" else None
+        _check_window(opened, asked, how, checkpoint, merged, allow_pickle)
         computed = computed_in(dtype, opened.dtype, console)
         _check_memory(opened, asked, how, computed, cache)
         session = _session(opened, tokenizer, computed, cache)
     answers = _answers(session, asked, how, console)
-    console.result(_to_json(opened, session, cache, answers), [])
+    console.result(_to_json(checkpoint, opened.reach, session, cache, answers), [])
 
 
 def _text_of(
@@ -155,24 +158,41 @@ def _opened(checkpoint: str, scratch: Path, console: Console, allow_pickle: bool
 
 
 def _asked(
-    opened: Checkpoint,
-    text: str,
-    questions: list[str],
-    chat: bool,
-    how: Answering,
-    allow_pickle: bool,
+    opened: Checkpoint, text: str, questions: list[str], chat: bool
 ) -> tuple[Any, list[Prompt]]:
-    """The tokenizer, and every prompt, all of which fit into the window."""
-    from giraffe_cli.inference.prompts import check_window, prompts
+    """The tokenizer, and every prompt."""
+    from giraffe_cli.inference.prompts import prompts
     from giraffe_cli.model.loading import load_tokenizer
 
     tokenizer = load_tokenizer(opened.path)
-    asked = prompts(tokenizer, text, questions, chat=chat)
+    return tokenizer, prompts(tokenizer, text, questions, chat=chat)
+
+
+def _merged_from(named: str) -> tuple[str, str]:
+    """What makes a model of an adapter, or of a run without one, and where that lies then: what was
+    merged here is gone with the command."""
+    path = Path(named).expanduser()
+    run = path if (path / "run.yaml").is_file() else path.parent
+    if (run / "run.yaml").is_file():
+        return f"giraffe merge {shlex.quote(str(run))}, then ", str(run / "model")
+    return "merge the adapter into its base with PEFT's merge_and_unload, then ", "MERGED"
+
+
+def _check_window(
+    opened: Checkpoint,
+    asked: list[Prompt],
+    how: Answering,
+    named: str,
+    merged: tuple[str, str] | None,
+    allow_pickle: bool,
+) -> None:
+    """Raises InvalidInput where a prompt with its answer is longer than the window."""
+    from giraffe_cli.inference.prompts import check_window
+
     needed = ["--on-existing-rope compose"] if opened.existing_rope is not None else []
-    needed += ["--allow-pickle"] if allow_pickle else []
-    options = " ".join(needed)
-    check_window(asked, how.max_new_tokens, opened.reach, opened.source, options)
-    return tokenizer, asked
+    needed += ["--allow-pickle"] if allow_pickle and merged is None else []
+    extends = merged or ("", opened.source)
+    check_window(asked, how.max_new_tokens, opened.reach, named, " ".join(needed), extends)
 
 
 def _check_memory(
@@ -245,11 +265,11 @@ def _told(answer: Answer) -> str:
 
 
 def _to_json(
-    opened: Checkpoint, session: Session, cache: CacheChoice, answers: list[Answer]
+    named: str, window: int, session: Session, cache: CacheChoice, answers: list[Answer]
 ) -> dict[str, Any]:
     return {
-        "model": opened.source,
-        "window": opened.reach,
+        "model": named,
+        "window": window,
         "dtype": str(session.model.dtype).removeprefix("torch."),
         "device": str(session.model.device),
         "chunk": session.chunk,

@@ -47,6 +47,7 @@ class AbstractTarget(ABC):
         """Write `source`, a checkpoint or a run directory, and prove what was written.
 
         Raises:
+            UsageError: an option that is no value of its kind.
             InvalidInput: `source` cannot be written in this form, or `out` is in the way.
             GiraffeError: what was written does not read back as it should.
         """

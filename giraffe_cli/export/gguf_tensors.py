@@ -76,7 +76,7 @@ def plan_tensors(checkpoint: Checkpoint, dtype: str) -> dict[str, Planned]:
     A stored copy of a tied `lm_head` and old `inv_freq` tables are left out.
 
     Raises:
-        InvalidInput: tensors that a Llama in GGUF has no place for, such as biases; a head that is
+        InvalidInput: biases, or tensors that a Llama in GGUF has no place for; a head that is
             stored beside the embeddings it is tied to, and is another.
     """
     check_stored_head(checkpoint)
@@ -84,11 +84,18 @@ def plan_tensors(checkpoint: Checkpoint, dtype: str) -> dict[str, Planned]:
     tied = {"lm_head.weight"} if checkpoint.tie_word_embeddings else set()
     kept = [t for t in stored if t.name not in tied and not t.name.endswith("inv_freq")]
     foreign = [t.name for t in kept if gguf_name(t.name) is None]
+    biases = [name for name in foreign if name.endswith(".bias")]
+    if biases:
+        raise InvalidInput(
+            f"{checkpoint.source} has {len(biases)} biases, which giraffe writes into no GGUF: "
+            f"{', '.join(biases[:3])}",
+            "use llama.cpp's convert_hf_to_gguf.py, and hold its table against giraffe verify",
+        )
     if foreign:
         raise InvalidInput(
             f"{checkpoint.source} has {len(foreign)} tensors that a Llama has no place for: "
             f"{', '.join(foreign[:3])}",
-            "giraffe exports plain Llama weights, without biases",
+            "giraffe exports plain Llama weights",
         )
     return {tensor.name: _plan(tensor, dtype, checkpoint.head_dim) for tensor in kept}
 

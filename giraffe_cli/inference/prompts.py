@@ -67,9 +67,11 @@ def check_window(
     window: int,
     source: str,
     options: str = "",
+    extends: tuple[str, str] | None = None,
 ) -> None:
     """Every prompt and its answer lie within the window of the checkpoint; `options` are what else
-    its extension needs, such as `--allow-pickle`.
+    its extension needs, such as `--allow-pickle`; `extends` what must be done before it, and what
+    is extended then, where that is not `source` as it is.
 
     Raises:
         InvalidInput: one does not; the hint is the command that gives it room.
@@ -80,12 +82,13 @@ def check_window(
         return
     target = format_length(next_length(needed))
     room = window - longest
+    first, model = extends or ("", source)
     needs = f" {options}" if options else ""
     fewer = f", or --max-new-tokens {room}" if room > 0 else ""
     raise InvalidInput(
         f"the prompt has {longest:,} tokens, with {max_new_tokens:,} new ones {needed:,}; the "
         f"window of {source} is {window:,}",
-        f"giraffe extend --model {shlex.quote(source)} --target-len {target}{needs}{fewer}",
+        f"{first}giraffe extend --model {shlex.quote(model)} --target-len {target}{needs}{fewer}",
     )
 
 

@@ -3,7 +3,9 @@
     read the tokens that all prompts share  →  mark
     for each prompt:  back to the mark  →  read the rest  →  answer, token by token
 
-A prompt's first token comes from the state of its last; no logits exist for any other.
+A prompt's first token comes from the state of its last; no logits exist for any other. Where a
+chunk ends shows in what a small cache closed before the next one, so there the shared part ends
+with a whole chunk: an answer is the one that its question gets alone.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from giraffe_cli.inference.prompts import Prompt, common_tokens
 from giraffe_cli.inference.sampling import Choose, Sampling
 from giraffe_cli.inference.text import AnswerText
 from giraffe_cli.model.held_table import HeldTable
+from giraffe_cli.model.loading import end_tokens
 from giraffe_cli.model.reading import feed, most_probable, read_chunks, wide_logits
 from giraffe_cli.progress import Bar, Reporter
 
@@ -80,7 +83,7 @@ class Session:
         self.model, self.tokenizer, self.kept, self.chunk = model, tokenizer, kept, chunk
         self.clock = clock
         self.feed, self.table = partial(feed, model), HeldTable(model)
-        self.ends = _end_tokens(model)
+        self.ends = end_tokens(model)
 
     def answers(
         self,
@@ -96,7 +99,7 @@ class Session:
         """
         import torch
 
-        shared = common_tokens(prompts)
+        shared = self._shared(prompts)
         longest = max(len(prompt.token_ids) for prompt in prompts) + how.max_new_tokens
         self.kept.clear()
         self.kept.reserve(longest)
@@ -113,6 +116,13 @@ class Session:
                 read = len(prompt.token_ids) - (shared if number else 0)
                 found.append(self._answer(prompt, state, read, started, how, partial(show, number)))
         return found
+
+    def _shared(self, prompts: Sequence[Prompt]) -> int:
+        """Tokens that are read once; whole chunks of them where a cache is not exact."""
+        from giraffe_cli.model.key_values import KeyValues
+
+        shared = common_tokens(prompts)
+        return shared if isinstance(self.kept, KeyValues) else shared // self.chunk * self.chunk
 
     def _read(self, token_ids: list[int], start: int, reporter: Reporter) -> torch.Tensor:
         """The state `[1, d]` of the last token; progress with tokens a second."""
@@ -138,7 +148,8 @@ class Session:
         how: Answering,
         show: Show,
     ) -> Answer:
-        choose, text = how.sampling.chooser(), AnswerText(self.tokenizer, how.stop_strings)
+        choose = how.sampling.chooser()
+        text = AnswerText(self.tokenizer, how.stop_strings, prompt.token_ids)
         tokens, reason, first = [self._next(state, choose)], "length", self.clock()
         while True:
             if tokens[-1] in self.ends:
@@ -177,10 +188,3 @@ class Session:
                 "generate with --dtype float32; if it stays, the checkpoint is damaged",
             )
         return token
-
-
-def _end_tokens(model: Any) -> set[int]:
-    """The ids that end a text, as `generation_config.json` names them, else `config.json`."""
-    named = getattr(model.generation_config, "eos_token_id", None)
-    ends = model.config.eos_token_id if named is None else named
-    return set(ends if isinstance(ends, list) else [ends])

@@ -23,7 +23,7 @@ from giraffe_cli.errors import GiraffeError
 from giraffe_cli.report.serve import gguf_path, has_biases, window_of
 from giraffe_cli.rope.malformed import is_number
 from giraffe_cli.rope.readings import read_as_transformers_5, switches
-from giraffe_cli.rope.runtimes import portability
+from giraffe_cli.rope.runtimes import VLLM_WITH_YARN_FACTORS, portability
 from giraffe_cli.rundir import read_json
 from giraffe_cli.verify_files import Check, check
 from giraffe_cli.weights import weight_files
@@ -80,7 +80,7 @@ def _has_chat_template(model_dir: Path, settings: dict[str, Any]) -> bool:
 
 def _vllm(config: dict[str, Any], length: Any) -> Check:
     does = portability(config)["vllm"]
-    fits = ("exact", f"exact with --max-model-len {length}")
+    fits = ("exact", f"exact with --max-model-len {length}", VLLM_WITH_YARN_FACTORS)
     hint = "run giraffe verify, which says what each runtime reads"
     return check(does in fits, does, f"exact at {length} tokens", hint)
 

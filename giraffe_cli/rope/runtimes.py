@@ -7,12 +7,17 @@ their sources):
     rope_type  vLLM                                      llama.cpp's stock converter
     default    exact                                     exact, any θ
     linear     serves factor times the length            exact
-    dynamic    serves factor times the length            dropped: runs unscaled
-    yarn       exact                                     attention factor 0.1 ln s + 1, ramp ends
-                                                         rounded, whatever the config says
+    dynamic    serves factor times the length, by the    dropped: runs unscaled
+               table of that length from the start
+    yarn       exact; before 0.33 attention factor       attention factor 0.1 ln s + 1, ramp ends
+               0.1 ln s + 1, times an attn_factor        rounded, whatever the config says
     llama3     exact                                     exact
     longrope   short_mscale/long_mscale, not             factors dropped: runs unscaled
                attention_factor
+    su         longrope, with a warning                  dropped: runs unscaled
+
+That vLLM before 0.33 drops a yarn's attention_factor, and its mscale: vllm issue 48621, pull
+requests 46280 and 48351.
 
 Where the stock converter is wrong, `giraffe export --to gguf` writes the table itself.
 """
@@ -24,7 +29,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from giraffe_cli.rope.malformed import is_known_type, is_length, rope_problems
+from giraffe_cli.rope.malformed import is_known_type, is_length, is_number, rope_problems
 from giraffe_cli.rope.readings import (
     DEFAULT_THETA,
     ORIGINAL,
@@ -39,6 +44,10 @@ from giraffe_cli.rope.readings import (
 )
 
 VLLM_TYPES = {"default", "linear", "dynamic", "yarn", "longrope", "llama3", "ntk", "proportional"}
+LEGACY_LONGROPE = "su"
+"""What Phi-3 first called `longrope`."""
+VLLM_WITH_YARN_FACTORS = "exact from vLLM 0.33 on"
+"""The short word for a yarn whose attention factor older ones drop."""
 RUNTIMES = ("transformers", "transformers-v4", "vllm", "llama.cpp")
 EXPORT = "giraffe export --to gguf"
 
@@ -87,10 +96,13 @@ def _unknown_type(kind: Any) -> tuple[Outlook, ...]:
     newer = Outlook("another table", f"reads rope_type {kind}, which not every runtime computes")
     drops = Outlook("unscaled", f"stock converter drops {kind}: RoPE runs unscaled")
     served = isinstance(kind, str) and kind in VLLM_TYPES
+    renamed = Outlook(
+        "as longrope, with a warning", f"reads rope_type {kind} as longrope, with a warning"
+    )
     return (
         newer if kind == "proportional" else refuses,
         refuses,
-        newer if served else refuses,
+        renamed if kind == LEGACY_LONGROPE else newer if served else refuses,
         drops,
     )
 
@@ -130,14 +142,10 @@ def _vllm(config: Mapping[str, Any], reading: Reading, tokenizer_limit: int | No
     limit = min(promised, tokenizer_limit or promised)
     if kind in {"linear", "dynamic"}:
         served = int(window * reading["factor"])
-        if tokenizer_limit:
-            served = min(served, tokenizer_limit)
-        if served == limit:
-            return Outlook("exact", f"serves {limit} tokens with {kind} as written")
-        return Outlook(
-            f"exact with --max-model-len {limit}",
-            f"multiplies the length: serves {served} tokens unless --max-model-len {limit}",
-        )
+        multiplied = _vllm_multiplied(kind, min(served, tokenizer_limit or served), limit)
+        return multiplied if kind == "linear" else _vllm_dynamic(multiplied, served, window)
+    if kind == "yarn":
+        return _vllm_yarn(reading, limit)
     if kind != "longrope":
         return Outlook("exact", f"serves {limit} tokens with {kind} as written")
     limit = min(config.get(ORIGINAL) or limit, limit)
@@ -146,6 +154,43 @@ def _vllm(config: Mapping[str, Any], reading: Reading, tokenizer_limit: int | No
     return Outlook(
         "ignores attention_factor",
         f"serves {limit} tokens but ignores attention_factor: no short_mscale/long_mscale",
+    )
+
+
+def _vllm_multiplied(kind: str, served: int, limit: int) -> Outlook:
+    if served == limit:
+        return Outlook("exact", f"serves {limit} tokens with {kind} as written")
+    return Outlook(
+        f"exact with --max-model-len {limit}",
+        f"multiplies the length: serves {served} tokens unless --max-model-len {limit}",
+    )
+
+
+def _vllm_dynamic(length: Outlook, reach: int, window: int) -> Outlook:
+    """One table is made, from max_position_embeddings times the factor."""
+    return Outlook(
+        "one table for all lengths",
+        f"{length.sentence}; turns every text by the table of {reach} tokens, where transformers "
+        f"leaves one of up to {window} unscaled",
+    )
+
+
+def older_yarn_factor(reading: Reading) -> float:
+    """What vLLM before 0.33 and SGLang multiply cos and sin by: 0.1 ln s + 1 whatever
+    `attention_factor` says, times `attn_factor`, the YaRN authors' spelling, which transformers
+    does not read."""
+    own = reading.get("attn_factor")
+    return yarn_attention_factor({"factor": reading["factor"]}) * (own if is_number(own) else 1)
+
+
+def _vllm_yarn(reading: Reading, limit: int) -> Outlook:
+    written, older = yarn_attention_factor(reading), older_yarn_factor(reading)
+    if math.isclose(written, older, rel_tol=1e-6):
+        return Outlook("exact", f"serves {limit} tokens with yarn as written")
+    return Outlook(
+        VLLM_WITH_YARN_FACTORS,
+        f"serves {limit} tokens with yarn as written from 0.33 on; older ones have attention "
+        f"factor {older:.6g} instead of {written:.6g}",
     )
 
 

@@ -13,6 +13,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
+
 from giraffe_cli.adapter import (
     ADAPTER_WEIGHTS,
     adapter_digest,
@@ -21,7 +24,7 @@ from giraffe_cli.adapter import (
 )
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.config.extend import ExtendConfig
-from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.errors import GiraffeError, InvalidInput, UsageError, first_line
 from giraffe_cli.export.adapter_card import OVERRIDES, card, overrides
 from giraffe_cli.export.base import AbstractTarget, Exported, ExportOptions
 from giraffe_cli.lock import held_beside
@@ -60,6 +63,7 @@ class Adapter(AbstractTarget):
     def export(self, source: str, options: ExportOptions, reporter: Reporter) -> Exported:
         """`options.base_id` is what the config and the README name as the base; `out` defaults to
         `NAME-adapter` in the run directory. A folder that holds the same is left as it is."""
+        _check_base_id(options.base_id)
         run = Path(source).expanduser()
         config, table = read_run(run)
         adapter = adapter_of(run, config)
@@ -92,6 +96,25 @@ class Adapter(AbstractTarget):
             with held_beside(out):
                 _write(out, inputs, adapter, table, _tokenizer_folder(run, config), private)
         return _exported(out, base, table, prove(out, adapter, table, private))
+
+
+def _check_base_id(base_id: str | None) -> None:
+    """Raises UsageError for what is no `owner/name`. A name alone is refused, too: only models of
+    before the hub had owners are found by one, none of them a Llama."""
+    if base_id is None:
+        return
+    try:
+        validate_repo_id(base_id)
+        if "/" in base_id:
+            return
+        problem = "it has no owner"
+    except HFValidationError as error:
+        problem = first_line(error)
+    raise UsageError(
+        f"--base-id {base_id!r} is no Hugging Face id: {problem}",
+        "give OWNER/NAME, such as meta-llama/Meta-Llama-3-8B; left out, the base is called by the "
+        "name of its folder",
+    )
 
 
 def base_name(model: str, base_id: str | None) -> str:
