@@ -49,6 +49,7 @@ def test_an_interval_that_is_not_symmetric_is_written_out():
     skewed = {"mean": 4.198, "ci_low": 3.571, "ci_high": 4.593, "n": 4}
     assert with_half_width(skewed) == "4.20 (3.57 to 4.59)"
     assert with_half_width(skewed, sign=True) == "+4.20 (+3.57 to +4.59)"
+    assert with_half_width(skewed, alone=False) == "4.20"  # the interval stands below it
     even = {"mean": 4.2, "ci_low": 3.69, "ci_high": 4.70, "n": 4}  # half a hundredth off
     assert with_half_width(even) == "4.20 ± 0.51"
 

@@ -45,9 +45,10 @@ def without_interval(score: Score) -> bool:
     return score.get("clusters", 2) < 2 and bool(score["ci_low"] == score["ci_high"])
 
 
-def with_half_width(score: Score | None, sign: bool = False) -> str:
+def with_half_width(score: Score | None, sign: bool = False, alone: bool = True) -> str:
     """`2.95 ± 0.03`; `2.95 (2.83 to 2.98)` where the interval is not symmetric as far as digits are
-    shown; `2.95` where there is none, or `–`."""
+    shown, or `2.95` where it does not stand `alone` but beside the interval; `2.95` where there is
+    none, or `–`."""
     if score is None:
         return ABSENT
     digits = digits_for(score, sign)
@@ -55,7 +56,7 @@ def with_half_width(score: Score | None, sign: bool = False) -> str:
     if without_interval(score):
         return mean
     if abs(score["ci_low"] + half - score["mean"]) > 10**-digits:
-        return f"{mean} ({interval(score, sign)})"
+        return f"{mean} ({interval(score, sign)})" if alone else mean
     return f"{mean} ± {number(half, digits)}"
 
 

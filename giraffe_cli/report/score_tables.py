@@ -183,7 +183,7 @@ def level(score: Score, share: bool) -> Cell:
     if share:
         figure, bounds = numbers.percent(score["mean"]), numbers.share_interval(score)
     else:
-        figure, bounds = numbers.with_half_width(score), numbers.interval(score)
+        figure, bounds = numbers.with_half_width(score, alone=False), numbers.interval(score)
     return Cell(figure, (bounds, f"n {numbers.samples(score)}"))
 
 
@@ -192,7 +192,7 @@ def difference(score: Score, share: bool) -> Cell:
     if share:
         figure, bounds = numbers.points(score), numbers.points_interval(score)
     else:
-        figure = numbers.with_half_width(score, sign=True)
+        figure = numbers.with_half_width(score, sign=True, alone=False)
         bounds = numbers.interval(score, sign=True)
     p = numbers.p_value(score)
     return Cell(figure, (bounds, f"n {numbers.samples(score)}{', ' + p if p else ''}"))
