@@ -116,6 +116,14 @@ class TestBytes:
         assert spelt_bytes(tokens[:5], 4, given_bytes) == 3  # it ends 日; 本 is the next one's
 
 
+    def test_the_blank_before_a_word_counts_though_a_decoder_takes_it(self):
+        """Llama 2's decoder strips the first blank of whatever it is given."""
+        words = ["▁the", "▁sky", "▁is", "▁blue"]
+        strips = material(decode=lambda ids: "".join(words[i] for i in ids).replace("▁", " ")[1:])
+        found = [spelt_bytes(range(end), 1, strips) for end in (1, 2, 3, 4)]
+        assert found == [3, 4, 3, 5]
+
+
 class TestShuffledControl:
     def halves(self, native, length, bos=(BOS,), seed=0, targets=4):
         """Real and shuffled examples of one document, paired."""

@@ -103,10 +103,8 @@ def window(
 
 def spelt_bytes(tokens: Sequence[int], targets: int, material: Material) -> int:
     """Bytes of the text that the last `targets` of `tokens` spell; a character whose bytes two
-    blocks of targets share counts in the one that ends it."""
-    text = material.decode(tokens[-targets:])
-    if CUT not in text:
-        return len(text.encode())
+    blocks of targets share counts in the one that ends it. Decoded behind what stands before them:
+    tokenizers of Llama 2's kind take the blank from the beginning of a text."""
     before = tokens[-targets - REACH : -targets]
     whole, head = (material.decode(ids) for ids in ([*before, *tokens[-targets:]], before))
     return len(whole.rstrip(CUT).encode()) - len(head.rstrip(CUT).encode())
