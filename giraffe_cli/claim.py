@@ -126,15 +126,20 @@ def _check_begun_alike(
     which was saved after so many of them.
 
     Raises:
-        InvalidInput: the learning rates of the steps that were taken would have been others, or
-            more were taken than are asked for.
+        InvalidInput: the steps that were taken would have been others, or more were taken than are
+            asked for.
     """
     if shared_steps(saved, before, now):
         return
+    if saved[0] > now.steps:
+        raise InvalidInput(
+            f"{run_dir} has taken {saved[0]} of {before.steps} steps; {now.steps} are asked for",
+            f"--steps {saved[0]} or more, --finish to end it there, or another --out",
+        )
     raise InvalidInput(
         f"{run_dir} was trained to {before.steps} steps with train.schedule: {before.schedule}; "
-        f"after {saved[-1]} of them it is not the beginning of {now.steps} steps with "
-        f"{now.schedule}: they would have had other learning rates, or are fewer",
+        f"no checkpoint of it is a beginning of {now.steps} steps with {now.schedule}: its steps "
+        "would have had other learning rates, or other held-out losses to go by",
         "a training by `constant`, or by `wsd` before its decay, can be lengthened; pass the same "
         "options to resume this one, or another --out",
     )

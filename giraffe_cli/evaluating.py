@@ -128,8 +128,15 @@ def refuse_what_cannot_be_read(config: ExtendConfig, checkpoint: Checkpoint, nat
     Raises:
         DoesNotFit: the longest text of the evaluation.
     """
-    longest, processes = evaluated_lengths(config, native)[-1], config.eval.processes or 1
-    check_room(checkpoint, config.dtype, longest, processes, "--set eval.lengths=[...]")
+    longest = evaluated_lengths(config, native)[-1]
+    check_room(checkpoint.path, config.dtype, longest, reading_processes(config) or 1)
+
+
+def reading_processes(config: ExtendConfig) -> int | None:
+    """How many processes read: as `eval.processes` says, else those of the training on one node
+    where each has a device of its own; None: not said."""
+    on_this_node = config.train.processes and config.train.processes // config.train.nodes
+    return config.eval.processes or (None if config.train.share_devices else on_this_node)
 
 
 def check_control(config: ExtendConfig, native_length: int) -> None:

@@ -19,7 +19,7 @@ from giraffe_cli.rundir import (
     write_json,
 )
 from giraffe_cli.tensor_stream import stored_tensors
-from giraffe_cli.weights import STORED_DTYPES, STORED_TABLE
+from giraffe_cli.weights import STORED_DTYPES, STORED_TABLE, holds_weights
 
 STAGE = "merge"
 BUILDING, REPLACED = ".giraffe-building", ".giraffe-replaced"
@@ -48,12 +48,13 @@ def refuse_foreign_folder(out: Path, base: Path, inputs: Mapping[str, Any] | Non
     wrote of others.
 
     Raises:
-        InvalidInput: `out` is the base or lies in a model's folder; or exists, is not empty and
-            carries no manifest of a merge, or of another one.
+        InvalidInput: `out` is the base or, given the inputs, lies in a model's folder; or exists,
+            is not empty and carries no manifest of a merge, or of another one.
     """
     if out.resolve() == base.resolve():
         raise InvalidInput(f"{out} is the base itself", HINT)
-    refuse_a_models(out.parent)
+    if inputs is not None and holds_weights(out.parent):
+        refuse_a_models(out.parent)
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     manifest = read_json(out / MANIFEST) if (out / MANIFEST).is_file() else None

@@ -26,6 +26,7 @@ from giraffe_cli.evals.subject import EVALUATOR, Subject
 from giraffe_cli.evaluating import (
     check_samples,
     held_out_documents,
+    reading_processes,
     refuse_what_cannot_be_read,
 )
 from giraffe_cli.gates import Gate, default_gates
@@ -237,9 +238,7 @@ def evaluate_models(work: Work, models: dict[str, Path], texts: Texts) -> dict[s
     if evaluator := work.start.evaluation and work.start.evaluation.evaluator:
         computed = computed_in(work.start.requested_dtype, evaluator.dtype)
         subjects.append(Subject(EVALUATOR, evaluator.path, evaluator.digest, computed))
-    on_this_node = config.train.processes and config.train.processes // config.train.nodes
-    own_device_each = None if config.train.share_devices else on_this_node
-    processes = config.eval.processes or own_device_each
+    processes = reading_processes(config)
     with work.timings.stage("eval"):
         return evaluate(
             subjects,

@@ -10,11 +10,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TypeGuard
 
-from giraffe_cli.checkpoint_config import Shape
+from giraffe_cli.checkpoint_config import Shape, read_shape
 from giraffe_cli.errors import InvalidInput, raise_together
 from giraffe_cli.rundir import read_json
 
@@ -305,3 +305,20 @@ def count_parameters(shape: Shape, weights: Mapping[str, TensorEntry]) -> int:
         for name, entry in weights.items()
         if name not in tied and not name.endswith("inv_freq")
     )
+
+
+@dataclass(frozen=True)
+class Sizes(Shape):
+    """The sizes of a Llama, and how many numbers that makes."""
+
+    num_parameters: int
+
+
+def sizes_of(folder: Path) -> Sizes:
+    """What the config and the headers of the weights of a checkpoint say.
+
+    Raises:
+        InvalidInput: they cannot be read, or are no Llama's.
+    """
+    shape = read_shape(read_json(folder / "config.json"), folder)
+    return Sizes(**asdict(shape), num_parameters=count_parameters(shape, read_weights(folder)))

@@ -181,6 +181,11 @@ def test_no_model_is_written_into_a_models_folder(giraffe, run, model):
     assert f"{model.out} is the folder of a model: it holds config.json" in done.stderr
 
 
+def test_a_config_json_of_something_else_is_no_model(giraffe, run, tmp_path):
+    (tmp_path / "config.json").write_text('{"port": 8080}')
+    assert giraffe("merge", run, "--out", tmp_path / "mine").code == 0
+
+
 def test_a_link_is_followed(giraffe, run, tmp_path):
     """As where a model was moved to a larger disk."""
     place, link = tmp_path / "large" / "model", run / "model"
@@ -206,6 +211,10 @@ def test_the_card_is_written_where_the_report_is_of_this_training(
     card = (run_dir / "model" / "README.md").read_text()
     assert giraffe("merge", run_dir, "--out", out).code == 0
     assert (out / "README.md").read_text() == card
+
+    (out / "README.md").write_text("mine")  # what is there already is not written again
+    assert giraffe("merge", run_dir, "--out", out).code == 0
+    assert (out / "README.md").read_text() == "mine"
 
     shutil.rmtree(out)
     trained = read_json(run_dir / "training.json")

@@ -235,10 +235,14 @@ def test_without_training_the_table_alone_goes_over(giraffe, tmp_path):
     assert all(torch.equal(tensor, expected[name]) for name, tensor in weights_of(out).items())
 
 
-def test_it_needs_a_folder_of_its_own(giraffe, run, tmp_path):
-    done = giraffe("merge", run, "--onto", tmp_path / "base")
+@pytest.mark.parametrize("out", [[], ["--out", "run/model"]])
+def test_it_needs_a_folder_of_its_own(giraffe, run, tmp_path, monkeypatch, out):
+    """The run's model is what its report and card speak of."""
+    monkeypatch.chdir(tmp_path)
+    done = giraffe("merge", run, "--onto", tmp_path / "base", *out)
     assert done.code == 2
-    assert "error: --onto needs --out" in done.stderr
+    assert "error: --onto needs --out, another folder than the run's model" in done.stderr
+    assert not (run / "model").exists()
 
 
 def test_a_refused_sibling_leaves_nothing(giraffe, run, tmp_path):

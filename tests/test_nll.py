@@ -115,7 +115,6 @@ class TestBytes:
         given_bytes = material(decode=lambda ids: bytes(ids).decode(errors="replace"))
         assert spelt_bytes(tokens[:5], 4, given_bytes) == 3  # it ends 日; 本 is the next one's
 
-
     def test_the_blank_before_a_word_counts_though_a_decoder_takes_it(self):
         """Llama 2's decoder strips the first blank of whatever it is given."""
         words = ["▁the", "▁sky", "▁is", "▁blue"]

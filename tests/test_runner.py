@@ -287,6 +287,21 @@ class TestRefusals:
         # rules that are others and cut the same are no difference
         assert material_of(subjects, [Document("a", "giraffe", "here")], 1).cut_apart == ()
 
+    def test_what_follows_the_cutting_is_no_difference(self, tiny_llama, tmp_path):
+        """A GGUF of Llama 3 has not its post-processor, which moves where a token is said to begin,
+        and marks added tokens otherwise; both cut alike."""
+        folders = []
+        for name, trims in (("hf", True), ("gguf", False)):
+            folder = shutil.copytree(tiny_llama, tmp_path / name)
+            value = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+            trimming = {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": trims}
+            value["post_processor"] = {**trimming, "use_regex": True}
+            value["added_tokens"][0]["normalized"] = trims
+            (folder / "tokenizer.json").write_text(json.dumps(value), encoding="utf-8")
+            folders.append(folder)
+        subjects = [Subject(folder.name, folder, "", "") for folder in folders]
+        assert material_of(subjects, [Document("a", prose(0, 99), "here")], 1).cut_apart == ()
+
     def test_tokenizers_that_begin_a_text_otherwise_are_told(self, tiny_llama, tmp_path):
         """Both read what the first one's rules give: the other's own scores are 0.07 nats off."""
         other = shutil.copytree(tiny_llama, tmp_path / "other")

@@ -34,7 +34,6 @@ def score_named(
     from giraffe_cli.checkpoint import inspect
     from giraffe_cli.evals.opening import open_checkpoint, run_of
     from giraffe_cli.evals.parts import first_process_first
-    from giraffe_cli.evals.room import check_room
     from giraffe_cli.evals.runner import evaluate as score
     from giraffe_cli.evals.samples import default_lengths
     from giraffe_cli.evals.subject import EVALUATOR, Subject
@@ -54,9 +53,6 @@ def score_named(
     if chooser:
         computed = computed_in(dtype, chooser.dtype)
         subjects.append(Subject(EVALUATOR, chooser.path, chooser.digest, computed))
-    models = [model for model in (reference, tested, chooser) if model]
-    for model, subject in zip(models, subjects, strict=True):
-        check_room(model, subject.dtype, max(chosen), config.processes or 1)
     folders = [subject.path for subject in subjects]
     read = documents_for(config, run_of(checkpoint), folders, console)
     return score(

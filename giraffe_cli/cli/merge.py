@@ -46,8 +46,9 @@ def merge(
     still holds is not written again. With --onto the weights of another fine-tune of the same base
     are moved as far as the run moved its base's; they keep their tokenizer and chat template.
     """
-    if onto is not None and out is None:
-        raise UsageError("--onto needs --out", "name the folder to write with --out")
+    is_own = out is None or out.resolve() == (run / "model").resolve()
+    if onto is not None and is_own:
+        raise UsageError("--onto needs --out, another folder than the run's model", "--out DIR")
     config, table = read_run(run)
 
     from giraffe_cli.checkpoint import inspect
@@ -67,13 +68,13 @@ def merge(
             base, checkpoint = checkpoint, inspect(onto, work, config.allow_pickle)
             told = {"model": onto, "distance": check_sibling(base, checkpoint, console)}
             adapter = adapter and adapter_for(adapter, base, checkpoint, work / "adapter", console)
-        replaces = final.resolve() == (run / "model").resolve()  # its own, of whatever training
-        model_dir = merge_stage(checkpoint, adapter, table, final, console, replaces)
+        # the run's own may be of another training, such as a shorter one
+        model_dir = merge_stage(checkpoint, adapter, table, final, console, replaces=is_own)
         proof = verify_directory(
             model_dir, adapter_dir=adapter, base=checkpoint.path, table=table, reporter=console
         )
     raise_if_defective(model_dir, proof, GiraffeError)
-    if onto is None:
+    if onto is None and not (model_dir / "README.md").exists():  # one that is there may be edited
         _write_card(run, model_dir, console)
     console.result(*summary(model_dir, table, proof, told))
 

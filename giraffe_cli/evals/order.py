@@ -90,6 +90,11 @@ class Step:
         return self.tokens + answers + self.seen / ATTENTION_MATCHES
 
 
+def reach_of(plan: Sequence[Step]) -> int:
+    """Tokens of the longest text in `plan`, with what follows it; 0 of none."""
+    return max((prompt.reach for step in plan for prompt in step.prompts), default=0)
+
+
 def shared_tokens(
     before: npt.NDArray[np.int32], token_ids: npt.NDArray[np.int32], keep: int, chunk: int
 ) -> int:

@@ -19,10 +19,11 @@ from giraffe_cli.config.evaluate import EvalConfig
 from giraffe_cli.evals.described import describe, settings
 from giraffe_cli.evals.gating import check_gates
 from giraffe_cli.evals.harness import check_harness, run_harness
-from giraffe_cli.evals.order import Entry, Step, reading_plan
+from giraffe_cli.evals.order import Entry, Step, reach_of, reading_plan
 from giraffe_cli.evals.parts import launched_part, own_device, wait_for_all
 from giraffe_cli.evals.reading import chunk_here, entries_of, missing_of, read_part
 from giraffe_cli.evals.results import RULES, Sample, compose
+from giraffe_cli.evals.room import check_room
 from giraffe_cli.evals.samples import Batch, Texts, gather_material, prepare
 from giraffe_cli.evals.scoring import scored_samples
 from giraffe_cli.evals.software import read_otherwise, reader_here, readers, versions
@@ -65,6 +66,7 @@ def evaluate(
     Raises:
         InvalidInput: a task that fits no length, tokenizers that differ, unknown task or knob, a
             gate on what is not evaluated, a task of `config.harness` that cannot run.
+        DoesNotFit: the longest text that is to be read.
     """
     started, lengths, part = time.monotonic(), sorted({*lengths}), launched_part()
     reporter = SilentReporter() if part.process else reporter
@@ -79,9 +81,14 @@ def evaluate(
     entries = {s.name: entries_of(s, batches, s is reference) for s in subjects}
     plans = {s.name: plan_of(s, entries[s.name], config, cache) for s in subjects}
     announce(batches, plans, entries, reporter)
+    for subject in subjects:
+        if plans[subject.name]:
+            processes = part.processes if part.processes > 1 else config.processes or 1
+            check_room(subject.path, subject.dtype, reach_of(plans[subject.name]), processes)
     for place, subject in enumerate(subjects):
         if subject.digest in {earlier.digest for earlier in subjects[:place]}:
             # what the earlier one has read need not be read again
+            wait_for_all()
             plans[subject.name] = plan_of(subject, entries[subject.name], config, cache)
         read_all(subject, plans[subject.name], config, cache, make_folder(out), reporter)
     wait_for_all()

@@ -15,6 +15,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.haystack import python_topics
 from giraffe_cli.evals.subject import EVALUATOR, Subject
@@ -73,9 +75,9 @@ def _rules(tokenizer: Any) -> dict[str, Any]:
 def _apart(first: Any, other: Any, texts: Sequence[str]) -> tuple[float, str]:
     """The share of the first one's tokens that the other's lack, and the first such place."""
     total = missing = 0
-    example = ""
+    example, cutters = "", [_cutter(tokenizer) for tokenizer in (first, other)]
     for text in texts:
-        ours, theirs = (list(_spans(tokenizer, text[:MOST_CUT])) for tokenizer in (first, other))
+        ours, theirs = (list(_spans(cutter, text[:MOST_CUT])) for cutter in cutters)
         apart = set(ours) - set(theirs)
         total, missing = total + len(ours), missing + len(apart)
         if apart and not example:
@@ -84,8 +86,16 @@ def _apart(first: Any, other: Any, texts: Sequence[str]) -> tuple[float, str]:
     return missing / max(1, total), example
 
 
-def _spans(tokenizer: Any, text: str) -> Iterator[tuple[int, int, int]]:
+def _cutter(tokenizer: Any) -> Tokenizer:
+    """A copy without what follows the cutting: Llama 3's post-processor moves the beginning of a
+    token behind its blank, and that of a GGUF does not."""
+    copy = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    copy.post_processor = None
+    return copy
+
+
+def _spans(cutter: Tokenizer, text: str) -> Iterator[tuple[int, int, int]]:
     """Each token with the characters that it stands for."""
-    encoded = tokenizer.backend_tokenizer.encode(text, add_special_tokens=False)
+    encoded = cutter.encode(text, add_special_tokens=False)
     for token, (start, stop) in zip(encoded.ids, encoded.offsets, strict=True):
         yield token, start, stop

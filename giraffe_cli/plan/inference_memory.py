@@ -21,6 +21,7 @@ from giraffe_cli.model.stored import PIECES
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.plan.memory import CPU_PROCESS_BYTES, CUDA_PROCESS_BYTES
 from giraffe_cli.units import format_bytes
+from giraffe_cli.weights import Sizes
 
 DTYPE_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -30,7 +31,7 @@ def formats(dtype: str) -> dict[str, AbstractFormat]:
     return {dtype: Cast(torch_dtype(dtype)), **FORMATS}
 
 
-def bytes_per_token(shape: Checkpoint, form: AbstractFormat, dtype: str) -> float:
+def bytes_per_token(shape: Checkpoint | Sizes, form: AbstractFormat, dtype: str) -> float:
     """Of one token's keys and values in all layers."""
     group = torch.zeros(1, shape.num_key_value_heads, GROUP, shape.head_dim)
     parts = form.write(*[group.to(torch_dtype(dtype))] * 2)
@@ -38,7 +39,7 @@ def bytes_per_token(shape: Checkpoint, form: AbstractFormat, dtype: str) -> floa
     return shape.num_layers * size / GROUP
 
 
-def working_bytes(shape: Checkpoint, dtype: str, kind: str) -> int:
+def working_bytes(shape: Checkpoint | Sizes, dtype: str, kind: str) -> int:
     """What a chunk holds at one time at its widest: the MLP, or attention to a piece of the past;
     besides, the head's rows in float32 and one state's logits."""
     width, chunk = DTYPE_BYTES[dtype], PROMPT_CHUNKS[kind]
@@ -56,7 +57,7 @@ def working_bytes(shape: Checkpoint, dtype: str, kind: str) -> int:
 class Demand:
     """What is to be read and answered, and where."""
 
-    shape: Checkpoint
+    shape: Checkpoint | Sizes
     dtype: str
     """Computation type, resolved."""
     prompt_length: int
