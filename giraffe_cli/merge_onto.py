@@ -43,10 +43,11 @@ WORK = ".giraffe-onto"
 BLOCK = 1 << 24
 """Elements of a tensor that are added at a time: 64 MB each in float32."""
 SAME = (
-    "head_dim rope_theta native_length existing_rope base_table base_attention_factor hidden_size "
-    "intermediate_size num_layers num_attention_heads num_key_value_heads tie_word_embeddings"
+    "head_dim rope_theta native_length hidden_size intermediate_size num_layers "
+    "num_attention_heads num_key_value_heads tie_word_embeddings"
 ).split()
-"""Facts of a checkpoint in which a sibling is its base's equal."""
+SCALED = ("existing_rope", "base_table", "base_attention_factor")
+"""Facts of a checkpoint in which a sibling is its base's equal; those of its scaling."""
 Stored: TypeAlias = dict[str, TensorInFile]
 
 
@@ -73,6 +74,8 @@ def check_sibling(base: Checkpoint, sibling: Checkpoint, reporter: Reporter) -> 
     """
     ours, theirs = ({key: getattr(one, key) for key in SAME} for one in (base, sibling))
     other = [f"{key} {theirs[key]} (base {ours[key]})" for key in SAME if ours[key] != theirs[key]]
+    if any(getattr(base, key) != getattr(sibling, key) for key in SCALED):
+        other.append(f"{_scaling(sibling)} (base {_scaling(base)})")
     if sibling.vocab_size < base.vocab_size:
         other.append(f"vocab_size {sibling.vocab_size} (base {base.vocab_size})")
     if other:
@@ -88,6 +91,11 @@ def check_sibling(base: Checkpoint, sibling: Checkpoint, reporter: Reporter) -> 
             _extend_itself(sibling),
         )
     return distance
+
+
+def _scaling(checkpoint: Checkpoint) -> str:
+    rope = checkpoint.existing_rope
+    return f"{rope['rope_type']} to {checkpoint.reach} tokens" if rope else "not scaled"
 
 
 def _extend_itself(sibling: Checkpoint) -> str:

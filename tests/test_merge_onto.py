@@ -164,6 +164,10 @@ def test_a_dora_is_refused(tmp_path):
         ),
         ({"num_key_value_heads": 4}, r"num_key_value_heads 4 \(base 2\)"),
         ({"max_position_embeddings": 64}, r"native_length 64 \(base 128\)"),
+        (
+            {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}},
+            r": linear to 256 tokens \(base not scaled\)",
+        ),
         ({"tie_word_embeddings": False}, r"tie_word_embeddings False \(base True\)"),
     ],
 )

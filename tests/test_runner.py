@@ -423,5 +423,6 @@ def test_one_model_under_two_names_is_told_and_read_once(tiny_llama, tmp_path):
     )
     told = "base and checkpoint are the same model: every difference between them is 0"
     assert told in results["warnings"]
+    assert told in reporter.warnings
     (kept,) = (tmp_path / "cache").iterdir()
     assert len({*kept.read_bytes().splitlines()}) == len(kept.read_bytes().splitlines())

@@ -75,7 +75,9 @@ def evaluate(
     batches, warnings = prepare(config, lengths, seed, material, reporter)
     scored = [subject for subject in subjects if subject.name != EVALUATOR]
     check_gates(config, batches, scored, native_length)
-    warnings += same_models(scored)
+    for warning in same_models(scored):
+        reporter.warn(warning)
+        warnings.append(warning)
     make_folder(cache)
     reference = reference_subject(subjects)
     entries = {s.name: entries_of(s, batches, s is reference) for s in subjects}
