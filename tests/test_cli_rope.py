@@ -154,7 +154,7 @@ def test_show_sets_knobs(giraffe):
         (["yarn", *LLAMA_2, "--set", "beta_fats=64"], 3, "did you mean `beta_fast`"),
         (["yarn", *LLAMA_2, "--set", "beta_fast=lots"], 3, "must be of type float"),
         (["yarn", *LLAMA_2, "--set", "beta_fast"], 2, "no `knob=value`"),
-        (["yarn", *LLAMA_2, "--set", "beta_fast=["], 2, "is not YAML"),
+        (["yarn", *LLAMA_2, "--set", "beta_fast=["], 2, "no plain YAML"),
         (["yarn", *LLAMA_2[:-1], "4k"], 3, "not longer than the native window 4096"),
         (["yarn", *LLAMA_2[:-1], "16kk"], 3, "`16kk` is not a length in tokens"),
         (["yarn", *LLAMA_2, "--model", "calf"], 2, "--model and --head-dim both name a shape"),

@@ -157,5 +157,21 @@ def test_knobs_of_several_strategies():
         "yarn": {"beta_fast": 64, "truncate": False},
         "ntk": {"alpha": 8},
     }
-    with pytest.raises(UsageError, match="not YAML"):
+    with pytest.raises(UsageError, match="no plain YAML"):
         knobs_by_strategy(["yarn.beta_fast=["])
+
+
+@pytest.mark.parametrize("there", ["search.json", "comparison.json"])
+def test_a_folder_of_the_other_command_is_refused(compare, search, tmp_path, there):
+    """Both write `factors.json`: a comparison put an example in the place of what was found."""
+    (tmp_path / there).write_text('{"schema_version": 1}')
+    done = (compare if there == "search.json" else search)("--out", tmp_path)
+    assert done.code == 3
+    assert f"{tmp_path} holds {there}, of the other command" in done.stderr
+
+
+def test_what_is_no_value_is_told_as_that(compare, tmp_path):
+    done = compare("yarn", "--set", "yarn.beta_fast=.inf", "--out", tmp_path / "c")
+    assert done.code == 2
+    assert "--set yarn.beta_fast=.inf: " in done.stderr
+    assert "inf" in done.stderr.partition("no plain YAML: ")[2]

@@ -14,6 +14,7 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rope.base import Head, make_table
 from giraffe_cli.rope.install import finish_directory
 from giraffe_cli.rundir import read_json
+from giraffe_cli.tune.reading import table_as_it_is
 
 LLAMA3 = {
     "rope_type": "llama3",
@@ -118,6 +119,33 @@ def test_replacing_forgets_the_scaling(scaled, tmp_path):
     table = make_table("yarn", {}, head_to_extend(checkpoint, 512, "replace"))
     assert table == make_table("yarn", {}, Head(16, 5e4, 128, 512))
     assert table.rope_parameters["rope_type"] == "yarn"
+
+
+@pytest.mark.parametrize("how", ["compose", "replace"])
+@pytest.mark.parametrize("name", SCALED)
+def test_short_context_is_held_against_the_base_as_it_is(scaled, tmp_path, name, how):
+    """Under `replace` it was held against plain θ, under which the weights were never trained: a
+    linear ×2 of calf has 4.10 nats as it is and 3.25 so."""
+    checkpoint = inspect(str(scaled(name)), tmp_path)
+    found = table_as_it_is(checkpoint, head_to_extend(checkpoint, 4096, how))
+    np.testing.assert_allclose(found.inv_freq, checkpoint.base_table, rtol=1e-12)
+    assert found.attention_factor == pytest.approx(checkpoint.base_attention_factor)
+
+
+def test_short_text_under_dynamic_is_not_scaled(scaled, tmp_path):
+    fields = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 1e4}
+    checkpoint = inspect(str(scaled("dynamic", 128, **fields)), tmp_path)
+    head = head_to_extend(checkpoint, 4096, "replace")
+    assert table_as_it_is(checkpoint, head) == make_table("none", {}, head)
+
+
+def test_show_takes_no_other_theta_than_a_composed_base_has(giraffe, scaled):
+    shown = ("rope", "show", "yarn", "--model", scaled("llama3"), "--target-len", "4k")
+    for option in (("--rope-theta", "1e7"), ("--original-len", "64k")):
+        done = giraffe(*shown, "--on-existing-rope", "compose", *option)
+        assert done.code == 2
+        assert "--on-existing-rope compose takes the table that it has" in done.stderr
+        assert giraffe(*shown, "--on-existing-rope", "replace", *option).code in (0, 3)
 
 
 def test_the_reach_bounds_composing_and_the_native_window_replacing(scaled, tmp_path):

@@ -40,6 +40,21 @@ FORMS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("beside", "attention"),
+    [
+        ({"attention_factor": 1.25}, 1.25),
+        ({"short_mscale": 1.24, "long_mscale": 1.24}, 1.24),  # Phi-3.5-MoE's spelling
+        ({"attention_factor": 1.25, "long_mscale": 1.24}, 1.25),
+    ],
+)
+def test_the_attention_factor_beside_them_counts(tmp_path, beside, attention):
+    file = tmp_path / "config.json"
+    file.write_text("\ufeff" + json.dumps({"rope_scaling": {"long_factor": FACTORS, **beside}}))
+    table = make_table("longrope", {"factors": str(file)}, FOUR_PAIRS)
+    assert table.attention_factor == attention
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_every_form_gives_the_same_numbers(tmp_path, form):
     file = tmp_path / form

@@ -21,6 +21,10 @@ from giraffe_cli.plain_yaml import parse_yaml
         ("0", 0),
         ("16k", "16k"),
         ("1.5", 1.5),
+        ("8e6", 8e6),
+        ("1.5E-3", 1.5e-3),
+        ("-2.e1", -20.0),
+        ("e6", "e6"),
         ("yes", True),
     ],
 )

@@ -45,7 +45,9 @@ class PlantedReader:
 
     def __init__(self, loss, pace: float = 0.0) -> None:
         self.loss, self.pace, self.now = loss, pace, 0.0
-        self.checkpoint = SimpleNamespace(source="planted", digest="0" * 64)
+        self.checkpoint = SimpleNamespace(
+            source="planted", digest="0" * 64, existing_rope=None, base_table=None
+        )
         self.dtype, self.read_tokens = "float32", 0
         self.known: dict[tuple, Outcome] = {}
 

@@ -21,7 +21,7 @@ from giraffe_cli.cli.rope_text import (
     render_table,
     with_facts,
 )
-from giraffe_cli.errors import InvalidInput, UsageError
+from giraffe_cli.errors import InvalidInput, UsageError, first_line
 from giraffe_cli.plain_yaml import parse_yaml
 from giraffe_cli.rope.base import Head, RopeTable, make_table, strategies
 from giraffe_cli.rope.scheme import position_schemes
@@ -171,6 +171,12 @@ def _head(
         refuse_scaled(checkpoint, target_length)
     head = checkpoint.head(target_length, chosen)
     changes: dict[str, Any] = {} if rope_theta is None else {"rope_theta": rope_theta}
+    if head.base_table is not None and (rope_theta, original_len) != (None, None):
+        raise UsageError(
+            "--rope-theta and --original-len say what the base's table is, and "
+            "--on-existing-rope compose takes the table that it has",
+            "leave them out, or pass --on-existing-rope replace",
+        )
     if original_len is not None:
         changes["original_max_position_embeddings"] = parse_length(original_len)
     return _checked(dataclasses.replace(head, **changes))
@@ -193,5 +199,5 @@ def _knobs(settings: list[str]) -> dict[str, Any]:
         try:
             knobs[key.strip()] = parse_yaml(text)
         except ValueError as error:
-            raise UsageError(f"--set {setting}: the value is not YAML") from error
+            raise UsageError(f"--set {setting}: no plain YAML: {first_line(error)}") from error
     return knobs

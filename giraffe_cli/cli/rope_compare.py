@@ -107,7 +107,7 @@ def compare(
     with held(folder):
         opened = open_for_tuning(
             model, data, target_len, on_existing_rope, dtype, folder, console, allow_pickle,
-            documents=documents, seed=seed, fitness=fitness, needles=not no_needles,
+            COMPARISON, documents=documents, seed=seed, fitness=fitness, needles=not no_needles,
         )  # fmt: skip
         found, left_out = make_settings(opened.head, names or [], knobs_by_strategy(settings or []))
         for problem in left_out:

@@ -77,11 +77,12 @@ def search(
     with held(folder):
         opened = open_for_tuning(
             model, data, target_len, on_existing_rope, dtype, folder, console, allow_pickle,
-            documents=documents + held_out, seed=seed, fitness=fitness, needles=False,
+            SEARCH, documents=documents + held_out, seed=seed, fitness=fitness, needles=False,
         )  # fmt: skip
+        others = max(0, opened.evidence.count - documents)  # of none the search is refused
         console.info(
             f"{evaluations} tables on {documents} samples of {target_len}, then the best and its "
-            f"seed on {opened.evidence.count - documents} others; {folder} keeps what is read"
+            f"seed on {others} others; {folder} keeps what is read"
         )
         result = hunt(
             opened.reader, opened.head, opened.evidence, console,

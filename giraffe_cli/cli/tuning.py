@@ -12,7 +12,7 @@ from giraffe_cli.checkpoint_source import EMBEDDED, short_name
 from giraffe_cli.cli.evaluate_input import DEFAULT_DATA
 from giraffe_cli.cli.launcher import start_alone
 from giraffe_cli.cli.options import a_seed, one_of
-from giraffe_cli.errors import InvalidInput, UsageError
+from giraffe_cli.errors import InvalidInput, UsageError, first_line
 from giraffe_cli.plain_yaml import parse_yaml
 
 if TYPE_CHECKING:
@@ -64,11 +64,13 @@ def open_for_tuning(
     out: Path,
     reporter: Reporter,
     allow_pickle: bool,
+    result: str,
     **wanted: Any,
 ) -> Opened:
     """The checkpoint's head, a reader with its cache in `out`, and samples of the longest texts.
 
     Args:
+        result: the file that the command writes into `out`.
         wanted: `documents`, `seed`, `fitness`, `needles`, as `gather_evidence` takes them.
 
     Raises:
@@ -87,7 +89,10 @@ def open_for_tuning(
     from giraffe_cli.units import parse_length
 
     start_alone(reporter)
-    refuse_anothers(out, [COMPARISON, SEARCH], [FACTORS])
+    refuse_anothers(out, [result], [FACTORS])
+    for other in {COMPARISON, SEARCH} - {result}:
+        if (out / other).exists():  # both write factors.json
+            raise InvalidInput(f"{out} holds {other}, of the other command", "choose another --out")
     checkpoint = inspect(model, out, allow_pickle)
     head = head_to_extend(checkpoint, parse_length(target_len), on_existing or "refuse")
     documents = longest_documents(data or [DEFAULT_DATA], wanted["documents"])
@@ -122,7 +127,7 @@ def knobs_by_strategy(settings: list[str]) -> dict[str, dict[str, Any]]:
         try:
             found.setdefault(name, {})[knob] = parse_yaml(text)
         except ValueError as error:
-            raise UsageError(f"--set {setting}: the value is not YAML") from error
+            raise UsageError(f"--set {setting}: no plain YAML: {first_line(error)}") from error
     return found
 
 

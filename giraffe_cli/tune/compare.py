@@ -21,10 +21,10 @@ from typing import Any
 from giraffe_cli.evals.order import Entry
 from giraffe_cli.evals.software import versions
 from giraffe_cli.progress import Reporter
-from giraffe_cli.rope.base import Head, make_table
+from giraffe_cli.rope.base import Head
 from giraffe_cli.rundir import write_json
 from giraffe_cli.tune.evidence import Evidence
-from giraffe_cli.tune.reading import TableReader
+from giraffe_cli.tune.reading import TableReader, table_as_it_is
 from giraffe_cli.tune.settings import Setting
 from giraffe_cli.tune.standing import (
     describe,
@@ -89,7 +89,7 @@ def compare(
     begun, left, read_before = time.monotonic(), budget.started(), reader.read_tokens
     bake_off = BakeOff(reader, evidence, left, reporter)
     kept = bake_off.halve(found, halves)
-    reference = Setting("none", "none", {}, make_table("none", {}, head))
+    reference = Setting("none", "none", {}, table_as_it_is(reader.checkpoint, head))
     if len(kept) > 1 or len(found) == 1:
         bake_off.finish(kept[:FINALISTS] if halves else kept, reference)
     result = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from giraffe_cli.checkpoint import Checkpoint
@@ -22,7 +23,7 @@ from giraffe_cli.evals.reading import chunk_here, missing_of, take_all
 from giraffe_cli.evals.subject import Subject
 from giraffe_cli.model.out_of_memory import hand_back
 from giraffe_cli.progress import Bar
-from giraffe_cli.rope.base import RopeTable
+from giraffe_cli.rope.base import Head, RopeTable, make_table
 from giraffe_cli.rope.install import swap_table
 from giraffe_cli.rundir import digest_value
 
@@ -103,3 +104,17 @@ class TableReader:
             path, digest = self.checkpoint.path, self.checkpoint.digest
             self._opened = open_subject(Subject("checkpoint", path, digest, self.dtype))
         return self._opened
+
+
+def table_as_it_is(checkpoint: Checkpoint, head: Head) -> RopeTable:
+    """The table that `checkpoint` has in force on short text, whatever `head` starts from: of a
+    scaled base that is extended as if it were not, its weights know the scaled one alone. The
+    unscaled one of `dynamic`, which leaves short text alone, and of a type that is not known."""
+    scaled = (checkpoint.existing_rope or {}).get("rope_type") not in (None, "dynamic")
+    if scaled and head.base_table is None and checkpoint.base_table is not None:
+        head = replace(
+            head,
+            base_table=checkpoint.base_table,
+            base_attention_factor=checkpoint.base_attention_factor,
+        )
+    return make_table("none", {}, head)

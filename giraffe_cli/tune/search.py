@@ -21,12 +21,12 @@ from giraffe_cli.evals.order import Entry
 from giraffe_cli.evals.paired import PairedScore
 from giraffe_cli.evals.software import versions
 from giraffe_cli.progress import Reporter
-from giraffe_cli.rope.base import Head, make_table
+from giraffe_cli.rope.base import Head
 from giraffe_cli.rundir import write_json
 from giraffe_cli.tune.evidence import NLL, Evidence
 from giraffe_cli.tune.genome import Genome
 from giraffe_cli.tune.hunt import Hunt, Trial
-from giraffe_cli.tune.reading import TableReader
+from giraffe_cli.tune.reading import TableReader, table_as_it_is
 from giraffe_cli.tune.standing import difference, mean_of
 from giraffe_cli.units import counted
 
@@ -141,13 +141,13 @@ def prove(hunt: Hunt, proving: Sequence[Entry], reporter: Reporter, seed: int) -
 
 
 def native_cost(hunt: Hunt, reporter: Reporter, seed: int) -> dict[str, PairedScore | None]:
-    """What the best and its seed lose to the unscaled base within the native window."""
+    """What the best and its seed lose to the base as it is within the native window."""
     evidence = hunt.evidence
     entries = evidence.entries[NLL].get(evidence.native_length, [])
     tables = {
         "best": hunt.best.genome.table(hunt.head),
         "seed": hunt.best_seed.genome.table(hunt.head),
-        "base": make_table("none", {}, hunt.head),
+        "base": table_as_it_is(hunt.reader.checkpoint, hunt.head),
     }
     tokens, values = len(tables) * sum(len(e.token_ids) for _, e in entries), {}
     with reporter.bar("reading the native window", tokens, "tokens") as bar:

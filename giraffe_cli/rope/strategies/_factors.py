@@ -23,7 +23,7 @@ class Published(NamedTuple):
 
     factors: tuple[Any, ...]
     attention: Any = 0.0
-    """The `attention_factor` beside them; 0 where there is none."""
+    """The `attention_factor` beside them, else the `long_mscale`; 0 where there is neither."""
 
 
 def read_factors(path: Path) -> Published:
@@ -33,7 +33,7 @@ def read_factors(path: Path) -> Published:
         InvalidInput: no readable file, or a content of none of the forms.
     """
     try:
-        text = path.read_text(encoding="utf-8").strip()
+        text = path.read_text(encoding="utf-8-sig").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise InvalidInput(f"factors: {path} cannot be read: {error}", f"give {FORMS}") from error
     if text.startswith(("[", "{")):
@@ -49,7 +49,8 @@ def _from_json(text: str, path: Path) -> Published:
     attention = 0.0
     if isinstance(value, Mapping):
         group = _with_factors(value)
-        value, attention = group.get("long_factor"), group.get("attention_factor") or 0.0
+        attention = group.get("attention_factor") or group.get("long_mscale") or 0.0
+        value = group.get("long_factor")
     if not isinstance(value, list):
         raise InvalidInput(
             f"factors: {path} has no long_factor at its top, in rope_parameters or in rope_scaling",

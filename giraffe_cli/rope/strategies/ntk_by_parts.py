@@ -29,10 +29,12 @@ class NtkByParts(AbstractStrategy):
     source = "bloc97 2023; jquesnelle/yarn LlamaPartNTKScaledRotaryEmbedding"
     choose_when = "YaRN's attention factor is not wanted, or to repeat the work before YaRN"
 
-    beta_0: float = knob(1.25, "pairs turning more often than this are NTK's, not linear", 1e-6)
-    beta_1: float = knob(0.75, "pairs turning less often than this are divided by s", 1e-6)
-    gamma_0: float = knob(16.0, "pairs turning more often than this stay", 1e-6)
-    gamma_1: float = knob(2.0, "pairs turning less often than this are scaled in full", 1e-6)
+    beta_0: float = knob(
+        1.25, "pairs turning more often than this are NTK's, not linear", 1e-6, 1e9
+    )
+    beta_1: float = knob(0.75, "pairs turning less often than this are divided by s", 1e-6, 1e9)
+    gamma_0: float = knob(16.0, "pairs turning more often than this stay", 1e-6, 1e9)
+    gamma_1: float = knob(2.0, "pairs turning less often than this are scaled in full", 1e-6, 1e9)
 
     factor: float = knob(
         0.0,

@@ -36,8 +36,10 @@ class Yarn(AbstractStrategy):
     source = "Peng et al. 2023, arXiv 2309.00071; jquesnelle/yarn; transformers `yarn`"
     choose_when = "little or no fine-tuning: the best zero-shot table of the closed formulas"
 
-    beta_fast: float = knob(32.0, "pairs turning more often than this in the window stay", 1e-6)
-    beta_slow: float = knob(1.0, "pairs turning less often than this are divided by s", 1e-6)
+    beta_fast: float = knob(
+        32.0, "pairs turning more often than this in the window stay", 1e-6, 1e9
+    )
+    beta_slow: float = knob(1.0, "pairs turning less often than this are divided by s", 1e-6, 1e9)
     truncate: bool = knob(True, "round the ramp's ends outwards to whole pairs", 0, 1)
     mscale: float = knob(1.0, "cos and sin are multiplied by 0.1·mscale·ln s + 1", 0, 10)
     mscale_all_dim: float = knob(

@@ -28,8 +28,10 @@ class YarnRevised(AbstractStrategy):
     source = "Zhu et al. 2023, arXiv 2309.10400; dwzhu-pku/PoSE revised_yarn; jquesnelle/yarn#24"
     choose_when = "YaRN's middle pairs extrapolate too far, or to repeat PoSE"
 
-    beta_fast: float = knob(32.0, "pairs turning more often than this in the window stay", 1e-6)
-    beta_slow: float = knob(1.0, "pairs turning less often than this are divided by s", 1e-6)
+    beta_fast: float = knob(
+        32.0, "pairs turning more often than this in the window stay", 1e-6, 1e9
+    )
+    beta_slow: float = knob(1.0, "pairs turning less often than this are divided by s", 1e-6, 1e9)
 
     factor: float = knob(
         0.0,
