@@ -176,6 +176,19 @@ def test_a_named_shape_has_the_parameters_of_the_published_model(name, parameter
     assert sum(math.prod(sizes) for sizes in shapes.values()) == parameters
 
 
+def test_a_shape_that_is_published_scaled_is_refused_as_such_a_base(giraffe):
+    """As by `--config-json`, and as `extend` would."""
+    shape = named_shape("llama3.2-1b")
+    assert (shape.native_length, shape.reach) == (8192, 131072)
+    assert shape.base_table[0] == 1.0
+    assert shape.base_table[-1] == pytest.approx(5e5 ** -(62 / 64) / 32)
+    asked = ("plan", "--shape", "llama3.1-8b", "--device", "h100")
+    done = giraffe(*asked, "--target-len", "256k")
+    assert "rope_type `llama3` takes its 8192 native tokens to 131072" in done.stderr
+    done = giraffe(*asked, "--target-len", "64k", "--set", "rope.on_existing=replace")
+    assert "would refuse" not in done.stderr
+
+
 def test_memory_of_an_8b_run_by_parts():
     parts = plan_of(checkpointing="full", offload="none", mlp_tile="none")["bytes"]
     assert parts["weights"] == 2 * 8_030_261_248

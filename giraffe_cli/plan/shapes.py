@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.checkpoint_config import Shape, read_rope, read_shape
+from giraffe_cli.checkpoint_config import RopeFacts, Shape, read_rope, read_shape
 from giraffe_cli.errors import InvalidInput, near_misses
 from giraffe_cli.rundir import read_json
 from giraffe_cli.weights import expected_shapes
@@ -26,7 +26,9 @@ SHAPES: dict[str, tuple[Shape, str, int, float]] = {
     "smollm2-360m": (Shape(64, 960, 2560, 32, 15, 5, 49152, True), "bfloat16", 8192, 1e5),
     "smollm2-135m": (Shape(64, 576, 1536, 30, 9, 3, 49152, True), "bfloat16", 8192, 1e5),
 }
-"""Name → sizes, stored type, native window, θ."""
+"""Name → sizes, stored type, window, θ."""
+SCALED = {"llama3.1-8b": 8.0, "llama3.1-70b": 8.0, "llama3.2-3b": 32.0, "llama3.2-1b": 32.0}
+"""Of those that are published scaled by `llama3`: the factor, over 8,192 tokens."""
 
 
 def named_shape(name: str) -> Checkpoint:
@@ -37,8 +39,21 @@ def named_shape(name: str) -> Checkpoint:
     """
     if name not in SHAPES:
         raise InvalidInput(f"no shape `{name}`", near_misses(name, SHAPES))
-    shape, dtype, native, theta = SHAPES[name]
-    return _checkpoint(shape, name, dtype, native, theta)
+    shape, dtype, window, theta = SHAPES[name]
+    config: dict[str, Any] = {
+        "head_dim": shape.head_dim,
+        "rope_theta": theta,
+        "max_position_embeddings": window,
+    }
+    if name in SCALED:
+        config["rope_scaling"] = {
+            "rope_type": "llama3",
+            "factor": SCALED[name],
+            "low_freq_factor": 1.0,
+            "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 8192,
+        }
+    return _checkpoint(shape, name, dtype, read_rope(config, Path(name)))
 
 
 def shape_of_config(path: Path) -> Checkpoint:
@@ -53,25 +68,21 @@ def shape_of_config(path: Path) -> Checkpoint:
         raise InvalidInput(f"{path} holds no JSON object", "give a model's config.json")
     shape, rope = read_shape(config, path.parent), read_rope(config, path.parent)
     dtype = str(config.get("dtype") or config.get("torch_dtype") or "float32")
-    checkpoint = _checkpoint(shape, str(path), dtype, rope.native_length, rope.rope_theta)
-    return replace(
-        checkpoint,
-        existing_rope=rope.existing,
-        base_table=rope.base_table,
-        base_attention_factor=rope.base_attention_factor,
-    )
+    return _checkpoint(shape, str(path), dtype, rope)
 
 
-def _checkpoint(shape: Shape, source: str, dtype: str, native: int, theta: float) -> Checkpoint:
+def _checkpoint(shape: Shape, source: str, dtype: str, rope: RopeFacts) -> Checkpoint:
     sizes: dict[str, Any] = asdict(shape)
     return Checkpoint(
         **sizes,
         source=source,
         path=Path(source),
         digest="",
-        rope_theta=theta,
-        native_length=native,
+        rope_theta=rope.rope_theta,
+        native_length=rope.native_length,
         dtype=dtype,
         num_parameters=sum(math.prod(size) for size in expected_shapes(shape).values()),
-        existing_rope=None,
+        existing_rope=rope.existing,
+        base_table=rope.base_table,
+        base_attention_factor=rope.base_attention_factor,
     )
