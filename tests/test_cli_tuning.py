@@ -175,3 +175,18 @@ def test_what_is_no_value_is_told_as_that(compare, tmp_path):
     assert done.code == 2
     assert "--set yarn.beta_fast=.inf: " in done.stderr
     assert "inf" in done.stderr.partition("no plain YAML: ")[2]
+
+
+def test_a_table_is_not_held_against_what_it_was_searched_on_without_a_word(
+    compare, search, tmp_path
+):
+    assert search("--out", tmp_path / "s").code == 0
+    factors = tmp_path / "s" / "factors.json"
+    fitted = read_json(factors)["searched"]["fitness_documents"]
+    assert fitted == read_json(tmp_path / "s" / "search.json")["fitness_documents"] != []
+    asked = ("yarn", "longrope", "--set", f"longrope.factors={factors}", "--no-needles", "--json")
+    done = compare(*asked, "--out", tmp_path / "c")
+    result = json.loads(done.stdout)
+    (told,) = [w for w in result["warnings"] if "was searched on" in w]
+    assert told in done.stderr.replace("\n", " ")
+    assert any(name in told for name in fitted)

@@ -95,6 +95,7 @@ def compare(
     from giraffe_cli.report.comparison import write_comparison
     from giraffe_cli.tune.compare import COMPARISON, Budget
     from giraffe_cli.tune.compare import compare as bake_off
+    from giraffe_cli.tune.search import fitted_on
     from giraffe_cli.tune.settings import settings as make_settings
 
     console, model = Console(as_json), model or EMBEDDED
@@ -109,7 +110,9 @@ def compare(
             model, data, target_len, on_existing_rope, dtype, folder, console, allow_pickle,
             COMPARISON, documents=documents, seed=seed, fitness=fitness, needles=not no_needles,
         )  # fmt: skip
-        found, left_out = make_settings(opened.head, names or [], knobs_by_strategy(settings or []))
+        knobs = knobs_by_strategy(settings or [])
+        found, left_out = make_settings(opened.head, names or [], knobs)
+        warned = fitted_on(knobs.get("longrope", {}).get("factors"), opened.evidence)
         for problem in left_out:
             console.warn(f"left out: {problem}")
         console.info(
@@ -119,6 +122,7 @@ def compare(
         result = bake_off(
             opened.reader, found, opened.head, opened.evidence, console,
             budget=Budget(60 * minutes), halves=not every, seed=seed, out=folder,
+            warned=warned,
         )  # fmt: skip
         write_comparison(result, folder)
     extending = Extending(model, data, target_len, on_existing_rope, allow_pickle)

@@ -74,11 +74,13 @@ def compare(
     halves: bool = True,
     seed: int = 0,
     out: Path | None = None,
+    warned: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Read `found`, likeliest first; the content of `comparison.json`, written to `out` if given.
 
     Args:
         halves: False reads every setting on everything, as far as the budget goes.
+        warned: what a reader of the result must know beforehand.
 
     Returns:
         `settings` best first, `recommendation` (None where the budget compared no two), `warnings`.
@@ -98,7 +100,7 @@ def compare(
         "read_tokens": reader.read_tokens - read_before,
         "budget_seconds": None if math.isinf(budget.seconds) else budget.seconds,
     }
-    result["warnings"] = [*bake_off.warnings, *result["warnings"]]
+    result["warnings"] = [*warned, *bake_off.warnings, *result["warnings"]]
     for warning in result["warnings"]:
         reporter.warn(warning)
     if out is not None:

@@ -22,7 +22,7 @@ from giraffe_cli.evals.paired import PairedScore
 from giraffe_cli.evals.software import versions
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import Head
-from giraffe_cli.rundir import write_json
+from giraffe_cli.rundir import read_kept, write_json
 from giraffe_cli.tune.evidence import NLL, Evidence
 from giraffe_cli.tune.genome import Genome
 from giraffe_cli.tune.hunt import Hunt, Trial
@@ -30,6 +30,8 @@ from giraffe_cli.tune.reading import TableReader, table_as_it_is
 from giraffe_cli.tune.standing import difference, mean_of
 from giraffe_cli.units import counted
 
+DOCUMENTS = "fitness_documents"
+"""Where `search.json` and `factors.json` name what decided."""
 SCHEMA_VERSION = 1
 SEARCH, FACTORS = "search.json", "factors.json"
 
@@ -105,7 +107,7 @@ def search(
         "trials": [_row(trial) for trial in hunt.trials],
         "best": _row(hunt.best),
         "best_seed": _row(hunt.best_seed),
-        "fitness_documents": [example.cluster for _, example in deciding],
+        DOCUMENTS: [example.cluster for _, example in deciding],
         "held_out_documents": [example.cluster for _, example in proving],
         "held_out": proof,
         "short_context": cost,
@@ -171,9 +173,24 @@ def factor_file(genome: Genome, head: Head, result: dict[str, Any]) -> dict[str,
         "rope_theta": head.rope_theta,
         "searched": {
             key: result[key]
-            for key in ("model", "sha256", "fitness", "seed", "improved", "held_out")
+            for key in ("model", "sha256", "fitness", "seed", "improved", "held_out", DOCUMENTS)
         },
     }
+
+
+def fitted_on(factors: Any, evidence: Evidence) -> list[str]:
+    """A warning where a file of `factors` comes from a search that read documents of `evidence`:
+    their loss is what its table was chosen by."""
+    kept = read_kept(Path(factors)) if isinstance(factors, str) else None
+    searched = kept.get("searched") if isinstance(kept, dict) else None
+    known = searched.get(DOCUMENTS, []) if isinstance(searched, dict) else []
+    both = sorted({*evidence.clusters().values()} & {*map(str, known)})
+    if not both:
+        return []
+    return [
+        f"longrope: {factors} was searched on {', '.join(both)}, which are read here: its loss is "
+        "too good; give other documents with --data"
+    ]
 
 
 def _row(trial: Trial) -> dict[str, Any]:
