@@ -183,7 +183,9 @@ def fitted_on(factors: Any, evidence: Evidence) -> list[str]:
     their loss is what its table was chosen by."""
     kept = read_kept(Path(factors)) if isinstance(factors, str) else None
     searched = kept.get("searched") if isinstance(kept, dict) else None
-    known = searched.get(DOCUMENTS, []) if isinstance(searched, dict) else []
+    known = searched.get(DOCUMENTS) if isinstance(searched, dict) else None
+    if not known:
+        return []
     both = sorted({*evidence.clusters().values()} & {*map(str, known)})
     if not both:
         return []
