@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shlex
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,7 +100,7 @@ def _scaling(checkpoint: Checkpoint) -> str:
 
 
 def _extend_itself(sibling: Checkpoint) -> str:
-    return f"extend it itself: giraffe extend --model {sibling.source}"
+    return f"extend it itself: giraffe extend --model {shlex.quote(sibling.source)}"
 
 
 def _distance(base: Stored, sibling: Stored, reporter: Reporter) -> float:

@@ -60,7 +60,7 @@ def merge(
 
     console = Console(as_json)
     adapter, final, told = adapter_of(run, config), out or run / "model", None
-    with held(run) if out is None else held_beside(out), folder_beside(final) as work:
+    with held(run) if is_own else held_beside(final), folder_beside(final) as work:
         checkpoint = inspect(base_of(run, config), run, config.allow_pickle)
         if adapter is not None:
             check_same_base(adapter, checkpoint)
