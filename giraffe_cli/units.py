@@ -78,6 +78,11 @@ def format_seconds(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def three_digits(value: float) -> str:
+    """At the most three of them count, and no power of ten: `0.0123`, `12.3`, `1,230`."""
+    return f"{value:.3g}" if abs(value) < 999.5 else f"{float(f'{value:.3g}'):,.0f}"
+
+
 def counted(number: int, noun: str) -> str:
     """`1 document`, `1,200 documents`."""
     return f"{number:,} {noun}{'s' * (number != 1)}"

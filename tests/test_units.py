@@ -7,7 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.units import format_bytes, format_length, format_seconds, parse_length
+from giraffe_cli.units import (
+    format_bytes,
+    format_length,
+    format_seconds,
+    parse_length,
+    three_digits,
+)
 
 
 @pytest.mark.parametrize(
@@ -58,3 +64,11 @@ def test_bytes_are_decimal(count, text):
 )
 def test_durations_carry_into_the_next_unit(seconds, text):
     assert format_seconds(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.01234, "0.0123"), (12.34, "12.3"), (999.4, "999"), (999.6, "1,000"), (1091.7, "1,090")],
+)
+def test_three_digits_need_no_power_of_ten(value, text):
+    assert three_digits(value) == text

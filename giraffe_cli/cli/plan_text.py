@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from giraffe_cli.units import format_bytes, format_length, format_seconds
+from giraffe_cli.units import format_bytes, format_length, format_seconds, three_digits
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -47,7 +47,7 @@ def plan_tables(stages: Sequence[dict[str, Any]]) -> list[RenderableType]:
 def describe_time(estimate: dict[str, Any]) -> str:
     """`12.3 s a step, 1,300 tokens/s, 100 steps in 20 min 30 s (measured by a trial step ...)`."""
     return (
-        f"{estimate['seconds_per_step']:.3g} s a step, "
+        f"{three_digits(estimate['seconds_per_step'])} s a step, "
         f"{estimate['tokens_per_second']:,.0f} tokens/s, {estimate['steps']} steps in "
         f"{format_seconds(estimate['seconds'])} ({estimate['pace']['source']})"
     )
@@ -77,7 +77,7 @@ def _ladder_table(estimate: dict[str, Any]) -> Table:
             ("> " if rung["taken"] else "  ") + rung["name"],
             format_bytes(rung["bytes"]),
             format_bytes(first - rung["bytes"]) if rung["bytes"] != first else "",
-            f"{rung['seconds_per_step']:.3g}",
+            three_digits(rung["seconds_per_step"]),
             "yes" if rung["fits"] else "no",
         )
     return table

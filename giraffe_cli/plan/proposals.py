@@ -1,15 +1,19 @@
 """What would make a training fit that changes its outcome or needs other hardware: only proposed.
 
-NF4 rounds the base, a shorter window trains positions by PoSE, fewer trained numbers learn less;
-sequence parallelism wants more devices. What has not run on a GPU yet is proposed there too. Each
-comes with the smallest peak predicted under it.
+NF4 rounds the base, a shorter window trains positions by PoSE, fewer trained numbers learn less,
+more windows a step learn otherwise; sequence parallelism wants more devices. What has not run on a
+GPU yet is proposed there too. Each comes with the smallest peak predicted under it. Where none is
+enough on the machine there is and in full windows, two together are tried, and those that fit are
+proposed as well:
+
+    Llama-3-8B, 256k, GPUs of 24 GB   NF4 39.6 GB, windows over four GPUs 24.7 GB, both 15.4 GB
 """
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 from giraffe_cli.config.train import TrainConfig
@@ -17,92 +21,136 @@ from giraffe_cli.plan.demand import Demand
 from giraffe_cli.plan.ladder import ladder
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.plan.operations import Rates
-from giraffe_cli.plan.processes import bytes_per_process
+from giraffe_cli.plan.processes import bytes_per_process, processes_per_node
 from giraffe_cli.plan.settings import TILES
 from giraffe_cli.units import format_length
 
 SHORT_WINDOW = 2048
-Change = tuple[str, str, Demand, Machine]
-"""What it is, the options that ask for it, and the plan under it."""
+MOST_PAIRS = 3
+
+
+@dataclass(frozen=True)
+class Change:
+    """What it is, the options that ask for it, and the plan under it."""
+
+    what: str
+    how: str
+    demand: Demand
+    machine: Machine
+
+
+Family = Callable[[Demand, Machine], Iterator[Change]]
 
 
 def proposals(demand: Demand, machine: Machine, rates: Rates) -> list[dict[str, Any]]:
     """Each with `what`, `how` (options to pass), `bytes` (smallest predicted peak) and `fits`."""
+    single = [
+        (family, change, _told(change, rates))
+        for family in (_of_tiles, _of_the_base, _of_sharing, _of_types, _of_the_window, _of_devices)
+        for change in family(demand, machine)
+    ]
+    elsewhere = (_of_the_window, _of_devices)
+    is_enough = any(told["fits"] for family, _, told in single if family not in elsewhere)
+    if is_enough or _told(Change("", "", demand, machine), rates)["fits"]:
+        return [told for _, _, told in single]
+    enough = {told["how"] for _, _, told in single if told["fits"]}
+    left = [(family, change) for family, change, told in single if not told["fits"]]
+    return [*(told for _, _, told in single), *_pairs(left, enough, rates)]
+
+
+def _told(change: Change, rates: Rates) -> dict[str, Any]:
+    smallest = min(rung.total for rung in ladder(change.demand, change.machine, rates))
+    fits = smallest <= bytes_per_process(change.machine, change.demand.train)
+    return {"what": change.what, "how": change.how, "bytes": smallest, "fits": fits}
+
+
+def _pairs(
+    left: list[tuple[Family, Change]], enough: set[str], rates: Rates
+) -> list[dict[str, Any]]:
+    """Two of `left` that fit together: on the fewest devices first, in full windows before PoSE."""
+    # what a change makes possible comes after it: processes share a base out, once there are some
+    applied: list[Family] = [_of_devices, _of_types, _of_the_base, _of_sharing, _of_tiles]
+    applied.append(_of_the_window)
     found = []
-    for what, how, changed, on in _changes(demand, machine):
-        smallest = min(rung.total for rung in ladder(changed, on, rates))
-        fits = smallest <= bytes_per_process(on, changed.train)
-        found.append({"what": what, "how": how, "bytes": smallest, "fits": fits})
-    return found
+    for family, one in left:
+        for later in applied[applied.index(family) + 1 :]:
+            for other in later(one.demand, one.machine):
+                whats, hows = f"{one.what}, and {other.what}", f"{one.how} {other.how}"
+                told = _told(Change(whats, hows, other.demand, other.machine), rates)
+                if told["fits"] and other.how not in enough:
+                    found.append((other.machine.devices, later is _of_the_window, told))
+    found.sort(key=lambda one: (one[0], one[1], one[2]["bytes"]))
+    return [told for _, _, told in found[:MOST_PAIRS]]
 
 
-def _changes(demand: Demand, machine: Machine) -> Iterator[Change]:
-    changes = _of_every_weight(demand) if demand.train.method == "full" else _of_the_base(demand)
-    for what, how, changed in itertools.chain(_of_tiles(demand), changes, _of_the_window(demand)):
-        yield what, how, changed, machine
-    if machine.kind == "cuda":
-        yield from _of_devices(demand, machine)
-
-
-def _of_tiles(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
+def _of_tiles(demand: Demand, machine: Machine) -> Iterator[Change]:
     """On a GPU, where this has not run yet and the ladder does not take it by itself."""
     train = demand.train
     is_left = train.projection_tile == "auto" and train.checkpointing != "none"
     if demand.kind == "cuda" and is_left and TILES["cuda"] < demand.tokens:
         how = f"--set train.projection_tile={format_length(TILES['cuda'])}"
         what = "project for attention by tiles (not run on a GPU yet)"
-        yield what, how, _with(demand, projection_tile=TILES["cuda"])
+        yield Change(what, how, _with(demand, projection_tile=TILES["cuda"]), machine)
 
 
-def _of_every_weight(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
-    how = "--set train.method=lora"
-    yield "train an adapter instead of every weight", how, _with(demand, method="lora")
-    if demand.train.optimizer == "adamw":
-        how = "--set train.optimizer=adamw8bit"
-        whole = " --set train.shard_base=none" if demand.train.shares_base else ""
-        changed = _with(demand, optimizer="adamw8bit", shard_base="none")
-        yield "moments in 8 bits", how + whole, changed
-    yield from _shared_out(demand)
-
-
-def _of_the_base(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
+def _of_the_base(demand: Demand, machine: Machine) -> Iterator[Change]:
+    """The base in fewer bits, or what is trained of it."""
     train = demand.train
-    if train.quantize_base == "none":
-        whole = " --set train.shard_base=none" if train.shares_base else ""
-        how = f"--set train.quantize_base=nf4{whole}"
+    whole = " --set train.shard_base=none" if train.shares_base else ""
+    if train.method == "full":
+        what, how = "train an adapter instead of every weight", "--set train.method=lora"
+        yield Change(what, how, _with(demand, method="lora"), machine)
+        if train.optimizer == "adamw":
+            changed = _with(demand, optimizer="adamw8bit", shard_base="none")
+            how = f"--set train.optimizer=adamw8bit{whole}"
+            yield Change("moments in 8 bits", how, changed, machine)
+    elif train.quantize_base == "none":
         changed = _with(demand, quantize_base="nf4", shard_base="none")
-        yield "hold the base in 4 bits (NF4)", how, changed
-    yield from _shared_out(demand)
+        how = f"--set train.quantize_base=nf4{whole}"
+        yield Change("hold the base in 4 bits (NF4)", how, changed, machine)
 
 
-def _shared_out(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
+def _of_sharing(demand: Demand, machine: Machine) -> Iterator[Change]:
+    """The base over the processes there are; over all GPUs, where too few windows leave some idle."""
     train = demand.train
     if not train.can_shard_base:
         return
     whole = "" if train.whole_layers in ("auto", 0) else " --set train.whole_layers=0"
+    shared = {"whole_layers": 0}
+    each = machine.devices * train.nodes
+    idle = processes_per_node(train, machine) < machine.devices and train.processes is None
     if demand.processes > 1 and train.shard_base == "auto":
-        changed = _with(demand, shard_base="full", whole_layers=0)
+        changed = _with(demand, shard_base="full", **shared)
         how = f"--set train.shard_base=full{whole}"
-        yield "share the base out over the processes", how, changed
+        yield Change("share the base out over the processes", how, changed, machine)
+    if idle and train.sequence_parallel == 1 and train.shard_base == "auto":
+        changed = _with(demand, shard_base="full", windows_per_step=each, **shared)
+        how = f"--set train.windows_per_step={each} --set train.shard_base=full{whole}"
+        what = f"a window a step for each of {each} GPUs, the base shared out over them"
+        yield Change(what, how, changed, machine)
     if train.nodes > 1 and train.shard_base != "nodes":
-        changed = _with(demand, shard_base="nodes", whole_layers=0)
+        changed = _with(demand, shard_base="nodes", **shared)
         how = f"--set train.shard_base=nodes{whole}"
-        yield "share the base out over the processes of all machines", how, changed
+        what = "share the base out over the processes of all machines"
+        yield Change(what, how, changed, machine)
 
 
-def _of_the_window(demand: Demand) -> Iterator[tuple[str, str, Demand]]:
+def _of_types(demand: Demand, machine: Machine) -> Iterator[Change]:
     if demand.dtype == "float32":
         changed = dataclasses.replace(demand, dtype="bfloat16")
-        yield "halve weights and activations", "--set dtype=bfloat16", changed
+        yield Change("halve weights and activations", "--set dtype=bfloat16", changed, machine)
+
+
+def _of_the_window(demand: Demand, machine: Machine) -> Iterator[Change]:
     if demand.window > SHORT_WINDOW:
         changed = dataclasses.replace(demand, window=SHORT_WINDOW)
         how = f"--window {format_length(SHORT_WINDOW)}"
-        yield "train shorter windows with PoSE", how, changed
+        yield Change("train shorter windows with PoSE", how, changed, machine)
 
 
 def _of_devices(demand: Demand, machine: Machine) -> Iterator[Change]:
     train, heads = demand.train, demand.shape.num_attention_heads
-    for share in (2, 4, 8):
+    for share in (2, 4, 8) if machine.kind == "cuda" else ():
         fits_nodes = share % train.nodes == 0 and (
             train.shard_base != "full" or share > train.nodes
         )
@@ -121,10 +169,10 @@ def _of_devices(demand: Demand, machine: Machine) -> Iterator[Change]:
                 **{"windows_per_step": 1, "head_groups": "auto"},
             }
             here = max(share // train.nodes, machine.devices)
-            yield (
+            yield Change(
                 f"share each window over {share} GPUs",
                 how,
-                _with(demand, **changes),
+                dataclasses.replace(_with(demand, **changes), processes=share // train.nodes),
                 dataclasses.replace(machine, devices=here),
             )
 

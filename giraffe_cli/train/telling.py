@@ -8,7 +8,7 @@ from typing import Any
 from giraffe_cli.train.run import Run
 from giraffe_cli.train.setup import peak_memory_bytes
 from giraffe_cli.train.step import StepOutcome
-from giraffe_cli.units import format_seconds
+from giraffe_cli.units import format_seconds, three_digits
 
 
 def metrics(run: Run, outcome: StepOutcome, rate: float, seconds: float) -> dict[str, Any]:
@@ -34,7 +34,7 @@ def _or_null(value: float) -> float | None:
 def first_step(seconds: float, left: int) -> str:
     """How long a run will take, once it is known."""
     return (
-        f"measured: {seconds:.3g} s a step; {left} more take about {format_seconds(seconds * left)}"
+        f"measured: {three_digits(seconds)} s a step; {left} more take about {format_seconds(seconds * left)}"
     )
 
 
