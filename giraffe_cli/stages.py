@@ -14,6 +14,7 @@ from giraffe_cli.claim import has_trained
 from giraffe_cli.config.base import AUTO
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.pack import PackConfig
+from giraffe_cli.corpus.packed_facts import given_attention_share
 from giraffe_cli.corpus.packing import pack_stage
 from giraffe_cli.corpus.source_names import is_local
 from giraffe_cli.corpus.sources import resolve
@@ -105,7 +106,8 @@ def make_plan(
 
     On `machine` at `pace`, else here; `kept` are the levers of an earlier call of the same run.
     """
-    estimated = estimate(checkpoint, config, machine, pace, kept)
+    share = given_attention_share(config.data, config.train.across_documents)
+    estimated = estimate(checkpoint, config, machine, pace, kept, share)
     return {
         "model": checkpoint.to_json(),
         "strategy": config.rope.strategy,
@@ -168,7 +170,8 @@ def given_windows(config: ExtendConfig, checkpoint: Checkpoint) -> Path | None:
             "pack all sources together with `giraffe pack-data`, or pass the directory alone",
         )
     rows = open_packed(given[0])
-    if rows.tokenizer_digest != tokenizer_digest(checkpoint.path):
+    has_tokenizer = checkpoint.path.is_dir()  # no model that only its shape is known of
+    if has_tokenizer and rows.tokenizer_digest != tokenizer_digest(checkpoint.path):
         raise InvalidInput(
             f"{given[0]} was packed with another tokenizer than {checkpoint.source} has",
             f"run giraffe pack-data SRC --tokenizer {checkpoint.source} --window "

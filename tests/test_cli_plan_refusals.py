@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from giraffe_cli.corpus.packed_facts import attention_share
+
 SMOL = ("plan", "--shape", "smollm2-135m", "--target-len", "16k", "--window", "2k")
 
 
@@ -131,3 +133,50 @@ def test_a_shorter_target_is_named_where_it_fits_and_extends(giraffe, options, h
     assert done.code == 4
     assert ("choose a shorter target" in done.stderr) is bool(hint)
     assert (hint or "choose a smaller model") in done.stderr
+
+
+def test_packed_windows_tell_what_they_attend_to(giraffe, tiny_llama, corpus, tmp_path):
+    packed, longer = tmp_path / "packed", tmp_path / "longer"
+    for out, window in ((packed, "512"), (longer, "1k")):
+        done = giraffe(
+            *("pack-data", corpus, "--tokenizer", tiny_llama, "--window", window, "--out", out)
+        )
+        assert done.code == 0, done.stderr
+    options = ("plan", "--model", tiny_llama, "--target-len", "512", "--device", "h100")
+    whole = json.loads(giraffe(*options, "--json").stdout)["stages"][0]["estimate"]
+    given = json.loads(giraffe(*options, "--data", packed, "--json").stdout)
+    estimate, share = given["stages"][0]["estimate"], attention_share(packed)
+    assert (whole["attention_share"], estimate["attention_share"]) == (1.0, share)
+    assert 0 < share < 1
+    assert estimate["flops_per_step"] < whole["flops_per_step"]
+    assert given["refusals"] == []
+    shown = giraffe(*options, "--data", packed).stdout
+    assert f"documents attend to {share:.1%} of what whole windows would" in shown
+    together = giraffe(*options, "--data", packed, "--set", "train.across_documents=true")
+    assert "documents attend to" not in together.stdout
+    # the run's own plan knows them too
+    dry = giraffe("extend", *options[1:-2], "--data", packed, "--rope", "yarn", "--dry-run")
+    assert f"documents attend to {share:.1%}" in dry.stdout
+    # and what they cannot be trained on is told, of a tokenizer where there is one
+    other = giraffe(*options, "--data", longer)
+    assert "would refuse this: " in other.stderr
+    assert "holds windows of 1024 tokens, 512 were asked for: pass --window 1024" in other.stderr
+    shape = ("plan", "--shape", "smollm2-135m", "--target-len", "16k", "--device", "h100")
+    assert "extend would refuse" not in giraffe(*shape, "--window", "512", "--data", packed).stderr
+    of_calf = giraffe(*options[:1], "--model", "calf", *options[3:], "--data", packed).stderr
+    assert "was packed with another tokenizer than calf has: run giraffe pack-data" in of_calf
+
+
+def test_a_corpus_is_no_part_of_a_plan(giraffe, corpus):
+    done = giraffe(*SMOL, "--data", corpus)
+    assert done.code == 2
+    assert f"--data {corpus}: a plan reads packed windows alone" in done.stderr
+    assert "hint: leave it out" in done.stderr
+
+
+def test_a_table_that_cannot_be_is_told_with_what_to_do(giraffe):
+    options = ("plan", "--shape", "llama3.1-8b", "--target-len", "256k", "--device", "h200")
+    done = giraffe(*options)
+    assert "is already scaled" in done.stderr
+    assert "--on-existing-rope" in done.stderr
+    assert "would refuse" not in giraffe(*options, "--on-existing-rope", "compose").stderr

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from giraffe_cli.cli.tuning import Extending, knobs_by_strategy
+from giraffe_cli.cli.tuning_text import search_text
 from giraffe_cli.errors import UsageError
 from giraffe_cli.rundir import read_json
+from giraffe_cli.tune.searched import searched_for_another
 
 
 @pytest.fixture
@@ -83,7 +85,14 @@ def test_search_writes_factors_that_extend_takes(search, giraffe, tiny_llama, tm
     out = tmp_path / "s"
     done = search("--out", out)
     assert done.code == 0, done.stderr
-    assert "on 3 samples that the search has not read" in done.stdout
+    assert "on 3 documents that the search has not read" in done.stdout
+    (warning,) = read_json(out / "search.json")["warnings"]
+    assert warning.startswith("the result was proven on 3 documents; an interval from fewer than")
+    assert warning in done.stderr.replace("\n", " ")
+    found = read_json(out / "search.json")
+    assert 0 < found["read_tokens"] <= found["most_tokens"]
+    by_look_ups = "\n".join(map(str, search_text({**found, "fitness": "needle-nll"})))
+    assert "on 3 prompts with other numbers (their text may be the same)" in by_look_ups
     assert "within the native window it costs" in done.stdout
     assert "14 tables on 2 samples of 512, then the best and its seed on 3 others" in done.stderr
     assert {"search.json", "factors.json", "rope_search.png", "cache"} <= {
@@ -190,3 +199,59 @@ def test_a_table_is_not_held_against_what_it_was_searched_on_without_a_word(
     (told,) = [w for w in result["warnings"] if "was searched on" in w]
     assert told in done.stderr.replace("\n", " ")
     assert any(name in told for name in fitted)
+
+
+@pytest.fixture(scope="module")
+def factors(tmp_path_factory):
+    """As a search for calf at 16k writes them, had it found nothing better."""
+    search = {"model": "calf", "improved": False, "fitness_documents": ["a"]}
+    content = {
+        **{"long_factor": [1.0, 1.5, 2.0, 3.0, 4.0, 4.0, 4.0, 4.0], "attention_factor": 1.1},
+        **{"original_max_position_embeddings": 128, "target_length": 512, "rope_theta": 10000.0},
+        "searched": search,
+    }
+    path = tmp_path_factory.mktemp("factors") / "factors.json"
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_factors_of_another_search_are_not_taken_without_a_word(factors):
+    told = searched_for_another(factors, 1024, 5e5, 8192)
+    assert [one.removeprefix(f"divisors of {factors}: ") for one in told] == [
+        "they were searched for 512 tokens, 1k are asked for",
+        "they were searched on calf with rope_theta 10000, not 500000",
+        "they were searched on calf with original_max_position_embeddings 128, not 8192",
+        "their search did not show them to be better than the table they began with",
+    ]
+    assert len(searched_for_another(str(factors), 512, None, None)) == 1
+    published = factors.parent / "published.json"
+    published.write_text(json.dumps({"long_factor": [1.0] * 8, "target_length": 64}))
+    for nothing in (published, None, "", [1.0, 2.0], factors.parent):
+        assert searched_for_another(nothing, 512, 1e4, 128) == []
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("extend", "--steps", "0", "--no-eval", "--dry-run"),
+        ("plan", "--device", "h100"),
+    ],
+)
+def test_commands_tell_for_what_factors_were_searched(giraffe, tiny_llama, factors, command):
+    verb, *options = command
+    asked = (verb, "--model", tiny_llama, "--factors", factors, *options)
+    told = " ".join(giraffe(*asked, "--target-len", "1k").stderr.split())
+    assert "they were searched for 512 tokens, 1k are asked for" in told
+    assert "did not show them to be better" in told
+    assert "rope_theta" not in told
+    same = giraffe(*asked, "--target-len", "512")
+    assert same.code == 0, same.stderr
+    assert "they were searched" not in same.stderr
+    other = giraffe(verb, "--model", "calf", *asked[3:], "--target-len", "512").stderr
+    assert "with original_max_position_embeddings 128, not" in " ".join(other.split())
+
+
+def test_a_comparison_tells_for_what_factors_were_searched(compare, factors, tmp_path):
+    asked = ("longrope", "yarn", "--set", f"longrope.factors={factors}", "--no-needles")
+    done = compare(*asked, "--out", tmp_path)
+    assert "did not show them to be better" in " ".join(done.stderr.split())

@@ -19,7 +19,7 @@ from test_options import ENTRIES as OPTIONS
 from train_runs import SETTINGS, build_material, checkpoints, run, timeless
 
 from giraffe_cli.checkpoint import inspect
-from giraffe_cli.cli.plan import plan_on
+from giraffe_cli.cli.plan_training import plan_on
 from giraffe_cli.config.building import build, put
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.plan.machine import named_machine

@@ -30,6 +30,7 @@ PICKLED = ShownBy("test_pickle.py::test_allow_pickle_reads_them")
 COMPARED = "test_compare.py::test_the_command_tells_as_json_as_table_and_as_page"
 EXPORTED = "test_cli_export.py::test_json_is_one_object_with_the_promised_keys"
 NODES = "test_nodes.py::"
+REFUSED = "test_cli_plan_refusals.py::"
 GENERATE = "test_cli_generate.py::"
 
 BASES = {
@@ -97,6 +98,14 @@ ENTRIES = {
     "plan": {
         "--target-len": "--target-len 32k",
         "--stages": "--stages 8k,16k",
+        "--data": ShownBy(f"{REFUSED}test_packed_windows_tell_what_they_attend_to"),
+        "--rope": "--rope ntk",
+        "--factors": "--factors {factors}",
+        "--on-existing-rope": (
+            "--shape llama3.1-8b --target-len 256k",
+            "--shape llama3.1-8b --target-len 256k --on-existing-rope compose",
+        ),
+        "--nodes": ("--set train.windows_per_step=2", "--set train.windows_per_step=2 --nodes 2"),
         "--model": ShownBy("test_cli_plan.py::test_a_config_json_without_weights"),
         "--shape": "--shape llama3.2-1b",
         "--config-json": ShownBy("test_cli_plan.py::test_a_config_json_without_weights"),

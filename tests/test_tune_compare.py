@@ -153,8 +153,9 @@ def test_one_setting_alone_is_measured_all_the_same():
     assert result["settings"][0]["samples"] == 8
 
 
-def row(label, clusters, low, samples=8):
+def row(label, clusters, low, samples=8, short=None):
     return {"label": label, "strategy": label, "knobs": {}, "samples": samples,
+            "short_context": None if short is None else {"mean": short},
             "nll": {"512": {"mean": 3.0, "n": samples}},
             "minus_best": {"ci_low": low, "ci_high": 1.0, "clusters": clusters}}  # fmt: skip
 
@@ -176,6 +177,16 @@ def test_what_was_dropped_early_and_may_be_as_good_is_named():
                      planted_evidence(8))  # fmt: skip
     assert len(many["tied"]) == 9
     assert many["reason"].endswith("not told apart from it: s0, s1, s2, s3, s4 and 4 more")
+
+
+def test_the_one_that_costs_least_of_those_that_may_be_as_good_is_named():
+    """By more than the 0.02 nats that short context may lose."""
+    rows = [row("best", 8, 0.0, short=0.12), row("near", 8, -0.1, short=0.11),
+            row("cheap", 8, -0.1, short=0.01), row("worse", 8, 0.1, short=0.0)]  # fmt: skip
+    reason = recommend(rows, planted_evidence(8))["reason"]
+    assert "; of these cheap costs least within the native window (+0.010 nats against" in reason
+    for others in (rows[:2], [rows[0], rows[3]], [row("best", 8, 0.0), *rows[1:]]):
+        assert "costs least" not in recommend(others, planted_evidence(8))["reason"]
 
 
 @pytest.mark.parametrize("seconds", [1e9, 60.0])

@@ -9,9 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.extend_input import default_run_dir, gather, given_factors
+from giraffe_cli.cli.extend_input import cautions_of_factors, default_run_dir, gather, given_factors
 from giraffe_cli.cli.extend_nodes import is_another_node, join_run
 from giraffe_cli.cli.launcher import start_alone
 from giraffe_cli.cli.options import (
@@ -21,16 +20,18 @@ from giraffe_cli.cli.options import (
     ConfigDtype,
     ConfigFile,
     Control,
+    Factors,
     Model,
+    Nodes,
     OnBad,
     OnExistingRope,
+    Rope,
     SequenceParallel,
     Stages,
     Steps,
     TargetLen,
     Window,
     a_seed,
-    one_of,
 )
 from giraffe_cli.config.building import build
 from giraffe_cli.config.extend import ExtendConfig
@@ -47,13 +48,6 @@ giraffe extend --config llama3-8b-64k --model ./llama3-8b --data books.jsonl.gz 
 """
 
 
-def _strategies_or_auto() -> list[str]:
-    from giraffe_cli.config.base import AUTO
-    from giraffe_cli.rope.base import strategies
-
-    return [AUTO, *strategies()]
-
-
 def extend(
     target_len: TargetLen = None,
     stages: Stages = None,
@@ -65,20 +59,8 @@ def extend(
     out: Annotated[
         Path | None, typer.Option(help="Folder to write. Default: runs/MODEL-TARGET.")
     ] = None,
-    rope: Annotated[
-        str | None,
-        one_of(
-            _strategies_or_auto,
-            "RoPE strategy, see `giraffe rope list`; auto: the best on your text, compared first, "
-            "of as many as a tenth of the predicted training time lets it read. Default: auto; of "
-            "calf: yarn.",
-            complete.strategies_or_auto,
-        ),
-    ] = None,
-    factors: Annotated[
-        Path | None,
-        typer.Option(help="Divisors of `giraffe rope search`, or published: --rope longrope."),
-    ] = None,
+    rope: Rope = None,
+    factors: Factors = None,
     on_existing_rope: OnExistingRope = None,
     steps: Steps = None,
     window: Window = None,
@@ -92,10 +74,7 @@ def extend(
     gpus: Annotated[
         int | None, typer.Option(min=1, help="GPUs to train on. Default: all visible.")
     ] = None,
-    nodes: Annotated[
-        int | None,
-        typer.Option(min=1, help="Machines that train together, this command on each. Default: 1."),
-    ] = None,
+    nodes: Nodes = None,
     node_rank: Annotated[
         int | None,
         typer.Option(min=0, help="Which of --nodes this is; 0 leads. Default: as Slurm says."),
@@ -169,6 +148,8 @@ def extend(
     if factors is not None:
         given = {**given_factors(factors), **given}
     resolved = build(gather(config, given, assignments or []))
+    for caution in cautions_of_factors(factors, resolved):
+        console.warn(caution)
     run_dir = out or default_run_dir(resolved)
     if gpus is not None and not resolved.train.share_devices:
         _check_gpus(gpus, resolved.train.nodes)

@@ -7,12 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from giraffe_cli.checkpoint_source import EMBEDDED, short_name
+from giraffe_cli.checkpoint_source import EMBEDDED, checkpoint_folder, short_name
 from giraffe_cli.config.building import apply_overrides, put, value_at
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.files import read_yaml
 from giraffe_cli.config.stages import as_stage
-from giraffe_cli.errors import UsageError
+from giraffe_cli.errors import InvalidInput, UsageError
 from giraffe_cli.presets import config_path
 from giraffe_cli.units import format_length, parse_length
 
@@ -96,6 +96,34 @@ def given_factors(factors: Path) -> dict[str, Any]:
 
     knobs = knob_values(make_strategy("longrope", {"factors": str(factors)}))
     return {"rope.strategy": "longrope", "rope.knobs": knobs}
+
+
+def cautions_of_factors(factors: Path | None, config: ExtendConfig) -> list[str]:
+    """Warnings where `--factors` were searched for another target or another base, as far as a base
+    that lies here tells."""
+    from giraffe_cli.tune.searched import searched_for_another
+
+    if factors is None:
+        return []
+    theta, window = _rope_of(config)
+    return searched_for_another(factors, config.target_length, theta, window)
+
+
+def _rope_of(config: ExtendConfig) -> tuple[float | None, int | None]:
+    """θ of the base and the window that is extended of it; a config of it that cannot be read is
+    refused later, with all else."""
+    from giraffe_cli.checkpoint_config import read_rope
+    from giraffe_cli.checkpoint_files import read_config
+
+    is_embedded = config.model == EMBEDDED
+    folder = checkpoint_folder(EMBEDDED, Path(), None) if is_embedded else Path(config.model)
+    try:
+        rope = read_rope(read_config(folder.expanduser()), folder)
+    except InvalidInput:
+        return None, None
+    if rope.existing is not None and config.rope.on_existing == "compose":
+        return rope.rope_theta, int(rope.existing["target_length"])
+    return rope.rope_theta, rope.native_length
 
 
 def default_run_dir(config: ExtendConfig) -> Path:

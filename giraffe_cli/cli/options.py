@@ -134,6 +134,33 @@ SequenceParallel = Annotated[
     int | None,
     typer.Option(min=1, help="Processes that share each window, its tokens and heads. Default: 1."),
 ]
+
+
+def _strategies_or_auto() -> list[str]:
+    from giraffe_cli.config.base import AUTO
+    from giraffe_cli.rope.base import strategies
+
+    return [AUTO, *strategies()]
+
+
+Rope = Annotated[
+    str | None,
+    one_of(
+        _strategies_or_auto,
+        "RoPE strategy, see `giraffe rope list`; auto: the best on your text, compared first, of "
+        "as many as a tenth of the predicted training time lets it read. Default: auto; of calf: "
+        "yarn.",
+        complete.strategies_or_auto,
+    ),
+]
+Factors = Annotated[
+    Path | None,
+    typer.Option(help="Divisors of `giraffe rope search`, or published: --rope longrope."),
+]
+Nodes = Annotated[
+    int | None,
+    typer.Option(min=1, help="Machines that train together, this command on each. Default: 1."),
+]
 OnExistingRope = Annotated[
     str | None,
     one_of(

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from giraffe_cli.checkpoint_source import EMBEDDED
 from giraffe_cli.cli import complete
 from giraffe_cli.cli.console import Console
-from giraffe_cli.cli.extend_input import gather
+from giraffe_cli.cli.extend_input import gather, given_factors
 from giraffe_cli.cli.options import (
     AllowPickle,
     AsJson,
@@ -22,8 +22,12 @@ from giraffe_cli.cli.options import (
     Device,
     DeviceCount,
     DeviceMemory,
+    Factors,
     HostMemory,
     Model,
+    Nodes,
+    OnExistingRope,
+    Rope,
     SequenceParallel,
     Stages,
     Steps,
@@ -37,16 +41,14 @@ from giraffe_cli.cli.plan_inference import (
     show_inference,
 )
 from giraffe_cli.cli.plan_machine import machine_of, tell_assumed
-from giraffe_cli.cli.plan_refusals import check_processes, refusals
+from giraffe_cli.cli.plan_refusals import cautions, check_processes, refusals, refuse_corpus
+from giraffe_cli.cli.plan_training import plan_on, show_training
 from giraffe_cli.config.building import build
-from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.errors import UsageError
 from giraffe_cli.plan.shapes import SHAPES
-from giraffe_cli.units import format_bytes, format_length
 
 if TYPE_CHECKING:
     from giraffe_cli.checkpoint import Checkpoint
-    from giraffe_cli.plan.machine import Machine
 
 EXAMPLES = """
 Examples:
@@ -72,10 +74,20 @@ def plan(
     config_json: Annotated[
         Path | None, typer.Option(help="Without weights: a model's config.json.")
     ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            help="Packed windows: a directory of `pack-data`. Default: windows of one document."
+        ),
+    ] = None,
+    rope: Rope = None,
+    factors: Factors = None,
+    on_existing_rope: OnExistingRope = None,
     steps: Steps = None,
     window: Window = None,
     config: ConfigFile = None,
     assignments: Assignments = None,
+    nodes: Nodes = None,
     sequence_parallel: SequenceParallel = None,
     control: Control = False,
     dtype: ConfigDtype = None,
@@ -110,7 +122,8 @@ def plan(
         training = {
             "target-len": target_len, "stages": stages, "steps": steps, "window": window,
             "config": config, "set": assignments, "sequence-parallel": sequence_parallel,
-            "control": control, "gpus": gpus, "host-memory": host_memory,
+            "control": control, "gpus": gpus, "nodes": nodes, "host-memory": host_memory,
+            "data": data, "rope": rope, "factors": factors, "on-existing-rope": on_existing_rope,
         }  # fmt: skip
         refuse_training_options(training)
         machine = machine_of(device, device_memory, None)
@@ -127,6 +140,10 @@ def plan(
         "stages": stages.split(",") if stages is not None else None,
         "model": model or shape or (str(config_json) if config_json else None),
         "allow_pickle": allow_pickle or None,
+        "data": [data] if data is not None else None,
+        "rope.strategy": rope,
+        "rope.on_existing": on_existing_rope,
+        "train.nodes": nodes,
         "train.steps": steps,
         "train.window": window,
         "train.sequence_parallel": sequence_parallel,
@@ -134,6 +151,9 @@ def plan(
         "dtype": dtype,
     }
     given = {path: value for path, value in flags.items() if value is not None}
+    if factors is not None:
+        given = {**given_factors(factors), **given}
+    refuse_corpus(data)
     resolved = build(gather(config, given, assignments or []))
     machine = machine_of(device, device_memory, gpus, host_memory)
     tell_assumed(device, device_memory, gpus, console)
@@ -142,11 +162,14 @@ def plan(
             resolved.model, shape, config_json, Path(scratch), resolved.allow_pickle
         )
         # sizes and hours have their use all the same
-        for problem in refusals(checkpoint, resolved, machine):
+        refused = refusals(checkpoint, resolved, machine)
+        for problem in refused:
             console.warn(f"giraffe extend would refuse this: {problem}")
+        for caution in cautions(checkpoint, resolved, factors):
+            console.warn(caution)
         check_processes(resolved, machine, console)
-        found = plan_on(machine, checkpoint, resolved)
-    _show(found, checkpoint, machine, console, trains=resolved.trains)
+        found = {**plan_on(machine, checkpoint, resolved), "refusals": refused}
+    show_training(found, checkpoint, machine, console, trains=resolved.trains)
 
 
 def _refuse_two_models(*named: object) -> None:
@@ -169,54 +192,3 @@ def _checkpoint(
     if config_json is not None:
         return shape_of_config(config_json)
     return inspect(model, scratch, allow_pickle)
-
-
-def plan_on(machine: Machine, checkpoint: Checkpoint, config: ExtendConfig) -> dict[str, Any]:
-    """The plan of every stage, and of the control's, as `--json` gives it."""
-    from giraffe_cli.control import control_config
-    from giraffe_cli.plan.estimate import estimate
-    from giraffe_cli.plan.trial import pace_of
-
-    pace = pace_of(machine, checkpoint, config)
-    stages = config.stage_configs()
-    controls = [control_config(stage, checkpoint) for stage in stages if stage.train.control]
-
-    def planned(stage: ExtendConfig) -> dict[str, Any]:
-        return {
-            "target_length": stage.target_length,
-            "positions": stage.positions,
-            "estimate": estimate(checkpoint, stage, machine, pace),
-        }
-
-    return {
-        "model": checkpoint.source,
-        "parameters": checkpoint.num_parameters,
-        "stages": [planned(stage) for stage in stages],
-        "control": [planned(stage) for stage in controls],
-    }
-
-
-def _show(
-    found: dict[str, Any],
-    checkpoint: Checkpoint,
-    machine: Machine,
-    console: Console,
-    trains: bool,
-) -> None:
-    from giraffe_cli.cli.plan_text import plan_tables
-    from giraffe_cli.training import refuse_what_does_not_fit
-
-    count = f"{machine.devices} x " if machine.devices > 1 else ""
-    scaled = f", scaled to {format_length(checkpoint.reach)}" if checkpoint.existing_rope else ""
-    console.info(
-        f"{checkpoint.source}: {checkpoint.num_parameters / 1e9:.3g} billion parameters, "
-        f"native window {format_length(checkpoint.native_length)}{scaled}; on {count}"
-        f"{machine.label} with {format_bytes(machine.memory_bytes)}"
-    )
-    every = [*found["stages"], *found["control"]]
-    if not trains:
-        told = "nothing is trained: the extension is written as it is (--steps 0)"
-        console.result(found, told)
-        return
-    console.result(found, plan_tables(every))
-    refuse_what_does_not_fit(found)

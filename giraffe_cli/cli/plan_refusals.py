@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 
 
 def refusals(checkpoint: Checkpoint, config: ExtendConfig, machine: Machine) -> list[str]:
-    """Of base, table, positions, adapter and what processes share; an empty list where it runs."""
+    """Of base, table, positions, adapter, packed windows and what processes share, each with its
+    hint; an empty list where it runs."""
+    from giraffe_cli.stages import given_windows
     from giraffe_cli.train.sharing import check_heads, check_keys, check_recorded
     from giraffe_cli.train.short_context import check_short_context
     from giraffe_cli.training import training_stages
@@ -24,13 +26,39 @@ def refusals(checkpoint: Checkpoint, config: ExtendConfig, machine: Machine) -> 
     problems.note(training_stages, config, checkpoint, Path())
     for stage in config.stage_configs() if config.trains else []:
         train = stage.train
+        problems.note(given_windows, stage, checkpoint)
         problems.note(check_heads, checkpoint.num_attention_heads, train)
         problems.note(check_keys, train, dropout, stage.dtype, machine.kind == "cuda")
         problems.note(check_recorded, train, dropout)
         problems.note(check_short_context, train, stage.window, checkpoint.native_length)
         if train.method == "lora":
             problems.note(_check_names, checkpoint, train.lora.targets)
-    return [problem.message for problem in problems.found]
+    return [": ".join(filter(None, (one.message, one.hint))) for one in problems.found]
+
+
+def cautions(checkpoint: Checkpoint, config: ExtendConfig, factors: Path | None) -> list[str]:
+    """Of divisors that were searched for another target or base."""
+    from giraffe_cli.tune.searched import searched_for_another
+
+    composes = config.rope.on_existing == "compose"
+    extended = checkpoint.reach if composes else checkpoint.native_length
+    return searched_for_another(factors, config.target_length, checkpoint.rope_theta, extended)
+
+
+def refuse_corpus(source: str | None) -> None:
+    """A plan reads packed windows alone.
+
+    Raises:
+        UsageError: `source` is something else.
+    """
+    from giraffe_cli.corpus.store import is_packed
+
+    if source is not None and not is_packed(Path(source)):
+        raise UsageError(
+            f"--data {source}: a plan reads packed windows alone",
+            "leave it out: windows of one document take longest; or giraffe pack-data, or giraffe "
+            "extend --dry-run",
+        )
 
 
 def _check_names(checkpoint: Checkpoint, targets: list[str]) -> None:

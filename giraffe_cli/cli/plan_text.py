@@ -50,7 +50,15 @@ def describe_time(estimate: dict[str, Any]) -> str:
         f"{three_digits(estimate['seconds_per_step'])} s a step, "
         f"{estimate['tokens_per_second']:,.0f} tokens/s, {estimate['steps']} steps in "
         f"{format_seconds(estimate['seconds'])} ({estimate['pace']['source']})"
+        f"{_of_documents(estimate['attention_share'])}"
     )
+
+
+def _of_documents(attention_share: float) -> str:
+    """What windows of several documents save, in a plan that knows them."""
+    if attention_share == 1:
+        return ""
+    return f"; documents attend to {attention_share:.1%} of what whole windows would"
 
 
 def _memory_table(estimate: dict[str, Any], name: str) -> Table:

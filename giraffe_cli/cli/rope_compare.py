@@ -95,7 +95,7 @@ def compare(
     from giraffe_cli.report.comparison import write_comparison
     from giraffe_cli.tune.compare import COMPARISON, Budget
     from giraffe_cli.tune.compare import compare as bake_off
-    from giraffe_cli.tune.search import fitted_on
+    from giraffe_cli.tune.searched import fitted_on, searched_for_another
     from giraffe_cli.tune.settings import settings as make_settings
 
     console, model = Console(as_json), model or EMBEDDED
@@ -112,7 +112,16 @@ def compare(
         )  # fmt: skip
         knobs = knobs_by_strategy(settings or [])
         found, left_out = make_settings(opened.head, names or [], knobs)
-        warned = fitted_on(knobs.get("longrope", {}).get("factors"), opened.evidence)
+        given, head = knobs.get("longrope", {}).get("factors"), opened.head
+        warned = [
+            *fitted_on(given, opened.evidence),
+            *searched_for_another(
+                given,
+                head.target_length,
+                head.rope_theta,
+                head.original_max_position_embeddings,
+            ),
+        ]
         for problem in left_out:
             console.warn(f"left out: {problem}")
         console.info(

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.markup import escape
 from rich.table import Table
 
-from giraffe_cli.units import format_length, format_seconds
+from giraffe_cli.units import counted, format_length, format_seconds
 
 WIDE = 130
 """Columns of a terminal that hold every length and both intervals."""
@@ -80,6 +80,14 @@ def _difference(score: dict[str, Any] | None) -> str:
     return f"{score['mean']:+.3f} \\[{score['ci_low']:+.3f}, {score['ci_high']:+.3f}]"
 
 
+def _others(result: dict[str, Any]) -> str:
+    """What the proof was read on; look-ups lie in whatever text there is."""
+    count = result["held_out"]["samples"]
+    if result["fitness"] == "nll":
+        return f"{counted(count, 'document')} that the search has not read"
+    return f"{counted(count, 'prompt')} with other numbers (their text may be the same)"
+
+
 def search_text(result: dict[str, Any]) -> list[RenderableType]:
     """The best table, its seed, and whether the proof holds."""
     best, seed, proof = result["best"], result["best_seed"], result["held_out"]
@@ -88,7 +96,7 @@ def search_text(result: dict[str, Any]) -> list[RenderableType]:
         f"{len(result['trials'])} tables on {len(result['fitness_documents'])} samples: best "
         f"{best['loss']:.4f} nats ({escape(best['origin'])}), best seed {seed['loss']:.4f} "
         f"({escape(seed['origin'])})",
-        f"on {proof['samples']} samples that the search has not read: {proof['best']:.4f} against "
+        f"on {_others(result)}: {proof['best']:.4f} against "
         f"{proof['seed']:.4f}, {_difference(proof['minus_seed'])}: [bold]{verdict}[/] than "
         f"{escape(seed['origin'])}",
         f"within the native window it costs {_difference(result['short_context']['best'])} against "

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from giraffe_cli.corpus.stats import hidden_share
-from giraffe_cli.corpus.store import STATS, columns
+from giraffe_cli.corpus.store import STATS, columns, is_packed
 from giraffe_cli.rundir import MANIFEST, read_json
 
 
@@ -36,6 +36,13 @@ def attention_share(folder: Path) -> float:
         lengths = column.flatten().to_numpy().astype(float)
         squares, rows = squares + float(lengths @ lengths), rows + len(column)
     return squares / (rows * window**2) if rows else 1.0
+
+
+def given_attention_share(sources: Iterable[str], across_documents: bool) -> float:
+    """That of the packed folder that `sources` name in the place of corpora; 1, a document a
+    window, where nothing is packed yet, or documents see each other."""
+    packed = [Path(source) for source in sources if is_packed(Path(source))]
+    return attention_share(packed[0]) if packed and not across_documents else 1.0
 
 
 def rows_without_target(folder: Path, across_documents: bool = False) -> int:

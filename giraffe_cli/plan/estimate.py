@@ -107,6 +107,7 @@ def estimate(
         "proposals": proposals(demand, machine, pace.rates),
         "shorter_target": None if chosen else shorter_target(demand, config, machine, pace.rates),
         "steps": config.train.steps,
+        "attention_share": attention_share,
         "tokens_per_step": tokens_per_step,
         "trained_tokens": tokens_per_step * config.train.steps,
         "flops_per_step": flops_per_step,

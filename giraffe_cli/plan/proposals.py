@@ -12,7 +12,7 @@ proposed as well:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -65,7 +65,7 @@ def _told(change: Change, rates: Rates) -> dict[str, Any]:
 
 
 def _pairs(
-    left: list[tuple[Family, Change]], enough: set[str], rates: Rates
+    left: Sequence[tuple[Family, Change]], enough: set[str], rates: Rates
 ) -> list[dict[str, Any]]:
     """Two of `left` that fit together: on the fewest devices first, in full windows before PoSE."""
     # what a change makes possible comes after it: processes share a base out, once there are some
@@ -111,7 +111,7 @@ def _of_the_base(demand: Demand, machine: Machine) -> Iterator[Change]:
 
 
 def _of_sharing(demand: Demand, machine: Machine) -> Iterator[Change]:
-    """The base over the processes there are; over all GPUs, where too few windows leave some idle."""
+    """The base over the processes there are; over all GPUs, where too few windows leave some."""
     train = demand.train
     if not train.can_shard_base:
         return

@@ -33,9 +33,8 @@ def _or_null(value: float) -> float | None:
 
 def first_step(seconds: float, left: int) -> str:
     """How long a run will take, once it is known."""
-    return (
-        f"measured: {three_digits(seconds)} s a step; {left} more take about {format_seconds(seconds * left)}"
-    )
+    rest = format_seconds(seconds * left)
+    return f"measured: {three_digits(seconds)} s a step; {left} more take about {rest}"
 
 
 def live_fields(

@@ -17,6 +17,7 @@ from giraffe_cli.config.base import AUTO
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.corpus.base import Document
 from giraffe_cli.corpus.holdout import choose_held_out, is_held_out
+from giraffe_cli.corpus.packed_facts import given_attention_share
 from giraffe_cli.corpus.store import held_out, is_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.samples import Texts
@@ -61,7 +62,9 @@ def predicted_seconds(
     if not config.trains:
         return 0.0
     pace = pace_of(this_machine(), checkpoint, config)
-    measured = estimate(checkpoint, config.stage_configs()[-1], pace=pace)
+    last = config.stage_configs()[-1]
+    share = given_attention_share(last.data, last.train.across_documents)
+    measured = estimate(checkpoint, last, pace=pace, attention_share=share)
     slower = measured["seconds_per_step"] / the_plan["stages"][-1]["estimate"]["seconds_per_step"]
     return float(slower * sum(one["seconds"] for one in assumed))
 

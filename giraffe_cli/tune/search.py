@@ -20,18 +20,18 @@ from giraffe_cli.errors import InvalidInput
 from giraffe_cli.evals.order import Entry
 from giraffe_cli.evals.paired import PairedScore
 from giraffe_cli.evals.software import versions
+from giraffe_cli.evals.statistics import FEWEST_CLUSTERS
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import Head
-from giraffe_cli.rundir import read_kept, write_json
+from giraffe_cli.rundir import write_json
 from giraffe_cli.tune.evidence import NLL, Evidence
 from giraffe_cli.tune.genome import Genome
 from giraffe_cli.tune.hunt import Hunt, Trial
 from giraffe_cli.tune.reading import TableReader, table_as_it_is
+from giraffe_cli.tune.searched import DOCUMENTS
 from giraffe_cli.tune.standing import difference, mean_of
 from giraffe_cli.units import counted
 
-DOCUMENTS = "fitness_documents"
-"""Where `search.json` and `factors.json` name what decided."""
 SCHEMA_VERSION = 1
 SEARCH, FACTORS = "search.json", "factors.json"
 
@@ -82,7 +82,8 @@ def search(
     begun = time.monotonic()
     deciding, proving = split(evidence.deciding(), documents)
     hunt = Hunt(reader, head, evidence, deciding, seed)
-    tokens = evaluations * sum(len(example.token_ids) for _, example in deciding)
+    native = evidence.entries[NLL].get(evidence.native_length, [])
+    tokens = evaluations * _tokens(deciding) + 2 * _tokens(proving) + 3 * _tokens(native)
     with reporter.bar("searching", evaluations, "tables") as bar:
         for trial in hunt.run(evaluations):
             bar.advance(1, loss=f"{trial.loss:.4f}", best=f"{hunt.best.loss:.4f}")
@@ -115,18 +116,36 @@ def search(
         "seconds": round(time.monotonic() - begun, 1),
         "read_tokens": reader.read_tokens,
         "most_tokens": tokens,
+        "warnings": _warnings(minus, evidence.fitness),
         "versions": versions(),
     }
+    for warning in result["warnings"]:
+        reporter.warn(warning)
     write_json(out / FACTORS, factor_file(hunt.best.genome, head, result))
     write_json(out / SEARCH, result)
     return result
+
+
+def _tokens(entries: Sequence[Entry]) -> int:
+    return sum(len(example.token_ids) for _, example in entries)
+
+
+def _warnings(minus_seed: PairedScore, fitness: str) -> list[str]:
+    """What a reader of the proof should know."""
+    if minus_seed["clusters"] >= FEWEST_CLUSTERS:
+        return []
+    read = counted(minus_seed["clusters"], "document" if fitness == NLL else "prompt")
+    return [
+        f"the result was proven on {read}; an interval from fewer than {FEWEST_CLUSTERS} is wide, "
+        "and tells little: give more --held-out"
+    ]
 
 
 def prove(hunt: Hunt, proving: Sequence[Entry], reporter: Reporter, seed: int) -> dict[str, Any]:
     """What was found and its best seed on samples that the search has not seen."""
     found = {"best": hunt.best.genome, "seed": hunt.best_seed.genome}
     task, values = hunt.evidence.tasks[hunt.evidence.fitness], {}
-    tokens = len(found) * sum(len(example.token_ids) for _, example in proving)
+    tokens = len(found) * _tokens(proving)
     with reporter.bar("proving", tokens, "tokens") as bar:
         for name, genome in found.items():
             table = genome.table(hunt.head)
@@ -151,7 +170,7 @@ def native_cost(hunt: Hunt, reporter: Reporter, seed: int) -> dict[str, PairedSc
         "seed": hunt.best_seed.genome.table(hunt.head),
         "base": table_as_it_is(hunt.reader.checkpoint, hunt.head),
     }
-    tokens, values = len(tables) * sum(len(e.token_ids) for _, e in entries), {}
+    tokens, values = len(tables) * _tokens(entries), {}
     with reporter.bar("reading the native window", tokens, "tokens") as bar:
         for name, table in tables.items():
             hunt.reader.read(table, entries, bar)
@@ -176,23 +195,6 @@ def factor_file(genome: Genome, head: Head, result: dict[str, Any]) -> dict[str,
             for key in ("model", "sha256", "fitness", "seed", "improved", "held_out", DOCUMENTS)
         },
     }
-
-
-def fitted_on(factors: Any, evidence: Evidence) -> list[str]:
-    """A warning where a file of `factors` comes from a search that read documents of `evidence`:
-    their loss is what its table was chosen by."""
-    kept = read_kept(Path(factors)) if isinstance(factors, str) else None
-    searched = kept.get("searched") if isinstance(kept, dict) else None
-    known = searched.get(DOCUMENTS) if isinstance(searched, dict) else None
-    if not known:
-        return []
-    both = sorted({*evidence.clusters().values()} & {*map(str, known)})
-    if not both:
-        return []
-    return [
-        f"longrope: {factors} was searched on {', '.join(both)}, which are read here: its loss is "
-        "too good; give other documents with --data"
-    ]
 
 
 def _row(trial: Trial) -> dict[str, Any]:

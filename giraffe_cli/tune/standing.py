@@ -173,6 +173,7 @@ def recommend(rows: Sequence[Mapping[str, Any]], evidence: Evidence) -> dict[str
     if tied:
         more = f" and {len(tied) - NAMED} more" if len(tied) > NAMED else ""
         reason += f"; not told apart from it: {', '.join(tied[:NAMED])}{more}"
+    reason += _cheaper(best, compared)
     if single := len(rows) - 1 - len(compared):
         reason += f"; {single} read on one document, which tells no two apart"
     return {
@@ -182,6 +183,22 @@ def recommend(rows: Sequence[Mapping[str, Any]], evidence: Evidence) -> dict[str
         "tied": tied,
         "reason": reason,
     }
+
+
+def _cheaper(best: Mapping[str, Any], compared: Sequence[Mapping[str, Any]]) -> str:
+    """Of those that are not told apart from the best, the one that costs least within the native
+    window, where that is less by more than short context may lose at all."""
+    tied = [row for row in compared if _holds_zero(row["minus_best"]) and row["short_context"]]
+    least = min(tied, key=lambda row: float(row["short_context"]["mean"]), default=None)
+    if least is None or not best["short_context"]:
+        return ""
+    cost, of_best = least["short_context"]["mean"], best["short_context"]["mean"]
+    if of_best - cost <= MAX_LOSS_RISE:
+        return ""
+    return (
+        f"; of these {least['label']} costs least within the native window ({cost:+.3f} nats "
+        f"against {of_best:+.3f})"
+    )
 
 
 def _holds_zero(score: Score) -> bool:
