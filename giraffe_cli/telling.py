@@ -9,7 +9,7 @@ from giraffe_cli.errors import GateFailed
 from giraffe_cli.gates import Gate
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.progress import Reporter
-from giraffe_cli.units import format_bytes, format_length, format_seconds
+from giraffe_cli.units import counted, format_bytes, format_length, format_seconds
 
 
 def announce(the_plan: dict[str, Any], reporter: Reporter) -> None:
@@ -24,14 +24,15 @@ def announce(the_plan: dict[str, Any], reporter: Reporter) -> None:
     for number, stage in enumerate(the_plan["stages"], start=1):
         name = f"stage {number}, {format_length(stage['target_length'])}"
         reporter.info(
-            f"{name if len(the_plan['stages']) > 1 else 'training'}: {stage['steps']} steps of "
-            f"{stage['tokens_per_step']} tokens, windows of {format_length(stage['window'])} "
-            f"({stage['positions']}), {the_plan['dtype']}"
+            f"{name if len(the_plan['stages']) > 1 else 'training'}: "
+            f"{counted(stage['steps'], 'step')} of {stage['tokens_per_step']} tokens, "
+            f"windows of {format_length(stage['window'])} ({stage['positions']}), "
+            f"{the_plan['dtype']}"
         )
     for stage in the_plan["control"]:
         reporter.info(
-            f"control: {stage['steps']} steps of {stage['tokens_per_step']} tokens, windows of "
-            f"{format_length(stage['window'])}, unscaled"
+            f"control: {counted(stage['steps'], 'step')} of {stage['tokens_per_step']} tokens, "
+            f"windows of {format_length(stage['window'])}, unscaled"
         )
     levers = Levers(**estimate["levers"]).sentence
     reporter.info(f"memory: about {format_bytes(estimate['bytes']['total'])} predicted; {levers}")

@@ -17,6 +17,7 @@ from typing import Any, TypeGuard
 from giraffe_cli.checkpoint_config import Shape, read_shape
 from giraffe_cli.errors import InvalidInput, raise_together
 from giraffe_cli.rundir import read_json
+from giraffe_cli.units import counted
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -146,7 +147,7 @@ def weight_files(folder: Path) -> list[Path]:
     shards = len([*folder.glob("model-*-of-*.safetensors")])
     if shards:
         raise InvalidInput(
-            f"{folder} has {shards} shards, and no {INDEX} that says what they hold",
+            f"{folder} has {counted(shards, 'shard')}, and no {INDEX} that says what they hold",
             f"download {INDEX}, or save the model again",
         )
     raise InvalidInput(f"{folder} has no {SINGLE} and no {INDEX}", "download the weights")

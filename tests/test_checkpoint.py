@@ -359,7 +359,7 @@ def test_tensors_that_the_index_names_and_no_shard_has(folder, tmp_path):
 def test_shards_without_their_index(folder, tmp_path):
     (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
     found = refusal(folder, tmp_path)
-    assert "has 1 shards, and no model.safetensors.index.json that says" in found.message
+    assert "has 1 shard, and no model.safetensors.index.json that says" in found.message
     assert found.hint.startswith("download model.safetensors.index.json")
 
 

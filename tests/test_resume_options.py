@@ -242,7 +242,7 @@ def test_every_free_knob_exists():
     ("options", "message"),
     [
         (["--sequence-parallel", 3], "4 attention heads cannot be shared by 3 processes"),
-        (["--set", "train.processes=2"], "1 windows per step cannot be shared by 2 processes"),
+        (["--set", "train.processes=2"], "1 window per step cannot be shared by 2 processes"),
         (["--set", "train.trackers=[tensorbord]"], "unknown tracker `tensorbord`"),
     ],
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from giraffe_cli.units import format_bytes, format_length, format_seconds, three_digits
+from giraffe_cli.units import counted, format_bytes, format_length, format_seconds, three_digits
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -48,7 +48,7 @@ def describe_time(estimate: dict[str, Any]) -> str:
     """`12.3 s a step, 1,300 tokens/s, 100 steps in 20 min 30 s (measured by a trial step ...)`."""
     return (
         f"{three_digits(estimate['seconds_per_step'])} s a step, "
-        f"{estimate['tokens_per_second']:,.0f} tokens/s, {estimate['steps']} steps in "
+        f"{estimate['tokens_per_second']:,.0f} tokens/s, {counted(estimate['steps'], 'step')} in "
         f"{format_seconds(estimate['seconds'])} ({estimate['pace']['source']})"
         f"{_of_documents(estimate['attention_share'])}"
     )

@@ -30,6 +30,7 @@ from giraffe_cli.cli.tuning import (
     open_for_tuning,
 )
 from giraffe_cli.errors import UsageError
+from giraffe_cli.units import counted
 
 COMPARE_EXAMPLES = """
 Examples:
@@ -125,8 +126,8 @@ def compare(
         for problem in left_out:
             console.warn(f"left out: {problem}")
         console.info(
-            f"{len(found)} tables on up to {opened.evidence.count} samples of {target_len}, within "
-            f"{minutes:g} min; {folder} keeps what is read"
+            f"{counted(len(found), 'table')} on up to {counted(opened.evidence.count, 'sample')} "
+            f"of {target_len}, within {minutes:g} min; {folder} keeps what is read"
         )
         result = bake_off(
             opened.reader, found, opened.head, opened.evidence, console,

@@ -25,6 +25,7 @@ from giraffe_cli.cli.tuning import (
     default_out,
     open_for_tuning,
 )
+from giraffe_cli.units import counted
 
 SEARCH_EXAMPLES = """
 Examples:
@@ -81,8 +82,8 @@ def search(
         )  # fmt: skip
         others = max(0, opened.evidence.count - documents)  # of none the search is refused
         console.info(
-            f"{evaluations} tables on {documents} samples of {target_len}, then the best and its "
-            f"seed on {others} others; {folder} keeps what is read"
+            f"{evaluations} tables on {counted(documents, 'sample')} of {target_len}, then the "
+            f"best and its seed on {others} others; {folder} keeps what is read"
         )
         result = hunt(
             opened.reader, opened.head, opened.evidence, console,

@@ -93,7 +93,8 @@ def search_text(result: dict[str, Any]) -> list[RenderableType]:
     best, seed, proof = result["best"], result["best_seed"], result["held_out"]
     verdict = "better" if result["improved"] else "not shown to be better"
     return [
-        f"{len(result['trials'])} tables on {len(result['fitness_documents'])} samples: best "
+        f"{len(result['trials'])} tables on "
+        f"{counted(len(result['fitness_documents']), 'sample')}: best "
         f"{best['loss']:.4f} nats ({escape(best['origin'])}), best seed {seed['loss']:.4f} "
         f"({escape(seed['origin'])})",
         f"on {_others(result)}: {proof['best']:.4f} against "

@@ -32,7 +32,7 @@ from giraffe_cli.evals.worker import request_of
 from giraffe_cli.progress import Reporter, SilentReporter
 from giraffe_cli.rundir import atomic_open, make_folder, write_sealed
 from giraffe_cli.train.parallel import launch
-from giraffe_cli.units import format_length
+from giraffe_cli.units import counted, format_length
 
 SCHEMA_VERSION = 2
 
@@ -226,7 +226,8 @@ def announce(
     left = {name: sum(step.tokens for step in plan) for name, plan in plans.items()}
     total = {name: sum(len(e.token_ids) for _, e in asked) for name, asked in entries.items()}
     reporter.info(
-        f"evaluation: {len(examples)} samples of {', '.join(b.name for b in batches)} at "
+        f"evaluation: {counted(len(examples), 'sample')} of "
+        f"{', '.join(b.name for b in batches)} at "
         f"{', '.join(map(format_length, used))}; tokens to read: "
         + ", ".join(f"{name} {left[name]:,} of {total[name]:,}" for name in plans)
     )

@@ -33,7 +33,7 @@ from giraffe_cli.evals.subject import EVALUATOR, Subject
 from giraffe_cli.model.chat import WITHOUT, in_chat
 from giraffe_cli.model.loading import load_tokenizer
 from giraffe_cli.progress import Reporter
-from giraffe_cli.units import format_length
+from giraffe_cli.units import counted, format_length
 
 
 @dataclass(frozen=True)
@@ -183,7 +183,9 @@ def prepare(
     """
     names, warnings = runnable(config)
     if material.copies:
-        warnings.append(f"left out: {material.copies} documents with the text of another")
+        warnings.append(
+            f"left out: {counted(material.copies, 'document')} with the text of another"
+        )
     warnings += material.cut_apart
     if material.begins_apart:
         warnings.append(

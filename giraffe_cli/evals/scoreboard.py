@@ -21,6 +21,7 @@ from giraffe_cli.evals.statistics import (
     clustered_bootstrap,
     clustered_share,
 )
+from giraffe_cli.units import counted
 
 RETAINED_SHARE = 0.9
 """A retrieval score counts as kept at this share of the reference score."""
@@ -158,8 +159,8 @@ class Scoreboard:
         if fewest >= FEWEST_CLUSTERS:
             return []
         return [
-            f"{self.name}: {fewest} documents; intervals from fewer than {FEWEST_CLUSTERS} are "
-            "wide, and hold the truth where documents are alike"
+            f"{self.name}: {counted(fewest, 'document')}; intervals from fewer than "
+            f"{FEWEST_CLUSTERS} are wide, and hold the truth where documents are alike"
         ]
 
     def _out_of_reach(self, groups: Sequence[Sequence[Entry]]) -> list[str]:
@@ -170,7 +171,7 @@ class Scoreboard:
         if least is None or best >= least:
             return []
         return [
-            f"{self.name}: {n} samples cannot show {least:.2f} ({rule}): "
+            f"{self.name}: {counted(n, 'sample')} cannot show {least:.2f} ({rule}): "
             f"{n} of {n} right has a lower bound of {best:.2f}; take more samples"
         ]
 

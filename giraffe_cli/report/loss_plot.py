@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from giraffe_cli.report.figure import BASE_COLOUR, EXTENDED_COLOUR, FAINT, Plot, finish
+from giraffe_cli.units import counted
 
 
 class Border(NamedTuple):
@@ -80,7 +81,8 @@ def loss_plot(
     axes.set_xlabel("optimiser step")
     axes.set_ylabel("nats per token")
     axes.grid(axis="y")
-    alt = f"Training loss over {len(values)} steps, from {smooth[0]:.2f} to {smooth[-1]:.2f}."
+    read = f"Training loss over {counted(len(values), 'step')}"
+    alt = f"{read}, from {smooth[0]:.2f} to {smooth[-1]:.2f}."
     if held_out:
         alt += f" Held-out loss from {held_out[0][1]:.2f} to {held_out[-1][1]:.2f}."
     if len(borders) > 1:

@@ -29,7 +29,7 @@ def check_packed(packed_dir: Path, config: TrainConfig, native_length: int) -> N
         raise InvalidInput(f"{packed_dir} holds no training windows", "give more --data")
     if count := rows_without_target(packed_dir, config.across_documents):
         raise InvalidInput(
-            f"{count} windows of {packed_dir} hold documents of single tokens only",
+            f"{packed_dir}: {counted(count, 'window')} with nothing but documents of single tokens",
             "pack again: such windows are left out",
         )
     if config.loss != "ce":

@@ -29,6 +29,7 @@ from giraffe_cli.rundir import begin_stage, read_json, write_json
 from giraffe_cli.train.crew import Crew
 from giraffe_cli.train.launcher import launcher_command, run_launcher
 from giraffe_cli.train.signals import stop_requests
+from giraffe_cli.units import counted
 
 LOCAL = ("--standalone", "--local-addr", "127.0.0.1")
 """Processes of one machine meet at this address: by torch's default at the machine's own name,
@@ -52,7 +53,8 @@ def choose_processes(config: TrainConfig, visible_devices: int, reporter: Report
             )
         if windows % (config.processes // share):
             raise UsageError(
-                f"{windows} windows per step cannot be shared by {config.processes} processes",
+                f"{counted(windows, 'window')} per step cannot be shared by "
+                f"{config.processes} processes",
                 f"--set train.windows_per_step={config.processes // share}, or a multiple",
             )
         _check_devices(config, config.processes, visible_devices, reporter)
@@ -66,8 +68,9 @@ def choose_processes(config: TrainConfig, visible_devices: int, reporter: Report
     chosen = share * max(n for n in range(1, groups + 1) if windows % n == 0)
     if chosen < groups * share:
         reporter.warn(
-            f"training on {chosen} of {visible_devices} GPUs: a step has {windows} windows; "
-            f"--set train.windows_per_step={groups} uses {groups * share}"
+            f"training on {chosen} of {visible_devices} GPUs: a step has "
+            f"{counted(windows, 'window')}; --set train.windows_per_step={groups} uses "
+            f"{groups * share}"
         )
     elif chosen < visible_devices:
         reporter.warn(f"training on {chosen} of {visible_devices} GPUs: {share} share each window")

@@ -34,7 +34,7 @@ from giraffe_cli.tune.evidence import Evidence, gather_evidence
 from giraffe_cli.tune.reading import TableReader
 from giraffe_cli.tune.settings import Setting, settings
 from giraffe_cli.tune.texts import longest_documents
-from giraffe_cli.units import format_length, format_seconds
+from giraffe_cli.units import counted, format_length, format_seconds
 
 CHOICE = "rope_choice.json"
 DOCUMENTS = 8
@@ -139,7 +139,8 @@ def _compared(
     reporter: Reporter,
 ) -> dict[str, Any]:
     reporter.info(
-        f"rope auto: comparing {len(found)} tables on up to {evidence.count} training documents "
+        f"rope auto: comparing {len(found)} tables on up to "
+        f"{counted(evidence.count, 'training document')} "
         f"within {format_seconds(seconds)}"
     )
     dtype = computed_in(config.dtype, checkpoint.dtype)

@@ -136,7 +136,7 @@ class BakeOff:
                 share = self.left()  # the rest would not pay for two in the next round
             what = f"{count} of {self.evidence.count} samples"
             read = self.read(kept, entries, what, max(two, share))
-            self._left_out(f"not read on {count} samples", kept[len(read) :])
+            self._left_out(f"not read on {counted(count, 'sample')}", kept[len(read) :])
             kept = best_first(read, self.reader, self.evidence, count)
             if count < self.evidence.count:
                 kept = kept[: max(FINALISTS, math.ceil(len(kept) / 2))]
