@@ -113,6 +113,10 @@ ENTRIES = {
     "train.warmup_steps": Train({"warmup_steps": 3}),
     "train.schedule": Train({"schedule": "constant"}),
     "train.decay_steps": Train({"schedule": "wsd", "decay_steps": 3}, {"schedule": "wsd"}),
+    "train.embeddings_rate": Train(
+        {"lora.also_train": ["embeddings"], "embeddings_rate": 0.1},
+        {"lora.also_train": ["embeddings"]},
+    ),
     "train.weight_decay": Train({"weight_decay": 0.5}),
     "train.loss": Train(LONGCE),
     "train.short_context": Train({**LONGCE, "short_context": 8}, LONGCE),
@@ -122,6 +126,7 @@ ENTRIES = {
     "train.method": Plan({"train.method": "full"}),
     "train.lora.rank": Train({"lora.rank": 3}),
     "train.lora.alpha": Train({"lora.alpha": 8}),
+    "train.lora.b_rate": Train({"lora.b_rate": 16}),
     "train.lora.dropout": Train({"lora.dropout": 0}),
     "train.lora.targets": Train({"lora.targets": ["q_proj"]}),
     "train.lora.use_rslora": Train({"lora.use_rslora": True}),

@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 from conftest import build_tiny_llama
+from pydantic import ValidationError
 
 from giraffe_cli.checkpoint import inspect
 from giraffe_cli.config.lora import LoraConfig
@@ -19,7 +20,7 @@ from giraffe_cli.model.pissa import lora_layers
 from giraffe_cli.model.trainable import causal_model, head_weight, make_trainable, state_parameters
 from giraffe_cli.rope.base import make_table
 from giraffe_cli.train.job import TrainJob
-from giraffe_cli.train.optimizer import make_optimizer, parameter_groups
+from giraffe_cli.train.optimizer import make_optimizer, parameter_groups, set_rate
 from giraffe_cli.train.setup import build_model, trainable_parameters
 
 IDS = torch.arange(5, 55)[None]
@@ -188,7 +189,7 @@ def test_pissa_is_drawn_from_the_seed_and_leaves_the_generator(bases):
 def test_embeddings_norms_and_magnitudes_do_not_decay(bases):
     config = LoraConfig(rank=2, use_dora=True, also_train=["embeddings", "norms"])
     parameters = trainable_parameters(add_lora(load(bases[True]), config, 0))
-    decaying, kept = parameter_groups(parameters, 0.1)
+    decaying, kept = parameter_groups(parameters, TrainConfig(weight_decay=0.1, lora=config))
     assert (decaying["weight_decay"], kept["weight_decay"]) == (0.1, 0.0)
     names = {id(p): name for name, p in parameters.items()}
     assert all(".lora_A." in (n := names[id(p)]) or ".lora_B." in n for p in decaying["params"])
@@ -200,6 +201,32 @@ def test_embeddings_norms_and_magnitudes_do_not_decay(bases):
 def test_no_copy_of_all_weights_is_made_where_all_are_trained(method, at_once):
     parameters = {"x": torch.nn.Parameter(torch.ones(2, 2))}
     assert make_optimizer(parameters, TrainConfig(method=method)).defaults["foreach"] is at_once
+
+
+def test_what_has_a_rate_of_its_own_moves_by_it(bases):
+    """AdamW's first step is the rate, whatever the gradient: 0.01 of A and norms, 16 times that of
+    B, a fifth of it of embeddings."""
+    config = LoraConfig(rank=2, b_rate=16, also_train=["embeddings", "norms"])
+    train = TrainConfig(learning_rate=0.01, embeddings_rate=0.2, lora=config)
+    parameters = trainable_parameters(add_lora(load(bases[True]), config, 0))
+    optimizer = make_optimizer(parameters, train)
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    for parameter in parameters.values():
+        parameter.grad = torch.ones_like(parameter)
+    set_rate(optimizer, 0.01)
+    optimizer.step()
+    moved = {n: float((before[n] - p.detach()).abs().max()) for n, p in parameters.items()}
+    kinds = {"lora_A": 0.01, "lora_B": 0.16, "norm": 0.01, "embed_tokens": 0.002}
+    for name, distance in moved.items():
+        (expected,) = [rate for kind, rate in kinds.items() if kind in name]
+        assert distance == pytest.approx(expected, rel=1e-3), name
+    assert sum("lora_B" in name for name in moved) == 2 * 7
+
+
+def test_a_rate_of_what_is_not_trained_is_refused():
+    with pytest.raises(ValidationError, match=r"embeddings_rate needs lora\.also_train"):
+        TrainConfig(embeddings_rate=0.5)
+    assert TrainConfig(method="full", embeddings_rate=0.5).trains_embeddings
 
 
 def test_decay_shrinks_matrices_alone():

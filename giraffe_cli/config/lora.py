@@ -20,6 +20,9 @@ class LoraConfig(Section):
     """The update is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
     """Dropout before the down-projection."""
+    b_rate: float = Field(default=1.0, gt=0)
+    """Rate of the up-projections B, in learning rates: LoRA+ (arXiv:2402.12354) takes 16, with a
+    lower `learning_rate`."""
     targets: list[str] = Field(default_factory=lambda: list(LORA_TARGETS), min_length=1)
     """Module names that get an adapter; each must match something."""
     use_rslora: bool = False

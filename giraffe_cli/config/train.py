@@ -37,6 +37,9 @@ class TrainConfig(Section):
     nought over the last `decay_steps` (warm-up, stable, decay)."""
     decay_steps: int | None = Field(default=None, ge=1)
     """Steps of the decay under `wsd`; default: a fifth of the steps."""
+    embeddings_rate: float = Field(default=1.0, gt=0)
+    """Their rate where embeddings are trained, in learning rates: 0.2 moves them a fifth as fast as
+    all else."""
     weight_decay: float = Field(default=0.0, ge=0)
     """AdamW's weight decay, of matrices; embeddings and norms do not decay."""
     loss: Literal["ce", "longce"] = "ce"
@@ -157,6 +160,11 @@ class TrainConfig(Section):
         return self.shard_base in ("full", "nodes")
 
     @property
+    def trains_embeddings(self) -> bool:
+        """Whether the embeddings get gradients."""
+        return self.method == "full" or "embeddings" in self.lora.also_train
+
+    @property
     def can_shard_base(self) -> bool:
         """Whether what is trained allows the base to be shared out."""
         needs_weights = self.lora.use_dora or self.lora.init_lora_weights == "pissa"
@@ -177,6 +185,10 @@ def _problems(train: TrainConfig) -> list[str]:
         (
             train.loss == "ce" and any(getattr(train, k) != v for k, v in LONGCE_KNOBS.items()),
             "short_context, weight_cap and weight_floor need loss: longce",
+        ),
+        (
+            train.embeddings_rate != 1 and not train.trains_embeddings,
+            "embeddings_rate needs lora.also_train: [embeddings], or method: full",
         ),
         (train.short_context == 1, "short_context 1 leaves no context; the least is 2"),
         (train.patience and not train.held_out_every, "patience needs held_out_every"),

@@ -35,6 +35,7 @@ def training_rows(report: Mapping[str, Any]) -> list[Row]:
         rows.append(("look-ups", f"{percent(report['lookups'])} {told}"))
     names = ("windows_per_step", "learning_rate", "schedule", "warmup_steps", "weight_decay")
     rows += [(name.replace("_", " "), value_text(train[name])) for name in names if name in train]
+    rows += _rate_rows(train)
     rows += _loss_rows(train)
     rows += trained_rows(train)
     if report.get("final_loss") is not None:
@@ -52,6 +53,19 @@ def training_rows(report: Mapping[str, Any]) -> list[Row]:
             )
         )
     return rows
+
+
+def _rate_rows(train: Mapping[str, Any]) -> list[Row]:
+    """What has a rate of its own."""
+    rates = {
+        "up-projections B": train.get("lora", {}).get("b_rate", 1),
+        "embeddings": train.get("embeddings_rate", 1),
+    }
+    return [
+        (f"learning rate of {name}", f"{value_text(rate)} times that")
+        for name, rate in rates.items()
+        if rate != 1
+    ]
 
 
 def _loss_rows(train: Mapping[str, Any]) -> list[Row]:

@@ -2,6 +2,11 @@
 
 Weight decay pulls matrices towards nought and leaves embeddings, norms and DoRA's magnitudes
 alone: a rare token's embedding would decay without being trained, and a norm's place is not 0.
+
+Up-projections and embeddings may have a rate of their own, as a factor of the loop's: `RATE` of
+their group.
+
+Source: LoRA+ (Hayou, Ghosh & Yu 2024, arXiv:2402.12354) for the rate of B.
 """
 
 from __future__ import annotations
@@ -17,6 +22,10 @@ from giraffe_cli.model.low_bits import ADAMW_8BIT, import_bitsandbytes
 from giraffe_cli.model.pieces import Piece
 
 BETAS = (0.9, 0.95)
+EMBEDDINGS, UP = "embed_tokens", ".lora_B."
+"""In the names of parameters."""
+RATE = "rate"
+"""Key of a group: its rate, in learning rates."""
 
 
 def make_optimizer(parameters: Mapping[str, Tensor], config: TrainConfig) -> torch.optim.Optimizer:
@@ -26,7 +35,7 @@ def make_optimizer(parameters: Mapping[str, Tensor], config: TrainConfig) -> tor
     Raises:
         InvalidInput: 8 bits without bitsandbytes.
     """
-    groups = parameter_groups(parameters, config.weight_decay)
+    groups = parameter_groups(parameters, config)
     settings: dict[str, Any] = {"lr": config.learning_rate, "betas": BETAS}
     if config.optimizer == "adamw":
         # on a GPU torch would take the root of every moment at once: a copy of all that is trained
@@ -37,16 +46,29 @@ def make_optimizer(parameters: Mapping[str, Tensor], config: TrainConfig) -> tor
     return optimizer
 
 
-def parameter_groups(parameters: Mapping[str, Tensor], decay: float) -> list[dict[str, Any]]:
-    """With decay and without; a group that would be empty is left out."""
-    decays = {
-        name: _dimensions(p) > 1 and "embed_tokens" not in name for name, p in parameters.items()
-    }
-    groups = [
-        {"params": [p for name, p in parameters.items() if decays[name] == kept], "weight_decay": w}
-        for kept, w in ((True, decay), (False, 0.0))
+def parameter_groups(parameters: Mapping[str, Tensor], config: TrainConfig) -> list[dict[str, Any]]:
+    """Those that decay before those that do not, each by their rates; none is empty."""
+    groups: dict[tuple[bool, float], list[Tensor]] = {}
+    for name, parameter in parameters.items():
+        stays = _dimensions(parameter) < 2 or EMBEDDINGS in name
+        groups.setdefault((stays, _rate_of(name, config)), []).append(parameter)
+    return [
+        {"params": of_group, "weight_decay": 0.0 if stays else config.weight_decay, RATE: rate}
+        for (stays, rate), of_group in sorted(groups.items(), key=lambda item: item[0])
     ]
-    return [group for group in groups if group["params"]]
+
+
+def _rate_of(name: str, config: TrainConfig) -> float:
+    """In learning rates."""
+    if EMBEDDINGS in name:
+        return config.embeddings_rate
+    return config.lora.b_rate if UP in name else 1.0
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """The learning rate of the next step; groups with a rate of their own get theirs of it."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get(RATE, 1.0)  # checkpoints of earlier versions have none
 
 
 def _dimensions(parameter: Tensor) -> int:

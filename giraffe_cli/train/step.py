@@ -15,6 +15,7 @@ import torch
 
 from giraffe_cli.model.pieces import Piece
 from giraffe_cli.train.gradients import clip, sum_of, sum_over_processes
+from giraffe_cli.train.optimizer import set_rate
 from giraffe_cli.train.run import Run
 
 
@@ -84,8 +85,7 @@ def train_step(run: Run, rate: float) -> StepOutcome:
         suspects = _suspects(run, nats_of_windows)
         outcome = dataclasses.replace(outcome, num_tokens=0, documents=suspects)
     else:
-        for group in run.optimizer.param_groups:
-            group["lr"] = rate
+        set_rate(run.optimizer, rate)
         run.optimizer.step()
         run.model.moved()
     run.optimizer.zero_grad(set_to_none=False)  # they stay where `lay_side_by_side` put them
