@@ -242,6 +242,33 @@ def test_a_base_that_does_not_fit_a_device_is_shared_out():
         plan_of(eight, "8k", shape, windows_per_step=1, shard_base="full")
 
 
+def test_of_a_base_in_4_bits_the_codes_are_shared_out():
+    """70 B weights: an eighth of 34.2 GB of codes and of 4.2 GB of embeddings and head, one of
+    these twice, and all scales, 1.09 GB. Eight cards of 24 GB that share windows of 128k hold it."""
+    eight = dataclasses.replace(named_machine("rtx4090"), devices=8)
+    shape = named_shape("llama3-70b")
+    shared = {"processes": 8, "sequence_parallel": 8, "quantize_base": "nf4"}
+    taken = plan_of(eight, "128k", shape, **shared, shard_base="full")
+    layer, ends = 855_638_016, 128256 * 8192
+    codes, scales = 80 * layer / 2, 80 * layer * 0.127 / 8
+    assert taken["bytes"]["weights"] == pytest.approx(
+        (codes + 2 * 2 * ends) / 8 + 2 * 2 * ends + scales + 2 * 161 * 8192, rel=1e-3
+    )
+    assert taken["fits"]
+    whole = plan_of(eight, "128k", shape, **shared, shard_base="none")
+    assert not whole["fits"]
+    assert (
+        taken["seconds_per_step"]
+        < plan_of(eight, "128k", shape, **{**shared, "quantize_base": "none"}, shard_base="full")[
+            "seconds_per_step"
+        ]
+    ), "a quarter of the bytes is sent"
+    proposed = [p["how"] for p in whole["proposals"] if p["fits"]]
+    assert proposed == []
+    left = plan_of(eight, "128k", shape, **shared)["proposals"]
+    assert "--set train.shard_base=full" in [p["how"] for p in left if p["fits"]]
+
+
 def test_windows_for_idle_devices_are_proposed_with_the_base_shared_out():
     """A step of one window leaves seven of eight devices idle, and one holds no 70 B weights."""
     eight = dataclasses.replace(named_machine("h100"), devices=8)

@@ -17,9 +17,10 @@ from giraffe_cli.model.attention import register_attention
 from giraffe_cli.model.collectives import all_gather
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.loading import load_model
+from giraffe_cli.model.low_bits import dense, is_coded, keep_codes
 from giraffe_cli.model.shard_loading import CPU, ShardedLoader
 from giraffe_cli.model.sharded import ShardedBase, layout
-from giraffe_cli.model.trainable import make_trainable
+from giraffe_cli.model.trainable import load_base, make_trainable
 from giraffe_cli.progress import SilentReporter
 from giraffe_cli.train.setup import trainable_parameters, window_nats
 from giraffe_cli.train.window_loss import WindowLoss
@@ -33,9 +34,11 @@ def material(tiny_llama, tmp_path_factory):
 
 
 def sharded(path, rank, processes, train, levers):
-    loader = ShardedLoader(path, torch.float32, rank, processes)
+    in_4_bits = train.get("quantize_base") == "nf4"
+    loader = ShardedLoader(path, torch.float32, rank, processes, in_4_bits=in_4_bits)
     base = loader.model(None, register_attention())
     shards, line = loader.shards(base, CPU)
+    keep_codes(base)
     model = with_adapters(base, train)
     return WindowLoss(model, torch.float32, levers, base=ShardedBase(shards, line, processes))
 
@@ -81,6 +84,53 @@ def test_nats_and_gradients_are_those_of_a_whole_base_to_the_bit(
     whole = told_by(WindowLoss(with_adapters(base, LORA), torch.float32, levers))
     assert told[0] == told[1] == whole
     assert all(sum(map(abs, grad)) > 0 for grad in whole[1])
+
+
+@pytest.mark.parametrize(
+    "levers",
+    [
+        Levers("full"),
+        Levers("attention", mlp_tile=7, projection_tile=5, fused=True),
+    ],
+)
+def test_a_base_in_4_bits_is_shared_out_to_the_bit(untied_llama, tmp_path, levers):
+    train = {**LORA, "quantize_base": "nf4"}
+    told = in_processes(
+        2, tmp_path, lambda rank: told_by(sharded(untied_llama, rank, 2, train, levers))
+    )
+    whole = told_by(WindowLoss(with_adapters(whole_in_4_bits(untied_llama), train), torch.float32,
+                               levers))  # fmt: skip
+    assert told[0] == told[1] == whole
+    base = load_model(untied_llama, dtype=torch.float32, attn_implementation=register_attention())
+    in_32_bits = told_by(WindowLoss(with_adapters(base, LORA), torch.float32, levers))
+    assert whole[0] != in_32_bits[0], "it was rounded"
+
+
+def whole_in_4_bits(path):
+    config = TrainConfig(quantize_base="nf4")
+    return load_base(path, config, dtype=torch.float32, table=None,
+                     attn_implementation=register_attention())  # fmt: skip
+
+
+def test_of_a_base_in_4_bits_a_process_keeps_its_part_of_the_codes_and_all_scales(
+    untied_llama, tmp_path
+):
+    """36,864 numbers of a layer: 18,432 bytes, and 576 scales of one. What lies together does so
+    as if the base were whole."""
+
+    def tell(rank):
+        loss = sharded(untied_llama, rank, 2, {**LORA, "quantize_base": "nf4"}, Levers())
+        layer = loss.model.get_base_model().model.layers[1]
+        weight = layer.mlp.up_proj.base_layer.weight
+        with pytest.raises(AssertionError, match="codes that are another process's"):
+            dense(weight, torch.float32)
+        kept = [len(shard.part) for shard in loss.base.shards]
+        scales = sum(len(p.quant_state.absmax) for p in layer.parameters() if is_coded(p))
+        return [kept, scales, max(len(buffer) for buffer in loss.base.buffers)]
+
+    layer, end = 18_432, 4 * 384 * 64
+    for told in in_processes(2, tmp_path, tell):
+        assert told == [[end // 2, *[layer // 2] * 5, end // 2], 576, end]
 
 
 def test_a_process_keeps_its_part_and_two_layers(untied_llama, tmp_path):
@@ -145,11 +195,12 @@ def test_what_is_not_there_is_no_number(tiny_llama, tmp_path):
     [
         pytest.param({"windows_per_step": 2}, marks=pytest.mark.slow),
         {"windows_per_step": 1, "sequence_parallel": 2, "held_out_every": 2},
+        {"windows_per_step": 2, "quantize_base": "nf4"},
         pytest.param({"windows_per_step": 2, "held_out_every": 2, "held_out_windows": 3,
                       "lora": {"rank": 2, "also_train": ["embeddings", "norms"]}},
                      marks=pytest.mark.slow),
     ],
-    ids=["own windows", "slices", "embeddings trained, 3 windows measured"],
+    ids=["own windows", "slices", "4 bits", "embeddings trained, 3 windows measured"],
 )  # fmt: skip
 def test_two_processes_that_share_the_base_repeat_the_losses_of_one(material, tmp_path, settings):
     settings = {"lora": {"rank": 2}, "steps": 2, **settings}
@@ -175,7 +226,6 @@ def test_parts_are_aligned_and_together_hold_all():
     ("settings", "told"),
     [
         ({"method": "full", "optimizer": "adamw8bit"}, "adamw8bit under method: full need it"),
-        ({"quantize_base": "nf4"}, "need it whole"),
         ({"lora": {"use_dora": True}}, "need it whole"),
         ({"lora": {"init_lora_weights": "pissa"}}, "need it whole"),
         ({"checkpointing": "none"}, "shard_base needs checkpointing"),

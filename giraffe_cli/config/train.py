@@ -169,8 +169,7 @@ class TrainConfig(Section):
         """Whether what is trained allows the base to be shared out."""
         needs_weights = self.lora.use_dora or self.lora.init_lora_weights == "pissa"
         by_blocks = self.method == "full" and self.optimizer == "adamw8bit"
-        is_plain = self.quantize_base == "none" and not needs_weights and not by_blocks
-        return is_plain and self.checkpointing != "none"
+        return not needs_weights and not by_blocks and self.checkpointing != "none"
 
 
 def _problems(train: TrainConfig) -> list[str]:
@@ -198,9 +197,8 @@ def _problems(train: TrainConfig) -> list[str]:
         ),
         (
             is_shared and train.checkpointing != "none" and not train.can_shard_base,
-            f"shard_base: {train.shard_base} shares out a base in 16 or 32 bits, under plain LoRA "
-            "or trained: "
-            "quantize_base, use_dora, pissa, and adamw8bit under method: full need it whole",
+            f"shard_base: {train.shard_base} shares out a base under plain LoRA or trained: "
+            "use_dora, pissa, and adamw8bit under method: full need it whole",
         ),
         (
             train.shard_base == "nodes" and train.nodes == 1,

@@ -94,5 +94,6 @@ def dense(weight: Any, dtype: torch.dtype) -> torch.Tensor:
     if not is_coded(weight):
         return weight  # type: ignore[no-any-return]
     assert not getattr(weight.quant_state, "packing_format_for_cpu", False)
+    assert weight.data.is_contiguous(), "codes that are another process's"
     read = import_bitsandbytes(NF4).functional.dequantize_4bit
     return read(weight.data, weight.quant_state).to(dtype)  # type: ignore[no-any-return]

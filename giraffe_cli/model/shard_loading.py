@@ -2,7 +2,7 @@
 
 Sharded are the matrices of the layers, the embeddings and the head, unless they alone are trained;
 what is left, norms and biases, is whole in every process, and small. Where all weights are trained
-the parts are float32, and so are norms and biases.
+the parts are float32, and so are norms and biases; of a base in 4 bits a layer's are its codes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,12 @@ from transformers import AutoModelForCausalLM
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.model.loading import config_for
+from giraffe_cli.model.shard_codes import (
+    codes_of,
+    is_to_be_coded,
+    with_coded_layers,
+    without_codes,
+)
 from giraffe_cli.model.sharded import Shard, ShardedBase, absent, layout
 from giraffe_cli.model.sharded_training import TrainedBase, TrainedShard
 from giraffe_cli.rope.base import RopeTable
@@ -54,21 +60,29 @@ class ShardedLoader:
     """Names of weights that are not to be sharded: those that an adapter is trained beside."""
     trains_all: bool = False
     """Whether `shards` are `TrainedShard`s."""
+    in_4_bits: bool = False
+    """Whether the layers' matrices are held in NF4."""
 
     def model(self, table: RopeTable | None, attn_implementation: str) -> LlamaForCausalLM:
         """The model in evaluation mode, without the weights to be sharded, which read as NaN.
 
         Raises:
-            InvalidInput: a weight is missing.
+            InvalidInput: a weight is missing, or bitsandbytes.
         """
         config = config_for(self.path, table)
         with init_empty_weights(include_buffers=False):
             model: Any = AutoModelForCausalLM.from_config(
                 config, dtype=self.dtype, attn_implementation=attn_implementation
             )
+        if self.in_4_bits:
+            with_coded_layers(model, self.dtype)
         sharded = {name for unit in self._units(model) for name in unit}
         with _opened(self.path) as files:
             for name, empty in list(model.named_parameters()):
+                if name in sharded and is_to_be_coded(empty):
+                    owner = model.get_submodule(name.rpartition(".")[0])
+                    owner.weight = without_codes(empty, owner)
+                    continue
                 if name in sharded:
                     found = absent(empty.shape, self._gathered_dtype(name), CPU)
                 else:
@@ -138,7 +152,11 @@ class ShardedLoader:
         offsets, size = layout(list(weights.values()), self.processes)
         part = torch.zeros(size, dtype=torch.uint8)
         for name, offset in zip(weights, offsets, strict=True):
-            raw = self._read(files, name, self.dtype).reshape(-1).view(torch.uint8)
+            numbers, weight = self._read(files, name, self.dtype), weights[name]
+            if is_to_be_coded(weight):
+                raw = codes_of(numbers, weight, device)
+            else:
+                raw = numbers.reshape(-1).view(torch.uint8)
             self._lay(raw, offset, part)
         return Shard(part.to(device), tuple(weights.values()), offsets)
 

@@ -7,7 +7,8 @@
 
 A layer is gathered into one of two buffers when it is asked for, forward and again backward, while
 the one before is computed: whoever asks goes up or down the line, so the next is known. A weight
-that is not there reads as NaN, not as another layer's.
+that is not there reads as NaN, not as another layer's; codes that are not there are refused by who
+reads them (`model/low_bits.py`).
 
 Not torch's FSDP2 (`fully_shard`): its hooks fire when a module's own forward is called, and here
 layers are run by parts inside an autograd function (`model/stack.py`) or by their weights alone
@@ -66,7 +67,9 @@ def layout(weights: Sequence[Tensor], processes: int) -> tuple[tuple[int, ...], 
 
 
 def absent(shape: Sequence[int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """NaNs of that shape in the memory of one."""
+    """NaNs of that shape in the memory of one; of codes, which are no numbers, naughts."""
+    if not dtype.is_floating_point:
+        return torch.zeros(1, dtype=dtype, device=device).expand(*shape)
     return torch.full((1,), float("nan"), dtype=dtype, device=device).expand(*shape)
 
 

@@ -26,6 +26,7 @@ from giraffe_cli.plan.operations import (
 )
 from giraffe_cli.plan.phases import Phase, phases
 
+CODE_BYTES = 0.5
 NF4_BYTES = 4.127 / 8
 """Of a weight: a code of 4 bits, a scale of 8 for each 64, and one of 32 for each 256 of those."""
 CPU_PROCESS_BYTES = 570_000_000
@@ -107,18 +108,39 @@ def _weights(demand: Demand, levers: Levers) -> float:
     """Of the base, as it is loaded; shared out, a part of it and two layers."""
     shape, train = demand.shape, demand.train
     if levers.shard_base:
-        units = sharded_numbers(demand)
-        kept = shape.num_parameters - sum(units) + sum(units) / demand.processes
-        if train.method != "full":
-            return (kept + 2 * max(units)) * demand.width
-        ends, layer = units[-1], units[0]
-        return 4 * kept + 2 * max(demand.width * layer, 4 * ends)
+        return _shared_weights(demand)
     if train.method == "full":
         return 4.0 * shape.num_parameters
     if train.quantize_base == "none":
         return shape.num_parameters * demand.width
-    linear = shape.num_layers * sum(i * o for i, o in linear_shapes(shape).values())
+    linear = _linear_numbers(shape)
     return linear * NF4_BYTES + (shape.num_parameters - linear) * demand.width
+
+
+def _linear_numbers(shape: Checkpoint) -> int:
+    return shape.num_layers * sum(i * o for i, o in linear_shapes(shape).values())
+
+
+def _shared_weights(demand: Demand) -> float:
+    """A process's part of what is gathered, two units whole, and what is not shared out; of a base
+    in 4 bits that is its scales too."""
+    shape, units = demand.shape, sharded_numbers(demand)
+    rest = shape.num_parameters - sum(units)
+    if demand.train.method == "full":
+        kept = rest + sum(units) / demand.processes
+        return 4 * kept + 2 * max(demand.width * units[0], 4 * units[-1])
+    gathered = gathered_bytes(demand)
+    is_coded = demand.train.quantize_base != "none"
+    scales = _linear_numbers(shape) * (NF4_BYTES - CODE_BYTES) if is_coded else 0.0
+    shares = sum(gathered) / demand.processes
+    return rest * demand.width + scales + shares + 2 * max(gathered)
+
+
+def gathered_bytes(demand: Demand) -> list[float]:
+    """Of each of `sharded_numbers`, as they are sent: codes of layers in 4 bits."""
+    of_layers = CODE_BYTES if demand.train.quantize_base != "none" else demand.width
+    units, layers = sharded_numbers(demand), demand.shape.num_layers
+    return [n * (of_layers if place < layers else demand.width) for place, n in enumerate(units)]
 
 
 def sharded_numbers(demand: Demand) -> list[int]:

@@ -3,8 +3,8 @@
 NF4 rounds the base, a shorter window trains positions by PoSE, fewer trained numbers learn less,
 more windows a step learn otherwise; sequence parallelism wants more devices. What has not run on a
 GPU yet is proposed there too. Each comes with the smallest peak predicted under it. Where none is
-enough on the machine there is and in full windows, two together are tried, and those that fit are
-proposed as well:
+enough on the machine there is and in full windows, two together are tried, or three where nothing
+else fits, and those that fit are proposed as well:
 
     Llama-3-8B, 256k, GPUs of 24 GB   NF4 39.6 GB, windows over four GPUs 24.7 GB, both 15.4 GB
 """
@@ -26,7 +26,8 @@ from giraffe_cli.plan.settings import TILES
 from giraffe_cli.units import format_length
 
 SHORT_WINDOW = 2048
-MOST_PAIRS = 3
+MOST_TOGETHER, MOST_TOLD = 3, 3
+"""Changes at a time, and how many such combinations are told."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def proposals(demand: Demand, machine: Machine, rates: Rates) -> list[dict[str, 
         return [told for _, _, told in single]
     enough = {told["how"] for _, _, told in single if told["fits"]}
     left = [(family, change) for family, change, told in single if not told["fits"]]
-    return [*(told for _, _, told in single), *_pairs(left, enough, rates)]
+    return [*(told for _, _, told in single), *_together(left, enough, rates)]
 
 
 def _told(change: Change, rates: Rates) -> dict[str, Any]:
@@ -64,23 +65,38 @@ def _told(change: Change, rates: Rates) -> dict[str, Any]:
     return {"what": change.what, "how": change.how, "bytes": smallest, "fits": fits}
 
 
-def _pairs(
+def _together(
     left: Sequence[tuple[Family, Change]], enough: set[str], rates: Rates
 ) -> list[dict[str, Any]]:
-    """Two of `left` that fit together: on the fewest devices first, in full windows before PoSE."""
+    """Two of `left` that fit together, or three where no two do and nothing is `enough` by itself:
+    on the fewest devices first, in full windows before PoSE."""
     # what a change makes possible comes after it: processes share a base out, once there are some
     applied: list[Family] = [_of_devices, _of_types, _of_the_base, _of_sharing, _of_tiles]
     applied.append(_of_the_window)
-    found = []
-    for family, one in left:
-        for later in applied[applied.index(family) + 1 :]:
-            for other in later(one.demand, one.machine):
-                whats, hows = f"{one.what}, and {other.what}", f"{one.how} {other.how}"
-                told = _told(Change(whats, hows, other.demand, other.machine), rates)
-                if told["fits"] and other.how not in enough:
-                    found.append((other.machine.devices, later is _of_the_window, told))
-    found.sort(key=lambda one: (one[0], one[1], one[2]["bytes"]))
-    return [told for _, _, told in found[:MOST_PAIRS]]
+    fitting: list[tuple[int, bool, int, dict[str, Any]]] = []
+    for _ in range(MOST_TOGETHER - 1):
+        grown: list[tuple[Family, Change]] = []
+        for family, one in left:
+            for later in applied[applied.index(family) + 1 :]:
+                for other in later(one.demand, one.machine):
+                    both = _joined(one, other)
+                    told = _told(both, rates)
+                    if not told["fits"]:
+                        grown.append((later, both))
+                    elif other.how not in enough:
+                        is_pose = later is _of_the_window
+                        fitting.append((other.machine.devices, is_pose, told["bytes"], told))
+        if fitting or enough:
+            break
+        left = grown
+    fitting.sort(key=lambda one: one[:3])
+    return [told for *_, told in fitting[:MOST_TOLD]]
+
+
+def _joined(one: Change, other: Change) -> Change:
+    """`other`, which was made of the plan under `one`."""
+    whats, hows = f"{one.what}, and {other.what}", f"{one.how} {other.how}"
+    return Change(whats, hows, other.demand, other.machine)
 
 
 def _of_tiles(demand: Demand, machine: Machine) -> Iterator[Change]:
@@ -96,17 +112,17 @@ def _of_tiles(demand: Demand, machine: Machine) -> Iterator[Change]:
 def _of_the_base(demand: Demand, machine: Machine) -> Iterator[Change]:
     """The base in fewer bits, or what is trained of it."""
     train = demand.train
-    whole = " --set train.shard_base=none" if train.shares_base else ""
     if train.method == "full":
         what, how = "train an adapter instead of every weight", "--set train.method=lora"
         yield Change(what, how, _with(demand, method="lora"), machine)
         if train.optimizer == "adamw":
+            whole = " --set train.shard_base=none" if train.shares_base else ""
             changed = _with(demand, optimizer="adamw8bit", shard_base="none")
             how = f"--set train.optimizer=adamw8bit{whole}"
             yield Change("moments in 8 bits", how, changed, machine)
     elif train.quantize_base == "none":
-        changed = _with(demand, quantize_base="nf4", shard_base="none")
-        how = f"--set train.quantize_base=nf4{whole}"
+        changed = _with(demand, quantize_base="nf4")
+        how = "--set train.quantize_base=nf4"
         yield Change("hold the base in 4 bits (NF4)", how, changed, machine)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from giraffe_cli.model.levers import Levers, Offload
 from giraffe_cli.plan.demand import Demand
 from giraffe_cli.plan.machine import Machine
-from giraffe_cli.plan.memory import away_bytes, sharded_numbers
+from giraffe_cli.plan.memory import away_bytes, gathered_bytes, sharded_numbers
 from giraffe_cli.plan.operations import Rates, short_contexts, short_passes, step_per_token
 from giraffe_cli.plan.processes import base_nodes, processes_of
 
@@ -47,8 +47,9 @@ def _gathering(demand: Demand, computing: float) -> float:
     units = sharded_numbers(demand)
     is_full, layers = demand.train.method == "full", demand.shape.num_layers
     forward = 1 + short_passes(demand.train)
-    of_layers = (forward + 1) * sum(units[:layers]) * demand.width
-    of_ends = forward * sum(units[layers:]) * (4 if is_full else demand.width)
+    sent = gathered_bytes(demand)
+    of_layers = (forward + 1) * sum(sent[:layers])
+    of_ends = forward * (4 * sum(units[layers:]) if is_full else sum(sent[layers:]))
     bytes_of_all = of_layers + of_ends + (4 * sum(units) if is_full else 0)
     others = bytes_of_all * (demand.processes - 1) / demand.processes
     share = demand.train.sequence_parallel

@@ -25,6 +25,7 @@ from giraffe_cli.model.fused import why_not_fused
 from giraffe_cli.model.kernels import Kernels
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.model.loading import torch_dtype
+from giraffe_cli.model.low_bits import keep_codes
 from giraffe_cli.model.probe import AttentionShape, agreed, probe, repeatable, settle
 from giraffe_cli.model.shard_loading import ShardedLoader, whole_weights
 from giraffe_cli.model.sharded import ShardedBase
@@ -109,9 +110,11 @@ def _open_base(
         )
         return opened, None
     whole, trains_all = whole_weights(job.config), job.config.method == "full"
-    loader = ShardedLoader(path, dtype, layout.base_rank, parts, whole, trains_all)
+    in_4_bits = job.config.quantize_base == "nf4"
+    loader = ShardedLoader(path, dtype, layout.base_rank, parts, whole, trains_all, in_4_bits)
     base = loader.model(job.table, attention)
     brought = loader.base(base, device, layout.base_group())
+    keep_codes(base)
     if isinstance(brought, TrainedBase):
         brought.peers = layout.peer_group()
     return base, brought
