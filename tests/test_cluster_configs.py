@@ -36,7 +36,7 @@ def header(path):
 
 
 def test_there_is_one_for_each_kind_of_place():
-    kinds = {"one-gpu", "eight-gpus", "eight-gpus-full", "two-nodes"}
+    kinds = {"one-gpu", "eight-gpus", "eight-gpus-full", "eight-small-gpus", "two-nodes"}
     assert {path.stem for path in CONFIGS} == kinds
 
 
@@ -130,12 +130,13 @@ def test_the_script_trains_on_two_nodes(tiny_llama, corpus, tmp_path):
         ("one-gpu", 1, "loss by"),
         ("eight-gpus", 2, "starting 2 processes"),
         ("eight-gpus-full", 2, "base shared out over the processes"),
+        ("eight-small-gpus", 2, "base shared out over the processes"),
     ],
 )
 def test_it_trains_a_small_model_on_fewer_processes(
     giraffe, tiny_llama, corpus, tmp_path, name, processes, told
 ):
-    share = 2 if name == "eight-gpus" else 1
+    share = 2 if name in ("eight-gpus", "eight-small-gpus") else 1
     done = giraffe(
         *("extend", "--config", FOLDER / f"{name}.yaml", "--model", tiny_llama, "--data", corpus),
         *("--target-len", "512", "--window", "64", "--steps", "2", "--no-eval"),

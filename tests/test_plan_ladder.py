@@ -244,7 +244,7 @@ def test_a_base_that_does_not_fit_a_device_is_shared_out():
 
 def test_of_a_base_in_4_bits_the_codes_are_shared_out():
     """70 B weights: an eighth of 34.2 GB of codes and of 4.2 GB of embeddings and head, one of
-    these twice, and all scales, 1.09 GB. Eight cards of 24 GB that share windows of 128k hold it."""
+    these twice, and all scales, 1.09 GB. Eight cards of 24 GB that share 128k windows hold it."""
     eight = dataclasses.replace(named_machine("rtx4090"), devices=8)
     shape = named_shape("llama3-70b")
     shared = {"processes": 8, "sequence_parallel": 8, "quantize_base": "nf4"}

@@ -88,8 +88,9 @@ class TrainConfig(Section):
     auto: where the adapter is plain LoRA; over a base in 4 bits on a CPU alone, since it has not
     run on a GPU yet."""
     shard_base: Literal["auto", "none", "full", "nodes"] = "auto"
-    """Share the base out over the processes: each keeps a part of every layer, under `method: full`
-    with its gradients and moments, and gathers a layer when it computes it. full: over those of a
+    """Share the base out over the processes: each keeps a part of every layer (of a base in 4 bits
+    its codes), under `method: full` with its gradients and moments, and gathers a layer when it
+    computes it. full: over those of a
     machine; nodes: over those of all machines; auto: over those of a machine where that is the
     fastest setting that fits, on CPUs; on GPUs, where it has not run yet, a plan proposes it."""
     mlp_tile: Literal["auto", "none"] | Length = "auto"
