@@ -139,3 +139,10 @@ def _listed(error: GiraffeError) -> str:
     """The message as an entry of a list, its hint below it."""
     text = f"{error.message}\nhint: {error.hint or error.usual_hint}"
     return "  - " + textwrap.indent(text, "    ").lstrip()
+
+
+def not_finite(name: str) -> InvalidInput:
+    """The refusal of a base whose tensor `name` holds what is no number."""
+    return InvalidInput(
+        f"{name} of the base holds NaN or infinities", "download or save the base again"
+    )

@@ -20,7 +20,7 @@ import torch
 
 from giraffe_cli.adapter import Change, adapter_digest, is_full, read_adapter
 from giraffe_cli.checkpoint import Checkpoint
-from giraffe_cli.errors import GiraffeError, InvalidInput
+from giraffe_cli.errors import GiraffeError, not_finite
 from giraffe_cli.merge_checks import check_same_table, check_targets, with_tied_head
 from giraffe_cli.merge_folder import (
     BUILDING,
@@ -151,9 +151,7 @@ def _merged_tensors(
 
 def _not_finite(tensor: StoredTensor, block: torch.Tensor) -> GiraffeError:
     if not torch.isfinite(block).all():
-        return InvalidInput(
-            f"{tensor.name} of the base holds NaN or infinities", "download or save the base again"
-        )
+        return not_finite(tensor.name)
     return GiraffeError(
         f"{tensor.name} is not finite in {tensor.dtype} after the merge",
         "the training diverged, or the base overflows float16: train with a lower rate",

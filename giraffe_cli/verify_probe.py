@@ -224,6 +224,15 @@ def rounding_steps(found: Any, weight: Any, module: Any, adapter: str) -> float:
     return float(((found.double() - exact).abs() / step).nan_to_num(nan=math.inf).max())
 
 
+def same_numbers(one: Any, other: Any) -> bool:
+    """Whether two tensors hold the same, NaN where the other has it too."""
+    import torch
+
+    if torch.equal(one, other):
+        return True
+    return one.shape == other.shape and bool(torch.isclose(one, other, 0, 0, equal_nan=True).all())
+
+
 def compare_weights(model: Any, folder: str) -> dict[str, Any]:
     """Every stored tensor against the base's, plus PEFT's update where the adapter has one, or
     against the trained tensor, rounded, where there is one in its place."""
@@ -250,7 +259,7 @@ def compare_weights(model: Any, folder: str) -> dict[str, Any]:
                 value, module = stored.get_tensor(name), targets.get(name)
                 if module is not None:
                     steps[name] = rounding_steps(value, plain[name], module, adapter)
-                elif name in plain and not torch.equal(value, plain[name].to(value.dtype)):
+                elif name in plain and not same_numbers(value, plain[name].to(value.dtype)):
                     changed.append(name)
                 elif name in plain:
                     equal += 1

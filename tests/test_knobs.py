@@ -200,6 +200,10 @@ ENTRIES = {
     "stages.steps": stage(steps=3),
     "stages.window": stage(window=128),
     "stages.windows_per_step": stage(windows_per_step=3),
+    "stages.position_knobs": Plan(
+        {"train.window": 128, "stages": [256, {**LATER, "position_knobs": {"chunks": 3}}]},
+        {"train.window": 128, "stages": [256, LATER]},
+    ),
     "stages.positions": stage(positions="randomised"),
     "stages.learning_rate": stage(learning_rate=1e-3),
     "stages.warmup_steps": stage(warmup_steps=1),

@@ -105,12 +105,16 @@ def test_a_training_goes_on_as_if_it_had_been_asked_for_at_once(
 
 
 def test_checkpoints_of_other_rates_are_no_beginning(material, tmp_path):
-    run(material, tmp_path / "run", steps=4, schedule="cosine")
+    """Those of the decay go, where one before it is gone on from."""
+    decays = {"schedule": "wsd", "decay_steps": 1, "checkpoint_every": 1, "keep_checkpoints": 9}
+    run(material, tmp_path / "run", steps=4, **decays)
     reporter = Hooked()
-    run(material, tmp_path / "run", reporter, steps=6, schedule="cosine")
-    assert any("of other inputs or learning rates" in line for line in reporter.warnings)
-    run(material, tmp_path / "at-once", steps=6, schedule="cosine")
-    assert adapter_bytes(tmp_path / "run") == adapter_bytes(tmp_path / "at-once")
+    run(material, tmp_path / "run", reporter, steps=6, **decays)
+    assert "resuming after step 4 of 6" in reporter.lines  # a decay of one step begins at the peak
+    run(material, tmp_path / "two", steps=4, **{**decays, "decay_steps": 2})
+    run(material, tmp_path / "two", reporter, steps=6, **{**decays, "decay_steps": 2})
+    assert any("removed 1 checkpoint, damaged or of other" in line for line in reporter.warnings)
+    assert "resuming after step 3 of 6" in reporter.lines
 
 
 # ── whose folder it is ───────────────────────────────────────────────────────────────────────────

@@ -260,17 +260,6 @@ def test_a_damaged_checkpoint_is_passed_over(material, undisturbed, tmp_path):
     assert adapter_bytes(tmp_path / "run") == adapter_bytes(undisturbed.run_dir)
 
 
-def test_checkpoints_of_other_inputs_are_removed_with_a_warning(material, undisturbed, tmp_path):
-    shutil.copytree(undisturbed.run_dir, tmp_path / "run")
-    reporter = Hooked()
-    run(material, tmp_path / "run", reporter, learning_rate=1e-3)
-    assert any(
-        "removed 2 checkpoints, damaged, or of other inputs" in line for line in reporter.warnings
-    )
-    assert metrics(tmp_path / "run")[0]["learning_rate"] == 1e-3
-    assert adapter_bytes(tmp_path / "run") != adapter_bytes(undisturbed.run_dir)
-
-
 # ── several processes ────────────────────────────────────────────────────────────────────────────
 
 

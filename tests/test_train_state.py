@@ -14,6 +14,7 @@ from giraffe_cli.train.checkpoints import (
     restore,
     save_checkpoint,
     saved_steps,
+    sound_steps,
 )
 from giraffe_cli.train.state import TrainState
 from giraffe_cli.train.state_file import DTYPES, read_tensors, write_tensors
@@ -102,10 +103,28 @@ def test_checkpoints_that_name_a_lost_best_are_leftovers_only_if_it_is_wanted(tm
         state = TrainState(step=step, best_step=best)
         save_checkpoint(tmp_path, state, {"w": weight}, optimizer, {}, keep=9)
     (tmp_path / "step-2" / "state.safetensors").write_bytes(b"")
-    assert clear_leftovers(tmp_path, lambda step: [{}]) == 1
+    sound = sound_steps(tmp_path, lambda step: [{}])
+    assert sound == [3, 1]
+    assert clear_leftovers(tmp_path, sound) == 1
     assert saved_steps(tmp_path) == [3, 1]
-    assert clear_leftovers(tmp_path, lambda step: [{}], keep_best=True) == 1
+    sound = sound_steps(tmp_path, lambda step: [{}], keep_best=True)
+    assert clear_leftovers(tmp_path, sound) == 1
     assert saved_steps(tmp_path) == [1]
+
+
+def test_the_best_of_every_checkpoint_that_is_kept_is_kept(tmp_path):
+    """The last step is measured out of turn and may be the best: a run that is lengthened goes on
+    from the one before it, which knows another."""
+    weight = torch.zeros(2, requires_grad=True)
+    optimizer = torch.optim.AdamW([weight])
+    for step, best in ((2, None), (3, 3), (4, 3), (5, 5)):
+        state = TrainState(step=step, best_step=best)
+        save_checkpoint(tmp_path, state, {"w": weight}, optimizer, {}, keep=2, keep_best=True)
+    assert saved_steps(tmp_path) == [5, 4, 3]
+    save_checkpoint(
+        tmp_path, TrainState(step=6, best_step=5), {"w": weight}, optimizer, {}, 2, keep_best=True
+    )
+    assert saved_steps(tmp_path) == [6, 5]
 
 
 def test_saving_and_restoring_hold_one_tensor_beside_the_state(tmp_path):

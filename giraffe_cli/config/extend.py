@@ -155,6 +155,10 @@ class ExtendConfig(Section):
         train["window"] = window and min(window, target)
         if (stage.schedule or self.train.schedule) != "wsd":
             train["decay_steps"] = None
+        scheme = stage.positions or self.train.positions
+        is_plain = scheme == "auto" and (train["window"] or target) == target
+        if stage.position_knobs is None and (stage.positions or is_plain):
+            train["position_knobs"] = {}
         return self.model_copy(
             update={
                 "data": stage.data or self.data,

@@ -23,6 +23,9 @@ class StageConfig(Section):
     """Windows in one optimiser step."""
     positions: str | None = None
     """Position scheme; default: `train.positions`."""
+    position_knobs: Knobs | None = None
+    """Knobs of its position scheme; default: `train.position_knobs`, where the scheme is not chosen
+    (`auto`) to be `plain`, which has none, and none beside `positions` of its own."""
     learning_rate: Annotated[float | None, Field(gt=0)] = None
     """Peak learning rate."""
     warmup_steps: int | None = Field(default=None, ge=0)

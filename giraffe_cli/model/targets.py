@@ -12,6 +12,8 @@ from giraffe_cli.errors import near_misses, raise_together
 from giraffe_cli.model.loading import config_for
 
 HEAD = "lm_head"
+EVERY = "all-linear"
+"""PEFT's word, which other tools take over."""
 
 
 def check_adapter(path: Path, config: TrainConfig) -> None:
@@ -42,11 +44,19 @@ def check_targets(model: nn.Module, targets: list[str]) -> None:
     names = linear_names(model)
     known = {name.rpartition(".")[2] for name in names}
     problems = [
-        f"`{target}` matches no linear layer; {near_misses(target, known)}"
+        _why_not(target, known)
         for target in targets
         if not any(name == target or name.endswith(f".{target}") for name in names)
     ]
     raise_together(problems, "train.lora.targets")
+
+
+def _why_not(target: str, known: set[str]) -> str:
+    if target.rpartition(".")[2] == HEAD:
+        return f"`{target}` takes no adapter: the loss multiplies by it in chunks, as it is"
+    if target == EVERY:
+        return f"`{EVERY}`: leave train.lora.targets out, which takes them all"
+    return f"`{target}` matches no linear layer; {near_misses(target, known)}"
 
 
 def linear_names(model: nn.Module) -> dict[str, nn.Linear]:

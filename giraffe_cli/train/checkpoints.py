@@ -49,7 +49,8 @@ def save_checkpoint(
     keep: int,
     keep_best: bool = False,
 ) -> None:
-    """Write `folder/step-N`, then remove all but the newest `keep` and, if asked, the best.
+    """Write `folder/step-N`, then remove all but the newest `keep` and, if asked, the best that
+    each of these knows of: a run that is lengthened may go on from any of them.
 
     Raises:
         GiraffeError: the folder cannot be written or the disk is full.
@@ -59,9 +60,11 @@ def save_checkpoint(
     scalars = {name: _scalars(optimizer.state[p]) for name, p in parameters.items()}
     write_sealed(target / _FACTS, {**asdict(state), _OPTIMIZER: scalars})
     finish_stage(target, identity)
-    for number in saved_steps(folder)[keep:]:
-        if not (keep_best and number == state.best_step):
-            shutil.rmtree(folder / f"step-{number}")
+    saved = saved_steps(folder)
+    best = {_best_step(folder, number) for number in saved[:keep]} if keep_best else set()
+    for number in saved[keep:]:
+        if number not in best:
+            shutil.rmtree(_of_step(folder, number))
 
 
 def give_checkpoint(parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer) -> None:
@@ -72,8 +75,8 @@ def give_checkpoint(parameters: Mapping[str, Tensor], optimizer: torch.optim.Opt
 def restore(
     folder: Path, step: int, parameters: Mapping[str, Tensor], optimizer: torch.optim.Optimizer
 ) -> TrainState:
-    """Load the checkpoint of `step` into place: one that `clear_leftovers`, in this process or
-    another, found sound."""
+    """Load the checkpoint of `step` into place: one of `sound_steps`, which this process or
+    another has looked for."""
     path = folder / f"step-{step}"
     facts = read_json(path / _FACTS)
     _restore(path / _TENSORS, facts.pop(_OPTIMIZER), parameters, optimizer)
@@ -131,24 +134,37 @@ def load_weights(path: Path, parameters: Mapping[str, Tensor]) -> None:
         )
 
 
-def clear_leftovers(
-    folder: Path, identities: Callable[[int], Sequence[Mapping[str, Any]]], keep_best: bool = False
-) -> int:
-    """Remove checkpoints that are unfinished, that have none of the `identities` which are right
-    for one of so many steps, or, under `keep_best`, without the best one that they name; the number
-    of finished ones among them."""
+def sound_steps(
+    folder: Path, inputs: Callable[[int], Sequence[Mapping[str, Any]]], keep_best: bool = False
+) -> list[int]:
+    """The steps of whole checkpoints that have one of the `inputs` which are right for so many of
+    them, and, under `keep_best`, the best one that they name beside them; newest first."""
+    saved = saved_steps(folder)
+    sound = [n for n in saved if any(stage_holds(_of_step(folder, n), r) for r in inputs(n))]
+    if not keep_best:
+        return sound
+    best = {number: _best_step(folder, number) for number in sound}
+    return [number for number in sound if best[number] is None or best[number] in sound]
+
+
+def clear_leftovers(folder: Path, sound: Sequence[int]) -> int:
+    """Remove all checkpoints but those of the `sound` steps; the number of finished ones."""
     make_folder(folder)
-    found = {folder / f"step-{number}": identities(number) for number in saved_steps(folder)}
-    sound = [path for path in found if any(stage_holds(path, right) for right in found[path])]
-    if keep_best:
-        names = {path.name for path in sound}
-        best = {path: read_json(path / _FACTS)["best_step"] for path in sound}
-        sound = [path for path in sound if best[path] is None or f"step-{best[path]}" in names]
-    stale = [path for path in found if path not in sound]
+    stale = [_of_step(folder, number) for number in saved_steps(folder) if number not in sound]
     finished = sum((path / MANIFEST).exists() for path in stale)
     for path in stale:
         shutil.rmtree(path)
     return finished
+
+
+def _of_step(folder: Path, step: int) -> Path:
+    return folder / f"step-{step}"
+
+
+def _best_step(folder: Path, step: int) -> int | None:
+    """The step of the lowest held-out loss that the finished checkpoint of `step` knows of."""
+    best: int | None = read_json(_of_step(folder, step) / _FACTS)["best_step"]
+    return best
 
 
 def truncate_metrics(path: Path, step: int) -> None:

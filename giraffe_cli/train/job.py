@@ -88,6 +88,12 @@ class TrainJob:
             # named where they are in force: folders from before there were these go on
             if knobs.pop(name, None) and (value := getattr(self.levers, name)) != _OFF[name]:
                 knobs[name] = value
+        for knobs_of, name, plain in (
+            (knobs, "embeddings_rate", 1.0),
+            (knobs.get("lora", {}), "b_rate", 1.0),
+        ):
+            if knobs_of.get(name) == plain:  # the same
+                del knobs_of[name]
         if self.config.loss == "ce":
             # folders from before there was another loss go on
             for name in ("loss", *LONGCE_KNOBS):

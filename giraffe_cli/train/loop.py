@@ -19,7 +19,7 @@ import torch
 from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import open_packed
-from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput
+from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput, not_finite
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
@@ -32,6 +32,7 @@ from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.memory_errors import memory_errors_told
 from giraffe_cli.train.opening import open_run
 from giraffe_cli.train.run import Run, recorder
+from giraffe_cli.train.same_inputs import check_inputs
 from giraffe_cli.train.schedule import learning_rate
 from giraffe_cli.train.sharing import check_heads
 from giraffe_cli.train.short_context import check_short_context
@@ -96,8 +97,8 @@ def train_stage(
     newest checkpoint holds is the end.
 
     Raises:
-        InvalidInput: packed data, targets or trackers cannot be used, heads cannot be shared, or
-            there is no checkpoint to end at.
+        InvalidInput: packed data, targets or trackers cannot be used, heads cannot be shared, there
+            is no checkpoint to end at, or the folder was trained on other inputs.
         UsageError: the windows of a step cannot be shared by the processes.
         Interrupted: a signal came; a checkpoint is saved.
         GiraffeError: too many losses in a row are no numbers (their documents are named), or a
@@ -123,7 +124,9 @@ def train_stage(
     )
     check_heads(checkpoint.num_attention_heads, config)
     check_short_context(config, job.window, checkpoint.native_length)
-    whole = stage_holds(job.adapter_dir, job.identity(open_packed(packed_dir).digest))
+    digest = open_packed(packed_dir).digest
+    check_inputs(job, digest)
+    whole = stage_holds(job.adapter_dir, job.identity(digest))
     summary = read_kept(job.summary_path)
     if not whole or summary is None or (hands_on and not job.weights_path.exists()):
         assert (crew is not None) == (config.nodes > 1)
@@ -174,6 +177,7 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
                 outcome = train_step(run, rate)
             seconds = time.monotonic() - started
             if outcome.is_bad:
+                check_base_is_finite(run)
                 complaint = outcome.complaint(state.step + 1)
                 state.skip(run.stream, complaint, seconds)
                 reporter.warn(f"skipped {complaint}; nothing was moved")
@@ -235,6 +239,21 @@ def is_due(step: int, every: int, last: int) -> bool:
     return every > 0 and (step % every == 0 or step == last)
 
 
+def check_base_is_finite(run: Run) -> None:
+    """Whether a step without a number is the base's doing, as far as this process holds it whole.
+
+    Raises:
+        InvalidInput: a weight that nothing moved holds NaN or infinities.
+    """
+    if run.model.base is not None:  # weights of others read as NaN
+        return
+    nothing_moved = run.state.step == run.state.bad_steps
+    for name, weight in run.trained.named_parameters():
+        is_read = weight.is_floating_point() and (nothing_moved or not weight.requires_grad)
+        if is_read and not torch.isfinite(weight).all():
+            raise not_finite(name.removeprefix("base_model.model.").replace(".base_layer", ""))
+
+
 def too_many_bad_steps(run: Run) -> GiraffeError:
     """The end of a run whose steps keep moving nothing."""
     told, state = run.state.bad_in_a_row, run.state
@@ -244,5 +263,7 @@ def too_many_bad_steps(run: Run) -> GiraffeError:
     return GiraffeError(
         f"{len(told)} steps in a row had no number for loss or gradient and moved nothing; before "
         f"them, {stands}\n{listed}",
-        "lower train.learning_rate, or look at these documents",
+        "look at these documents; a lower train.learning_rate, or other text, is another run, with "
+        f"another --out; this one goes past them with --set train.max_bad_steps={len(told)}, or "
+        "more" + TO_FINISH * bool(sound and run.job.may_end),
     )

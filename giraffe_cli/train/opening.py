@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 
@@ -17,12 +16,11 @@ from giraffe_cli.model.pointwise import why_not_compiled
 from giraffe_cli.model.trainable import causal_model, state_parameters
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.scheme import make_positions
-from giraffe_cli.train.beginning import beginning
 from giraffe_cli.train.checkpoints import (
     clear_leftovers,
     load_weights,
     restore,
-    saved_steps,
+    sound_steps,
 )
 from giraffe_cli.train.data import Window, WindowStream
 from giraffe_cli.train.gradients import lay_side_by_side, start_equal
@@ -33,6 +31,7 @@ from giraffe_cli.train.objective import make_objective
 from giraffe_cli.train.optimizer import make_optimizer
 from giraffe_cli.train.packed_checks import check_packed
 from giraffe_cli.train.run import Run
+from giraffe_cli.train.same_inputs import right_inputs
 from giraffe_cli.train.schedule import decay_steps
 from giraffe_cli.train.setup import (
     build_model,
@@ -42,6 +41,7 @@ from giraffe_cli.train.setup import (
 )
 from giraffe_cli.train.short_context import tell_compared
 from giraffe_cli.train.state import TrainState
+from giraffe_cli.units import counted
 
 
 def open_run(job: TrainJob, reporter: Reporter) -> Run:
@@ -73,14 +73,17 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         load_weights(job.start_from / WEIGHTS, kept)
     lay_side_by_side(parameters.values())
     optimizer = make_optimizer(parameters, config)
+    sound: list[int] = []
     if accelerator.is_main_process:
-        right = functools.partial(_right_identities, identity, config)
-        stale = clear_leftovers(job.checkpoints_dir, right, config.keep == "best")
+        right = functools.partial(right_inputs, identity, config)
+        sound = sound_steps(job.checkpoints_dir, right, config.keep == "best")
+        # to end at none of them is refused, and all stay where they are
+        stale = clear_leftovers(job.checkpoints_dir, sound) if sound or not job.ends_now else 0
         if stale:
-            told = f"removed {stale} checkpoints, damaged, or of other inputs or learning rates"
+            told = f"removed {counted(stale, 'checkpoint')}, damaged or of other learning rates"
             reporter.warn(f"{told}: {job.checkpoints_dir}")
     # the first process says which: it alone has looked whether they are sound
-    newest = told_by_all(saved_steps(job.checkpoints_dir)[:1])[0]
+    newest = told_by_all(sound[:1])[0]
     restored = [restore(job.checkpoints_dir, step, kept, optimizer) for step in newest]
     state = restored[0] if restored else TrainState()
     start_equal(kept.values())
@@ -116,14 +119,6 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         optimizer=optimizer,
         state=state,
     )
-
-
-def _right_identities(
-    identity: dict[str, Any], config: TrainConfig, step: int
-) -> Sequence[dict[str, Any]]:
-    """Those by which a checkpoint of `step` steps belongs to a training; the second is what earlier
-    versions wrote, who resumed a run with its very steps alone."""
-    return (beginning(identity, step, config), identity) if step <= config.steps else ()
 
 
 def warn_of_slow_passes(device: torch.device, reporter: Reporter) -> None:
