@@ -112,6 +112,8 @@ SMALL: list[dict[str, Any]] = [
     {**EVERY, "model": "untied"},
     {**SHARED, "fused_layers": "on"},
     {**SHARED, "fused_layers": "on", "shard_base": "full"},
+    {**SHARED, "quantize_base": "nf4", "shard_base": "full"},
+    {**SHARED, "quantize_base": "nf4", "fused_layers": "on", "shard_base": "full"},
     {**SHARED, **EVERY, "shard_base": "full"},
     {**SHARED, **EVERY, "shard_base": "full", "model": "untied"},
     {**SLICES, "fused_layers": "on"},
