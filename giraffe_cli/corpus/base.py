@@ -12,6 +12,7 @@ the user chose.
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import stat
 import sys
@@ -153,6 +154,7 @@ class AbstractReader(ABC):
         """Write a small source under `folder` and return its name; the contract suite reads it."""
 
 
+@functools.cache  # a corpus may be a million files
 def readers() -> dict[str, type[AbstractReader]]:
     """Every registered reader by name."""
     return discover("giraffe_cli.corpus.readers", AbstractReader)

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from giraffe_cli.corpus.rows import Int32
+from giraffe_cli.corpus.token_bytes import bytes_of, is_text
 from giraffe_cli.corpus.tokens import DocumentTokenizer
 
 ENDS = tuple(".!?…")
@@ -45,22 +46,35 @@ class Places:
             begins = [not token.startswith("##") for token in raw]
         self._begins_word = _marked(begins)
         first = self._tokenizer.encode("x", add_special_tokens=False).tokens[:1]
+        held = bytes_of(raw)
+        self._continues = _marked(0x80 <= one[0] < 0xC0 if one else False for one in held)
+        """Whether a token begins within a character."""
+        self._is_whole = _marked(one is None or is_text(one) for one in held)
         self._adds_space = bool(first) and first[0].startswith(SPACES)
 
     def of(self, ids: Int32) -> list[int]:
-        """Places, ascending; where no sentence ends, before any word, or anywhere. None lies
-        before BOS or behind EOS."""
+        """Places, ascending; where no sentence ends, before any word, or anywhere but within a
+        character. None lies before BOS or behind EOS."""
         first = int(ids[0] == self._bos)
-        last = len(ids) if self.is_open(ids) else len(ids) - 1
+        last = self._end(ids) if self.is_open(ids) else len(ids) - 1
+        whole = ~self._continues[ids[1:]]
         ends, begins = self._ends[ids], self._begins_word[ids]
         ends[1:] |= self._closes[ids[1:]] & self._ends[ids[:-1]]
         is_end = self._ends_line[ids[:-1]] | self._ends_wide[ids[:-1]] | (ends[:-1] & begins[1:])
-        for found in (is_end, begins[1:], np.ones(len(is_end), dtype=bool)):
-            places = np.flatnonzero(found) + 1
+        for found in (is_end, begins[1:], whole):
+            places = np.flatnonzero(found & whole) + 1
             places = places[(places > first) & (places < last)]
             if len(places):
                 return [*places.tolist(), last]
         return []
+
+    def _end(self, ids: Int32) -> int:
+        """Behind the last character of a piece that another one goes on from, which may be cut
+        within one."""
+        if self._is_whole[ids[-1]]:
+            return len(ids)
+        begun = np.flatnonzero(~self._continues[ids])
+        return int(begun[-1]) if len(begun) else 0
 
     def is_open(self, ids: Int32) -> bool:
         """Whether `ids` do not end with EOS."""

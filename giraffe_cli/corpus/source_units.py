@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import functools
 import glob
+import os
 from collections import Counter
 from dataclasses import replace
 from itertools import groupby
@@ -26,10 +27,13 @@ from giraffe_cli.corpus.readers._files import (
     suffix_of,
     walk,
 )
+from giraffe_cli.corpus.readers._lines import begins_with_records
 from giraffe_cli.corpus.readers.arrow import is_saved_dataset
 from giraffe_cli.corpus.source_names import Source
 from giraffe_cli.corpus.unit import BLOCK_BYTES, Unit, units_of
 from giraffe_cli.errors import InvalidInput
+
+TWICE = "link to a file of the same source"
 
 
 def units_of_source(source: Source, knobs: dict[str, Any]) -> list[Unit]:
@@ -42,7 +46,7 @@ def units_of_source(source: Source, knobs: dict[str, Any]) -> list[Unit]:
     if glob.has_magic(source.path) and not path.exists() and _is_here(source.path):
         files, passed_over = _matches(source.path)
         return _units_of_files(source.name, files, _fixed_part(source.path), passed_over, knobs)
-    if path.is_dir() and (records := _records_below(path)):
+    if path.is_dir() and (records := _records_below(path, knobs)):
         return _records_folder(source, records, knobs)
     return reader_for(source.path, knobs).units(source.path, source.name, block_bytes)
 
@@ -81,7 +85,16 @@ def _matches(pattern: str) -> tuple[list[str], Counter[str]]:
         folders = f"; {len(matches)} folders do" if matches else ""
         raise InvalidInput(f"no file matches `{pattern}`{folders}", "check the pattern")
     folders_matched = 0 if "**" in pattern else len(matches) - len(files)
-    return files, Counter({"folder that a glob matched": folders_matched})
+    kept = _once(files)
+    passed_over = {"folder that a glob matched": folders_matched, TWICE: len(files) - len(kept)}
+    return kept, Counter(passed_over)
+
+
+def _once(files: list[str]) -> list[str]:
+    """Without links to others of them, which would be read twice."""
+    links = {name for name in files if Path(name).is_symlink()}
+    real = {os.path.realpath(name) for name in files if name not in links} if links else set()
+    return [name for name in files if name not in links or os.path.realpath(name) not in real]
 
 
 def _between(root: Path, path: Path) -> list[Path]:
@@ -124,10 +137,11 @@ def _units_of_files(
     return [replace(merged[0], passed_over=counted), *merged[1:]]
 
 
-def _records_below(folder: Path) -> list[Path]:
+def _records_below(folder: Path, knobs: dict[str, Any]) -> list[Path]:
     """The record files in `folder` when it is a folder of records; empty when it is texts.
 
-    Readmes, licences and, beside other records, `.json` files make no difference.
+    Readmes, licences and `.json` files make no difference, but for arrays of objects that have the
+    text's field, unless other records are there.
 
     Raises:
         InvalidInput: it is both, and most of it is records.
@@ -141,6 +155,8 @@ def _records_below(folder: Path) -> list[Path]:
     texts = [path for path in found if is_text_name(path) and path.stem.lower() not in NAMES]
     if not texts:
         return certain or records
+    field = knobs.get("text_field", "text")
+    certain = certain or [path for path in records if begins_with_records(str(path), field)]
     if _bytes(certain) > _bytes(texts):
         held = {suffix_of(path): 1 for path in certain}
         raise InvalidInput(
@@ -164,16 +180,19 @@ def _records_folder(source: Source, files: list[Path], knobs: dict[str, Any]) ->
     """
     root, bad = Path(source.path), BadRecords(knobs["on_bad"])
     kept: list[str] = []
+    once = set(_once(list(map(str, files))))
     for path in files:
         reason = link_defect(path, root) if path.is_symlink() else None
         if reason:
             bad.report(str(path), reason, "; name the file itself to read it")
+        elif str(path) not in once:
+            bad.skip(TWICE)
         else:
             kept.append(str(path))
     if not kept:
         raise InvalidInput(f"{root} holds nothing to read: {bad.skipped}", "name other files")
-    passed_over = Counter(bad.skipped)
+    passed_over, known = Counter(bad.skipped), set(files)
     for path in walk(root):
-        if path.is_file() and path not in files:
+        if path.is_file() and path not in known:
             passed_over[f"beside records: {suffix_of(path)}"] += 1
     return _units_of_files(source.name, kept, source.path, passed_over, knobs)

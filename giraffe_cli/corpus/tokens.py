@@ -35,6 +35,7 @@ from giraffe_cli.rundir import digest_file, digest_value, read_json
 Ids = npt.NDArray[Any]
 """uint16 or uint32."""
 Choice = Literal["auto", "yes", "no"]
+SETTINGS = "tokenizer_config.json"
 BackendChoice = Literal["auto", "fastokens", "tokenizers"]
 
 
@@ -57,6 +58,7 @@ class DocumentTokenizer:
         reference = HfBackend(_load(folder))
         self.tokenizer = reference.tokenizer
         """That of `tokenizers`, without truncation and padding."""
+        _check_added(folder, reference.tokenizer)
         texts = special_tokens(folder, reference.tokenizer, bos, eos)
         self.bos, self.eos = (_identity(folder, reference, text) for text in texts)
         """Ids of the tokens that begin and end a document; None for neither."""
@@ -150,7 +152,7 @@ def special_tokens(
         if choice == "yes" and token is None:
             flag = name.removesuffix("_token")
             raise InvalidInput(
-                f"--{flag} yes: {folder / 'tokenizer_config.json'} names no {name}",
+                f"--{flag} yes: {folder / SETTINGS} names no {name}",
                 f"leave --{flag} out",
             )
     begins = bos == "yes" or (bos == "auto" and _begins_with(folder, tokenizer, named["bos_token"]))
@@ -205,15 +207,37 @@ def _load(folder: Path) -> Any:
 
 
 def _special_token(folder: Path, name: str) -> str | None:
-    """`bos_token` as text; the file writes a string, an object with `content`, or null."""
-    entry = _settings(folder).get(name)
-    if isinstance(entry, dict):
-        entry = entry.get("content")
-    return entry if isinstance(entry, str) and entry else None
+    """`bos_token` as text; a file writes a string, an object with `content`, or null. Older ones
+    have it in a file of its own."""
+    for file in (SETTINGS, "special_tokens_map.json"):
+        entry = _settings(folder, file).get(name)
+        if isinstance(entry, dict):
+            entry = entry.get("content")
+        if isinstance(entry, str) and entry:
+            return entry
+    return None
 
 
-def _settings(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
+def _check_added(folder: Path, tokenizer: Any) -> None:
+    """transformers adds tokens that only `tokenizer_config.json` holds; giraffe reads none but
+    those of `tokenizer.json`.
+
+    Raises:
+        InvalidInput: there is one.
+    """
+    named = _settings(folder).get("added_tokens_decoder")
+    for entry in named.values() if isinstance(named, dict) else ():
+        token = entry.get("content") if isinstance(entry, dict) else None
+        if isinstance(token, str) and tokenizer.token_to_id(token) is None:
+            raise InvalidInput(
+                f"{folder / SETTINGS} adds the token `{token}`, which tokenizer.json does not hold",
+                "save both anew: transformers.AutoTokenizer.from_pretrained(MODEL)"
+                ".save_pretrained(FOLDER)",
+            )
+
+
+def _settings(folder: Path, name: str = SETTINGS) -> dict[str, Any]:
+    path = folder / name
     settings = read_json(path) if path.is_file() else {}
     if not isinstance(settings, dict):
         raise InvalidInput(f"{path} holds no JSON object", "download it again")
@@ -237,8 +261,7 @@ def _identity(folder: Path, reference: HfBackend, token: str | None) -> int | No
     identity: int | None = None if token is None else reference.tokenizer.token_to_id(token)
     if token is not None and identity is None:
         raise InvalidInput(
-            f"{folder / 'tokenizer_config.json'} names `{token}`, "
-            "which tokenizer.json does not hold",
+            f"{folder / SETTINGS} names `{token}`, which tokenizer.json does not hold",
             "the two files are of different tokenizers: take both from one model",
         )
     return identity

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -35,6 +36,8 @@ def tokenise_units(
     Raises:
         InvalidInput, GiraffeError: as `tokenise_unit`, from whichever process.
     """
+    if workers > 1 and len(units) == 1:
+        reporter.info(f"{units[0].source} is read by one process: nothing in it can be shared out")
     total = sum(units[number].size for number in numbers) / 1e6
     with reporter.bar("tokenising", total, "MB") as bar:
         pace = Pace(bar)
@@ -59,7 +62,7 @@ def _in_processes(
     import multiprocessing
 
     context = multiprocessing.get_context("spawn")
-    tokenizer, config = str(tools.tokenize.folder), tools.config.model_dump()
+    tokenizer, config = str(tools.tokenize.folder), tools.config.model_dump_json()
     ending, end = context.Pipe(duplex=False)
     with (
         concurrent.futures.ProcessPoolExecutor(workers, context, _end_with, (ending,)) as pool,
@@ -105,13 +108,18 @@ def _end_with(ending: Connection) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _work(unit: Unit, folder: str, tokenizer: str, config: dict[str, Any]) -> tuple[str, Any]:
+def _work(unit: Unit, folder: str, tokenizer: str, config: str) -> tuple[str, Any]:
     """In a worker process: ("done", `done.json`), or an error's class and words."""
     try:
-        tools = Tools.of(Path(tokenizer), PackConfig(**config))
-        return "done", tokenise_unit(unit, Path(folder), tools)
+        return "done", tokenise_unit(unit, Path(folder), _tools(tokenizer, config))
     except GiraffeError as error:
         return type(error).__name__, (error.message, error.hint)
+
+
+@functools.cache  # a unit may take less time than opening these
+def _tools(tokenizer: str, config: str) -> Tools:
+    """Of a worker process, for all its units."""
+    return Tools.of(Path(tokenizer), PackConfig.model_validate_json(config))
 
 
 def _raised(kind: str, value: tuple[str, str | None]) -> GiraffeError:

@@ -19,7 +19,7 @@ from giraffe_cli.corpus.base import BadRecords, missing
 from giraffe_cli.corpus.readers._records import Defect, is_blank, too_long
 from giraffe_cli.corpus.unit import FileSpan
 from giraffe_cli.errors import InvalidInput
-from giraffe_cli.rundir import ends_with_seal
+from giraffe_cli.rundir import LOCK, ends_with_seal
 
 SUFFIXES = frozenset(
     ".txt .text .md .markdown .mdx .rst .adoc .org .tex .html .htm .xml .log"
@@ -86,8 +86,8 @@ def _kept(folder: str, names: list[str], left_out: Callable[[Path], bool]) -> li
 
 
 def is_own(folder: Path) -> bool:
-    """Whether a command of giraffe wrote `folder`."""
-    return any(ends_with_seal(folder / name) for name in OWN)
+    """Whether a command of giraffe wrote `folder`, or is writing it or was stopped."""
+    return (folder / LOCK).exists() or any(ends_with_seal(folder / name) for name in OWN)
 
 
 def text_files(

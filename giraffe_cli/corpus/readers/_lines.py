@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import codecs
 import io
+import json
+import re
 import sys
 import zlib
 from collections.abc import Iterator
@@ -80,15 +82,26 @@ def opened(path: str) -> Iterator[IO[bytes]]:
 def is_values(path: str) -> bool:
     """Whether a `.json` file (`.gz`, `.zst`) begins as an array, or as an object of which nothing
     else is on the first line, and so is not JSON lines."""
+    first, *rest = _beginning(path).split(b"\n", 1)
+    return first.startswith(b"[") or (first.strip() == b"{" and bool(rest))
+
+
+def begins_with_records(path: str, text_field: str) -> bool:
+    """Whether a `.json` file (`.gz`, `.zst`) begins as an array of objects, the first of which has
+    the field of that name early on."""
+    begin = _beginning(path)
+    return bool(re.match(rb"\[\s*\{", begin)) and json.dumps(text_field).encode() in begin
+
+
+def _beginning(path: str) -> bytes:
+    """The first bytes behind white space; none of a file of another kind or that cannot be read."""
     if not path.lower().endswith(JSON_SUFFIXES) or not Path(path).is_file():
-        return False
+        return b""
     try:
         with opened(path) as stream:
-            begin = stream.read(SNIFFED).removeprefix(codecs.BOM_UTF8).lstrip()
+            return stream.read(SNIFFED).removeprefix(codecs.BOM_UTF8).lstrip()
     except (BrokenStream, InvalidInput):  # told when it is read
-        return False
-    first, *rest = begin.split(b"\n", 1)
-    return first.startswith(b"[") or (first.strip() == b"{" and bool(rest))
+        return b""
 
 
 def count_lines(path: str, end: int) -> int:
@@ -155,7 +168,9 @@ class _Gunzip(io.RawIOBase):
             zlib.error: it holds something else than gzip members.
         """
         while True:
-            data = self._engine.unconsumed_tail or self._next()
+            # at a member's end zlib leaves what follows it in both of these
+            left = b"" if self._engine.eof else self._engine.unconsumed_tail
+            data = left or self._next()
             if data is None:
                 return 0
             out = self._engine.decompress(data, len(buffer))

@@ -27,7 +27,7 @@ CHUNK = 1 << 20
 BEGINNINGS = {
     rb"\x1f\x8b": ".jsonl.gz",
     rb"\x28\xb5\x2f\xfd": ".jsonl.zst",
-    rb"\[\s*\{|\{[ \t\r]*\n": ".json",
+    rb"\[\s*[{\"]|\{[ \t\r]*\n": ".json",
     rb"\{": ".jsonl",
 }
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"

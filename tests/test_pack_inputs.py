@@ -1,0 +1,214 @@
+"""What users have lying about: gzip of several members, links, records beside texts, tokenizers
+whose files are of an older kind."""
+
+from __future__ import annotations
+
+import gzip
+import itertools
+import json
+import shutil
+import threading
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
+
+import numpy as np
+import pytest
+from test_lookups import CALF
+
+from giraffe_cli.config.pack import PackConfig
+from giraffe_cli.corpus import workers
+from giraffe_cli.corpus.base import readers
+from giraffe_cli.corpus.lookup_places import Places
+from giraffe_cli.corpus.pack_knobs import check_knobs
+from giraffe_cli.corpus.readers._lines import BrokenStream, opened
+from giraffe_cli.corpus.sources import resolve
+from giraffe_cli.corpus.token_bytes import bytes_of, is_text
+from giraffe_cli.corpus.tokens import DocumentTokenizer, tokenizer_digest
+from giraffe_cli.errors import InvalidInput, UsageError
+from giraffe_cli.rundir import LOCK
+
+MEGABYTES = b"".join(b"%d the same line again and again\n" % (n % 7) for n in range(90_000))
+"""Three, which gzip makes small: many times what comes in goes out."""
+
+
+def write(path, texts):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return path
+
+
+# ── gzip ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("behind", [b"", b"\0" * 700])
+@pytest.mark.parametrize("members", [1, 2, 3])
+def test_gzip_of_several_members_is_read_to_its_end(tmp_path, members, behind):
+    """`cat a.gz b.gz`; a member's end is met while output waits. It went round for ever, so it is
+    read in a thread that is not waited for."""
+    path, found = tmp_path / "a.jsonl.gz", []
+    path.write_bytes(b"".join(gzip.compress(MEGABYTES) + behind for _ in range(members)))
+
+    def read():
+        with opened(str(path)) as stream:
+            found.append(stream.read())
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(30)
+    assert found == [MEGABYTES * members]
+
+
+def test_what_is_no_gzip_behind_a_member_is_told(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    path.write_bytes(gzip.compress(MEGABYTES) + b"and some words")
+    with pytest.raises(BrokenStream), opened(str(path)) as stream:
+        stream.read()
+
+
+# ── what is a record, and read once ──────────────────────────────────────────────────────────────
+
+
+def files_of(*sources, **knobs):
+    units = resolve(list(map(str, sources)), PackConfig(**knobs))
+    return [Path(span.path).name for unit in units for span in unit.files], units
+
+
+def test_a_link_to_a_file_of_the_same_records_is_read_once(tmp_path):
+    write(tmp_path / "set" / "a.jsonl", ["one"])
+    (tmp_path / "set" / "latest.jsonl").symlink_to("a.jsonl")
+    for source in (tmp_path / "set", f"{tmp_path}/set/*.jsonl"):
+        names, (unit, *_) = files_of(source)
+        assert names == ["a.jsonl"]
+        assert dict(unit.passed_over) == {"link to a file of the same source": 1}
+    write(tmp_path / "b.jsonl", ["two"])
+    (tmp_path / "set" / "other.jsonl").symlink_to(tmp_path / "b.jsonl")
+    assert files_of(f"{tmp_path}/set/*.jsonl")[0] == ["a.jsonl", "other.jsonl"]
+
+
+def test_an_array_of_records_is_not_passed_over_for_a_readme_s_sake(tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "notes.md").write_text("what this is")
+    (folder / "data.json").write_text(json.dumps([{"id": 1, "text": "word " * 50}] * 20))
+    with pytest.raises(InvalidInput, match=r"holds records \(1 .json\) and texts \(1 .md\)"):
+        files_of(folder)
+    (folder / "data.json").write_text(json.dumps([{"id": 1, "body": "word " * 50}] * 20))
+    assert files_of(folder)[0] == ["notes.md"]
+    (folder / "data.json").write_text(json.dumps({"name": "a package", "text": "x" * 900}))
+    assert files_of(folder)[0] == ["notes.md"], "one object is a setting"
+
+
+def test_what_giraffe_is_still_writing_is_no_part_of_the_corpus(tmp_path):
+    write(tmp_path / "set" / "a.jsonl", ["one"])
+    write(tmp_path / "set" / "packed" / "held_out.jsonl", ["two"])
+    assert files_of(tmp_path / "set")[0] == ["a.jsonl", "held_out.jsonl"]
+    (tmp_path / "set" / "packed" / LOCK).touch()
+    for source in (tmp_path / "set", f"{tmp_path}/set/**/*.jsonl"):
+        assert files_of(source)[0] == ["a.jsonl"]
+
+
+def test_readers_are_looked_for_once():
+    assert readers() is readers()
+
+
+def test_an_array_of_texts_on_standard_input_is_no_text(giraffe, tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO(b'["one text", "another"]')))
+    options = ("--tokenizer", "calf", "--window", "64", "--out", tmp_path / "o")
+    done = giraffe("pack-data", "-", *options)
+    assert done.code == 3
+    assert "stdin.json[0]: not a JSON object but str" in done.stderr
+
+
+# ── knobs, workers ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_two_knobs_that_set_the_same_share_exclude_each_other():
+    with pytest.raises(UsageError, match="short_mix 0.4 and upsample long both set the share"):
+        check_knobs(PackConfig(short_mix=0.4, upsample="long"), 8192)
+    check_knobs(PackConfig(upsample="long"), 8192)
+
+
+def test_a_worker_opens_the_tokenizer_once_for_all_its_units():
+    config = PackConfig().model_dump_json()
+    assert workers._tools(str(CALF), config) is workers._tools(str(CALF), config)
+    other = PackConfig(eos="no").model_dump_json()
+    assert workers._tools(str(CALF), other) is not workers._tools(str(CALF), config)
+
+
+def test_workers_that_have_nothing_to_share_are_told(giraffe, tmp_path):
+    path = write(tmp_path / "a.jsonl", ["some words of a text " * 30] * 3)
+    options = ("pack-data", path, "--tokenizer", "calf", "--window", "64", "--workers", "2")
+    done = giraffe(*options, "--out", tmp_path / "one")
+    assert done.code == 0, done.stderr
+    assert "is read by one process: nothing in it can be shared out" in done.stderr
+    write(tmp_path / "b.jsonl", ["other words of a text " * 30] * 3)
+    two = giraffe(options[0], path, tmp_path / "b.jsonl", *options[2:], "--out", tmp_path / "two")
+    assert two.code == 0, two.stderr
+    assert "nothing in it can be shared out" not in two.stderr
+
+
+# ── tokenizers ───────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def older(tmp_path):
+    """calf's, with its special tokens in a file of their own."""
+    folder = tmp_path / "tokenizer"
+    folder.mkdir()
+    shutil.copy(CALF / "tokenizer.json", folder)
+    settings = json.loads((CALF / "tokenizer_config.json").read_text())
+    named = {key: settings.pop(key) for key in ("bos_token", "eos_token")}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    (folder / "special_tokens_map.json").write_text(json.dumps(named))
+    return folder
+
+
+def test_special_tokens_of_a_file_of_their_own_end_documents(older):
+    new, old = DocumentTokenizer(CALF), DocumentTokenizer(older)
+    assert old.policy == new.policy
+    assert old.encode(["a text"])[0].tolist() == new.encode(["a text"])[0].tolist()
+    assert tokenizer_digest(older) == tokenizer_digest(CALF)
+    (older / "special_tokens_map.json").unlink()
+    assert DocumentTokenizer(older).policy == "text"
+    assert tokenizer_digest(older) != tokenizer_digest(CALF)
+
+
+def test_a_token_that_the_settings_alone_add_is_named(older):
+    path = older / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    known = {"0": {"content": DocumentTokenizer(CALF).tokenizer.id_to_token(0)}}
+    path.write_text(json.dumps({**settings, "added_tokens_decoder": known}))
+    DocumentTokenizer(older)
+    added = {**known, "9000": {"content": "<|sep|>"}}
+    path.write_text(json.dumps({**settings, "added_tokens_decoder": added}))
+    with pytest.raises(InvalidInput, match=r"adds the token `<\|sep\|>`, which tokenizer.json"):
+        DocumentTokenizer(older)
+
+
+# ── look-ups and characters ──────────────────────────────────────────────────────────────────────
+
+
+def test_tokens_as_bytes():
+    assert bytes_of(["Ġthe", "ä¸", "Ń", "<0xE4>"]) == [b" the", b"\xe4\xb8", b"\xad", b"\xe4"]
+    assert bytes_of(["▁the", "é", "<0x41>", "¡"]) == [None, None, b"A", None]
+    assert [is_text(one) for one in (b" the", b"\xe4\xb8", b"\xad")] == [True, False, False]
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["中文没有标点符号的长句子" * 9, "ภาษาไทยไม่มีช่องว่าง" * 9, "naïve café crème, brûlée. " * 20],
+)
+def test_no_look_up_stands_within_a_character(text):
+    """Whatever the piece: a document is cut anywhere, and so within characters too."""
+    tokenize = DocumentTokenizer(CALF)
+    places, ids = Places(tokenize), tokenize.encode([text])[0].astype(np.int32)
+    known = tokenize.tokenizer
+    held = bytes_of([known.id_to_token(n) for n in range(known.get_vocab_size())])
+    found = 0
+    for start, end in itertools.combinations(range(1, min(60, len(ids) - 1)), 2):
+        for place in places.of(ids[start:end]):
+            before = b"".join(held[n] for n in ids[start : start + place])
+            begun = before.lstrip(bytes(range(0x80, 0xC0)))  # of a character that was cut
+            assert is_text(begun), before
+            found += 1
+    assert found > 1000
