@@ -17,11 +17,11 @@ from test_lookups import CALF
 
 from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus import workers
-from giraffe_cli.corpus.base import readers
+from giraffe_cli.corpus.base import BadRecords, readers
 from giraffe_cli.corpus.lookup_places import Places
 from giraffe_cli.corpus.pack_knobs import check_knobs
 from giraffe_cli.corpus.readers._lines import BrokenStream, opened
-from giraffe_cli.corpus.sources import resolve
+from giraffe_cli.corpus.sources import reader_of, resolve
 from giraffe_cli.corpus.token_bytes import bytes_of, is_text
 from giraffe_cli.corpus.tokens import DocumentTokenizer, tokenizer_digest
 from giraffe_cli.errors import InvalidInput, UsageError
@@ -212,3 +212,69 @@ def test_no_look_up_stands_within_a_character(text):
             assert is_text(begun), before
             found += 1
     assert found > 1000
+
+
+# ── pages and notebooks ──────────────────────────────────────────────────────────────────────────
+
+PAGE = """<!doctype html><html><head><title>Whale</title><script>var x = 1;</script></head>
+<body><nav><a href="/">Home</a></nav><h1>Loomings</h1><p>Call me <i>Ishmael</i>.<p>Some years
+ago</body></html>"""
+NOTEBOOK = {
+    "cells": [
+        {"cell_type": "markdown", "source": ["# A title\n", "and words\n"]},
+        {"cell_type": "code", "source": "x = 1", "outputs": [{"data": {"image/png": "iVBORw0"}}]},
+        {"cell_type": "code", "source": [], "outputs": []},
+    ]
+}
+
+
+def texts_of(source, **knobs):
+    config, bad = PackConfig(**knobs), BadRecords(knobs.get("on_bad", "fail"))
+    units = resolve([str(source)], config)
+    found = [d for unit in units for d in reader_of(unit, config).documents(unit, bad)]
+    return {document.id: document.text for document in found}, bad
+
+
+def test_of_a_page_and_a_notebook_what_they_show_is_read(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.html").write_text(PAGE)
+    (folder / "latin.htm").write_bytes(b'<meta charset="latin-1"><p>caf\xe9</p>')
+    (folder / "b.ipynb").write_text(json.dumps(NOTEBOOK))
+    (folder / "old.ipynb").write_text(
+        json.dumps({"worksheets": [{"cells": [{"cell_type": "code", "input": "y = 2"}]}]})
+    )
+    texts, _ = texts_of(folder)
+    assert texts == {
+        "a.html": "Home\n\nLoomings\n\nCall me Ishmael.\n\nSome years ago",
+        "b.ipynb": "# A title\nand words\n\nx = 1",
+        "latin.htm": "café",
+        "old.ipynb": "y = 2",
+    }
+    assert texts_of(folder / "a.html")[0]["a.html"].startswith("Home")
+
+
+def test_a_repository_keeps_its_pages_and_not_its_pictures(tmp_path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "index.html").write_text(PAGE)
+    (tmp_path / "b.ipynb").write_text(json.dumps(NOTEBOOK))
+    (text,) = texts_of(f"repo:{tmp_path}")[0].values()
+    assert "<script>var x = 1;</script>" in text
+    assert "x = 1" in text
+    assert "iVBORw0" not in text
+
+
+def test_what_is_no_notebook_or_shows_nothing_is_told(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.md").write_text("a text")
+    (folder / "b.ipynb").write_text("[1, 2]")
+    with pytest.raises(InvalidInput, match=r"b.ipynb: not a notebook"):
+        texts_of(folder)
+    (folder / "b.ipynb").write_text(json.dumps({"cells": []}))
+    (folder / "c.html").write_text("<html><script>x</script></html>")
+    texts, bad = texts_of(folder, on_bad="skip")
+    assert (list(texts), dict(bad.skipped)) == (["a.md"], {"empty file": 2})
+    (folder / "c.html").write_text("<p>" + "long " * 99 + "</p>")
+    texts, bad = texts_of(folder, on_bad="skip", max_doc_bytes=300)
+    assert any("longer than 300 bytes" in reason for reason in bad.skipped)

@@ -26,8 +26,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document, missing
-from giraffe_cli.corpus.readers._files import listed, read_text, text_files
+from giraffe_cli.corpus.readers._files import listed, text_files
 from giraffe_cli.corpus.readers._imports import FileIndex, imported_names
+from giraffe_cli.corpus.readers._pages import read_cells
 from giraffe_cli.corpus.unit import BLOCK_BYTES, Unit, units_of
 from giraffe_cli.errors import InvalidInput
 
@@ -77,7 +78,7 @@ class CodeRepo(AbstractReader):
         name = root.resolve().name
         places = {unit.relative(span.path): Path(span.path) for span in unit.files}
         for path in self._ordered(unit, places, bad):
-            text = read_text(places[path], root, self.max_doc_bytes, BadRecords("skip")) or ""
+            text = read_cells(places[path], root, self.max_doc_bytes, BadRecords("skip")) or ""
             part = f"# {path}\n{text}\n"
             length = len(part) if part.isascii() else len(part.encode())
             if parts and size + length > self.max_doc_bytes:
@@ -101,7 +102,7 @@ class CodeRepo(AbstractReader):
         left out."""
         root, names = Path(unit.root), dict[str, list[str]]()
         for path, place in places.items():
-            text = read_text(place, root, self.max_doc_bytes, bad)
+            text = read_cells(place, root, self.max_doc_bytes, bad)
             if text is not None:
                 names[path] = imported_names(path, text)
         readmes = [path for path in names if "/" not in path and path.lower().startswith("readme")]

@@ -4,7 +4,7 @@
 
 The id is the path relative to the named folder, with forward slashes. Hidden files and folders are
 left out, binary files and other suffixes are counted as skipped, links may not leave the folder.
-Memory: one file.
+Of a web page it is what the page shows, of a notebook its cells (`_pages.py`). Memory: one file.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 
 from giraffe_cli.corpus.base import AbstractReader, BadRecords, Document, file_size, readers
 from giraffe_cli.corpus.readers._books import AbstractBooks
-from giraffe_cli.corpus.readers._files import is_text_name, listed, read_text, text_files
+from giraffe_cli.corpus.readers._files import is_text_name, listed, text_files
+from giraffe_cli.corpus.readers._pages import read_shown
 from giraffe_cli.corpus.readers.arrow import is_saved_dataset
 from giraffe_cli.corpus.unit import BLOCK_BYTES, FileSpan, Unit, units_of
 from giraffe_cli.errors import InvalidInput
@@ -58,7 +59,7 @@ class TextTree(AbstractReader):
         bad.pass_over(unit)
         for span in unit.files:
             fence = Path(unit.root) if unit.walked else None
-            text = read_text(Path(span.path), fence, self.max_doc_bytes, bad)
+            text = read_shown(Path(span.path), fence, self.max_doc_bytes, bad)
             if text is not None:
                 yield Document(unit.relative(span.path), text, unit.source)
 
