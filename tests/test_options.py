@@ -129,6 +129,7 @@ ENTRIES = {
         "--prompt-len": Whole(INFERENCE, f"{INFERENCE} --prompt-len 4k"),
         "--allow-pickle": PICKLED,
         "--max-new-tokens": Whole(INFERENCE, f"{INFERENCE} --max-new-tokens 9"),
+        "--kv-offload": Whole(INFERENCE, f"{INFERENCE} --kv-offload --host-memory 64GB"),
         "--json": ShownBy("test_cli_plan.py::test_sharing_windows_halves_what_grows_with_them"),
     },
     "init": {

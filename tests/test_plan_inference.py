@@ -127,3 +127,46 @@ def test_options_of_the_other_plan_are_refused(giraffe, arguments, said):
     result = giraffe("plan", *arguments)
     assert result.code == 2
     assert said in result.stderr
+
+
+def test_keys_and_values_in_host_memory_leave_the_device_its_weights(giraffe):
+    """8 B weights are 16.1 GB; 200k tokens' keys and values 26.9 GB, of which a token reads all
+    over PCIe, at 45 GB/s."""
+    asked = ("--shape", "llama3-8b", "--device", "rtx4090", "--prompt-len", "200k")
+    here, _ = planned(giraffe, *asked, code=4)
+    refused = giraffe("plan", "--inference", *asked)
+    assert "fits; or --kv-offload, with 7.3 GB of host memory for them in int4" in refused.stderr
+    away, _ = planned(giraffe, *asked, "--kv-offload", "--host-memory", "64GB")
+    assert (here["kv_offload"], away["kv_offload"]) == (False, True)
+    assert away["host_bytes"] == int(64e9 * 0.85)
+    one, before = by_name(away)["bfloat16"], by_name(here)["bfloat16"]
+    assert one["bytes"]["total"] == before["bytes"]["total"] - before["bytes"]["kv"]
+    assert one["fits"]
+    assert one["longest_prompt"] == pytest.approx(64e9 * 0.85 / 131072 - 256, abs=1)
+    assert one["decode_tokens_per_second"] < 45e9 / one["bytes"]["kv"] < 2
+    assert one["prefill_seconds"] >= before["prefill_seconds"]
+    shown = giraffe("plan", "--inference", *asked, "--kv-offload", "--host-memory", "64GB")
+    assert "keys and values in host memory" in " ".join(shown.stdout.split())
+    assert "and 54.4 GB of the host" in " ".join(shown.stdout.split())
+    little = giraffe("plan", "--inference", *asked, "--kv-offload", "--host-memory", "8GB")
+    assert little.code == 4
+    assert "7.3 GB of the host, of which 6.8 GB are" in " ".join(little.stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (("--device", "h100", "--kv-offload"), "nobody says how much host memory h100 has"),
+        (("--device", "cpu", "--kv-offload"), "--kv-offload on a CPU"),
+        (("--device", "h100", "--host-memory", "64GB"), "--host-memory without effect"),
+    ],
+)
+def test_host_memory_for_keys_is_a_gpu_s_and_said(giraffe, options, told):
+    done = giraffe("plan", "--inference", "--shape", "llama3-8b", *options)
+    assert done.code == 2
+    assert told in " ".join(done.stderr.split())
+
+
+def test_a_training_keeps_no_keys(giraffe):
+    done = giraffe("plan", "--shape", "llama3-8b", "--target-len", "64k", "--kv-offload")
+    assert (done.code, "--kv-offload without effect" in done.stderr) == (2, True)

@@ -105,6 +105,10 @@ def plan(
     max_new_tokens: Annotated[
         int | None, typer.Option(min=1, help="--inference: tokens of an answer. Default: 256.")
     ] = None,
+    kv_offload: Annotated[
+        bool,
+        typer.Option("--kv-offload", help="--inference: keys and values lie in --host-memory."),
+    ] = False,
     allow_pickle: AllowPickle = False,
     as_json: AsJson = False,
 ) -> None:
@@ -122,19 +126,24 @@ def plan(
         training = {
             "target-len": target_len, "stages": stages, "steps": steps, "window": window,
             "config": config, "set": assignments, "sequence-parallel": sequence_parallel,
-            "control": control, "gpus": gpus, "nodes": nodes, "host-memory": host_memory,
+            "control": control, "gpus": gpus, "nodes": nodes,
+            "host-memory": None if kv_offload else host_memory,
             "data": data, "rope": rope, "factors": factors, "on-existing-rope": on_existing_rope,
         }  # fmt: skip
         refuse_training_options(training)
-        machine = machine_of(device, device_memory, None)
+        machine = machine_of(device, device_memory, None, host_memory)
         tell_assumed(device, device_memory, None, console)
         with tempfile.TemporaryDirectory() as scratch:
             checkpoint = _checkpoint(
                 model or EMBEDDED, shape, config_json, Path(scratch), allow_pickle
             )
-        show_inference(checkpoint, machine, dtype or "auto", prompt_len, max_new_tokens, console)
+        show_inference(
+            checkpoint, machine, dtype or "auto", prompt_len, max_new_tokens, console,
+            kv_offload=kv_offload,
+        )  # fmt: skip
         return
-    refuse_inference_options({"prompt-len": prompt_len, "max-new-tokens": max_new_tokens})
+    of_inference = {"prompt-len": prompt_len, "max-new-tokens": max_new_tokens}
+    refuse_inference_options({**of_inference, "kv-offload": kv_offload})
     flags = {
         "target_length": target_len,
         "stages": stages.split(",") if stages is not None else None,

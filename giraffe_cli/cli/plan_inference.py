@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -31,13 +32,14 @@ def refuse_training_options(given: Mapping[str, object]) -> None:
     if idle:
         raise UsageError(
             f"{', '.join(idle)} without effect beside --inference",
-            "give --model, --shape or --config-json, --prompt-len, --device, --device-memory",
+            "give --model, --shape or --config-json, --prompt-len, --device, --device-memory, "
+            "--kv-offload",
         )
 
 
 def refuse_inference_options(given: Mapping[str, object]) -> None:
     """The other way round; raises as `refuse_training_options` does."""
-    idle = [f"--{name}" for name, value in given.items() if value is not None]
+    idle = [f"--{name}" for name, value in given.items() if value not in (None, False)]
     if idle:
         raise UsageError(f"{', '.join(idle)} without effect", "add --inference")
 
@@ -49,11 +51,15 @@ def show_inference(
     prompt_len: str | None,
     max_new_tokens: int | None,
     console: Console,
+    *,
+    kv_offload: bool = False,
 ) -> None:
     """Predict and show.
 
     Raises:
         DoesNotFit: no way of keeping keys and values fits.
+        UsageError: they are to lie in host memory, and the machine has none beside its own, or
+            nobody says how much.
     """
     from giraffe_cli.config.building import resolve_dtype
     from giraffe_cli.plan.inference import predict
@@ -63,7 +69,8 @@ def show_inference(
     new = MAX_NEW_TOKENS if max_new_tokens is None else max_new_tokens
     length = parse_length(prompt_len) if prompt_len else max(1, checkpoint.reach - new)
     pace = inference_pace_of(machine, checkpoint, computed)
-    found = predict(checkpoint, machine, pace, computed, length, new)
+    host = _host_bytes(machine) if kv_offload else None
+    found = predict(checkpoint, machine, pace, computed, length, new, host)
     if length + new > checkpoint.reach:
         console.warn(
             f"{length + new:,} tokens are beyond the window of {checkpoint.reach:,}; giraffe "
@@ -71,6 +78,20 @@ def show_inference(
         )
     console.result(found, [_table(found), *_closing(found)])
     _refuse(found)
+
+
+def _host_bytes(machine: Machine) -> int:
+    """What keys and values may take of host memory, as `giraffe generate` reckons."""
+    if machine.kind == "cpu":
+        raise UsageError(
+            "--kv-offload on a CPU, whose memory is the host's", "leave it out, or name a GPU"
+        )
+    if machine.host_bytes is None:
+        raise UsageError(
+            f"--kv-offload: nobody says how much host memory {machine.label} has",
+            "--host-memory 256GB",
+        )
+    return dataclasses.replace(machine, kind="cpu", memory_bytes=machine.host_bytes).usable_bytes
 
 
 def _table(found: dict[str, Any]) -> Table:
@@ -86,7 +107,7 @@ def _table(found: dict[str, Any]) -> Table:
         Column("longest\nprompt,\ntokens", no_wrap=True),
         Column("prefill", no_wrap=True),
         Column("decode,\ntokens/s", no_wrap=True),
-        title=title,
+        title=title + ("; keys and values in host memory" if found["kv_offload"] else ""),
     )
     for one in found["caches"]:
         table.add_row(
@@ -107,7 +128,8 @@ def _closing(found: dict[str, Any]) -> list[str]:
     return [
         f"beside keys and values: weights {format_bytes(parts['weights'])}, process "
         f"{format_bytes(parts['process'])}, a chunk at work {format_bytes(parts['working'])}; "
-        f"usable {format_bytes(found['usable_bytes'])}",
+        f"usable {format_bytes(found['usable_bytes'])}"
+        + (f", and {format_bytes(found['host_bytes'])} of the host" if found["kv_offload"] else ""),
         f"the window is {found['window']:,} tokens; speeds: {found['pace']['source']}",
     ]
 
@@ -116,21 +138,37 @@ def _refuse(found: dict[str, Any]) -> None:
     caches = found["caches"]
     if any(one["fits"] for one in caches):
         return
-    smallest = min(caches, key=lambda one: one["bytes"]["total"])
+    smallest = min(caches, key=lambda one: one["bytes"]["kv"])
+    of_host = ""
+    if found["kv_offload"]:
+        of_host = (
+            f", and {format_bytes(smallest['bytes']['kv'])} of the host, of which "
+            f"{format_bytes(found['host_bytes'])} are"
+        )
     raise DoesNotFit(
         f"a prompt of {found['prompt_length']:,} tokens with {found['max_new_tokens']:,} new ones "
         f"needs {format_bytes(smallest['bytes']['total'])} even with keys and values in "
-        f"{smallest['kv_dtype']}; {format_bytes(found['usable_bytes'])} are usable",
+        f"{smallest['kv_dtype']}; {format_bytes(found['usable_bytes'])} are usable{of_host}",
         _what_would_fit(found, smallest),
     )
 
 
 def _what_would_fit(found: dict[str, Any], smallest: dict[str, Any]) -> str:
-    """A shorter prompt, else a shorter answer to this one, else another model."""
-    longest = max(one["longest_prompt"] for one in found["caches"])
-    if longest:
-        return f"--prompt-len {longest} fits"
-    beside = sum(size for part, size in smallest["bytes"].items() if part not in ("kv", "total"))
-    tokens = int((found["usable_bytes"] - beside) / smallest["bytes_per_token"])
+    """A shorter prompt, else a shorter answer to this one; host memory; else another model."""
+    ways = []
+    tokens = int((found["usable_bytes"] - _beside(smallest)) / smallest["bytes_per_token"])
     most = tokens - found["prompt_length"]
-    return f"--max-new-tokens {most} fits" if most > 0 else "choose a smaller model"
+    if longest := max(one["longest_prompt"] for one in found["caches"]):
+        ways.append(f"--prompt-len {longest} fits")
+    elif most > 0 and not found["kv_offload"]:
+        ways.append(f"--max-new-tokens {most} fits")
+    can_offload = found["machine"]["kind"] == "cuda" and not found["kv_offload"]
+    if can_offload and _beside(smallest) <= found["usable_bytes"]:
+        size = format_bytes(smallest["bytes"]["kv"])
+        ways.append(f"--kv-offload, with {size} of host memory for them in {smallest['kv_dtype']}")
+    return "; or ".join(ways) or "choose a smaller model"
+
+
+def _beside(cache: dict[str, Any]) -> int:
+    """Bytes of the device beside keys and values."""
+    return sum(size for part, size in cache["bytes"].items() if part not in ("kv", "total"))

@@ -176,7 +176,8 @@ def warnings_of(stats: Mapping[str, Any]) -> list[str]:
     if lookups and hidden_share(stats) < (1 - FAR_FROM_ASKED) * lookups["share"]:
         found.append(
             f"look-ups make up {hidden_share(stats):.1%} of the tokens, {lookups['share']:.1%} was "
-            "asked for: one needs a document of some hundred tokens; the room stays empty"
+            "asked for: one needs a document of some hundred tokens, and a window's room for "
+            "them may be too small for one more; it stays empty"
         )
     most = stats["mixture"]["most_often"]
     if most > MANY_PASSES:

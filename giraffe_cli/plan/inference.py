@@ -17,6 +17,7 @@ from giraffe_cli.plan.estimate import assumed_pace
 from giraffe_cli.plan.inference_memory import DTYPE_BYTES, Demand
 from giraffe_cli.plan.machine import Machine
 from giraffe_cli.plan.operations import forward_per_token
+from giraffe_cli.plan.step_time import BYTES_PER_SECOND
 
 BANDWIDTH = {"h200": 4.8e12, "h100": 3.35e12, "a100": 2.04e12, "rtx4090": 1.01e12, "cpu": 1.0e11}
 """Bytes a second of memory, from data sheets; of the assumed CPU eight channels at half speed."""
@@ -53,19 +54,22 @@ def predict(
     dtype: str,
     prompt_length: int,
     max_new_tokens: int,
+    host_bytes: int | None = None,
 ) -> dict[str, Any]:
-    """The prediction as `--json` gives it: one entry in `caches` for each way of keeping."""
-    held = prompt_length + max_new_tokens
+    """The prediction as `--json` gives it: one entry in `caches` for each way of keeping, on the
+    device or, given `host_bytes` of it, in host memory."""
+    held, offload = prompt_length + max_new_tokens, host_bytes is not None
 
     def with_pace(cache: dict[str, Any]) -> dict[str, Any]:
-        kept = cache["kv_dtype"]
+        kept, each = cache["kv_dtype"], cache["bytes_per_token"] if offload else 0.0
+        read = prefill_seconds(shape, pace, kept, prompt_length, machine, each)
         return {
             **cache,
-            "prefill_seconds": prefill_seconds(shape, pace, kept, prompt_length, machine),
-            "decode_tokens_per_second": 1 / decode_seconds(shape, pace, kept, dtype, held),
+            "prefill_seconds": read,
+            "decode_tokens_per_second": 1 / decode_seconds(shape, pace, kept, dtype, held, each),
         }
 
-    demand = Demand(shape, dtype, prompt_length, max_new_tokens, machine)
+    demand = Demand(shape, dtype, prompt_length, max_new_tokens, machine, host_bytes)
     return {
         "model": shape.source,
         "parameters": shape.num_parameters,
@@ -73,6 +77,8 @@ def predict(
         "dtype": dtype,
         "prompt_length": prompt_length,
         "max_new_tokens": max_new_tokens,
+        "kv_offload": offload,
+        "host_bytes": host_bytes,
         "caches": [with_pace(cache) for cache in demand.caches()],
         "usable_bytes": machine.usable_bytes,
         "pace": asdict(pace),
@@ -86,24 +92,33 @@ def prefill_seconds(
     kept: str,
     tokens: int,
     machine: Machine,
+    copied: float = 0.0,
 ) -> float:
-    """Until the state of the last of `tokens` is there."""
+    """Until the state of the last of `tokens` is there; `copied` are the bytes of a token that come
+    from host memory, beside the computation."""
     per_token = forward_per_token(shape, tokens)
     passes = -(-tokens // PROMPT_CHUNKS[machine.kind])
     seconds = tokens * (per_token.linear / pace.linear + per_token.attention / pace.attention)
     made = passes * tokens / 2 * numbers_per_token(shape)  # of all that was kept before a chunk
     seconds += made * pace.unpack_seconds[kept]
+    seconds = max(seconds, passes * tokens / 2 * copied / BYTES_PER_SECOND["host"])
     return seconds + passes * shape.num_layers * pace.layer_seconds
 
 
 def decode_seconds(
-    shape: Checkpoint, pace: InferencePace, kept: str, dtype: str, held: int
+    shape: Checkpoint,
+    pace: InferencePace,
+    kept: str,
+    dtype: str,
+    held: int,
+    copied: float = 0.0,
 ) -> float:
-    """Of one token behind `held` others."""
+    """Of one token behind `held` others; `copied` as in `prefill_seconds`."""
     embeddings = shape.vocab_size * shape.hidden_size * (not shape.tie_word_embeddings)
     weights = (shape.num_parameters - embeddings) * DTYPE_BYTES[dtype]
     each = pace.number_seconds + pace.unpack_seconds[kept]
     attending = held * numbers_per_token(shape) * each
+    attending = max(attending, held * copied / BYTES_PER_SECOND["host"])
     return weights / pace.weight_bytes + attending + shape.num_layers * pace.layer_seconds
 
 

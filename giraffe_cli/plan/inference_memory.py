@@ -85,16 +85,18 @@ class Demand:
         return left if self.host_bytes is None or left < 0 else self.host_bytes
 
     def caches(self) -> list[dict[str, Any]]:
-        """One entry for each way of keeping keys and values, as `caches` of `--json` gives it."""
+        """One entry for each way of keeping keys and values, as `caches` of `--json` gives it;
+        `total` is of the device."""
         return [self._cache(name, form) for name, form in formats(self.dtype).items()]
 
     def _cache(self, name: str, form: AbstractFormat) -> dict[str, Any]:
         each = bytes_per_token(self.shape, form, self.dtype)
         parts = {**self.fixed, "kv": int(each * (self.prompt_length + self.max_new_tokens))}
+        here = self.fixed if self.host_bytes is not None else parts
         return {
             "kv_dtype": name,
             "bytes_per_token": each,
-            "bytes": {**parts, "total": sum(parts.values())},
+            "bytes": {**parts, "total": sum(here.values())},
             "fits": parts["kv"] <= self.room,
             "longest_prompt": max(0, int(self.room / each) - self.max_new_tokens),
         }
@@ -134,6 +136,11 @@ def _what_would_fit(demand: Demand, chosen: dict[str, Any], found: list[dict[str
     if not ways and in_all > demand.prompt_length:
         most = in_all - demand.prompt_length
         ways = [f"--max-new-tokens {most} fits in {smallest['kv_dtype']}"]
+    beside = sum(demand.fixed.values())
+    can_offload = demand.machine.kind == "cuda" and demand.host_bytes is None
+    if can_offload and beside <= demand.machine.usable_bytes:
+        size = format_bytes(smallest["bytes"]["kv"])
+        ways.append(f"--kv-offload, with {size} of host memory in {smallest['kv_dtype']}")
     if not ways:
         shorter = "--dtype bfloat16, " if demand.dtype == "float32" else ""
         ways = [f"{shorter}a smaller model or a larger machine"]
