@@ -81,7 +81,7 @@ def assemble(
         groups = row_groups(index, windows, layout, stored)
         groups = hider.hide(groups) if hider else groups
         write_rows(out, (_told(group, bar) for group in groups), layout)
-    write_held_out(units, index, work, out, shared, candidates)
+    write_held_out(index, work, out, shared, candidates)
     write_removed(index, removed, stored, out)
     added = hider.report() if hider else None
     stats = _stats(index, tools, removed, selection, windows, lengths, len(held), window, added)

@@ -11,12 +11,14 @@ that `tokenizers` gives, on
     Proven(reference, fast).encode(texts, keys) → ids, or raises `Disagreement`
 
 What is compared depends on the unit alone, so any number of workers comes to the same verdict.
+Either is given long texts in parts, where the tokenizer is known to allow it (`cuts.py`).
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import importlib.util
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +26,9 @@ from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from giraffe_cli.corpus.cuts import Span, cuts_of
+from giraffe_cli.corpus.text_parts import check_memory, in_parts
 
 UInt32 = npt.NDArray[np.uint32]
 Int64 = npt.NDArray[np.int64]
@@ -34,6 +39,8 @@ PIECE_CHARACTERS = 1 << 12
 """What is compared at a time; 4,096 characters cost `tokenizers` about 2 ms."""
 ONE_IN = 100
 """The share of pieces that is compared."""
+CUT_CHARACTERS = 64
+"""On either side of a cut, by which it is tried."""
 EDGE_TOKENS = 16
 """Tokens at a cut edge of a piece that may differ from those of the whole document."""
 
@@ -77,15 +84,49 @@ class Disagreement(Exception):
 
 
 class HfBackend:
-    """The reference. Its encodings take about 100 bytes a token while they live."""
+    """The reference. Its encodings take about 120 bytes for each of a text while they live."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.name = f"tokenizers {importlib.metadata.version('tokenizers')}"
         self.tokenizer = tokenizer
         tokenizer.no_truncation()
         tokenizer.no_padding()
+        self._cuts = cuts_of(tokenizer)
 
     def encode(self, texts: list[str]) -> tuple[UInt32, Int64]:
+        """As `Backend`.
+
+        Raises:
+            GiraffeError: a text that cannot be cut, and takes more memory than there is.
+        """
+        return in_parts(self._encode, texts, self.spans)
+
+    def spans(self, text: str) -> list[Span]:
+        """Where the parts of `text` begin and end whose ids, end to end, are its own.
+
+        Every cut is tried on what is beside it; if one fails, or none is known, it is one part.
+        """
+        spans = list(self._cuts.spans(text)) if self._cuts else []
+        joined = (self._joins(text, a[1], b[0]) for a, b in itertools.pairwise(spans))
+        return spans if spans and all(joined) else [(0, len(text))]
+
+    def character_of(self, text: str, token: int) -> int:
+        """Where in `text` its token number `token` begins; its length where it has no such."""
+        for start, end in self.spans(text):
+            offsets = self.tokenizer.encode(text[start:end], add_special_tokens=False).offsets
+            if token < len(offsets):
+                return start + int(offsets[token][0])
+            token -= len(offsets)
+        return len(text)
+
+    def _joins(self, text: str, end: int, start: int) -> bool:
+        """Whether what ends at `end` and what begins at `start` have the ids of both together."""
+        first, last = max(0, end - CUT_CHARACTERS), start + CUT_CHARACTERS
+        whole, _ = self._encode([text[first:last]])
+        return np.array_equal(whole, self._encode([text[first:end], text[start:last]])[0])
+
+    def _encode(self, texts: list[str]) -> tuple[UInt32, Int64]:
+        check_memory(texts)
         encodings = self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)
         parts = [np.array(encoding.ids, dtype=np.uint32) for encoding in encodings]
         offsets = np.zeros(len(parts) + 1, dtype=np.int64)
@@ -156,7 +197,7 @@ class Proven:
         Raises:
             Disagreement: a comparison failed.
         """
-        ids, offsets = self._fast.encode(texts)
+        ids, offsets = in_parts(self._fast.encode, texts, self._reference.spans)
         for number, (text, key) in enumerate(zip(texts, keys, strict=True)):
             own = ids[offsets[number] : offsets[number + 1]]
             for start in pieces(len(text), key, before + number < FIRST_DOCUMENTS):
@@ -192,8 +233,7 @@ class Proven:
         common = min(len(ids), len(expected))
         differing = np.flatnonzero(ids[:common] != expected[:common])
         token = int(differing[0]) if len(differing) else common
-        offsets = self._reference.tokenizer.encode(text, add_special_tokens=False).offsets
-        at = offsets[token][0] if token < len(offsets) else len(text)
+        at = self._reference.character_of(text, token)
         raise Disagreement(
             f"{self.name} gives other ids than {self._reference.name} "
             f"at character {at} ({text[at : at + 20]!r})"

@@ -9,7 +9,9 @@ bound of 2^128). Cost: one sort of the hashes.
 from __future__ import annotations
 
 import hashlib
+import re
 import unicodedata
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -18,12 +20,40 @@ import numpy.typing as npt
 from giraffe_cli.corpus.pack import Int64
 
 HASH_BYTES = 16
+CHUNK_CHARACTERS = 1 << 16
+"""The least length of what is folded at a time."""
+STARTS = re.compile("[\x00-\u02ff\u3400-\u4db5\u4e00-\u9fa5\uac00-\ud7a3]")
+"""Characters that compose with none before them: most of Latin, Chinese and Korean."""
 
 
 def text_hash(text: str) -> bytes:
-    """What tells equal texts, `HASH_BYTES` bytes."""
-    folded = " ".join(unicodedata.normalize("NFC", text).split())
-    return hashlib.sha256(folded.encode("utf-8", "surrogatepass")).digest()[:HASH_BYTES]
+    """What tells equal texts, `HASH_BYTES` bytes: sha256 of the words in NFC, a space between two.
+
+    A chunk at a time: the words of a long text, one object each, would take many times its size.
+    """
+    hasher = hashlib.sha256()
+    for folded in _folded(text):
+        hasher.update(folded.encode("utf-8", "surrogatepass"))
+    return hasher.digest()[:HASH_BYTES]
+
+
+def _folded(text: str) -> Iterator[str]:
+    """`" ".join(unicodedata.normalize("NFC", text).split())`, piece by piece."""
+    begun = white = False
+    for chunk in _composed(text):
+        if words := chunk.split():
+            yield " " * (begun and (white or chunk[0].isspace())) + " ".join(words)
+            begun = True
+        white = chunk[-1:].isspace()
+
+
+def _composed(text: str) -> Iterator[str]:
+    """`text` in NFC, cut before characters that nothing before them can change."""
+    start = 0
+    while match := STARTS.search(text, start + CHUNK_CHARACTERS):
+        yield unicodedata.normalize("NFC", text[start : match.start()])
+        start = match.start()
+    yield unicodedata.normalize("NFC", text[start:])
 
 
 def first_of_equals(hashes: npt.NDArray[np.uint8]) -> Int64:

@@ -10,7 +10,7 @@ from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus.corpus_index import CorpusIndex
 from giraffe_cli.corpus.store import held_out_writer
 from giraffe_cli.corpus.unit import Unit
-from giraffe_cli.corpus.unit_files import HELD, unit_folder
+from giraffe_cli.corpus.unit_files import CANDIDATE, HELD, unit_folder
 
 
 def held_documents(units: list[Unit], index: CorpusIndex, work: Path) -> Iterator[tuple[str, str]]:
@@ -40,7 +40,6 @@ def held_candidates(index: CorpusIndex, config: PackConfig, held: int) -> list[i
 
 
 def write_held_out(
-    units: list[Unit],
     index: CorpusIndex,
     work: Path,
     out: Path,
@@ -49,15 +48,19 @@ def write_held_out(
 ) -> None:
     """`held_out.jsonl.gz`: the units' held documents, or the candidates."""
     with held_out_writer(out) as write:
-        for number in range(len(units)):
-            with open(unit_folder(work, number) / HELD, "rb") as lines:
+        for path in _files(index, work, {index.ids[number] for number in candidates}):
+            with open(path, "rb") as lines:
                 for line in lines:
                     write(_under_source(line, shared))
-        chosen = {index.ids[number] for number in candidates}
-        for unit in index.units:
-            if unit["candidate"] and unit["candidate"]["id"] in chosen:
-                for text in unit["candidate"]["lines"]:
-                    write(_under_source(text.encode(), shared))
+
+
+def _files(index: CorpusIndex, work: Path, chosen: set[str]) -> Iterator[Path]:
+    """Where what is held out lies: what all units set apart, then the candidates of a chosen id."""
+    folders = [unit_folder(work, number) for number in range(len(index.units))]
+    yield from (folder / HELD for folder in folders)
+    for folder, unit in zip(folders, index.units, strict=True):
+        if unit["candidate"] and unit["candidate"]["id"] in chosen:
+            yield folder / CANDIDATE
 
 
 def _under_source(line: bytes, shared: set[str]) -> bytes:

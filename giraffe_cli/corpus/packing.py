@@ -17,7 +17,7 @@ from giraffe_cli.corpus.store import check_replaceable, is_packed
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.lock import held
 from giraffe_cli.progress import Reporter
-from giraffe_cli.rundir import MANIFEST, read_json, stage_holds
+from giraffe_cli.rundir import MANIFEST, read_json
 
 
 def pack_stage(
@@ -49,7 +49,7 @@ def pack_stage(
     check_replaceable(out)
     with held(out):
         packing = Packing(sources, checkpoint_path, window, config, seed, out, reporter)
-        if stage_holds(out, packing.inputs):
+        if packing.holds():
             reporter.info(f"{out} holds these windows already")
             return packing.finished()
         if not replace and is_packed(out):
@@ -87,7 +87,7 @@ def pack_shard(
         number, count = shard
         mine = range(number - 1, len(packing.units), count)
         done: list[dict[str, Any]] = []
-        if finished := stage_holds(out, packing.inputs):
+        if finished := packing.holds():
             reporter.info(f"{out} holds these windows already")
             packing.drop_input()
             mine = range(0)
@@ -125,7 +125,7 @@ def merge_shards(
     check_replaceable(out)
     with held(out):
         packing = Packing(sources, checkpoint_path, window, config, seed, out, reporter)
-        if stage_holds(out, packing.inputs):
+        if packing.holds():
             reporter.info(f"{out} holds these windows already")
             return packing.finished()
         if is_packed(out):

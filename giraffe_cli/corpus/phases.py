@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import functools
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -16,16 +16,16 @@ from giraffe_cli.corpus.agreement import check_backends, tokenise_alike
 from giraffe_cli.corpus.assemble import assemble
 from giraffe_cli.corpus.changes import changed
 from giraffe_cli.corpus.corpus_index import CorpusIndex, read_index
+from giraffe_cli.corpus.held_out_file import held_documents
 from giraffe_cli.corpus.holdout import rank
 from giraffe_cli.corpus.pack_knobs import check_knobs
 from giraffe_cli.corpus.shares import check_weights
 from giraffe_cli.corpus.sources import resolve
 from giraffe_cli.corpus.stats import listed, skipped_in, warnings_of
 from giraffe_cli.corpus.store import KIND, STATS, clear_rows, clear_work
-from giraffe_cli.corpus.tokens import tokenizer_digest
 from giraffe_cli.corpus.tools import Tools, unit_inputs
 from giraffe_cli.corpus.unit import Unit
-from giraffe_cli.corpus.unit_files import HELD, has_blocks, read_done, unit_folder
+from giraffe_cli.corpus.unit_files import has_blocks, read_done, unit_folder
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rundir import (
@@ -65,17 +65,33 @@ class Packing:
             reporter.warn(f"{self.tools.tokenize.fallback}; tokenizers is used")
         self.units = resolve(sources, config, self.work)
         check_weights(config.mix, list(dict.fromkeys(unit.source for unit in self.units)))
-        self.unit_inputs = [unit_inputs(unit, self.tools) for unit in self.units]
-        self.inputs = {
+        self._unit_inputs: dict[int, dict[str, Any]] = {}
+
+    @functools.cached_property
+    def inputs(self) -> dict[str, Any]:
+        """What decides the rows, for the manifest; reads every file of the corpus once."""
+        return {
             "version": FORMAT_VERSION,
-            "sources": _source_digests(self.units, self.unit_inputs),
-            "tokenizer": tokenizer_digest(checkpoint_path),
+            "sources": _source_digests(self.units, self._inputs_of(range(len(self.units)))),
+            "tokenizer": self.tools.inputs["tokenizer"],
             "tokens_policy": self.tools.tokenize.policy,
-            "window": window,
-            "config": config.model_dump(mode="json", exclude=_without_effect(config)),
+            "window": self.window,
+            "config": self.config.model_dump(mode="json", exclude=_without_effect(self.config)),
             "decontaminate": self.tools.inputs["decontaminate"],
-            "seed": seed,
+            "seed": self.seed,
         }
+
+    def holds(self) -> bool:
+        """Whether the rows of these inputs are there; reads the corpus only where some are."""
+        return (self.out / MANIFEST).exists() and stage_holds(self.out, self.inputs)
+
+    def _inputs_of(self, numbers: Sequence[int]) -> list[dict[str, Any]]:
+        """The identity of each of the units `numbers`, whose bytes are read once: a shard reads no
+        more than its own."""
+        for number in numbers:
+            if number not in self._unit_inputs:
+                self._unit_inputs[number] = unit_inputs(self.units[number], self.tools)
+        return [self._unit_inputs[number] for number in numbers]
 
     def tokenise(self, numbers: Sequence[int], workers: int) -> list[dict[str, Any]]:
         """The first phase of the units `numbers`; all of them by one backend.
@@ -84,32 +100,30 @@ class Packing:
             GiraffeError: a file is not what it was when the packing began.
         """
         make_folder(self.work)
+        expected = self._inputs_of(numbers)
         done, self.tools = tokenise_alike(
             self.units, numbers, self.work, self.tools, workers, self.reporter
         )
-        for number, entry in zip(numbers, done, strict=True):
-            if entry["inputs"] != self.unit_inputs[number]:
+        for number, entry, begun in zip(numbers, done, expected, strict=True):
+            if entry["inputs"] != begun:
                 raise changed(f"{self.units[number].name} of {self.units[number].source}")
         return done
 
-    def _keep_one(self) -> None:
+    def _keep_one(self, index: CorpusIndex) -> None:
         """When every document is held out, train on the one of the highest hash after all."""
-        held = [
-            json.loads(line)["id"]
-            for number in range(len(self.units))
-            for line in (unit_folder(self.work, number) / HELD).read_bytes().splitlines()
-        ]
-        kept = max(held, key=rank)
+        held = held_documents(self.units, index, self.work)
+        kept = max((identity for identity, _ in held), key=rank)
         self.tools = Tools.of(self.tools.tokenize.folder, self.config, kept)
-        self.unit_inputs = [unit_inputs(unit, self.tools) for unit in self.units]
+        self._unit_inputs.clear()
         self.tokenise(range(len(self.units)), 1)
 
     def assemble(self) -> dict[str, Any]:
         """The second phase: rows, statistics, and the manifest last."""
-        index = read_index(self.units, self.work, self.unit_inputs)
+        everything = range(len(self.units))
+        index = read_index(self.units, self.work, self._inputs_of(everything))
         if not len(index.lengths) and any(unit["held"] for unit in index.units):
-            self._keep_one()
-            index = read_index(self.units, self.work, self.unit_inputs)
+            self._keep_one(index)
+            index = read_index(self.units, self.work, self._inputs_of(everything))
         check_backends(self.units, index.units)
         _check_any_to_train_on(index)
         stats, layout = assemble(

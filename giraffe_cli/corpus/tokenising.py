@@ -25,7 +25,7 @@ from giraffe_cli.corpus.sources import reader_of
 from giraffe_cli.corpus.tokens import DocumentTokenizer
 from giraffe_cli.corpus.tools import Tools, unit_inputs
 from giraffe_cli.corpus.unit import Unit
-from giraffe_cli.corpus.unit_files import DONE, HELD, read_done
+from giraffe_cli.corpus.unit_files import CANDIDATE, DONE, HELD, read_done
 from giraffe_cli.lock import held
 from giraffe_cli.rundir import (
     LOCK,
@@ -92,9 +92,10 @@ def _tokenise(
         _without_blocks_of_a_changed_file(folder),
         unchanged([unit]),
         atomic_open(folder / HELD) as lines,
+        atomic_open(folder / CANDIDATE) as candidates,
         contextlib.closing(UnitWriter(folder, tools, identity)) as writer,
     ):
-        apart = HeldOut(lines, tools.config.hold_out, tools.kept)
+        apart = HeldOut(lines, candidates, tools.config.hold_out, tools.kept)
         _read(unit, tools.config, bad, apart, writer, UnitProgress(pace, unit.size))
     done = {
         "inputs": inputs,
@@ -109,7 +110,7 @@ def _tokenise(
         "candidate": apart.candidate,
         "skipped": bad.skipped,
         "skipped_records": bad.named,
-        "files": writer.files | {HELD: digest_file(folder / HELD)},
+        "files": writer.files | {name: digest_file(folder / name) for name in (HELD, CANDIDATE)},
     }
     write_sealed(folder / DONE, done)
     return done

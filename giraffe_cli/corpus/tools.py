@@ -13,7 +13,7 @@ from giraffe_cli.corpus.tokens import DocumentTokenizer, tokenizer_digest
 from giraffe_cli.corpus.unit import Unit
 from giraffe_cli.rundir import digest_value
 
-FORMAT = 3
+FORMAT = 4
 """Counts changes of what the first phase of packing writes."""
 _IDENTIFYING = ("hold_out", "on_bad", "text_field", "bos", "eos", "max_doc_bytes", "block_bytes")
 """Knobs of `PackConfig` that decide what that phase writes."""

@@ -4,6 +4,7 @@
                     block-0000.npz      about each document: tokens, hash of the text, id, flags
                     block-0000.json     digests of the two: the block counts from here on
                     held.jsonl          documents kept out of training, not tokenised
+                    candidate.jsonl     while there are none, those that would be the first
                     done.json           written last: inputs and the digest of every file
 
 Until `done.json` is there, the blocks whose digests hold are what a unit that was cut off has.
@@ -23,7 +24,7 @@ from giraffe_cli.corpus.duplicates import HASH_BYTES
 from giraffe_cli.errors import InvalidInput
 from giraffe_cli.rundir import atomic_open, digest_bytes, digest_file, read_json
 
-DONE, HELD = "done.json", "held.jsonl"
+DONE, HELD, CANDIDATE = "done.json", "held.jsonl", "candidate.jsonl"
 
 
 def unit_folder(work: Path, number: int) -> Path:
