@@ -76,5 +76,5 @@ def test_without_a_device_it_says_where_to_run_it(bench, tmp_path):
 
 def test_settings_of_several_processes_are_known(bench):
     counts = [bench.processes_of(cell) for cell in bench.settings()]
-    assert counts.count(2) == 7
+    assert counts.count(2) == 9
     assert set(counts) == {1, 2}

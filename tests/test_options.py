@@ -358,7 +358,7 @@ def test_every_option_has_an_entry_and_every_entry_an_option():
 
 OWN_WORDS = {
     *("--data", "--documents", "--dtype", "--gpus", "--model", "--out", "--seed", "--set"),
-    *("--max-new-tokens", "--tasks", "--window", "--base", "checkpoint", "names"),
+    *("--kv-offload", "--max-new-tokens", "--tasks", "--window", "--base", "checkpoint", "names"),
 }
 """Options whose help says what they are of, which differs between commands."""
 

@@ -63,7 +63,7 @@ def sets(*assignments):
         (3, sets("train.trackers=[trakio]"), "unknown tracker `trakio`"),
         (3, sets("train.trackers=[swanlab]"), "tracker `swanlab` is not installed"),
         (3, ["--sequence-parallel", "3"], "4 attention heads cannot be shared by 3 processes"),
-        (2, sets("train.processes=3"), "windows per step cannot be shared by 3 processes"),
+        (2, sets("train.processes=3"), "window per step cannot be shared by 3 processes"),
         (2, sets("train.processes=3", "train.sequence_parallel=2"), "cannot share windows by 2"),
         (2, ["--nodes", "2", "--node-rank", "0", *sets("train.processes=3",
              "train.windows_per_step=3")], "cannot be spread over 2 nodes"),

@@ -20,7 +20,7 @@ def fitted_on(factors: Any, evidence: Evidence) -> list[str]:
     """A warning where a file of `factors` comes from a search that read documents of `evidence`:
     their loss is what its table was chosen by."""
     known = _search(_content(factors)).get(DOCUMENTS)
-    both = sorted({*evidence.clusters().values()} & {*map(str, known or [])})
+    both = sorted({*evidence.clusters().values()} & {*map(str, known)}) if known else []
     if not both:
         return []
     return [
