@@ -18,7 +18,7 @@ from giraffe_cli.claim import check_base, check_cache, check_claim, check_masks,
 from giraffe_cli.config.extend import ExtendConfig
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.control import control_stages
-from giraffe_cli.corpus.pack_knobs import check_knobs
+from giraffe_cli.corpus.pack_knobs import check_knobs, check_shares
 from giraffe_cli.corpus.store import is_packed
 from giraffe_cli.errors import Problems, UsageError
 from giraffe_cli.evals.chosen import check_tasks
@@ -31,6 +31,7 @@ from giraffe_cli.model.targets import check_adapter
 from giraffe_cli.progress import Reporter, SilentReporter
 from giraffe_cli.stages import check_sources
 from giraffe_cli.train.parallel import choose_processes, visible_gpus
+from giraffe_cli.train.patience import check_patience
 from giraffe_cli.train.sharing import check_heads, check_keys, check_recorded
 from giraffe_cli.train.short_context import check_short_context
 from giraffe_cli.train.trackers import check_trackers
@@ -122,6 +123,8 @@ def _check_packing(stage: TrainingStage) -> None:
         return
     try:
         check_knobs(stage.config.pack, stage.config.window)
+        if not is_packed(stage.folder / "packed"):
+            check_shares(stage.config.pack)
     except UsageError as error:
         raise UsageError(f"{stage.name}: {error.message}", error.hint) from error
 
@@ -156,6 +159,7 @@ def _check_training(
         if trains:
             visible = train.nodes * visible_gpus()
             problems.note(choose_processes, train, visible, SilentReporter())
+            problems.note(check_patience, train)
             for name in train.trackers:
                 problems.note(check_trackers, [name])
         if trains and checkpoint:

@@ -255,3 +255,16 @@ def test_a_comparison_tells_for_what_factors_were_searched(compare, factors, tmp
     asked = ("longrope", "yarn", "--set", f"longrope.factors={factors}", "--no-needles")
     done = compare(*asked, "--out", tmp_path)
     assert "did not show them to be better" in " ".join(done.stderr.split())
+
+
+def test_factors_that_a_knob_names_and_another_base_are_told_too(giraffe, tiny_llama, factors):
+    knob = ("--rope", "longrope", "--set", f"rope.knobs.factors={factors}", "--target-len", "1k")
+    for command in (("extend", "--steps", "0", "--no-eval", "--dry-run"), ("plan",)):
+        told = giraffe(command[0], "--model", tiny_llama, *command[1:], *knob).stderr
+        assert "they were searched for 512 tokens, 1k are asked for" in " ".join(told.split())
+    content = {**json.loads(factors.read_text())}
+    content["searched"] = {**content["searched"], "sha256": "0" * 64, "improved": True}
+    other = factors.parent / "other.json"
+    other.write_text(json.dumps(content))
+    done = giraffe("plan", "--model", tiny_llama, "--factors", other, "--target-len", "512")
+    assert "they were searched on calf, which is another model" in " ".join(done.stderr.split())

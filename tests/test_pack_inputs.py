@@ -19,7 +19,7 @@ from giraffe_cli.config.pack import PackConfig
 from giraffe_cli.corpus import workers
 from giraffe_cli.corpus.base import BadRecords, readers
 from giraffe_cli.corpus.lookup_places import Places
-from giraffe_cli.corpus.pack_knobs import check_knobs
+from giraffe_cli.corpus.pack_knobs import check_shares
 from giraffe_cli.corpus.readers._lines import BrokenStream, opened
 from giraffe_cli.corpus.sources import reader_of, resolve
 from giraffe_cli.corpus.token_bytes import bytes_of, is_text
@@ -124,8 +124,8 @@ def test_an_array_of_texts_on_standard_input_is_no_text(giraffe, tmp_path, monke
 
 def test_two_knobs_that_set_the_same_share_exclude_each_other():
     with pytest.raises(UsageError, match="short_mix 0.4 and upsample long both set the share"):
-        check_knobs(PackConfig(short_mix=0.4, upsample="long"), 8192)
-    check_knobs(PackConfig(upsample="long"), 8192)
+        check_shares(PackConfig(short_mix=0.4, upsample="long"))
+    check_shares(PackConfig(upsample="long"))
 
 
 def test_a_worker_opens_the_tokenizer_once_for_all_its_units():
@@ -278,3 +278,30 @@ def test_what_is_no_notebook_or_shows_nothing_is_told(tmp_path):
     (folder / "c.html").write_text("<p>" + "long " * 99 + "</p>")
     texts, bad = texts_of(folder, on_bad="skip", max_doc_bytes=300)
     assert any("longer than 300 bytes" in reason for reason in bad.skipped)
+
+
+def test_a_head_without_its_end_hides_no_page(tmp_path):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.html").write_text(
+        "<!DOCTYPE html><html lang=en><head><meta charset=utf-8><title>T</title><h1>Guide</h1><p>Go"
+    )
+    assert texts_of(folder)[0] == {"a.html": "Guide\n\nGo"}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "told"),
+    [
+        ("deep.ipynb", b"[" * 100_000, "not a notebook"),
+        ("half.ipynb", rb'{"cells": [{"source": "\ud800"}]}', "holds half a surrogate pair"),
+        ("zero.html", b"<p>\x00binary", "holds a NUL character"),
+    ],
+)
+def test_an_odd_page_or_notebook_is_a_bad_record(tmp_path, name, content, told):
+    folder = tmp_path / "docs"
+    folder.mkdir()
+    (folder / "a.md").write_text("a text")
+    (folder / name).write_bytes(content)
+    with pytest.raises(InvalidInput, match=told):
+        texts_of(folder)
+    assert list(texts_of(folder, on_bad="skip")[0]) == ["a.md"]

@@ -190,7 +190,7 @@ def test_windows_are_shared_by_keys_where_heads_do_not_divide():
     asked = plan_of(two, "128k", processes=2, sequence_parallel=2, sequence_parallel_by="keys")[
         "proposals"
     ]
-    (four,) = [one for one in asked if one["how"] == "--gpus 4 --sequence-parallel 4"]
+    (four,) = [one for one in asked if one["how"].startswith("--gpus 4 --sequence-parallel 4 ")]
     by_keys = ladder(
         demand_of(
             LLAMA_8B,
@@ -471,3 +471,20 @@ def test_what_waits_near_has_gone_when_what_is_away_comes_back():
     row = 2**17 * 2 * 4096
     assert all_away["layer"] - device["layer"] == row * 4
     assert "kept" not in all_away
+
+
+def test_proposals_can_be_passed_where_processes_or_longce_are_asked_for():
+    eight = dataclasses.replace(named_machine("rtx4090"), devices=8)
+    shape = named_shape("llama3-70b")
+    asked = {"processes": 2, "windows_per_step": 2}
+    for one in plan_of(eight, "32k", shape, **asked)["proposals"]:
+        if "--sequence-parallel" in one["how"]:
+            count = one["how"].partition("--sequence-parallel ")[2].split()[0]
+            assert f"--set train.processes={count}" in one["how"]
+    weighed = plan_of(eight, "32k", shape, loss="longce")["proposals"]
+    assert not any("--window" in one["how"] for one in weighed)
+    assert any("--window" in p["how"] for p in plan_of(eight, "32k", shape)["proposals"])
+    nodes = plan_of(eight, "32k", shape, nodes=2, windows_per_step=2)["proposals"]
+    shared = [one["how"] for one in nodes if "--sequence-parallel" in one["how"]]
+    assert shared
+    assert not any("--gpus" in how for how in shared)

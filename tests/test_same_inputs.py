@@ -16,11 +16,12 @@ from train_runs import SETTINGS, Hooked, adapter_bytes, build_material, checkpoi
 
 from giraffe_cli.config.building import build
 from giraffe_cli.config.train import TrainConfig
-from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput
+from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput, UsageError
 from giraffe_cli.model.loading import load_tokenizer
 from giraffe_cli.train import step
 from giraffe_cli.train.job import TrainJob
 from giraffe_cli.train.loop import train
+from giraffe_cli.train.patience import check_patience
 
 
 @pytest.fixture(scope="module")
@@ -166,9 +167,21 @@ def test_the_head_and_peft_s_word_for_every_layer_are_answered(giraffe, tiny_lla
 def test_patience_that_could_never_end_a_training_is_refused():
     """Measured after 4, 8 and, as the last, 10: a second that is no lower than the first is the
     first to say so."""
-    with pytest.raises(ValueError, match="patience 2 never ends a training of 10 steps"):
-        TrainConfig(steps=10, held_out_every=4, patience=2)
-    TrainConfig(steps=10, held_out_every=4, patience=1)
+    measured = {"held_out_every": 4, "patience": 2}
+    with pytest.raises(UsageError, match="patience: 2 never ends a training of 10 steps that is"):
+        check_patience(TrainConfig(steps=10, **measured))
+    check_patience(TrainConfig(steps=13, **measured))
+    check_patience(TrainConfig(steps=0, **measured))
+
+
+def test_patience_is_asked_of_each_stage_s_own_steps(giraffe, tiny_llama, corpus):
+    asked = ("extend", "--model", tiny_llama, "--data", corpus, "--target-len", "512", "--dry-run")
+    sets = ("--set", "train.held_out_every=50", "--set", "train.patience=3", "--window", "64")
+    stages = ("--set", "stages=[{target_length: 256, steps: 1000}, {target_length: 512, steps: 9}]")
+    done = giraffe(*asked, *sets, *stages)
+    assert done.code == 2
+    assert done.stderr.count("never ends a training of") == 1
+    assert "of 9 steps that is measured 0 times" in " ".join(done.stderr.split())
 
 
 def test_position_knobs_are_a_stages_own():
@@ -186,3 +199,43 @@ def test_position_knobs_are_a_stages_own():
     named = {"target_length": 512, "positions": "randomised"}
     assert build({**values, "stages": [256, named]}).stage_configs()[1].train.position_knobs == {}
     assert json.loads(build({**values, "stages": [256, own]}).model_dump_json())["stages"][1]
+
+
+def test_a_best_that_is_gone_is_named_and_no_step_is_lost(material, tmp_path):
+    """By a checkpoint whose file is damaged, and where an earlier version removed it."""
+    changes = {"keep": "best", "held_out_every": 2, "checkpoint_every": 1, "learning_rate": 0.05}
+    stops = Hooked(lambda n: n == 4 and signal.raise_signal(signal.SIGTERM))
+    with pytest.raises(Interrupted):
+        run(material, tmp_path, stops, steps=9, **changes)
+    kept = checkpoints(tmp_path)
+    facts = json.loads((tmp_path / "checkpoints" / "step-4" / "state.json").read_text())
+    best = tmp_path / "checkpoints" / f"step-{facts['best_step']}"
+    with (best / "state.safetensors").open("ab") as handle:
+        handle.write(b"?")
+    if best.name == "step-4":
+        shutil.rmtree(best)
+        kept -= {best.name}
+    with pytest.raises(InvalidInput, match="as the best so far, whose checkpoint is missing or"):
+        run(material, tmp_path, steps=9, **changes)
+    assert checkpoints(tmp_path) == kept
+
+
+def test_pissa_names_a_base_that_holds_no_numbers(broken, tmp_path):
+    weights = load_file(broken / "model.safetensors")
+    weights["model.layers.0.mlp.up_proj.weight"][0, 0] = torch.inf
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    (tmp_path / "made").mkdir()
+    material = build_material(broken, tmp_path / "made")
+    with pytest.raises(InvalidInput, match="of the base holds NaN or infinities"):
+        run(material, tmp_path / "run", lora={"rank": 2, "init_lora_weights": "pissa"})
+
+
+def test_a_stage_that_names_the_run_s_own_scheme_keeps_its_knobs():
+    values = {
+        **{"model": "x", "rope": {"strategy": "yarn"}, "target_length": 512},
+        "train": {"window": 128, "positions": "pose", "position_knobs": {"chunks": 3}},
+        "stages": [{"target_length": 256, "positions": "pose"}, 512],
+    }
+    assert [one.train.position_knobs for one in build(values).stage_configs()] == [
+        {"chunks": 3}
+    ] * 2

@@ -99,14 +99,15 @@ def given_factors(factors: Path) -> dict[str, Any]:
 
 
 def cautions_of_factors(factors: Path | None, config: ExtendConfig) -> list[str]:
-    """Warnings where `--factors` were searched for another target or another base, as far as a base
-    that lies here tells."""
+    """Warnings where `--factors`, or the file that a knob names, were searched for another target
+    or another base, as far as a base that lies here tells."""
     from giraffe_cli.tune.searched import searched_for_another
 
-    if factors is None:
+    given = factors or config.rope.knobs.get("factors")
+    if not isinstance(given, (str, Path)):
         return []
     theta, window = _rope_of(config)
-    return searched_for_another(factors, config.target_length, theta, window)
+    return searched_for_another(given, config.target_length, theta, window)
 
 
 def _rope_of(config: ExtendConfig) -> tuple[float | None, int | None]:

@@ -18,6 +18,7 @@ def refusals(checkpoint: Checkpoint, config: ExtendConfig, machine: Machine) -> 
     """Of base, table, positions, adapter, packed windows and what processes share, each with its
     hint; an empty list where it runs."""
     from giraffe_cli.stages import given_windows
+    from giraffe_cli.train.patience import check_patience
     from giraffe_cli.train.sharing import check_heads, check_keys, check_recorded
     from giraffe_cli.train.short_context import check_short_context
     from giraffe_cli.training import training_stages
@@ -27,6 +28,7 @@ def refusals(checkpoint: Checkpoint, config: ExtendConfig, machine: Machine) -> 
     for stage in config.stage_configs() if config.trains else []:
         train = stage.train
         problems.note(given_windows, stage, checkpoint)
+        problems.note(check_patience, train)
         problems.note(check_heads, checkpoint.num_attention_heads, train)
         problems.note(check_keys, train, dropout, stage.dtype, machine.kind == "cuda")
         problems.note(check_recorded, train, dropout)
@@ -42,7 +44,10 @@ def cautions(checkpoint: Checkpoint, config: ExtendConfig, factors: Path | None)
 
     composes = config.rope.on_existing == "compose"
     extended = checkpoint.reach if composes else checkpoint.native_length
-    return searched_for_another(factors, config.target_length, checkpoint.rope_theta, extended)
+    given = factors or config.rope.knobs.get("factors")
+    digest = checkpoint.digest if checkpoint.path.is_dir() else None
+    theta = checkpoint.rope_theta
+    return searched_for_another(given, config.target_length, theta, extended, digest)
 
 
 def refuse_corpus(source: str | None) -> None:

@@ -114,15 +114,10 @@ def compare(
         knobs = knobs_by_strategy(settings or [])
         found, left_out = make_settings(opened.head, names or [], knobs)
         given, head = knobs.get("longrope", {}).get("factors"), opened.head
-        warned = [
-            *fitted_on(given, opened.evidence),
-            *searched_for_another(
-                given,
-                head.target_length,
-                head.rope_theta,
-                head.original_max_position_embeddings,
-            ),
-        ]
+        warned = fitted_on(given, opened.evidence)
+        if given:
+            asked = (head.target_length, head.rope_theta, head.original_max_position_embeddings)
+            warned += searched_for_another(given, *asked, opened.reader.checkpoint.digest)
         for problem in left_out:
             console.warn(f"left out: {problem}")
         console.info(

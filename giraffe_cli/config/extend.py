@@ -157,7 +157,8 @@ class ExtendConfig(Section):
             train["decay_steps"] = None
         scheme = stage.positions or self.train.positions
         is_plain = scheme == "auto" and (train["window"] or target) == target
-        if stage.position_knobs is None and (stage.positions or is_plain):
+        is_other = stage.positions not in (None, self.train.positions)
+        if stage.position_knobs is None and (is_other or is_plain):
             train["position_knobs"] = {}
         return self.model_copy(
             update={

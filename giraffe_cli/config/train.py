@@ -173,11 +173,6 @@ class TrainConfig(Section):
         return not needs_weights and not by_blocks and self.checkpointing != "none"
 
 
-def _measured(train: TrainConfig) -> int:
-    """How often the held-out loss is measured before the last step."""
-    return max(0, train.steps - 1) // (train.held_out_every or 1)
-
-
 def _problems(train: TrainConfig) -> list[str]:
     """A sentence for each knob that would have no effect, or cannot have the one asked for."""
     is_shared = train.shares_base
@@ -197,12 +192,6 @@ def _problems(train: TrainConfig) -> list[str]:
         ),
         (train.short_context == 1, "short_context 1 leaves no context; the least is 2"),
         (train.patience and not train.held_out_every, "patience needs held_out_every"),
-        (
-            train.patience and train.held_out_every and _measured(train) <= train.patience,
-            f"patience {train.patience} never ends a training of {train.steps} steps, measured "
-            f"{_measured(train)} times before the last: held_out_every {train.held_out_every} must "
-            "be smaller",
-        ),
         (
             is_shared and train.checkpointing == "none",
             "shard_base needs checkpointing: kept activations keep the gathered weights",

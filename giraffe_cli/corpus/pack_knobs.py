@@ -52,13 +52,21 @@ def check_knobs(config: PackConfig, window: int) -> None:
         raise UsageError(
             "overlap has no effect under rule concat, which cuts anywhere", "leave --overlap out"
         )
+    if config.drop_tail and config.rule != "one":
+        raise UsageError(
+            f"drop_tail has no effect under rule {config.rule}", "pass --rule one, or leave it out"
+        )
+
+
+def check_shares(config: PackConfig) -> None:
+    """Of what is still to be packed.
+
+    Raises:
+        UsageError: two knobs set the same share.
+    """
     if config.short_mix is not None and config.upsample != "none":
         raise UsageError(
             f"short_mix {config.short_mix:g} and upsample {config.upsample} both set the share of "
             "short documents",
             "leave one of them out",
-        )
-    if config.drop_tail and config.rule != "one":
-        raise UsageError(
-            f"drop_tail has no effect under rule {config.rule}", "pass --rule one, or leave it out"
         )

@@ -18,7 +18,7 @@ from giraffe_cli.corpus.changes import changed
 from giraffe_cli.corpus.corpus_index import CorpusIndex, read_index
 from giraffe_cli.corpus.held_out_file import held_documents
 from giraffe_cli.corpus.holdout import rank
-from giraffe_cli.corpus.pack_knobs import check_knobs
+from giraffe_cli.corpus.pack_knobs import check_knobs, check_shares
 from giraffe_cli.corpus.shares import check_weights
 from giraffe_cli.corpus.sources import resolve
 from giraffe_cli.corpus.stats import listed, skipped_in, warnings_of
@@ -58,6 +58,8 @@ class Packing:
         reporter: Reporter,
     ) -> None:
         check_knobs(config, window)
+        if not (out / MANIFEST).exists():  # what an earlier version packed so stands
+            check_shares(config)
         self.config, self.window, self.seed = config, window, seed
         self.out, self.work, self.reporter = out, out / WORK, reporter
         self.tools = Tools.of(checkpoint_path, config)

@@ -8,11 +8,14 @@ host memory then, as bytes: whatever the dtype, nothing is rounded.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from giraffe_cli.errors import GiraffeError
 
 
 def all_to_all(parts: Tensor, group: Any) -> Tensor:
@@ -66,6 +69,23 @@ def receive(like: Tensor, size: int, sender: int, group: Any) -> Tensor:
     found = like.new_empty(size, device=device)
     dist.recv(found, sender, group)
     return found
+
+
+def told_by_first(ask: Callable[[], Any], is_first: bool) -> Any:
+    """What `ask` gives the first process, in all of them.
+
+    Raises:
+        GiraffeError: what it raised there, in all of them: none waits for another.
+    """
+    told, error = None, None
+    try:
+        told = ask() if is_first else None
+    except GiraffeError as found:
+        error = found
+    told, error = told_by_all((told, error))[0]
+    if error is not None:
+        raise error
+    return told
 
 
 def told_by_all(value: Any) -> list[Any]:

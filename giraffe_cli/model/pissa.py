@@ -23,6 +23,9 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor
 from torch.nn import functional
 
+from giraffe_cli.errors import not_finite
+from giraffe_cli.model.finite import is_finite
+
 ADAPTER, START = "default", "start"
 OVERSAMPLING, ITERATIONS = 8, 16
 """Of the randomised SVD (Halko, arXiv:0909.4061): what PEFT's `pissa_niter_16` takes."""
@@ -47,9 +50,15 @@ def start_from_largest_directions(model: PeftModel, config: PeftLoraConfig) -> N
 
 
 def largest_directions(layer: LoraLayer, rank: int) -> tuple[Tensor, Tensor]:
-    """A₀ `[r, in]` and B₀ `[out, r]` in float32, scaled so that `scaling · B₀ A₀ ≈ W`."""
+    """A₀ `[r, in]` and B₀ `[out, r]` in float32, scaled so that `scaling · B₀ A₀ ≈ W`.
+
+    Raises:
+        InvalidInput: the weight holds NaN or infinities.
+    """
     weight = dequantize_module_weight(layer.get_base_layer()).detach().float()
     columns = min(rank + OVERSAMPLING, *weight.shape)
+    if not is_finite(weight):
+        raise not_finite("a weight that PiSSA starts from")
     left, values, right = torch.svd_lowrank(weight, q=columns, niter=ITERATIONS)
     root = (values[:rank] / layer.scaling[ADAPTER]).sqrt()
     lacking = rank - len(root)  # a weight has no more directions than its smaller side

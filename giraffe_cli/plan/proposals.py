@@ -158,7 +158,9 @@ def _of_types(demand: Demand, machine: Machine) -> Iterator[Change]:
 
 
 def _of_the_window(demand: Demand, machine: Machine) -> Iterator[Change]:
-    if demand.window > SHORT_WINDOW:
+    compares = demand.train.loss != "ce"  # with a context that the window must be longer than
+    short = demand.train.short_context_of(demand.shape.native_length) if compares else 0
+    if demand.window > SHORT_WINDOW > short:
         changed = dataclasses.replace(demand, window=SHORT_WINDOW)
         how = f"--window {format_length(SHORT_WINDOW)}"
         yield Change("train shorter windows with PoSE", how, changed, machine)
@@ -175,7 +177,11 @@ def _of_devices(demand: Demand, machine: Machine) -> Iterator[Change]:
             by = "keys" if is_asked or heads % share else "heads"
             if by == "keys" and not _can_share_keys(demand):
                 continue
-            how = f"--gpus {share} --sequence-parallel {share}"
+            how = f"--sequence-parallel {share}"
+            if train.nodes == 1:  # of all machines for `extend`, of each for `plan`
+                how = f"--gpus {share} {how}"
+            if train.nodes > 1 or train.processes is not None:
+                how += f" --set train.processes={share}"
             if by == "keys" and not is_asked:
                 how += " --set train.sequence_parallel_by=keys"
             if train.head_groups not in ("auto", 1):

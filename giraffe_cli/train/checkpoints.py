@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from giraffe_cli.errors import GiraffeError
+from giraffe_cli.errors import GiraffeError, InvalidInput
 from giraffe_cli.model.pieces import Spread, all_spread, range_of, spread
 from giraffe_cli.rundir import (
     MANIFEST,
@@ -138,13 +138,24 @@ def sound_steps(
     folder: Path, inputs: Callable[[int], Sequence[Mapping[str, Any]]], keep_best: bool = False
 ) -> list[int]:
     """The steps of whole checkpoints that have one of the `inputs` which are right for so many of
-    them, and, under `keep_best`, the best one that they name beside them; newest first."""
+    them, and, under `keep_best`, the best one that they name beside them; newest first.
+
+    Raises:
+        InvalidInput: there are such, and all of them name a best that is missing or damaged.
+    """
     saved = saved_steps(folder)
-    sound = [n for n in saved if any(stage_holds(_of_step(folder, n), r) for r in inputs(n))]
+    whole = [n for n in saved if any(stage_holds(_of_step(folder, n), r) for r in inputs(n))]
     if not keep_best:
-        return sound
-    best = {number: _best_step(folder, number) for number in sound}
-    return [number for number in sound if best[number] is None or best[number] in sound]
+        return whole
+    best = {number: _best_step(folder, number) for number in whole}
+    sound = [number for number in whole if best[number] is None or best[number] in whole]
+    if whole and not sound:
+        raise InvalidInput(
+            f"{_of_step(folder, whole[0])} goes by step {best[whole[0]]} as the best so far, whose "
+            "checkpoint is missing or damaged",
+            "put it back from a copy, or choose another --out",
+        )
+    return sound
 
 
 def clear_leftovers(folder: Path, sound: Sequence[int]) -> int:

@@ -20,6 +20,7 @@ from giraffe_cli.checkpoint import Checkpoint
 from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.store import open_packed
 from giraffe_cli.errors import GiraffeError, Interrupted, InvalidInput, not_finite
+from giraffe_cli.model.finite import is_finite
 from giraffe_cli.model.levers import Levers
 from giraffe_cli.progress import Reporter
 from giraffe_cli.rope.base import RopeTable
@@ -177,7 +178,8 @@ def train(job: TrainJob, reporter: Reporter, stop_file: Path | None = None) -> N
                 outcome = train_step(run, rate)
             seconds = time.monotonic() - started
             if outcome.is_bad:
-                check_base_is_finite(run)
+                if not state.bad_steps:
+                    check_base_is_finite(run)
                 complaint = outcome.complaint(state.step + 1)
                 state.skip(run.stream, complaint, seconds)
                 reporter.warn(f"skipped {complaint}; nothing was moved")
@@ -247,10 +249,10 @@ def check_base_is_finite(run: Run) -> None:
     """
     if run.model.base is not None:  # weights of others read as NaN
         return
-    nothing_moved = run.state.step == run.state.bad_steps
+    nothing_moved = run.state.step == 0
     for name, weight in run.trained.named_parameters():
         is_read = weight.is_floating_point() and (nothing_moved or not weight.requires_grad)
-        if is_read and not torch.isfinite(weight).all():
+        if is_read and not is_finite(weight.detach()):
             raise not_finite(name.removeprefix("base_model.model.").replace(".base_layer", ""))
 
 

@@ -11,7 +11,7 @@ from giraffe_cli.config.train import TrainConfig
 from giraffe_cli.corpus.packed_facts import num_held_out
 from giraffe_cli.corpus.store import PackedRows, open_packed
 from giraffe_cli.model.attention import attention_in_words
-from giraffe_cli.model.collectives import told_by_all
+from giraffe_cli.model.collectives import told_by_first
 from giraffe_cli.model.pointwise import why_not_compiled
 from giraffe_cli.model.trainable import causal_model, state_parameters
 from giraffe_cli.progress import Reporter
@@ -73,17 +73,19 @@ def open_run(job: TrainJob, reporter: Reporter) -> Run:
         load_weights(job.start_from / WEIGHTS, kept)
     lay_side_by_side(parameters.values())
     optimizer = make_optimizer(parameters, config)
-    sound: list[int] = []
+    right = functools.partial(right_inputs, identity, config)
+    # the first process says which: it alone looks whether they are sound
+    sound = told_by_first(
+        lambda: sound_steps(job.checkpoints_dir, right, config.keep == "best"),
+        accelerator.is_main_process,
+    )
     if accelerator.is_main_process:
-        right = functools.partial(right_inputs, identity, config)
-        sound = sound_steps(job.checkpoints_dir, right, config.keep == "best")
         # to end at none of them is refused, and all stay where they are
         stale = clear_leftovers(job.checkpoints_dir, sound) if sound or not job.ends_now else 0
         if stale:
             told = f"removed {counted(stale, 'checkpoint')}, damaged or of other learning rates"
             reporter.warn(f"{told}: {job.checkpoints_dir}")
-    # the first process says which: it alone has looked whether they are sound
-    newest = told_by_all(sound[:1])[0]
+    newest = sound[:1]
     restored = [restore(job.checkpoints_dir, step, kept, optimizer) for step in newest]
     state = restored[0] if restored else TrainState()
     start_equal(kept.values())

@@ -30,13 +30,18 @@ def fitted_on(factors: Any, evidence: Evidence) -> list[str]:
 
 
 def searched_for_another(
-    factors: Any, target_length: int, theta: float | None, window: int | None
+    factors: Any,
+    target_length: int,
+    theta: float | None,
+    window: int | None,
+    digest: str | None = None,
 ) -> list[str]:
     """Warnings where a file of `factors` comes from a search for another target or base, or one
     that did not find better divisors; none of a file that is from no search.
 
     Args:
         theta: θ of the base, and `window` what is extended of it; None where they are not known.
+        digest: of its files; None where it is not known.
     """
     content = _content(factors)
     search = _search(content)
@@ -51,6 +56,8 @@ def searched_for_another(
         if asked is not None and content.get(name) not in (None, asked):
             found = content[name]
             told.append(f"they were searched on {model} with {name} {found:g}, not {asked:g}")
+    if not told and digest is not None and search.get("sha256") not in (None, digest):
+        told.append(f"they were searched on {model}, which is another model")
     if search.get("improved") is False:
         told.append("their search did not show them to be better than the table they began with")
     return [f"divisors of {factors}: {one}" for one in told]

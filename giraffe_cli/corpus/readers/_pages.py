@@ -16,7 +16,7 @@ from typing import Any
 from giraffe_cli.corpus.base import BadRecords
 from giraffe_cli.corpus.readers._files import read_file, read_text
 from giraffe_cli.corpus.readers._markup import read_as_text
-from giraffe_cli.corpus.readers._records import Defect, check_length, is_blank, too_long
+from giraffe_cli.corpus.readers._records import Defect, check_length, checked, is_blank, too_long
 from giraffe_cli.corpus.readers._xhtml import text_of_page
 
 PAGES = frozenset({".html", ".htm"})
@@ -32,7 +32,7 @@ def read_shown(path: Path, root: Path | None, max_bytes: int, bad: BadRecords) -
             raise too_long(max_bytes)
         text = text_of_page(read_as_text(path.read_bytes()), max_bytes, max_bytes)
         check_length(text, max_bytes)
-        return _unless_blank(text, bad)
+        return _unless_blank(checked(text, "it"), bad)
 
     if path.suffix.lower() in PAGES:
         return read_file(path, root, bad, page)
@@ -45,7 +45,7 @@ def read_cells(path: Path, root: Path | None, max_bytes: int, bad: BadRecords) -
     if text is None or path.suffix.lower() != NOTEBOOK:
         return text
     try:
-        return _unless_blank("\n\n".join(_cells(text)), bad)
+        return _unless_blank(checked("\n\n".join(_cells(text)), "it"), bad)
     except Defect as defect:
         bad.report(str(path), defect.reason, defect.detail)
     return None
@@ -73,5 +73,5 @@ def _cells(text: str) -> Iterator[str]:
             written = source if isinstance(source, str) else "".join(source)
             if not is_blank(written):
                 yield written.strip("\n")
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise Defect("not a notebook", f": {error}") from error

@@ -28,6 +28,8 @@ LEFT_OUT = frozenset(
     + ["annotation-xml"]
 )
 """Elements whose text is no part of the page's."""
+OF_HEAD = frozenset("title meta link base script style noscript template".split())
+"""What a head holds; where anything else begins it has ended, with or without a tag."""
 CELLS = frozenset({"td", "th"})
 ENDS_ITSELF = frozenset("p li dt dd tr td th option".split())
 """Elements whose end tag HTML leaves away where the next one begins."""
@@ -125,7 +127,7 @@ class _Page:
 
     def _close_unended(self, tag: str) -> None:
         """What HTML ends without saying so: a paragraph where the next begins, the head."""
-        if tag == "body" and self._count["head"]:
+        if self._count["head"] and tag not in OF_HEAD:
             self.end("head")
         elif self._open and self._open[-1][0] in ENDS_ITSELF and tag in ENDS_ITSELF:
             last = self._open[-1][0]
