@@ -230,13 +230,18 @@ def test_a_run_that_has_stopped_early_knows_it_when_resumed(material, best, tmp_
     assert adapter_bytes(tmp_path) == adapter_bytes(best.run_dir)
 
 
-def test_a_damaged_best_checkpoint_is_trained_again(material, best, tmp_path):
+def test_a_damaged_best_checkpoint_is_named_and_trained_again_on_request(material, best, tmp_path):
     shutil.copytree(best.run_dir, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "adapter")
     lowest = best.result.adapter_step
     tensors = tmp_path / "run" / "checkpoints" / f"step-{lowest}" / "state.safetensors"
     tensors.write_bytes(tensors.read_bytes()[:-1])
     assert state_of(best.run_dir, best.result.steps)["best_step"] == lowest
+    with pytest.raises(InvalidInput, match=f"goes by step {lowest} as the best so far") as caught:
+        run(material, tmp_path / "run", keep="best", patience=2, **OVERSHOOTS)
+    checkpoints = tmp_path / "run" / "checkpoints"
+    assert f"remove {checkpoints} to train again" in caught.value.hint
+    shutil.rmtree(checkpoints)
     run(material, tmp_path / "run", keep="best", patience=2, **OVERSHOOTS)
     assert adapter_bytes(tmp_path / "run") == adapter_bytes(best.run_dir)
     assert timeless(tmp_path / "run") == timeless(best.run_dir)

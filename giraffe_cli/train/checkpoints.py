@@ -153,7 +153,7 @@ def sound_steps(
         raise InvalidInput(
             f"{_of_step(folder, whole[0])} goes by step {best[whole[0]]} as the best so far, whose "
             "checkpoint is missing or damaged",
-            "put it back from a copy, or choose another --out",
+            f"put it back from a copy, or remove {folder} to train again from the beginning",
         )
     return sound
 
