@@ -168,6 +168,11 @@ def test_special_tokens_of_a_file_of_their_own_end_documents(older):
     assert old.policy == new.policy
     assert old.encode(["a text"])[0].tolist() == new.encode(["a text"])[0].tolist()
     assert tokenizer_digest(older) == tokenizer_digest(CALF)
+    path = older / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({**settings, "bos_token": None, "eos_token": None}))
+    assert DocumentTokenizer(older).policy == "text", "null is said, and holds"
+    path.write_text(json.dumps(settings))
     (older / "special_tokens_map.json").unlink()
     assert DocumentTokenizer(older).policy == "text"
     assert tokenizer_digest(older) != tokenizer_digest(CALF)

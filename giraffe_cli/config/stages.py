@@ -25,7 +25,7 @@ class StageConfig(Section):
     """Position scheme; default: `train.positions`."""
     position_knobs: Knobs | None = None
     """Knobs of its position scheme; default: `train.position_knobs`, where the scheme is not chosen
-    (`auto`) to be `plain`, which has none, and none beside `positions` of its own."""
+    (`auto`) to be `plain`, which has none, and none beside other `positions`."""
     learning_rate: Annotated[float | None, Field(gt=0)] = None
     """Peak learning rate."""
     warmup_steps: int | None = Field(default=None, ge=0)

@@ -207,15 +207,13 @@ def _load(folder: Path) -> Any:
 
 
 def _special_token(folder: Path, name: str) -> str | None:
-    """`bos_token` as text; a file writes a string, an object with `content`, or null. Older ones
-    have it in a file of its own."""
-    for file in (SETTINGS, "special_tokens_map.json"):
-        entry = _settings(folder, file).get(name)
-        if isinstance(entry, dict):
-            entry = entry.get("content")
-        if isinstance(entry, str) and entry:
-            return entry
-    return None
+    """`bos_token` as text; a file writes a string, an object with `content`, or null, which is
+    none. Older ones that do not write it have it in a file of its own."""
+    files = (_settings(folder, file) for file in (SETTINGS, "special_tokens_map.json"))
+    entry = next((settings[name] for settings in files if name in settings), None)
+    if isinstance(entry, dict):
+        entry = entry.get("content")
+    return entry if isinstance(entry, str) and entry else None
 
 
 def _check_added(folder: Path, tokenizer: Any) -> None:
